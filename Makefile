@@ -1,0 +1,48 @@
+# make demo   trains on the demo data, scores it and writes a page with pictures
+# make test   the whole suite
+# Both set up what they need: a virtual environment in .venv with the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MINUTES ?= 7
+WORKERS ?= 2
+
+.PHONY: demo test lint format wheel clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "t2i_hpc needs Python 3.10 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+DEMO = experiment=demo engine.minutes=$(MINUTES)
+demo: $(READY)
+	@$(BIN)/python -m t2i_hpc.train $(DEMO)
+	@run=$$($(BIN)/python -m t2i_hpc.where $(DEMO)) && \
+	  $(BIN)/python -m t2i_hpc.evaluate run=$$run checkpoint=all evaluation=demo && \
+	  $(BIN)/python -m t2i_hpc.report run=$$run
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

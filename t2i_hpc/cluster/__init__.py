@@ -1,0 +1,1 @@
+"""Putting tasks somewhere: processes of this machine, and clusters."""

@@ -1,0 +1,114 @@
+"""Several ranks of a task as processes of this machine.
+
+Each process gets torchrun's variables and a free port. When one dies the others are ended,
+since they would wait for it in a collective; signals are passed on to all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 10.0
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def run_ranks(task: str, words: Sequence[str], processes: int) -> int:
+    """Run ``python -m t2i_hpc.<task> words…`` as that many ranks; return the exit code.
+
+    The code is 0 when all ranks ended with 0, else the first other one that was seen.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", f"t2i_hpc.{task}", *words]
+    # A session of their own: a Ctrl-C of the terminal reaches them once, through us.
+    ranks = [
+        subprocess.Popen(
+            command, env=rank_environment(rank, processes, port), start_new_session=True
+        )
+        for rank in range(processes)
+    ]
+    try:
+        with _passing_on(ranks):
+            return _wait(ranks)
+    finally:
+        _end(ranks)
+
+
+def rank_environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    """Return the environment of one rank, in torchrun's variables."""
+    return {
+        **os.environ,
+        "RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Return when all ranks ended with 0 or one ended otherwise."""
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        bad = [code for code in codes if code]
+        if bad:
+            _wait_for_all(ranks, _GRACE_SECONDS)
+            return bad[0] if bad[0] > 0 else 128 - bad[0]
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+def _wait_for_all(ranks: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End what still runs: politely, then for sure, with the loader processes."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        alive = [rank for rank in ranks if rank.poll() is None]
+        for rank in alive:
+            _signal_session(rank, number)
+        _wait_for_all(alive, _GRACE_SECONDS)
+
+
+def _signal_session(rank: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(rank.pid, number)
+    except ProcessLookupError:
+        return
+
+
+@contextmanager
+def _passing_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Pass signals of this process on to the ranks, which decide what they mean."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,127 @@
+"""The shape of one training step: what systems offer and engines run.
+
+A *system* owns networks and says, as data, in which *phases* one step runs; an *engine* runs
+the phases of whatever system it is given. Neither imports the other.
+
+    parts   = {"generator": G, "discriminator": D}
+    phases  = [Phase("discriminator", updates=("discriminator",), loss=...),
+               Phase("penalty", updates=("discriminator",), loss=...),
+               Phase("generator", updates=("generator",), loss=...)]
+
+What phases share within a step (fake images, text features) lives in the step's context,
+which the system makes from a batch and which dies with the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch.
+
+    Attributes:
+        images: uint8 (B, 3, H, W) as read; systems scale them to [-1, 1].
+        tokens: int64 (B, T), padded with 0.
+        lengths: int64 (B,), number of words of each caption, 1 ≤ length ≤ T.
+        classes: int64 (B,), class of each image; unique numbers where there are no classes.
+        positions: int64 (B,), the samples' places in the endless stream.
+        captions: the text of each caption.
+        keys: the samples' names in their shards.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    classes: Tensor
+    positions: Tensor
+    captions: Sequence[str] = ()
+    keys: Sequence[str] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on `device`."""
+        names = ("images", "tokens", "lengths", "classes", "positions")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return Batch(**moved, captions=self.captions, keys=self.keys)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named part of a loss: the value that is logged and its weight in the sum."""
+
+    value: Tensor
+    weight: float = 1.0
+
+
+Losses = Mapping[str, Term]
+
+
+def total(losses: Losses) -> Tensor:
+    """Return the weighted sum of the terms, a scalar with gradient."""
+    return torch.stack([term.weight * term.value.float() for term in losses.values()]).sum()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One backward pass and one optimiser step of a training step.
+
+    Attributes:
+        name: what the phase is called in metrics and errors.
+        updates: the parts whose parameters it updates (keys of ``System.parts``).
+        loss: terms of the loss from the step's context; entered once per step.
+    """
+
+    name: str
+    updates: tuple[str, ...]
+    loss: Callable[[Any], Losses]
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """Adam's numbers for one part (learning rate per step, β₁, β₂, ε)."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a system draws.
+
+    Attributes:
+        images: float (B, 3, h, w) in [-1, 1], smallest resolution first; the last is the result.
+        masks: float (B, 1, h, w) in [0, 1], first block first; empty where there are none.
+        attention: float (B, T, h, w), one map a word; empty where there is none.
+    """
+
+    images: Sequence[Tensor]
+    masks: Sequence[Tensor] = field(default_factory=list)
+    attention: Sequence[Tensor] = field(default_factory=list)
+
+
+class System(Protocol):
+    """A set of networks and the phases of their training step.
+
+    `modules` holds every network by name (its state dict is the checkpoint); `parts` names
+    the modules that have an optimiser; the other modules are frozen.
+    """
+
+    modules: nn.ModuleDict
+    parts: Mapping[str, nn.Module]
+    optimisers: Mapping[str, OptimiserSettings]
+    phases: Sequence[Phase]
+    noise_width: int
+    resolution: int
+
+    def begin(self, batch: Batch, noise: Tensor) -> Any:
+        """Make the context of one step from a batch and noise (B, noise_width)."""
+
+    def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
+        """Draw pictures in evaluation mode, without gradient."""

@@ -1,0 +1,201 @@
+"""From words on the command line to a typed, checked configuration.
+
+hydra composes the YAML files of ``configs/`` over the dataclass schemas; what it does not
+give is a sentence a person can act on, so every word is looked at first: unknown keys and
+group values name their nearest neighbours. No value of a user is ever instantiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from t2i_hpc.common.errors import ConfigurationError, nearest
+from t2i_hpc.common.resources import resource
+from t2i_hpc.config.fields import check
+from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
+
+ConfigT = TypeVar("ConfigT")
+_GROUPS = ("experiment", "data", "system", "engine", "evaluation", "cluster")
+
+
+def compose_config(
+    task: str, words: Sequence[str], expected: type[ConfigT], folder: Path | None = None
+) -> ConfigT:
+    """Compose, type-check and range-check the configuration of `task`.
+
+    Args:
+        task: name of ``configs/<task>.yaml``.
+        words: ``key=value`` and ``group=name`` as typed.
+        expected: the dataclass of the task.
+        folder: a folder of one's own configuration files, looked at before the shipped ones.
+
+    Raises:
+        ConfigurationError: an unknown key or group value, a wrong type, a value out of range.
+    """
+    overrides = parse(words)
+    roots = [folder] if folder else []
+    for override in overrides:
+        _check_group_value(override, task, [*roots, resource("configs")])
+    composed = _compose(task, [o.input_line or "" for o in overrides if _is_group(o)], roots)
+    keys = list(_leaf_keys(composed))
+    for override in overrides:
+        if not _is_group(override):
+            _check_key(override, keys, task)
+    composed = _compose(task, [o.input_line or "" for o in overrides], roots)
+    return to_dataclass(composed, expected)
+
+
+def parse(words: Sequence[str]) -> list[Override]:
+    """Parse ``key=value`` words by hydra's grammar.
+
+    Raises:
+        ConfigurationError: a word that is no assignment.
+    """
+    parsed = []
+    for word in words:
+        if "=" not in word or word.startswith(("~", "+")):
+            raise ConfigurationError(
+                f"cannot read {word!r}: settings are written key=value, e.g. seed=2"
+            )
+        try:
+            parsed += OverridesParser.create().parse_overrides([word])
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigurationError(
+                f"cannot read {word!r} ({reason}); put quotes around values with spaces, "
+                "brackets or commas"
+            ) from error
+    return parsed
+
+
+def to_dataclass(composed: DictConfig, expected: type[ConfigT]) -> ConfigT:
+    """Turn a composed configuration into its dataclass and check all values."""
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(_sentence(error)) from error
+    check(config)
+    if not isinstance(config, expected):
+        raise TypeError(f"configs/ and the schema disagree: {type(config)} is no {expected}")
+    return config
+
+
+def from_yaml(path: Path, expected: type[ConfigT]) -> ConfigT:
+    """Read a configuration that :func:`to_yaml` wrote.
+
+    Raises:
+        ConfigurationError: the file is damaged or of an incompatible version.
+    """
+    register_schemas()
+    try:
+        loaded = cast(DictConfig, OmegaConf.load(path))
+        schema = OmegaConf.structured(expected)
+        if "system" in loaded:
+            schema.system = OmegaConf.structured(SYSTEM_SCHEMAS[loaded.system.schema])
+            del loaded.system["schema"]
+        return to_dataclass(cast(DictConfig, OmegaConf.merge(schema, loaded)), expected)
+    except (OmegaConfBaseException, KeyError, OSError, AttributeError) as error:
+        raise ConfigurationError(f"cannot read {path}: {_sentence(error)}") from error
+
+
+def to_yaml(config: Any) -> str:
+    """Write a configuration dataclass as YAML that :func:`from_yaml` reads."""
+    tree = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    values = cast(dict[str, Any], tree)
+    if "system" in values:
+        names = {schema: name for name, schema in SYSTEM_SCHEMAS.items()}
+        values["system"] = {"schema": names[type(config.system)], **values["system"]}
+    return OmegaConf.to_yaml(values)
+
+
+def register_schemas() -> None:
+    """Tell hydra the dataclasses under the names that configs/ uses."""
+    store = ConfigStore.instance()
+    for task, schema in TASK_SCHEMAS.items():
+        store.store(name=f"schema_{task}", node=schema)
+    for name, system in SYSTEM_SCHEMAS.items():
+        store.store(group="system", name=f"schema_{name}", node=system)
+
+
+def group_choices(group: str, roots: Iterable[Path]) -> list[str]:
+    """Return the names offered for a configuration group."""
+    return sorted({path.stem for root in roots for path in (root / group).glob("*.yaml")})
+
+
+def groups_of(task: str) -> list[str]:
+    """Return the groups that a task's configuration has."""
+    text = (resource("configs") / f"{task}.yaml").read_text(encoding="utf-8")
+    return [name for name in _GROUPS if f"{name}:" in text]
+
+
+def _compose(task: str, words: list[str], roots: Sequence[Path]) -> DictConfig:
+    register_schemas()
+    for root in roots:
+        words = [*words, f"hydra.searchpath=[file://{root.resolve()}]"]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(resource("configs")), version_base="1.3"):
+            return compose(task, overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_sentence(error)) from error
+
+
+def _is_group(override: Override) -> bool:
+    return override.key_or_group in _GROUPS
+
+
+def _check_group_value(override: Override, task: str, roots: Iterable[Path]) -> None:
+    group, name = override.key_or_group, str(override.value())
+    if group not in _GROUPS:
+        return
+    if group not in groups_of(task):
+        raise ConfigurationError(
+            f"{group}= does not belong to the task {task!r}; "
+            f"its groups: {', '.join(groups_of(task)) or 'none'}"
+        )
+    choices = group_choices(group, roots)
+    if name not in choices:
+        raise ConfigurationError(f"{group}={name} is not offered: {nearest(name, choices)}")
+
+
+def _check_key(override: Override, keys: Sequence[str], task: str) -> None:
+    key = override.key_or_group
+    if key in keys:
+        return
+    if any(known.startswith(key + ".") for known in keys):
+        raise ConfigurationError(
+            f"{key} is a section, not a value: set one of its keys, "
+            f"e.g. {next(k for k in keys if k.startswith(key + '.'))}=…"
+        )
+    hint = nearest(key, [*keys, *groups_of(task)])
+    advice = hint if hint.startswith("did") else "--help lists the keys"
+    raise ConfigurationError(f"unknown key {key!r} for the task {task!r}: {advice}")
+
+
+def _leaf_keys(config: Mapping[Any, Any], prefix: str = "") -> Iterable[str]:
+    for name in config:
+        value = OmegaConf.to_container(config) if name is None else config[name]
+        if isinstance(value, DictConfig):
+            yield from _leaf_keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what an exception says, as one line."""
+    text = str(error) if error.__cause__ is None else f"{error}: {error.__cause__}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
+    first = lines[0] if lines else type(error).__name__
+    return f"{key}: {first}" if key and key not in first else first

@@ -1,0 +1,144 @@
+"""What all doors share: the grammar of the command line, help, and how errors leave.
+
+A door is a module with a task name, examples and a function that takes the task's
+configuration; everything else is here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
+from t2i_hpc.config.compose import compose_config, group_choices, groups_of, to_yaml
+from t2i_hpc.config.fields import Entry, entries
+
+ConfigT = TypeVar("ConfigT")
+_OPTIONS = """Options:
+  --help            this text
+  --print-config    print the resolved configuration and leave
+  --config-dir DIR  a folder of configuration files of your own (experiment/mine.yaml, …)"""
+
+
+@dataclass(frozen=True)
+class Door(Generic[ConfigT]):
+    """One command: ``python -m t2i_hpc.<task> key=value …``.
+
+    Attributes:
+        task: the command's name.
+        summary: what it does, for ``--help``.
+        config: the dataclass of its configuration.
+        run: does the work; its return value is the exit code (None: 0).
+        examples: two or more command lines.
+        composed: which ``configs/<name>.yaml`` it takes; empty: the task's own.
+    """
+
+    task: str
+    summary: str
+    config: type[ConfigT]
+    run: Callable[[ConfigT], int | None]
+    examples: Sequence[str]
+    composed: str = ""
+
+    @property
+    def _source(self) -> str:
+        return self.composed or self.task
+
+    def open(self, words: Sequence[str] | None = None) -> int:
+        """Run the command with `words` (default: the process's) and return its exit code."""
+        try:
+            return self._open(list(sys.argv[1:] if words is None else words))
+        except UserError as error:
+            print(f"t2i_hpc.{self.task}: {error}", file=sys.stderr)
+            return USER_ERROR_EXIT_CODE
+        except KeyboardInterrupt:
+            print(f"\nt2i_hpc.{self.task}: interrupted", file=sys.stderr)
+            return 130
+
+    def _open(self, words: list[str]) -> int:
+        if "--help" in words or "-h" in words:
+            print(self.help())
+            return 0
+        options, settings = split_options(words)
+        config = compose_config(self._source, settings, self.config, options.folder)
+        if options.print_config:
+            print(to_yaml(config), end="")
+            return 0
+        return self.run(config) or 0
+
+    def help(self) -> str:
+        """Return the help text: summary, examples, groups and keys."""
+        config = compose_config(self._source, [], self.config)
+        lines = [f"python -m t2i_hpc.{self.task} key=value …", "", self.summary, "", "Examples:"]
+        lines += [f"  {example}" for example in self.examples]
+        lines += [
+            "",
+            _OPTIONS,
+            "",
+            *_groups(self._source),
+            "Keys (type, range or choices, default):",
+        ]
+        lines += [_describe(entry) for entry in entries(config)]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands on the command line beside the settings."""
+
+    print_config: bool = False
+    folder: Path | None = None
+
+
+def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:
+    """Separate ``--options`` from ``key=value`` settings.
+
+    Raises:
+        ConfigurationError: an unknown option or a missing folder.
+    """
+    settings, folder, print_config = [], None, False
+    rest = iter(words)
+    for word in rest:
+        if word == "--print-config":
+            print_config = True
+        elif word.split("=")[0] == "--config-dir":
+            folder = Path(word.split("=", 1)[1] if "=" in word else next(rest, ""))
+            if not folder.is_dir():
+                raise ConfigurationError(f"--config-dir {folder}: there is no such folder")
+        elif word.startswith("-"):
+            raise ConfigurationError(
+                f"unknown option {word}: settings are written key=value; see --help"
+            )
+        else:
+            settings.append(word)
+    return Options(print_config, folder), settings
+
+
+def _groups(task: str) -> list[str]:
+    from t2i_hpc.common.resources import resource
+
+    found = {group: group_choices(group, [resource("configs")]) for group in groups_of(task)}
+    lines = [f"  {group}={'|'.join(choices)}" for group, choices in found.items() if choices]
+    return ["Groups (files of configs/):", *lines, ""] if lines else []
+
+
+def _describe(entry: Entry) -> str:
+    meaning = entry.meaning
+    if meaning.choices is not None:
+        kind = "|".join(map(str, meaning.choices))
+    else:
+        kind = entry.type.replace(" | None", "") + _range(meaning.minimum, meaning.maximum)
+    unit = f" {meaning.unit}" if meaning.unit else ""
+    value = "-" if entry.value is None or entry.value in ("", []) else entry.value
+    return f"  {entry.key} = {value}{unit}\n      {meaning.doc} ({kind})"
+
+
+def _range(minimum: Any, maximum: Any) -> str:
+    if minimum is None and maximum is None:
+        return ""
+    low = "" if minimum is None else f"{minimum:g}"
+    high = "" if maximum is None else f"{maximum:g}"
+    return f", {low}..{high}"

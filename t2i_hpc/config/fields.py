@@ -1,0 +1,109 @@
+"""How a configuration value is declared: default, meaning, unit, range, offered values.
+
+A declaration is all there is: `--help`, the checks, the suggestions for misspelt values and
+the identity of a run are derived from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t2i_hpc.common.errors import ConfigurationError, nearest
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What is known of one value beside its type.
+
+    Attributes:
+        doc: one line for people.
+        unit: what the number counts, "" for none.
+        minimum, maximum: inclusive bounds of a number.
+        choices: the values offered, None for any.
+        identity: whether another value makes another run (False for paths, speeds, logging).
+    """
+
+    doc: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[Any, ...] | None = None
+    identity: bool = True
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[Any] | None = None,
+    identity: bool = True,
+) -> Any:
+    """Declare a field of a configuration dataclass. Lists are copied for each instance."""
+    offered = tuple(choices) if choices is not None else None
+    metadata = {"meaning": Meaning(doc, unit, minimum, maximum, offered, identity)}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(factory: Any) -> Any:
+    """Declare a nested configuration dataclass."""
+    return dataclasses.field(default_factory=factory)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One leaf of a configuration: dotted key, type as written, value, meaning."""
+
+    key: str
+    type: str
+    value: Any
+    meaning: Meaning
+
+
+def entries(config: Any, prefix: str = "") -> Iterator[Entry]:
+    """Walk over the leaves of a configuration dataclass instance, in the order declared."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        key = prefix + item.name
+        if dataclasses.is_dataclass(value):
+            yield from entries(value, key + ".")
+        elif "meaning" in item.metadata:
+            yield Entry(key, str(item.type), value, item.metadata["meaning"])
+
+
+def check(config: Any) -> None:
+    """Check every value against its declaration.
+
+    Raises:
+        ConfigurationError: a number out of range or a value that is not offered.
+    """
+    for entry in entries(config):
+        for value in entry.value if isinstance(entry.value, list) else [entry.value]:
+            _check_value(entry.key, value, entry.meaning)
+
+
+def _check_value(key: str, value: Any, meaning: Meaning) -> None:
+    if value is None:
+        return
+    if meaning.choices is not None and value not in meaning.choices:
+        hint = nearest(str(value), map(str, meaning.choices))
+        raise ConfigurationError(f"{key}={value} is not offered: {hint}")
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    unit = f" {meaning.unit}" if meaning.unit else ""
+    if meaning.minimum is not None and value < meaning.minimum:
+        raise ConfigurationError(f"{key}={value} is too small: at least {meaning.minimum:g}{unit}")
+    if meaning.maximum is not None and value > meaning.maximum:
+        raise ConfigurationError(f"{key}={value} is too large: at most {meaning.maximum:g}{unit}")
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """Return the values that make the run what it is, by dotted key."""
+    return {entry.key: entry.value for entry in entries(config) if entry.meaning.identity}

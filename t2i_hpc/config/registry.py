@@ -1,0 +1,28 @@
+"""Names of tasks and systems, and the dataclass of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.config.system import SSAGANConfig, SystemConfig
+from t2i_hpc.config.tasks import (
+    EvaluateConfig,
+    FetchConfig,
+    GenerateConfig,
+    LaunchConfig,
+    ReportConfig,
+    TrainConfig,
+)
+
+TASK_SCHEMAS: dict[str, type[Any]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "generate": GenerateConfig,
+    "report": ReportConfig,
+    "shards": ShardsConfig,
+    "fetch": FetchConfig,
+    "launch": LaunchConfig,
+}
+
+SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {"ssa_gan": SSAGANConfig}

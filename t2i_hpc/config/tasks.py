@@ -1,0 +1,73 @@
+"""The configuration of each task: one dataclass a door, the schema of ``configs/<task>.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t2i_hpc.config.cluster import ClusterConfig
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.config.evaluation import EvaluationConfig, GenerationConfig
+from t2i_hpc.config.fields import section, setting
+from t2i_hpc.config.system import SystemConfig
+
+
+@dataclass
+class TrainConfig:
+    """Train a system on shards; the same command finds its run again and goes on."""
+
+    name: str = setting("run", "first part of the run directory's name", identity=False)
+    runs: str = setting("runs", "folder of run directories", identity=False)
+    seed: int = setting(1, "seed of weights, order, crops, captions and noise", minimum=0)
+    data: DataConfig = section(DataConfig)
+    system: SystemConfig = section(SystemConfig)
+    engine: EngineConfig = section(EngineConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """Score a run's generator against real images, in any number of parts."""
+
+    run: str = setting("", "run directory")
+    checkpoint: str = setting("latest", "latest, all, or the number of images of one")
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    threads: int | None = setting(
+        None, "CPU threads a rank; empty: cores / ranks of the node", unit="threads", minimum=1
+    )
+    evaluation: EvaluationConfig = section(EvaluationConfig)
+
+
+@dataclass
+class GenerateConfig(GenerationConfig):
+    """Draw pictures for captions with a trained run."""
+
+    run: str = setting("", "run directory")
+    checkpoint: str = setting("latest", "latest or the number of images of one")
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+
+
+@dataclass
+class ReportConfig:
+    """Write one self-contained HTML page and one PNG about a run."""
+
+    run: str = setting("", "run directory")
+    output: str = setting("", "HTML file to write; empty: report.html inside the run")
+
+
+@dataclass
+class FetchConfig:
+    """Download the weights that cannot be shipped, and check them."""
+
+    what: str = setting("inception", "which weights", choices=("inception",))
+    output: str = setting("", "folder; empty: the user's cache folder")
+    url: str = setting("", "another place to download from, e.g. a mirror or file:///…")
+
+
+@dataclass
+class LaunchConfig:
+    """Put a task somewhere: on this machine in several processes, or on a cluster."""
+
+    task: str = setting(
+        "train", "task to launch", choices=("train", "evaluate", "generate", "shards", "report")
+    )
+    cluster: ClusterConfig = section(ClusterConfig)

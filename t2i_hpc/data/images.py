@@ -1,0 +1,165 @@
+"""Images as uint8 arrays: decode, encode, resize, crop.
+
+Decoders differ in single bits, so training and evaluation use the same one: libjpeg-turbo for
+JPEG, Pillow for PNG and WebP. What may be decoded is an allow-list with a limit of pixels: a
+file is looked at by its first bytes, never by its name.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageOps
+
+from t2i_hpc.common.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+MAX_PIXELS = 64 * 1024 * 1024
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
+# Stuffing before the end marker, which some cameras write; anything else is damage.
+_HARMLESS = "extraneous bytes before marker 0xd9"
+
+
+def decode(content: bytes, name: str = "image") -> Pixels:
+    """Decode a JPEG, PNG or WebP file to RGB: uint8 (height, width, 3).
+
+    Transparent pixels are laid on white; of an animation the first frame is taken.
+
+    Raises:
+        DataError: damaged, truncated, too large, or no format that is offered.
+    """
+    try:
+        if content.startswith(b"\xff\xd8"):
+            return _decode_jpeg(content, name)
+        return _decode_with_pillow(content, name)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise DataError(
+            f"{name} cannot be decoded ({_reason(error)}); replace it by a whole JPEG, PNG or "
+            "WebP image or leave it out"
+        ) from error
+
+
+def encode(image: Pixels, form: str, quality: int) -> bytes:
+    """Encode uint8 (height, width, 3) as jpeg (4:4:4), png (lossless) or webp.
+
+    The same image gives the same bytes each time.
+    """
+    if form == "jpeg":
+        return bytes(simplejpeg.encode_jpeg(image, quality, "RGB", "444"))
+    options: dict[str, dict[str, Any]] = {
+        "png": {"optimize": True},
+        "webp": {"quality": quality, "method": 6},
+    }
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, form.upper(), **options[form])
+    return stream.getvalue()
+
+
+def upright(image: Pixels, content: bytes) -> Pixels:
+    """Turn an image as its file's EXIF orientation says (1, the usual value, changes nothing)."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            orientation = opened.getexif().get(0x0112, 1)
+    except Exception:  # EXIF that cannot be read says nothing about the pixels
+        return image
+    if orientation == 1:
+        return image
+    turned = Image.fromarray(image)
+    turned.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(turned))
+
+
+def resize_shorter(image: Pixels, size: int) -> Pixels:
+    """Scale so that the shorter side is `size` pixels: bilinear with antialiasing (Pillow).
+
+    The longer side is rounded down, as torchvision's Resize does.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) == size:
+        return image
+    shorter = min(height, width)
+    target = (size * width // shorter, size * height // shorter)
+    return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BILINEAR))
+
+
+def centre_crop(image: Pixels, size: int) -> Pixels:
+    """Cut the middle `size` × `size` pixels."""
+    height, width = image.shape[:2]
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def crop_and_flip(image: Pixels, size: int, rng: np.random.Generator, flip: bool) -> Pixels:
+    """Cut a random `size` × `size` window and, if `flip`, mirror half of the images.
+
+    The same numbers are drawn whatever the image's size and `flip` are.
+    """
+    height, width = image.shape[:2]
+    down, across, mirror = rng.random(3)
+    top, left = int(down * (height - size + 1)), int(across * (width - size + 1))
+    cut = image[top : top + size, left : left + size]
+    return cut[:, ::-1] if flip and mirror < 0.5 else cut
+
+
+def crop_box(image: Pixels, box: Box) -> Pixels:
+    """Cut the surroundings of a bird: a square of 1.5 × the box's longer side, inside the image.
+
+    Args:
+        image: uint8 (height, width, 3).
+        box: left, top, width, height in pixels; fractions are cut off (StackGAN's rule).
+    """
+    height, width = image.shape[:2]
+    x, y, box_width, box_height = (int(value) for value in box)
+    reach = int(max(box_width, box_height) * 0.75)
+    centre_x, centre_y = (2 * x + box_width) // 2, (2 * y + box_height) // 2
+    top, bottom = max(0, centre_y - reach), min(height, centre_y + reach)
+    left, right = max(0, centre_x - reach), min(width, centre_x + reach)
+    return image[top:bottom, left:right]
+
+
+def _decode_jpeg(content: bytes, name: str) -> Pixels:
+    height, width, colourspace, _ = simplejpeg.decode_jpeg_header(content, strict=False)
+    _check_size(width, height, name)
+    if colourspace in ("CMYK", "YCCK"):
+        return _decode_with_pillow(content, name)
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
+    except ValueError as error:
+        if _HARMLESS not in str(error):
+            raise
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGB", strict=False))
+
+
+def _decode_with_pillow(content: bytes, name: str) -> Pixels:
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
+        _check_size(image.width, image.height, name)
+        if image.mode not in _MODES:
+            raise DataError(
+                f"{name} has pixels of the kind {image.mode!r}, which is not offered; convert "
+                "it to 8-bit RGB"
+            )
+        if image.has_transparency_data:
+            paper = Image.new("RGBA", image.size, "white")
+            return np.asarray(Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB"))
+        return np.asarray(image.convert("RGB"))
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name} has {width} by {height} pixels, more than the {MAX_PIXELS:,} that are "
+            "decoded; scale it down or leave it out"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())

@@ -1,0 +1,19 @@
+"""Layouts of data sets that shards are made of: one function each, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.sources.coco import read_coco
+from t2i_hpc.data.sources.cub import read_cub
+from t2i_hpc.data.sources.folder import read_folder
+from t2i_hpc.data.sources.sample import SourceSample
+
+SOURCES: dict[str, Callable[[ShardsConfig], Sequence[SourceSample]]] = {
+    "coco": read_coco,
+    "cub": read_cub,
+    "folder": read_folder,
+}
+
+__all__ = ["SOURCES", "SourceSample"]

@@ -1,0 +1,112 @@
+"""What every source gives: an image file, its captions, its class; and the shared refusals.
+
+A source reads captions and file names only; images are opened by the writer. Everything that
+does not fit is refused here, before the first image is converted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.data.images import Box
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class SourceSample:
+    """One image and what is said of it.
+
+    Attributes:
+        key: the image's name in its data set.
+        path: the image file.
+        captions: one or more texts.
+        class_id: class of the image; a running number where there are no classes.
+        box: left, top, width, height of the object in pixels, where the image is to be cut.
+    """
+
+    key: str
+    path: Path
+    captions: tuple[str, ...]
+    class_id: int
+    box: Box | None = None
+
+
+def folder_at(path: str, key: str, holds: str) -> Path:
+    """Return an existing folder.
+
+    Raises:
+        DataError: the setting `key` is empty or names no folder.
+    """
+    if not path:
+        raise DataError(f"{key}= is missing: name {holds}")
+    if not Path(path).is_dir():
+        raise DataError(f"there is no folder {path}: {key}= must name {holds}")
+    return Path(path)
+
+
+def read_text(path: Path, holds: str) -> str:
+    """Return a text file's content; bytes that are not UTF-8 become U+FFFD.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"cannot read {path}, {holds}: {error.strerror}") from error
+
+
+def read_json(path: Path, holds: str) -> object:
+    """Return a JSON file's value.
+
+    Raises:
+        DataError: there is no such file or it is not JSON.
+    """
+    try:
+        value: object = json.loads(read_text(path, holds))
+    except ValueError as error:
+        raise DataError(
+            f"{path}, {holds}, is not readable JSON ({error}); fetch the file again"
+        ) from error
+    return value
+
+
+def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts that say something, without surrounding space."""
+    return tuple(text.strip() for text in texts if text.strip())
+
+
+def refuse(names: Sequence[str], what: str, remedy: str) -> None:
+    """Refuse a list of unfit things, if there are any, by their number and the first one.
+
+    Raises:
+        DataError: `names` is not empty.
+    """
+    if names:
+        raise DataError(f"{len(names):,} {what}, the first is {names[0]}: {remedy}")
+
+
+def refuse_outside(name: str, where: str) -> None:
+    """Refuse a file name that leads out of its folder.
+
+    Raises:
+        DataError: the name is absolute or climbs up.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{where} names {name}, outside the folder of images: use a name inside it")
+
+
+def refuse_missing_images(paths: Mapping[str, Path], where: str) -> None:
+    """Refuse captions whose image files are not there."""
+    missing = [name for name, path in paths.items() if not path.is_file()]
+    refuse(
+        missing,
+        f"of {len(paths):,} images with captions are not in {where}",
+        "captions and images must be of the same data set and complete",
+    )

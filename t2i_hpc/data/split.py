@@ -1,0 +1,111 @@
+"""A split that is open for reading: its manifest, its vocabulary and its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from t2i_hpc.common.errors import DataError, nearest
+from t2i_hpc.common.resources import resource
+from t2i_hpc.common.seeds import generator
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.images import Pixels, centre_crop, decode, resize_shorter
+from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.reader import Reader, StoredSample
+
+DEMO = "demo"
+
+
+class Split:
+    """Random access to a split's samples; may be pickled and used in forked workers."""
+
+    def __init__(self, manifest: Manifest, vocabulary: Vocabulary) -> None:
+        self.manifest = manifest
+        self.vocabulary = vocabulary
+        self._reader = Reader(manifest)
+
+    @classmethod
+    def open(cls, config: DataConfig, split: str) -> Split:
+        """Open ``config.path/<split>``; the path ``demo`` is the data that ships with t2i_hpc.
+
+        Raises:
+            DataError: no such folder or split, or a part of it is missing or damaged.
+        """
+        folder = _folder(config)
+        if not (folder / split / MANIFEST).is_file():
+            present = [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]
+            hint = nearest(split, present) if present else "build it with t2i_hpc.shards"
+            raise DataError(f"{folder} has no split {split!r}: {hint}")
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        return cls(Manifest.load(folder / split), vocabulary)
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return self.manifest.sample_count
+
+    def sample(self, index: int) -> StoredSample:
+        """Read the sample at row `index` of the index, 0 ≤ index < count."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"sample {index} of {self.count}")
+        return self._reader.read(index)
+
+    def image(self, index: int) -> Pixels:
+        """Decode the image of a sample: uint8 (height, width, 3) as stored."""
+        return self.decode(index, self.sample(index))
+
+    def decode(self, index: int, sample: StoredSample) -> Pixels:
+        """Decode the image of a sample that was read already.
+
+        Raises:
+            DataError: it is damaged; names the sample and its shard.
+        """
+        return decode(sample.image, f"{sample.key} ({self._reader.name_of(index)})")
+
+    def evaluation_images(self, indices: Iterable[int], resolution: int) -> torch.Tensor:
+        """Return real images to compare with: uint8 (B, 3, resolution, resolution).
+
+        The shorter side is scaled to the resolution, then the centre is cut: nothing random.
+        """
+        images = [
+            centre_crop(resize_shorter(self.image(index), resolution), resolution)
+            for index in indices
+        ]
+        if not images:
+            return torch.empty(0, 3, resolution, resolution, dtype=torch.uint8)
+        return stack(images)
+
+    def caption(self, image_number: int, seed: int) -> tuple[int, str]:
+        """Return (sample index, text) that generated image `image_number` is made for.
+
+        Image i takes sample i modulo the number of samples and one of its captions by
+        (seed, i), so every sample is used equally often and no image depends on another.
+        """
+        index = image_number % self.count
+        captions = self.sample(index).captions
+        rng = generator(seed, "caption of a generated image", image_number)
+        return index, captions[int(rng.integers(len(captions)))]
+
+
+def stack(images: Iterable[Pixels]) -> torch.Tensor:
+    """Return uint8 (B, 3, H, W) of equally large images (H, W, 3)."""
+    channels_first = np.stack(list(images)).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(channels_first))
+
+
+def _folder(config: DataConfig) -> Path:
+    if not config.path:
+        raise DataError(
+            "data.path= is missing: name a folder made by t2i_hpc.shards, or demo for the data "
+            "that ships with t2i_hpc"
+        )
+    folder = resource("shards_demo") if config.path == DEMO else Path(config.path)
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder {folder}: data.path= must name one made by t2i_hpc.shards"
+        )
+    return folder

@@ -1,0 +1,207 @@
+"""From a source to a split on disk: convert, pack, describe, and only then show it.
+
+The deterministic part of what training does to an image (decode, cut out the bird, scale the
+shorter side down) is done once here, so that training reads small files. Everything is
+written into a hidden folder and renamed at the end: a killed build leaves no half split, and
+the next build clears it away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import fsync_folder, sha256_of_file
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.images import Pixels, crop_box, decode, encode, resize_shorter, upright
+from t2i_hpc.data.manifest import INDEX, VOCABULARY, Index, Manifest, Shard, save_index
+from t2i_hpc.data.progress import Report, silent
+from t2i_hpc.data.sources import SOURCES, SourceSample
+from t2i_hpc.data.tars import Record, index_tar, write_tar
+
+_UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST_NAME = 64
+_LONGEST_SHAPE = 32  # longer side over shorter side
+
+
+def write_shards(config: ShardsConfig, progress: Report = silent) -> Manifest:
+    """Build one split of shards, and the vocabulary where there is none yet.
+
+    Args:
+        config: what to read, where to write, and how images are stored.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: the source does not fit together, an image cannot be decoded, the split is
+            there already, or another build is writing into the same folder.
+    """
+    target = _target(config)
+    samples = SOURCES[config.source](config)
+    with _alone_in(target.parent):
+        _refuse_existing(target)
+        vocabulary = _vocabulary(config, samples)
+        with _aside(target) as folder:
+            _write_split(folder, samples[: config.limit], config, progress)
+            vocabulary.save(target.parent / VOCABULARY)
+    return Manifest.load(target)
+
+
+def _target(config: ShardsConfig) -> Path:
+    if not config.output:
+        raise DataError("output= is missing: name the folder to write, e.g. shards/mine")
+    if _UNCLEAN.search(config.split) or not config.split:
+        raise DataError(f"split={config.split} is no folder name: use letters, digits, - and _")
+    target = Path(config.output) / config.split
+    _refuse_existing(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder output={config.output}: {error}") from error
+    return target
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise DataError(f"{target} is there already: delete that folder to build it again")
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Keep a second build out of the folder; the lock dies with the process."""
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        if not _lock(descriptor):
+            raise DataError(f"another build is writing into {output}: wait until it has ended")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Return whether the folder is ours alone; a file system without locks says nothing."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """Give a hidden folder that becomes `target` if the block ends well and vanishes if not."""
+    folder = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        fsync_folder(folder)
+        folder.rename(target)
+        fsync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> Vocabulary:
+    """Return the vocabulary that is named, or that of the folder, or that of the captions."""
+    present = Path(config.output) / VOCABULARY
+    kept = Vocabulary.load(present) if present.exists() else None
+    named = Vocabulary.load(Path(config.vocabulary)) if config.vocabulary else None
+    if kept and named and kept.sha256 != named.sha256:
+        raise DataError(
+            f"{present} has other words than vocabulary={config.vocabulary}: splits of one "
+            "folder share one vocabulary, so write to another output= or delete that file"
+        )
+    texts = [text for sample in samples for text in sample.captions]
+    vocabulary = named or kept
+    if vocabulary is None:
+        return Vocabulary.from_captions(texts)
+    _refuse_foreign(vocabulary, texts, config.vocabulary or str(present))
+    return vocabulary
+
+
+def _refuse_foreign(vocabulary: Vocabulary, texts: Sequence[str], name: str) -> None:
+    unknown = sum(len(vocabulary.unknown(text)) for text in texts)
+    words = unknown + sum(len(vocabulary.encode(text)) for text in texts)
+    if unknown > words / 2:
+        raise DataError(
+            f"{unknown:,} of the {words:,} words of the captions are not in {name}: it belongs to "
+            "other captions, so name another vocabulary= or write to another output="
+        )
+
+
+def _write_split(
+    folder: Path, samples: Sequence[SourceSample], config: ShardsConfig, progress: Report
+) -> None:
+    shards: list[Shard] = []
+    parts: list[Index] = []
+    sides: list[int] = []
+    for first in range(0, len(samples), config.shard_samples):
+        path = folder / f"{len(shards):06d}.tar"
+        numbers = range(first, min(first + config.shard_samples, len(samples)))
+        write_tar(path, _records(samples, numbers, config, sides, progress))
+        parts.append(index_tar(path))
+        shards.append(Shard(path.name, len(numbers), path.stat().st_size, sha256_of_file(path)))
+    save_index(folder / INDEX, parts)
+    Manifest(
+        folder=folder,
+        name=config.name or config.source,
+        split=config.split,
+        size=config.size,
+        smallest=min(sides),
+        image_format=config.format,
+        shards=tuple(shards),
+        index_sha256=sha256_of_file(folder / INDEX),
+    ).save()
+
+
+def _records(
+    samples: Sequence[SourceSample],
+    numbers: range,
+    config: ShardsConfig,
+    sides: list[int],
+    progress: Report,
+) -> Iterator[Record]:
+    """Convert the samples of one shard; `sides` gets each stored image's shorter side."""
+    for number in numbers:
+        sample = samples[number]
+        image = _convert(sample, config.size)
+        height, width = image.shape[:2]
+        sides.append(min(height, width))
+        description: dict[str, object] = {
+            "key": sample.key,
+            "captions": list(sample.captions),
+            "class": sample.class_id,
+            "width": width,
+            "height": height,
+        }
+        name = _UNCLEAN.sub("_", sample.key)[:_LONGEST_NAME]
+        content = encode(image, config.format, config.quality)
+        yield Record(f"{number:09d}-{name}", content, config.format, description)
+        progress(number + 1, len(samples))
+
+
+def _convert(sample: SourceSample, size: int) -> Pixels:
+    try:
+        content = sample.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the image {sample.path}: {error.strerror}") from error
+    image = decode(content, str(sample.path))
+    image = upright(image, content) if sample.box is None else crop_box(image, sample.box)
+    shorter, longer = sorted(image.shape[:2])
+    if not shorter:
+        raise DataError(f"the bounding box of {sample.path} lies outside the image: correct it")
+    if longer > _LONGEST_SHAPE * shorter:
+        raise DataError(
+            f"{sample.path} is a strip of {shorter} by {longer} pixels, of which a square crop "
+            "shows nothing: leave it out"
+        )
+    return resize_shorter(image, size) if shorter > size else image

@@ -1,0 +1,112 @@
+"""Runs a system's phases with torch's DistributedDataParallel.
+
+DDP wants each backward to follow one forward of its wrapped module. A phase of a GAN enters
+the discriminator several times, or differentiates it twice. So what is wrapped here is the
+*loss of a phase*: DDP's forward computes it, its backward averages the gradients of the parts
+that the phase updates. The networks themselves stay bare, and systems know nothing of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from t2i_hpc.common.step import Batch, Losses, OptimiserSettings, Phase, System, total
+from t2i_hpc.engine.world import World
+
+
+class PhaseLoss(nn.Module):
+    """The parts a phase updates, with the loss as forward."""
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, loss: Callable[[Any], Losses], context: Any) -> tuple[Tensor, Losses]:
+        """Return the weighted sum (with graph) and the single terms."""
+        losses = loss(context)
+        return total(losses), {
+            name: type(term)(term.value.detach(), term.weight) for name, term in losses.items()
+        }
+
+
+class DDPEngine:
+    """Forward, backward, averaging and Adam for every phase of a system.
+
+    Args:
+        system: what to run; its modules must already lie on the world's device.
+        world: this rank's place.
+        precision: fp32, or bf16 for autocast over float32 weights.
+    """
+
+    def __init__(self, system: System, world: World, precision: str) -> None:
+        self.system = system
+        self.world = world
+        self.autocast = precision == "bf16"
+        self.optimisers = {
+            name: build_optimiser(part, system.optimisers[name])
+            for name, part in system.parts.items()
+        }
+        self.losses: Mapping[tuple[str, ...], nn.Module] = {
+            phase.updates: self._wrap(phase.updates) for phase in system.phases
+        }
+
+    def step(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+        """Run all phases once; return each term's value by ``phase/term``, on the device."""
+        with self._precision():
+            context = self.system.begin(batch, noise)
+        values: dict[str, Tensor] = {}
+        for phase in self.system.phases:
+            losses = self._run(phase, context)
+            values |= {f"{phase.name}/{name}": term.value for name, term in losses.items()}
+        return values
+
+    def _run(self, phase: Phase, context: Any) -> Losses:
+        optimisers = [self.optimisers[name] for name in phase.updates]
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        with self._precision():
+            loss, losses = self.losses[phase.updates](phase.loss, context)
+        loss.backward()
+        for optimiser in optimisers:
+            give_zeros(optimiser)
+            optimiser.step()
+        terms: Losses = losses
+        return terms
+
+    def _wrap(self, updates: tuple[str, ...]) -> nn.Module:
+        module = PhaseLoss([self.system.parts[name] for name in updates])
+        if self.world.size == 1:
+            return module
+        # The penalty reaches fewer parameters than the hinge loss, so DDP must look each
+        # time; batch statistics are global already, so no buffers need to be sent.
+        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(
+            self.world.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False
+        )
+
+
+def build_optimiser(part: nn.Module, settings: OptimiserSettings) -> torch.optim.Adam:
+    """Build Adam over the part's trainable parameters."""
+    trainable = [p for p in part.parameters() if p.requires_grad]
+    return torch.optim.Adam(
+        trainable, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon
+    )
+
+
+def give_zeros(optimiser: torch.optim.Optimizer) -> None:
+    """Give parameters that a loss does not reach a gradient of zero instead of none.
+
+    The reference's Adam sees zeros there: its moments decay and its step counts. Skipping the
+    parameter would be another training (reference: five biases in the gradient penalty).
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)

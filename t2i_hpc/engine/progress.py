@@ -1,0 +1,134 @@
+"""What a person sees while a run trains: a live line on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+_PLAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """One moment of a run.
+
+    Attributes:
+        step, images: done so far, over all sessions.
+        images_per_second: over the last interval.
+        data_wait: share of the time spent waiting for data, 0 to 1.
+        losses: by ``phase/term``.
+        share: part of the whole training that is done, 0 to 1.
+        remaining: seconds to the end as far as known, else None.
+    """
+
+    step: int
+    images: int
+    images_per_second: float
+    data_wait: float
+    losses: Mapping[str, float]
+    share: float
+    remaining: float | None
+
+    def line(self) -> str:
+        """Return the status as one line."""
+        losses = "  ".join(f"{_short(name)} {value:.3f}" for name, value in self.losses.items())
+        eta = "-" if self.remaining is None else format_seconds(self.remaining)
+        waiting = f"  data wait {self.data_wait:.0%}"
+        advice = " (raise data.workers)" if self.data_wait > 0.1 else ""
+        return (
+            f"{self.share:4.0%}  step {self.step:,}  images {self.images:,}  "
+            f"{self.images_per_second:.1f} img/s  ETA {eta}{waiting}{advice}  {losses}"
+        )
+
+
+class ProgressLine(Protocol):
+    """Where statuses and messages go."""
+
+    def show(self, status: Status) -> None:
+        """Show the newest status."""
+
+    def say(self, message: str) -> None:
+        """Print a message that stays."""
+
+    def close(self) -> None:
+        """End the line."""
+
+
+class PlainLines:
+    """Lines for logs, at most one in ten seconds."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def show(self, status: Status) -> None:
+        """Print the status if the last one is old enough."""
+        if time.monotonic() - self._last >= _PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self.say(status.line())
+
+    def say(self, message: str) -> None:
+        """Print a message."""
+        print(message, flush=True)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class LiveLine:
+    """One line that is redrawn in place."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=False)
+        self._live.start()
+
+    def show(self, status: Status) -> None:
+        """Redraw the line."""
+        self._live.update(Text(status.line()))
+
+    def say(self, message: str) -> None:
+        """Print a message above the line."""
+        self._console.print(message, markup=False)
+
+    def close(self) -> None:
+        """Leave the last status standing."""
+        self._live.stop()
+
+
+class Silence:
+    """For the ranks that do not speak."""
+
+    def show(self, status: Status) -> None:
+        """Show nothing."""
+
+    def say(self, message: str) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def open_progress(is_main: bool) -> ProgressLine:
+    """Return the progress line that fits where the output goes."""
+    if not is_main:
+        return Silence()
+    return LiveLine() if sys.stdout.isatty() else PlainLines()
+
+
+def format_seconds(seconds: float) -> str:
+    """Return e.g. 1:02:03 or 2:03."""
+    hours, rest = divmod(round(max(0.0, seconds)), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _short(name: str) -> str:
+    phase, _, term = name.partition("/")
+    return f"{phase[:1]}.{term}"

@@ -1,0 +1,134 @@
+"""A run is its configuration: the same command finds the same folder again.
+
+``runs/<name>-<hash>``, the hash over every value that decides the result (and the data's
+digest), but not over paths, lengths, speeds or the number of ranks. So a longer training, a
+moved data folder or another cluster goes on with the run, and another seed starts a new one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.files import sha256_of_json, write_json, write_text
+from t2i_hpc.config.compose import from_yaml, to_yaml
+from t2i_hpc.config.fields import identity
+from t2i_hpc.config.tasks import TrainConfig
+
+_PACKAGES = ("t2i-hpc", "torch", "torchvision", "numpy", "hydra-core", "webdataset", "pillow")
+
+
+def run_identity(config: TrainConfig, data_digest: str) -> str:
+    """Return the 8 hexadecimal digits that name a run."""
+    return sha256_of_json({"config": identity(config), "data": data_digest})[:8]
+
+
+def run_folder(config: TrainConfig, data_digest: str) -> Path:
+    """Return the folder of the run, whether it exists or not."""
+    return Path(config.runs) / f"{config.name}-{run_identity(config, data_digest)}"
+
+
+def open_run(folder: Path) -> TrainConfig:
+    """Return the configuration of an existing run.
+
+    Raises:
+        RunError: no folder is named, or it is no run.
+    """
+    if str(folder) in ("", "."):
+        raise RunError("no run is named: say run=runs/<name>-<hash>")
+    if not folder.is_dir():
+        raise RunError(f"run={folder}: there is no such folder{_known(folder.parent)}")
+    if not (folder / "config.yaml").is_file():
+        raise RunError(f"run={folder} is no run: it has no config.yaml{_known(folder)}")
+    return from_yaml(folder / "config.yaml", TrainConfig)
+
+
+def _known(folder: Path) -> str:
+    runs = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+    return f"; runs in {folder}: {', '.join(runs[-5:])}" if runs else ""
+
+
+def prepare_run(folder: Path, config: TrainConfig, world: int, device: torch.device) -> None:
+    """Write the configuration and what the run is made with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", to_yaml(config))
+    path = folder / "run.json"
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    if path.exists():
+        created = json.loads(path.read_text(encoding="utf-8")).get("created", created)
+    write_json(
+        path,
+        {
+            "name": folder.name,
+            "created": created,
+            "versions": {name: _version(name) for name in _PACKAGES}
+            | {"python": platform.python_version()},
+            "git": _git(),
+            "hardware": describe_hardware(device),
+            "world": world,
+        },
+    )
+
+
+def describe_hardware(device: torch.device) -> str:
+    """Return the processor in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0))
+    return f"{platform.machine()} CPU, {cores} cores"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Refuse a second writer of the run directory.
+
+    Raises:
+        RunError: another process holds the run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"{folder} is being written by another process; wait for it, stop it, or "
+                "train another run with another name= or seed="
+            ) from error
+        yield
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> dict[str, str]:
+    """Return commit and state of the checkout the code runs from, empty outside of one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": commit, "state": "changed" if dirty else "clean"}

@@ -1,0 +1,36 @@
+"""The door `fetch`: download the weights that cannot be shipped, on a machine with internet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from t2i_hpc.config.door import Door
+from t2i_hpc.config.tasks import FetchConfig
+
+
+def run(config: FetchConfig) -> None:
+    """Fetch Inception-v3's weights unless they are there, and print where they lie."""
+    from t2i_hpc.metrics.weights import cache_folder, fetch, inception_file
+
+    file = inception_file()
+    folder = Path(config.output) if config.output else cache_folder()
+    if file.lies_in(folder):
+        print(f"{folder / file.name} is there already and whole")
+        return
+    print(f"fetched {fetch(file, folder, config.url or file.url)}")
+
+
+DOOR = Door(
+    task="fetch",
+    summary="Download weights once, check their hash, and put them where evaluate looks.",
+    config=FetchConfig,
+    run=run,
+    examples=(
+        "python -m t2i_hpc.fetch what=inception",
+        "python -m t2i_hpc.fetch what=inception output=weights url=https://a.mirror/file.pth",
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(DOOR.open())

@@ -1,0 +1,79 @@
+"""The grids that a run writes while it trains: the same captions and noise each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from t2i_hpc.common.files import write_json
+from t2i_hpc.common.seeds import noise
+from t2i_hpc.common.step import Pictures, System
+from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.data.split import Split
+from t2i_hpc.generation.captions import encode_captions
+from t2i_hpc.generation.trained import to_uint8
+from t2i_hpc.reporting.grids import mask_grid, picture_grid, save_picture
+
+_AT_ONCE = 16
+
+
+class SampleGrids:
+    """Writes ``samples/<images>.png`` and ``masks/<images>.png`` into a run.
+
+    Rows are captions of the test split, evenly spread over it; columns are noise vectors.
+    """
+
+    def __init__(
+        self, run: Path, config: TrainConfig, split: Split, system: System, device: torch.device
+    ) -> None:
+        rows = min(config.engine.sample_rows, split.count)
+        self.run, self.system, self.device = run, system, device
+        self.columns = config.engine.sample_columns
+        numbers = [row * split.count // rows for row in range(rows)]
+        self.captions = [split.caption(number, config.seed)[1] for number in numbers]
+        tokens, lengths = encode_captions(
+            self.captions, split.vocabulary, config.data.words, config.seed
+        )
+        self.tokens = tokens.repeat_interleave(self.columns, 0)
+        self.lengths = lengths.repeat_interleave(self.columns, 0)
+        columns = noise(config.seed, "sample noise", range(self.columns), system.noise_width)
+        self.noise = columns.repeat(rows, 1)
+
+    def __call__(self, images_seen: int) -> None:
+        """Write the grids of the system as it is now."""
+        name = f"{images_seen:010d}.png"
+        pictures = draw_in_parts(self.system, self.tokens, self.lengths, self.noise, self.device)
+        images = to_uint8(pictures.images[-1])
+        write_json(self.run / "samples" / "captions.json", self.captions)
+        save_picture(picture_grid(images, self.columns, self.captions), self.run / "samples" / name)
+        if pictures.masks:
+            first = slice(None, None, self.columns)
+            masks = [mask[first].cpu() for mask in pictures.masks]
+            save_picture(mask_grid(images[first], masks), self.run / "masks" / name)
+
+
+def draw_in_parts(
+    system: System,
+    tokens: torch.Tensor,
+    lengths: torch.Tensor,
+    latent: torch.Tensor,
+    device: torch.device,
+) -> Pictures:
+    """Draw any number of pictures, a few at a time to bound memory; results on the CPU."""
+    parts: list[Pictures] = []
+    for start in range(0, len(tokens), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        parts.append(
+            system.draw(tokens[rows].to(device), lengths[rows].to(device), latent[rows].to(device))
+        )
+    return Pictures(
+        images=_joined([part.images for part in parts]),
+        masks=_joined([part.masks for part in parts]),
+        attention=_joined([part.attention for part in parts]),
+    )
+
+
+def _joined(parts: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+    return [torch.cat(pieces).cpu() for pieces in zip(*parts, strict=True)]

@@ -1,0 +1,194 @@
+"""Parts of an evaluation: ranges of images, the file of each part's moments, the merge.
+
+A part is a run of whole batches. The bits of a float32 feature depend on the size of the batch
+and the image's row in it, so image i is always row i mod B of batch i div B, whatever the
+number of parts (see :mod:`t2i_hpc.metrics.evaluate`). Parts differ by at most one batch.
+
+A file says what it is part of; the merge covers every image exactly once or refuses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.common.files import atomic_writer
+from t2i_hpc.metrics.moments import Moments
+
+_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What parts must agree on to be merged.
+
+    Attributes:
+        side: "generated" or "real".
+        protocol: hash of the protocol (of its real side for real images).
+        checkpoint: SHA-256 of the checkpoint, "" for real images.
+        images: number of images in all.
+    """
+
+    side: str
+    protocol: str
+    checkpoint: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a part's file says of itself: images `start` to `stop` − 1 of `target`."""
+
+    target: Target
+    start: int
+    stop: int
+    part: int
+    parts: int
+
+
+def part_range(images: int, parts: int, part: int, batch_size: int = 1) -> range:
+    """Return the image numbers of part `part` (0-based) of `parts`; some may be empty.
+
+    The ranges are contiguous, cover all images, begin at multiples of `batch_size` and differ
+    in length by at most one batch.
+
+    Raises:
+        EvaluationError: there is no such part.
+    """
+    if not 0 <= part < parts:
+        raise EvaluationError(
+            f"evaluation.shard={part} does not exist: evaluation.shards={parts} makes the "
+            f"shards 0 to {parts - 1}"
+        )
+    batches = -(-images // batch_size)
+    small, larger = divmod(batches, parts)
+    first = part * small + min(part, larger)
+    last = first + small + (part < larger)
+    return range(min(first * batch_size, images), min(last * batch_size, images))
+
+
+def parts_of_rank(parts: int, rank: int, world: int) -> range:
+    """Return the parts that rank `rank` computes when `world` ranks share the work."""
+    return range(rank, parts, world)
+
+
+def part_path(folder: Path, part: int, parts: int) -> Path:
+    """Return where a part's moments lie."""
+    return folder / f"part-{part:05d}-of-{parts:05d}.npz"
+
+
+def save_part(path: Path, header: Header, moments: Moments) -> None:
+    """Write a part's file atomically."""
+    text = np.array(json.dumps(dataclasses.asdict(header), sort_keys=True))
+    arrays: dict[str, NDArray[Any]] = {"header": text, **moments.arrays()}
+    with atomic_writer(path) as stream:
+        np.savez(stream, allow_pickle=False, sha256=np.array(_digest(arrays)), **arrays)
+
+
+def load_header(path: Path) -> Header:
+    """Read what a part's file says of itself.
+
+    Raises:
+        EvaluationError: the file is missing or damaged.
+    """
+    return _parse(path, _read(path, ["header"]))
+
+
+def load_part(path: Path) -> tuple[Header, Moments]:
+    """Read a part's file and check its content.
+
+    Raises:
+        EvaluationError: the file is missing or damaged.
+    """
+    arrays = _read(path, ["header", "count", "total", "outer", "sha256"])
+    recorded = str(arrays.pop("sha256"))
+    header = _parse(path, arrays)
+    if _digest(arrays) != recorded or int(arrays["count"]) != header.stop - header.start:
+        raise _damaged(path, "its content does not match its SHA-256")
+    return header, Moments.from_arrays(arrays)
+
+
+def merge_parts(paths: Sequence[Path], target: Target) -> Moments:
+    """Return the moments of all images of `target`, from parts in any order.
+
+    Raises:
+        EvaluationError: a hole, an overlap, a foreign checkpoint, another protocol or side,
+            a damaged file, too few images; the sentence names the file.
+    """
+    headers = [(load_header(path), path) for path in paths]
+    headers.sort(key=lambda item: (item[0].start, item[0].stop))
+    reached, before = 0, "the beginning"
+    for header, path in headers:
+        _check_target(header, target, path)
+        if header.start > reached:
+            raise _hole(reached, header.start, before)
+        if header.start < reached:
+            raise EvaluationError(
+                f"{path} overlaps {before}: images {header.start} to "
+                f"{min(reached, header.stop) - 1} are in both; delete one of the two"
+            )
+        reached, before = header.stop, str(path)
+    if reached < target.images:
+        raise _hole(reached, target.images, before)
+    return Moments.merge(_all_moments([path for _, path in headers]))
+
+
+def _all_moments(paths: Sequence[Path]) -> Iterator[Moments]:
+    for path in paths:
+        yield load_part(path)[1]
+
+
+def _check_target(header: Header, target: Target, path: Path) -> None:
+    for what in ("side", "protocol", "checkpoint", "images"):
+        found, wanted = getattr(header.target, what), getattr(target, what)
+        if found != wanted:
+            raise EvaluationError(
+                f"{path} belongs to another {what} ({found or 'none'}, not {wanted or 'none'}): "
+                "delete it and compute this part again"
+            )
+
+
+def _hole(start: int, stop: int, before: str) -> EvaluationError:
+    return EvaluationError(
+        f"images {start} to {stop - 1} are missing after {before}: compute the missing shards "
+        "first (t2i_hpc.evaluate without evaluation.shard computes all that are missing)"
+    )
+
+
+def _damaged(path: Path, reason: object) -> EvaluationError:
+    return EvaluationError(f"{path} is damaged ({reason}): delete it and compute it again")
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise EvaluationError(f"{path} is missing: compute this part first")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def _parse(path: Path, arrays: dict[str, NDArray[Any]]) -> Header:
+    try:
+        values = json.loads(str(arrays["header"]))
+        return Header(**{**values, "target": Target(**values["target"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, "it is no part of an evaluation") from error
+
+
+def _digest(arrays: dict[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(str(arrays["header"]).encode())
+    for name in ("count", "total", "outer"):
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

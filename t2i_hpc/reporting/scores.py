@@ -1,0 +1,90 @@
+"""Scores grouped by what may be compared: same metric, same protocol, same N."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FEW_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """One value after so many training images."""
+
+    images: int
+    value: float
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """Scores that may be compared with each other.
+
+    Attributes:
+        metric: what is measured, e.g. "FID".
+        n: generated images; n_real: real images.
+        protocol: hash of the protocol; text: its settings.
+        detector: one line about the feature network, empty if unknown.
+        lower_is_better: direction.
+        scores: one a checkpoint, in the order of training; a repeated one counts as measured last.
+    """
+
+    metric: str
+    n: int
+    n_real: int
+    protocol: str
+    text: Mapping[str, Any]
+    detector: str
+    lower_is_better: bool
+    scores: list[Score]
+
+    @property
+    def best(self) -> Score:
+        """The best score; of equal ones the earliest."""
+        sign = 1 if self.lower_is_better else -1
+        return min(self.scores, key=lambda score: (sign * score.value, score.images))
+
+    @property
+    def caution(self) -> str:
+        """What a reader must know before comparing the number with another one."""
+        sentences = ["Comparable only with scores of the same N and protocol."]
+        if self.metric.startswith("FD"):
+            sentences.insert(
+                0, "A distance in the features of another network than FID's: it is not FID and "
+                "not comparable with published FID."
+            )  # fmt: skip
+        if self.n < FEW_IMAGES:
+            sentences.append(f"N = {self.n:,} is small, which biases a distance upwards.")
+        return " ".join(sentences)
+
+
+def score_curves(rows: Iterable[Mapping[str, Any]]) -> list[ScoreCurve]:
+    """Group rows of scores.jsonl; the group with the largest N comes first, then the newest."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if isinstance(row.get("value"), (int, float)) and math.isfinite(row["value"]):
+            key = (row.get("metric"), row.get("protocol"), row.get("n"), row.get("n_real"))
+            groups.setdefault(key, []).append(row)
+    curves = [_curve(group) for group in reversed(groups.values())]
+    return sorted(curves, key=lambda curve: -curve.n)
+
+
+def _curve(rows: list[Mapping[str, Any]]) -> ScoreCurve:
+    last = rows[-1]
+    scores = {
+        row.get("images", 0): Score(row.get("images", 0), row["value"], row.get("checkpoint", ""))
+        for row in rows
+    }
+    return ScoreCurve(
+        metric=str(last.get("metric", "score")),
+        n=int(last.get("n") or 0),
+        n_real=int(last.get("n_real") or 0),
+        protocol=str(last.get("protocol", "")),
+        text=last.get("protocol_text") or {},
+        detector=str(last.get("detector_label", "")),
+        lower_is_better=last.get("better", "lower") == "lower",
+        scores=[scores[images] for images in sorted(scores)],
+    )

@@ -1,0 +1,97 @@
+"""The text and image encoders that systems share: building them and their DAMSM terms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.step import Batch, Term
+from t2i_hpc.config.system import DAMSMConfig, ImageEncoderConfig, TextEncoderConfig
+from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
+from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
+from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextFeatures
+
+_LOG = logging.getLogger("t2i_hpc")
+
+
+def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> LSTMTextEncoder:
+    """Build the text encoder, from its weights file where one is named."""
+    encoder = LSTMTextEncoder(vocabulary_size, config.width, config.embedding_width, config.dropout)
+    if config.weights:
+        load_weights(encoder, Path(config.weights), "system.text_encoder.weights")
+    else:
+        _LOG.warning("text encoder: random weights (system.text_encoder.weights is empty)")
+    return encoder
+
+
+def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder:
+    """Build DAMSM's image encoder.
+
+    Raises:
+        ConfigurationError: Inception without weights: they are in no package.
+    """
+    if config.name == "inception_v3" and not config.weights:
+        raise ConfigurationError(
+            "system.image_encoder.weights is empty, and Inception-v3's weights are in no "
+            "package: name a safetensors file, take system.image_encoder.name="
+            "efficientnet_lite0, or leave DAMSM out with system.damsm.weight=0"
+        )
+    encoder = build_image_encoder(config.name, width)
+    if config.weights:
+        load_weights(encoder, Path(config.weights), "system.image_encoder.weights")
+    return encoder
+
+
+def load_weights(module: nn.Module, path: Path, key: str) -> None:
+    """Load a safetensors file strictly.
+
+    Raises:
+        ConfigurationError: the file is missing, damaged or of other shapes.
+    """
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Build graphs through modules without their own gradients, which nobody would use."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def scale_images(images: Tensor) -> Tensor:
+    """Map uint8 images to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def damsm_terms(
+    images: Tensor, encoder: ImageEncoder, text: TextFeatures, batch: Batch, config: DAMSMConfig
+) -> dict[str, Tensor]:
+    """Return DAMSM's four losses of images in [-1, 1] with the batch's captions, in float32."""
+    settings = DAMSMSettings(config.gamma1, config.gamma2, config.gamma3)
+    features = encoder(images)
+    captions = Captions(text.words.float(), batch.lengths, text.sentence.float(), batch.classes)
+    with torch.autocast(images.device.type, enabled=False):
+        return damsm_losses(features.regions.float(), features.code.float(), captions, settings)
+
+
+def as_terms(losses: dict[str, Tensor], prefix: str, weight: float) -> dict[str, Term]:
+    """Give each loss a name and the same weight."""
+    return {f"{prefix}_{name}": Term(value, weight) for name, value in losses.items()}

@@ -1,0 +1,46 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.files import (
+    append_json_line,
+    atomic_writer,
+    read_json_lines,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+    write_text,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_writer(path) as stream:
+        stream.write(b"half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_half_a_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_json_line(path, {"a": 1})
+    append_json_line(path, {"a": "ü"})
+    with path.open("a") as stream:
+        stream.write('{"a": 3')
+    assert read_json_lines(path) == [{"a": 1}, {"a": "ü"}]
+    assert read_json_lines(tmp_path / "none.jsonl") == []
+
+
+def test_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"b": 1, "a": [2]})
+    assert sha256_of_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sha256_of_json({"b": 1, "a": 2}) == sha256_of_json({"a": 2, "b": 1})
+    assert sha256_of_json({"a": 1}) != sha256_of_json({"a": 2})

@@ -1,0 +1,87 @@
+"""Composition: types, ranges, suggestions, and that every shipped experiment fits the schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.resources import resource
+from t2i_hpc.config.compose import compose_config, from_yaml, to_yaml
+from t2i_hpc.config.registry import TASK_SCHEMAS
+from t2i_hpc.config.system import SSAGANConfig
+from t2i_hpc.config.tasks import TrainConfig
+
+EXPERIMENTS = sorted(path.stem for path in (resource("configs") / "experiment").glob("*.yaml"))
+
+
+def train_config(*words: str) -> TrainConfig:
+    return compose_config("train", words, TrainConfig)
+
+
+@pytest.mark.parametrize("task", sorted(TASK_SCHEMAS))
+def test_every_task_composes_without_words(task: str) -> None:
+    assert isinstance(compose_config(task, [], TASK_SCHEMAS[task]), TASK_SCHEMAS[task])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_fits_the_schema(experiment: str) -> None:
+    assert train_config(f"experiment={experiment}").name == experiment
+
+
+def test_words_override_groups_and_reach_the_systems_own_dataclass() -> None:
+    config = train_config("experiment=demo", "system.masks=3", "engine.batch_size=8", "seed=7")
+    assert isinstance(config.system, SSAGANConfig)
+    assert (config.system.masks, config.engine.batch_size, config.seed) == (3, 8, 7)
+    assert config.data.path == "demo"
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("sede=2", "unknown key 'sede' for the task 'train': did you mean 'seed'"),
+        ("system.dmasm.weight=1", "did you mean 'system.damsm.weight'"),
+        ("expriment=demo", "did you mean 'experiment'"),
+        ("data=cocoo", "data=cocoo is not offered: did you mean 'coco'"),
+        ("system.resolution=100", "system.resolution=100 is not offered"),
+        ("system.mismatch=rol", "did you mean 'roll'"),
+        ("engine.batch_size=1", "too small: at least 2 images"),
+        ("engine.batch_size=many", "engine.batch_size"),
+        ("system.damsm=3", "system.damsm is a section"),
+        ("data.words=[1", "cannot read 'data.words=[1'"),
+        ("evaluation=demo", "does not belong to the task 'train'"),
+        ("seed", "settings are written key=value"),
+        ("+seed=3", "settings are written key=value"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_a_hint(word: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        train_config(word)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_survives_its_yaml(tmp_path: Path) -> None:
+    config = train_config("experiment=demo", "system.text_encoder.training=damsm")
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert from_yaml(path, TrainConfig) == config
+
+
+def test_a_damaged_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("system: {schema: unheard_of}\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"config\.yaml"):
+        from_yaml(path, TrainConfig)
+
+
+def test_a_folder_of_ones_own_adds_experiments(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nname: mine\nseed: 11\n", encoding="utf-8"
+    )
+    config = compose_config("train", ["experiment=mine"], TrainConfig, tmp_path)
+    assert (config.name, config.seed) == ("mine", 11)
+    with pytest.raises(ConfigurationError, match="mien"):
+        compose_config("train", ["experiment=mien"], TrainConfig, tmp_path)

@@ -1,0 +1,57 @@
+"""Declarations of configuration values: checks and identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.fields import check, entries, identity, section, setting
+from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
+
+
+@dataclass
+class Inner:
+    rate: float = setting(0.5, "a rate", unit="images", minimum=0.0, maximum=1.0)
+    folder: str = setting("x", "a place", identity=False)
+
+
+@dataclass
+class Outer:
+    names: list[str] = setting(["a"], "names", choices=("a", "b"))
+    inner: Inner = section(Inner)
+
+
+def test_entries_have_dotted_keys_in_order() -> None:
+    assert [entry.key for entry in entries(Outer())] == ["names", "inner.rate", "inner.folder"]
+
+
+def test_lists_are_not_shared() -> None:
+    first = Outer()
+    first.names.append("b")
+    assert Outer().names == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (Outer(inner=Inner(rate=-1.0)), "inner.rate=-1.0 is too small: at least 0 images"),
+        (Outer(inner=Inner(rate=2.0)), "inner.rate=2.0 is too large: at most 1 images"),
+        (Outer(names=["c"]), "names=c is not offered"),
+    ],
+)
+def test_check_refuses(config: Outer, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        check(config)
+
+
+def test_identity_leaves_out_what_does_not_decide_the_result() -> None:
+    assert identity(Outer()) == {"names": ["a"], "inner.rate": 0.5}
+
+
+@pytest.mark.parametrize("schema", [*TASK_SCHEMAS.values(), *SYSTEM_SCHEMAS.values()])
+def test_every_shipped_value_is_explained_and_its_default_is_valid(schema: type) -> None:
+    check(schema())
+    for entry in entries(schema()):
+        assert len(entry.meaning.doc) > 5, entry.key

@@ -1,0 +1,193 @@
+"""Decoding, resizing and cropping, against known pixels and Pillow."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.data import images
+from t2i_hpc.data.images import (
+    centre_crop,
+    crop_and_flip,
+    crop_box,
+    decode,
+    encode,
+    resize_shorter,
+    upright,
+)
+from tests.support.data import draw_image, image_bytes, random_bytes
+
+
+def file_of(image: Image.Image, form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_decodes_what_pillow_decodes(form: str) -> None:
+    content = image_bytes(4, form, 61, 47)
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    decoded = decode(content)
+    assert decoded.shape == (47, 61, 3)
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded - expected).max() <= (3 if form == "JPEG" else 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [("1", "PNG"), ("L", "PNG"), ("P", "PNG"), ("L", "JPEG"), ("CMYK", "JPEG")],
+)
+def test_other_kinds_of_pixels_become_rgb(mode: str, form: str) -> None:
+    image = draw_image(3).convert(mode)
+    decoded = decode(file_of(image, form)).astype(int)
+    expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(decoded - expected).mean() < 3
+
+
+def test_transparent_pixels_become_white() -> None:
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    image.putpixel((1, 2), (0, 0, 255, 255))
+    decoded = decode(file_of(image, "PNG"))
+    assert decoded[2, 1].tolist() == [0, 0, 255]
+    assert decoded[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_truncated_images_are_refused(form: str) -> None:
+    content = image_bytes(5, form, 90, 70)
+    for part in (0.3, 0.6, 0.9):
+        with pytest.raises(DataError, match="bird 7 cannot be decoded"):
+            decode(content[: int(len(content) * part)], "bird 7")
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a" + random_bytes(200), random_bytes(300)])
+def test_what_is_no_image_is_refused_in_one_line(content: bytes) -> None:
+    with pytest.raises(DataError) as caught:
+        decode(content, "x.jpg")
+    assert "\n" not in str(caught.value)
+    assert "x.jpg" in str(caught.value)
+
+
+def test_gif_is_not_offered() -> None:
+    with pytest.raises(DataError):
+        decode(file_of(draw_image(1), "GIF"))
+
+
+def test_16_bit_pixels_are_refused() -> None:
+    deep = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
+    with pytest.raises(DataError, match="I;16"):
+        decode(file_of(deep, "PNG"))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_too_many_pixels_are_refused(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 40 - 1)
+    with pytest.raises(DataError, match="40 by 40 pixels"):
+        decode(image_bytes(0, form))
+
+
+def test_damage_never_raises_anything_but_a_data_error() -> None:
+    chance = random.Random(1)
+    contents = [image_bytes(2, form, 50, 50) for form in ("PNG", "WEBP", "JPEG")]
+    for _ in range(150):
+        content = bytearray(chance.choice(contents))
+        for _ in range(chance.randrange(1, 12)):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        try:
+            assert decode(bytes(content)).dtype == np.uint8
+        except DataError as error:
+            assert "\n" not in str(error)
+
+
+def test_stuffing_before_the_end_of_a_jpeg_is_no_damage() -> None:
+    content = image_bytes(6, "JPEG")
+    stuffed = content[:-2] + b"\x00" * 4 + content[-2:]
+    assert np.array_equal(decode(stuffed), decode(content))
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("jpeg", 3.0), ("png", 0.0), ("webp", 6.0)])
+def test_encoded_images_come_back(form: str, tolerance: float) -> None:
+    image = np.asarray(draw_image(8, 64, 48))
+    content = encode(image, form, 95)
+    assert content == encode(image, form, 95)
+    assert np.abs(decode(content).astype(int) - image).mean() <= tolerance
+
+
+def test_slices_can_be_encoded() -> None:
+    image = np.asarray(draw_image(8, 64, 48))[3:40, 5:60]
+    assert decode(encode(image, "jpeg", 95)).shape == (37, 55, 3)
+
+
+def test_jpeg_keeps_full_colour_resolution() -> None:
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:, ::2, 0] = 255  # red columns of one pixel: 4:2:0 would blur them
+    assert decode(encode(pixels, "jpeg", 95))[:, ::2, 0].mean() > 240
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 60), (60, 100), (81, 81), (17, 33)])
+def test_resize_is_pillows(width: int, height: int) -> None:
+    image = draw_image(2, width, height)
+    resized = resize_shorter(np.asarray(image), 32)
+    shorter = min(width, height)
+    size = (32 * width // shorter, 32 * height // shorter)
+    assert min(size) == 32
+    assert np.array_equal(resized, np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
+
+
+def test_centre_crop() -> None:
+    image = np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3)
+    assert np.array_equal(centre_crop(image, 4), image[1:5, 2:6])
+
+
+def test_random_crops_reach_every_place_and_mirror_half() -> None:
+    image = np.zeros((6, 5, 3), dtype=np.uint8)
+    image[:, :, 0], image[:, :, 1] = np.arange(6)[:, None], np.arange(5)[None, :]
+    seen = set()
+    for seed in range(400):
+        cut = crop_and_flip(image, 4, np.random.default_rng(seed), True)
+        assert cut.shape == (4, 4, 3)
+        seen.add((int(cut[0, 0, 0]), int(cut[0, :, 1].min()), bool(cut[0, 0, 1] > cut[0, 1, 1])))
+    assert seen == {(top, left, flip) for top in range(3) for left in range(2) for flip in (0, 1)}
+
+
+def test_no_flip_gives_the_same_crop_unmirrored() -> None:
+    image = np.asarray(draw_image(4))
+    for seed in range(20):
+        flipped = crop_and_flip(image, 30, np.random.default_rng(seed), True)
+        straight = crop_and_flip(image, 30, np.random.default_rng(seed), False)
+        assert np.array_equal(straight, flipped) or np.array_equal(straight, flipped[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        # reach = int(0.75 * 40) = 30, centre (80, 60)
+        ((60.0, 50.0, 40.0, 20.0), (30, 90), (50, 110)),
+        # reach = int(0.75 * 50) = 37, centre (25, 20): cut off at the border
+        ((0.0, 5.0, 50.0, 30.0), (0, 57), (0, 62)),
+        # fractions are dropped first: (10, 10, 21, 21), reach 15, centre int(20.5) = 20
+        ((10.9, 10.9, 21.9, 21.9), (5, 35), (5, 35)),
+    ],
+)
+def test_the_crop_around_a_bird(
+    box: images.Box, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8)
+    assert np.array_equal(crop_box(image, box), image[slice(*rows), slice(*columns)])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = file_of(draw_image(1, 30, 20), "PNG", exif=exif)
+    turned = upright(decode(content), content)
+    assert turned.shape == ((20, 30, 3) if orientation < 5 else (30, 20, 3))
+    if orientation == 3:
+        assert np.array_equal(turned, decode(content)[::-1, ::-1])

@@ -1,0 +1,251 @@
+"""Reading the layouts of COCO, CUB and a plain folder, and refusing what does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.sources import SOURCES, SourceSample
+from tests.support.data import (
+    SPECIES,
+    captions_of,
+    image_bytes,
+    make_coco,
+    make_cub,
+    make_image_folder,
+)
+
+
+def read(
+    source: str, images: Path, captions: Path | str = "", split: str = "train"
+) -> list[SourceSample]:
+    config = ShardsConfig(source=source, images=str(images), captions=str(captions), split=split)
+    return list(SOURCES[source](config))
+
+
+def test_coco(tmp_path: Path) -> None:
+    images, captions = make_coco(tmp_path, 4)
+    samples = read("coco", images, captions)
+    assert [sample.key for sample in samples] == [f"{1000 + n:012d}" for n in range(4)]
+    assert [sample.class_id for sample in samples] == [0, 1, 2, 3]
+    assert [set(sample.captions) for sample in samples] == [set(captions_of(n)) for n in range(4)]
+    assert all(sample.path.is_file() and sample.box is None for sample in samples)
+
+
+def test_coco_with_a_part_of_the_captions(tmp_path: Path) -> None:
+    images, captions = make_coco(tmp_path, 4)
+    (images / "000000009999.jpg").write_bytes(image_bytes(1, "JPEG"))
+    assert len(read("coco", images, captions)) == 4
+
+
+@pytest.mark.parametrize(
+    ("split", "species"),
+    [("train", SPECIES[1:]), ("test", SPECIES[:1]), ("all", SPECIES)],
+)
+def test_cub_is_split_by_species(tmp_path: Path, split: str, species: tuple[str, ...]) -> None:
+    images, captions = make_cub(tmp_path)
+    samples = read("cub", images, captions, split)
+    assert [sample.key.split("/")[0] for sample in samples] == [s for s in species for _ in "ab"]
+    assert {sample.class_id for sample in samples} == {int(name[:3]) for name in species}
+    first = samples[0]
+    assert first.box == (20.0, 15.0, 30.0, 24.0)
+    assert list(first.captions) == captions_of(2 * SPECIES.index(species[0]))
+
+
+def test_cubs_split_has_the_literatures_species() -> None:
+    path = Path(SOURCES["cub"].__code__.co_filename).with_name("cub_species_split.json")
+    split = json.loads(path.read_text())
+    train, test = set(split["train_species"]), set(split["test_species"])
+    assert (len(train), len(test), len(train & test)) == (150, 50, 0)
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_folder(tmp_path: Path, metadata: bool) -> None:
+    images = make_image_folder(tmp_path / "in", range(5, 9), metadata=metadata)
+    samples = read("folder", images)
+    assert [list(sample.captions) for sample in samples] == [captions_of(n) for n in range(5, 9)]
+    assert [sample.class_id for sample in samples] == ([2, 0, 1, 2] if metadata else [0, 1, 2, 3])
+
+
+def test_folders_in_a_folder(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        make_image_folder(tmp_path / "in" / name, range(2), metadata=False)
+    keys = [sample.key for sample in read("folder", tmp_path / "in")]
+    assert keys == ["a/0000.png", "a/0001.png", "b/0000.png", "b/0001.png"]
+
+
+def test_metadata_with_a_single_text_and_no_class(tmp_path: Path) -> None:
+    images = make_image_folder(tmp_path / "in", range(2), metadata=False)
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"file_name": "0001.png", "text": " one "}\n\n')
+    (sample,) = read("folder", images, other)
+    assert (sample.captions, sample.class_id) == (("one",), 0)
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
+COCO_DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "no captions file": (lambda _, captions: remove(captions), "cannot read .*captions_val2017"),
+    "cut JSON": (
+        lambda _, captions: captions.write_text(captions.read_text()[:200]),
+        "captions_val2017.json, .* is not readable JSON",
+    ),
+    "other JSON": (lambda _, captions: captions.write_text("[1]"), "no captions file of COCO"),
+    "no annotations": (
+        lambda _, captions: edit(captions, lambda content: content.pop("annotations")),
+        "no captions file of COCO .*annotations",
+    ),
+    "no images": (
+        lambda _, captions: edit(captions, lambda content: content["images"].clear()),
+        "lists no images|belong to no listed image",
+    ),
+    "two images missing": (
+        lambda images, _: remove(*sorted(images.iterdir())[1:3]),
+        "2 of 4 images .*the first is 000000001001.jpg",
+    ),
+    "a caption of a stranger": (
+        lambda _, captions: edit(captions, lambda content: content["images"].pop(1)),
+        "3 captions .* belong to no listed image, the first is 1001",
+    ),
+    "an image without captions": (
+        lambda _, captions: edit(
+            captions,
+            lambda content: content["images"].append({"id": 1, "file_name": "000000001000.jpg"}),
+        ),
+        "1 images .* have no caption, the first is 000000001000.jpg",
+    ),
+    "an image outside": (
+        lambda _, captions: edit(
+            captions, lambda content: content["images"][0].update(file_name="../x.jpg")
+        ),
+        "not a plain name",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", COCO_DAMAGE)
+def test_coco_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
+    images, captions = make_coco(tmp_path, 4)
+    harm, message = COCO_DAMAGE[damage]
+    harm(images, captions)
+    with pytest.raises(DataError, match=message):
+        read("coco", images, captions)
+
+
+CUB_DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "no boxes": (lambda root, _: remove(root / "bounding_boxes.txt"), "bounding_boxes.txt"),
+    "a box missing": (
+        lambda root, _: (root / "bounding_boxes.txt").write_text("1 1 1 1 1\n"),
+        "4 images have no row in .*bounding_boxes.txt, the first is 002",
+    ),
+    "a box of words": (
+        lambda root, _: (root / "bounding_boxes.txt").write_text("3 a b c d\n"),
+        "a box that is no number",
+    ),
+    "a class of words": (
+        lambda root, _: (root / "image_class_labels.txt").write_text("3 a\n4 1\n5 1\n6 1\n"),
+        "the class 'a', no number",
+    ),
+    "a cut row": (
+        lambda root, _: (root / "images.txt").write_text("1 a/b.jpg\n2\n"),
+        "line 2 of .*images.txt has 1 words instead of 2",
+    ),
+    "an image missing": (
+        lambda root, _: remove(next((root / "images" / SPECIES[2]).iterdir())),
+        "1 of 4 images .* are not in",
+    ),
+    "captions missing": (
+        lambda _, texts: remove(*(texts / SPECIES[1]).iterdir()),
+        "2 of 4 images have no caption file",
+    ),
+    "captions empty": (
+        lambda _, texts: next((texts / SPECIES[1]).iterdir()).write_text("\n \n"),
+        "1 images have an empty caption file",
+    ),
+    "a path that leads out": (
+        lambda root, _: (root / "images.txt").write_text(f"3 {SPECIES[1]}/../../x.jpg\n"),
+        "images.txt names .*outside",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", CUB_DAMAGE)
+def test_cub_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
+    images, captions = make_cub(tmp_path)
+    harm, message = CUB_DAMAGE[damage]
+    harm(images, captions)
+    with pytest.raises(DataError, match=message):
+        read("cub", images, captions)
+
+
+def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
+    images, captions = make_cub(tmp_path)
+    (images / "images.txt").write_text(f"1 {SPECIES[1]}/x.jpg\n")
+    with pytest.raises(DataError, match="no image of the split 'test'"):
+        read("cub", images, captions, "test")
+
+
+METADATA_DAMAGE = {
+    "{broken": "line 1 of .*metadata.jsonl is not readable JSON",
+    '["a.png"]': "line 1 .* has no 'file_name'",
+    '{"file_name": "../a.png", "text": "a"}': "outside the folder",
+    '{"file_name": "/a.png", "text": "a"}': "outside the folder",
+    '{"file_name": "0000.png"}': "neither 'text'",
+    '{"file_name": "0000.png", "captions": [1]}': "neither 'text'",
+    '{"file_name": "0000.png", "text": "a", "class": "b"}': "the class 'b'",
+    '{"file_name": "0000.png", "text": " "}': "1 images have no caption, the first is .*0000.png",
+    '{"file_name": "none.png", "text": "a"}': "1 of 1 images .*the first is none.png",
+    '{"file_name": "0.png", "text": "a"}\n{"file_name": "0.png", "text": "b"}': "more than once",
+    "": "names no images",
+}
+
+
+@pytest.mark.parametrize("line", METADATA_DAMAGE)
+def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, line: str) -> None:
+    images = make_image_folder(tmp_path / "in", range(2))
+    (images / "metadata.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=METADATA_DAMAGE[line]):
+        read("folder", images)
+
+
+def test_images_without_text_files_are_refused(tmp_path: Path) -> None:
+    images = make_image_folder(tmp_path / "in", range(4), metadata=False)
+    (images / "0001.txt").unlink()
+    (images / "0003.txt").unlink()
+    with pytest.raises(DataError, match=r"2 of 4 images .* have no .txt file, the first is .*0001"):
+        read("folder", images)
+
+
+def test_text_files_without_images_are_refused(tmp_path: Path) -> None:
+    images = make_image_folder(tmp_path / "in", range(4), metadata=False)
+    (images / "0002.png").unlink()
+    with pytest.raises(DataError, match=r"1 caption files .* the first is .*0002\.txt"):
+        read("folder", images)
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_missing_folders_are_refused(tmp_path: Path, source: str) -> None:
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+        read(source, tmp_path / "nowhere", "captions")
+    with pytest.raises(DataError, match="images= is missing"):
+        SOURCES[source](ShardsConfig(source=source))
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no images"):
+        read("folder", tmp_path)

@@ -1,0 +1,169 @@
+"""Random access to samples: in this process, in forked ones, after pickling, under damage."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data import reader
+from t2i_hpc.data.split import Split
+from tests.support.data import captions_of, draw_image, make_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("split"), count=24, size=24, shard_samples=5)
+
+
+@pytest.fixture
+def split(shards: Path) -> Split:
+    return Split.open(DataConfig(path=str(shards)), "train")
+
+
+def test_every_sample_is_found(split: Split) -> None:
+    assert split.count == 24
+    for number in range(24):
+        sample = split.sample(number)
+        assert sample.key == f"{number:04d}.png"
+        assert list(sample.captions) == captions_of(number)
+        assert sample.image_format == "png"
+        assert np.array_equal(split.image(number), np.asarray(draw_image(number, 32, 24)))
+
+
+@pytest.mark.parametrize("number", [-1, 24])
+def test_there_are_no_other_samples(split: Split, number: int) -> None:
+    with pytest.raises(IndexError):
+        split.sample(number)
+
+
+def test_open_files_are_bounded(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_OPEN_FILES", 2)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    keys = [split.sample(number).key for number in (0, 23, 6, 12, 1, 22, 18, 0)]
+    assert keys[-1] == keys[0] == "0000.png"
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3  # two tars and the index
+    del split
+
+
+def read_in_child(split: Split, sender: Connection) -> None:
+    sender.send([split.sample(number) for number in range(split.count)])
+    sender.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_read_the_same(split: Split, method: str) -> None:
+    expected = [split.sample(number) for number in range(split.count)]  # opens all files
+    context = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe()
+    child = context.Process(target=read_in_child, args=(split, sender))  # type: ignore[attr-defined]
+    child.start()
+    found = receiver.recv()
+    child.join()
+    assert found == expected
+    assert split.sample(3) == expected[3]  # the child closed nothing of ours
+
+
+def test_a_pickled_split_carries_no_data(split: Split) -> None:
+    split.sample(0)
+    content = pickle.dumps(split)
+    assert len(content) < 10_000
+    copy: Split = pickle.loads(content)
+    assert copy.sample(7) == split.sample(7)
+
+
+def test_evaluation_images_are_scaled_and_cut_in_the_middle(split: Split) -> None:
+    images = split.evaluation_images([5, 0, 5], 16)
+    assert images.shape == (3, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images[0], images[2])
+    scaled = draw_image(0, 32, 24).resize((21, 16), Image.Resampling.BILINEAR)
+    expected = np.asarray(scaled)[:, 2:18].transpose(2, 0, 1)
+    assert np.array_equal(images[1].numpy(), expected)
+    assert split.evaluation_images([], 16).shape == (0, 3, 16, 16)
+
+
+def test_captions_of_an_evaluation(split: Split) -> None:
+    drawn = [split.caption(number, 1) for number in range(2400)]
+    assert [index for index, _ in drawn] == [number % 24 for number in range(2400)]
+    assert drawn[100] == split.caption(100, 1)
+    counts = Counter(captions_of(index).index(text) for index, text in drawn)
+    assert sorted(counts) == [0, 1, 2]
+    assert min(counts.values()) > 700  # 800 expected, standard deviation 23
+    assert drawn != [split.caption(number, 2) for number in range(2400)]
+
+
+@pytest.mark.parametrize(
+    ("path", "split", "message"),
+    [
+        ("", "train", r"data\.path= is missing"),
+        ("nowhere", "train", "no folder nowhere"),
+        (None, "trian", r"no split 'trian': did you mean 'train'\?"),
+    ],
+)
+def test_wrong_names_are_refused(shards: Path, path: str | None, split: str, message: str) -> None:
+    config = DataConfig(path=str(shards) if path is None else path)
+    with pytest.raises(DataError, match=message):
+        Split.open(config, split)
+
+
+def test_an_empty_folder_has_no_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"build it with t2i_hpc\.shards"):
+        Split.open(DataConfig(path=str(tmp_path)), "train")
+
+
+def damaged(tmp_path: Path, find: bytes, replace: bytes) -> Split:
+    """Open shards and then change some bytes of their first tar, without changing its size."""
+    shards = make_shards(tmp_path, count=4, size=16)
+    split = Split.open(DataConfig(path=str(shards)), "train")
+    path = shards / "train" / "000000.tar"
+    content = path.read_bytes()
+    assert find in content
+    path.write_bytes(content.replace(find, replace, 1))
+    return split
+
+
+@pytest.mark.parametrize(
+    ("find", "replace"),
+    [
+        (b'{"captions"', b'["captions"'),
+        (b'"captions": [', b'"captiony": ['),
+        (b'"class": 0', b'"class": x'),
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path: Path, find: bytes, replace: bytes) -> None:
+    split = damaged(tmp_path, find, replace)
+    with pytest.raises(DataError, match=r"sample 0 of .*train/000000\.tar is damaged"):
+        split.sample(0)
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    split = damaged(tmp_path, b"\x89PNG", b"JUNK")
+    with pytest.raises(DataError, match=r"0000\.png \(sample 0 in .*train/000000\.tar\) cannot be"):
+        split.image(0)
+
+
+def test_a_tar_cut_in_use_is_named(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, count=4, size=16)
+    split = Split.open(DataConfig(path=str(shards)), "train")
+    os.truncate(shards / "train" / "000000.tar", 700)
+    with pytest.raises(DataError, match=r"000000\.tar ends within a sample"):
+        split.sample(0)
+
+
+def test_a_tar_removed_in_use_is_named(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, count=4, size=16)
+    split = Split.open(DataConfig(path=str(shards)), "train")
+    (shards / "train" / "000000.tar").unlink()
+    with pytest.raises(DataError, match=r"cannot open the shard .*000000\.tar"):
+        split.sample(0)

@@ -1,0 +1,201 @@
+"""Building splits: what is stored, that it is the same each time, and that a kill leaves none."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.config.data import DataConfig, ShardsConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.manifest import Manifest, verify
+from t2i_hpc.data.split import Split
+from t2i_hpc.data.writer import write_shards
+from tests.support.data import captions_of, draw_image, make_coco, make_cub, make_image_folder
+
+
+def folder_config(tmp_path: Path, count: int = 7, size: int = 24) -> ShardsConfig:
+    images = make_image_folder(tmp_path / "in", range(count))
+    return ShardsConfig(
+        images=str(images), output=str(tmp_path / "out"), size=size, shard_samples=3, format="png"
+    )
+
+
+def opened(config: ShardsConfig) -> Split:
+    return Split.open(DataConfig(path=config.output), config.split)
+
+
+def test_what_a_split_holds(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    calls: list[tuple[int, int]] = []
+    manifest = write_shards(config, lambda done, total: calls.append((done, total)))
+    assert manifest.counts == [3, 3, 1]
+    assert (manifest.sample_count, manifest.size, manifest.smallest) == (7, 24, 24)
+    assert calls == [(number + 1, 7) for number in range(7)]
+    verify(manifest)
+    split = opened(config)
+    texts = [text for number in range(7) for text in captions_of(number)]
+    assert split.vocabulary.words == Vocabulary.from_captions(texts).words
+    for number in range(7):
+        sample = split.sample(number)
+        assert (sample.key, sample.class_id) == (f"{number:04d}.png", number % 3)
+        assert list(sample.captions) == captions_of(number)
+        scaled = draw_image(number, 48, 40).resize((28, 24), Image.Resampling.BILINEAR)
+        assert np.array_equal(split.image(number), np.asarray(scaled))
+
+
+def test_members_are_named_for_webdataset(tmp_path: Path) -> None:
+    images, captions = make_cub(tmp_path / "in")
+    config = ShardsConfig(
+        source="cub", images=str(images), captions=str(captions), output=str(tmp_path / "out")
+    )
+    manifest = write_shards(config)
+    with tarfile.open(manifest.folder / "000000.tar") as tar:
+        names = tar.getnames()
+        description = json.loads(tar.extractfile(names[1]).read())  # type: ignore[union-attr]
+    assert names[0] == "000000000-002_Laysan_Albatross_Laysan_Albatross_0002.jpg"
+    assert names[1] == "000000000-002_Laysan_Albatross_Laysan_Albatross_0002.json"
+    assert description["key"] == "002.Laysan_Albatross/Laysan_Albatross_0002"
+    assert (description["width"], description["height"]) == (44, 44)  # 2 * int(0.75 * 30)
+
+
+def test_coco_end_to_end(tmp_path: Path) -> None:
+    images, captions = make_coco(tmp_path / "in", 5)
+    config = ShardsConfig(
+        source="coco", images=str(images), captions=str(captions), output=str(tmp_path / "out")
+    )
+    manifest = write_shards(config)
+    assert (manifest.name, manifest.sample_count, manifest.smallest) == ("coco", 5, 48)
+    image = opened(config).image(3).astype(int)
+    assert image.shape == (48, 60, 3)  # smaller than `size`: kept
+    assert np.abs(image - np.asarray(draw_image(3, 60, 48))).mean() < 8
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
+def test_a_rebuild_is_bit_identical(tmp_path: Path, form: str) -> None:
+    first = replace(folder_config(tmp_path), format=form)
+    second = replace(first, output=str(tmp_path / "again"))
+    digests = [write_shards(config).digest for config in (first, second)]
+    assert digests[0] == digests[1]
+    files = sorted(path for path in Path(first.output).rglob("*") if path.is_file())
+    assert len(files) == 3 + 2 + 1
+    for path in files:
+        twin = Path(second.output) / path.relative_to(first.output)
+        assert path.read_bytes() == twin.read_bytes()
+
+
+def test_other_pixels_another_digest(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    first = write_shards(config).digest
+    draw_image(99, 48, 40).save(Path(config.images) / "0004.png")
+    assert write_shards(replace(config, output=str(tmp_path / "b"))).digest != first
+
+
+def test_an_existing_split_is_never_touched(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    manifest = write_shards(config)
+    with pytest.raises(DataError, match="out/train is there already: delete"):
+        write_shards(config)
+    verify(Manifest.load(manifest.folder))
+
+
+def test_a_limit_takes_the_first_samples_and_all_words(tmp_path: Path) -> None:
+    config = replace(folder_config(tmp_path), limit=4)
+    assert write_shards(config).counts == [3, 1]
+    assert "purple" in opened(config).vocabulary.words  # of image 5
+
+
+def test_a_second_split_keeps_the_vocabulary(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    write_shards(config)
+    before = (tmp_path / "out" / "vocabulary.json").read_bytes()
+    write_shards(replace(config, split="test", limit=2))
+    assert (tmp_path / "out" / "vocabulary.json").read_bytes() == before
+
+
+def test_a_named_vocabulary_is_copied(tmp_path: Path) -> None:
+    texts = [" ".join(captions_of(number)) for number in range(9, -1, -1)]
+    Vocabulary.from_captions(texts).save(tmp_path / "mine.json")
+    config = replace(folder_config(tmp_path), vocabulary=str(tmp_path / "mine.json"))
+    write_shards(config)
+    assert opened(config).vocabulary.sha256 == Vocabulary.load(tmp_path / "mine.json").sha256
+    Vocabulary.from_captions([*texts, "new"]).save(tmp_path / "mine.json")
+    with pytest.raises(DataError, match="share one vocabulary"):
+        write_shards(replace(config, split="test"))
+
+
+def test_a_vocabulary_of_other_captions_is_refused(tmp_path: Path) -> None:
+    Vocabulary.from_captions(["ein roter Kreis"]).save(tmp_path / "mine.json")
+    config = replace(folder_config(tmp_path), vocabulary=str(tmp_path / "mine.json"))
+    with pytest.raises(DataError, match=r"words of the captions are not in .*mine\.json"):
+        write_shards(config)
+
+
+def test_an_image_that_cannot_be_decoded_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    broken = Path(config.images) / "0005.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"in/0005\.png cannot be decoded"):
+        write_shards(config)
+    assert list(Path(config.output).iterdir()) == []
+
+
+def test_a_strip_is_refused(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    Image.new("RGB", (2000, 3)).save(Path(config.images) / "0002.png")
+    with pytest.raises(DataError, match=r"0002\.png is a strip of 3 by 2000"):
+        write_shards(config)
+
+
+def test_photographs_are_stored_upright(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = Path(config.images) / "0001.png"
+    draw_image(1, 30, 20).save(path, exif=exif)
+    write_shards(config)
+    assert opened(config).image(1).shape == (30, 20, 3)
+
+
+def test_a_killed_build_leaves_no_split_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    program = (
+        "import os, signal; from t2i_hpc.config.data import ShardsConfig; "
+        "from t2i_hpc.data.writer import write_shards; "
+        f"write_shards({config!r}, "
+        "lambda done, total: done == 5 and os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    output = Path(config.output)
+    assert [path.name for path in output.iterdir()] == [".train.partial"]
+    assert write_shards(config).sample_count == 7
+    assert sorted(path.name for path in output.iterdir()) == ["train", "vocabulary.json"]
+
+
+def test_a_second_build_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    config = folder_config(tmp_path)
+    Path(config.output).mkdir()
+    descriptor = os.open(config.output, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(DataError, match="another build is writing into"):
+        write_shards(config)
+    os.close(descriptor)
+    write_shards(config)
+
+
+@pytest.mark.parametrize("split", ["", "a/b", "..", "a b"])
+def test_a_split_must_be_a_plain_name(tmp_path: Path, split: str) -> None:
+    with pytest.raises(DataError, match="is no folder name"):
+        write_shards(replace(folder_config(tmp_path), split=split))

@@ -1,0 +1,167 @@
+"""The door `evaluate`, as a person calls it: real shards, real networks, real processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.evaluate import DOOR
+from tests.doors.trained import make_run
+from tests.support.data import make_shards
+
+SETTINGS = (
+    "device=cpu",
+    "threads=1",
+    "evaluation.detector=efficientnet_lite0",
+    "evaluation.images=10",
+    "evaluation.batch_size=4",
+    "evaluation.split=train",
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    return make_run(folder / "run", make_shards(folder, count=12))
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def _start(
+    words: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "t2i_hpc.evaluate", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _evaluate(run: Path, *words: str) -> str:
+    """Evaluate in a process of its own and return what it printed."""
+    process = _start((f"run={run}", *SETTINGS, *words))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    if out:
+        assert "warning: N = 10 is small" in err
+    return out
+
+
+@pytest.fixture
+def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Give a function that calls the door and returns the one sentence of its refusal."""
+
+    def refuse(*words: str) -> str:
+        capfd.readouterr()
+        assert DOOR.open(list(words)) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1, err
+        return err
+
+    return refuse
+
+
+def test_all_checkpoints_in_one_process(run: Path) -> None:
+    lines = _evaluate(run, "checkpoint=all").splitlines()
+    rows = read_json_lines(run / "scores.jsonl")
+    assert [row["images"] for row in rows] == [100, 200]
+    assert len(lines) == 2
+    for line, row in zip(lines, rows, strict=True):
+        assert row["n"] == 10
+        assert row["n_real"] == 12
+        assert f"FD (EfficientNet-Lite0) {row['value']:.4f}" in line
+        assert f"N 10, N real 12, protocol {row['protocol']}" in line
+        assert "not FID" in line
+    assert rows[0]["value"] != rows[1]["value"]
+    assert rows[0]["protocol"] == rows[1]["protocol"]
+
+
+def test_shards_one_by_one_then_the_merge(run: Path) -> None:
+    whole = _evaluate(run)
+    shutil.rmtree(run / "evaluations")
+    for shard in (2, 0):
+        words = ("evaluation.shards=3", f"evaluation.shard={shard}")
+        assert _evaluate(run, *words) == ""
+    parts = sorted(path.name for path in run.glob("evaluations/*/0000000200/*"))
+    assert parts == ["part-00000-of-00003.npz", "part-00002-of-00003.npz"]
+    assert _evaluate(run, "evaluation.shards=3") == whole
+    assert len(read_json_lines(run / "scores.jsonl")) == 1
+
+
+def test_two_ranks_share_the_work(run: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    ranks = [
+        _start(
+            (f"run={run}", *SETTINGS),
+            {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_PORT": port},
+        )
+        for rank in range(2)
+    ]
+    printed = [process.communicate(timeout=300) for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], printed
+    shared = read_json_lines(run / "scores.jsonl")
+    shutil.rmtree(run / "evaluations")
+    assert printed[1][0] == ""
+    assert _evaluate(run) == printed[0][0]
+    assert read_json_lines(run / "scores.jsonl") == shared
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("evaluation.shards=3", "evaluation.shard=3"), "evaluation.shard=3 does not exist"),
+        (("checkpoint=150",), "checkpoint=150 is not in"),
+        (("evaluation.real_images=13",), "has 12 images, fewer than the 13"),
+        (("evaluation.images=1",), "evaluation.images=1 is too small: at least 2"),
+        (("evaluation.split=val",), "no split 'val'"),
+        (("evaluation.data=nowhere",), "nowhere"),
+    ],
+)
+def test_refusals(
+    made: Path, refusal: Callable[..., str], words: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in refusal(f"run={made}", *SETTINGS, *words)
+
+
+def test_a_run_must_be_named_and_be_there(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    assert "no run is named" in refusal(*SETTINGS)
+    assert "no such folder" in refusal(*SETTINGS, f"run={tmp_path / 'nothing'}")
+    assert "is no run" in refusal(*SETTINGS, f"run={tmp_path}")
+
+
+@pytest.mark.parametrize("which", ["all", "latest"])
+def test_a_run_without_checkpoints_is_refused(
+    run: Path, refusal: Callable[..., str], which: str
+) -> None:
+    shutil.rmtree(run / "checkpoints")
+    assert "no checkpoint yet" in refusal(f"run={run}", *SETTINGS, f"checkpoint={which}")
+
+
+def test_missing_weights_are_refused_before_the_work(
+    made: Path, tmp_path: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sentence = refusal(f"run={made}", *SETTINGS, "evaluation.detector=inception")
+    assert "python -m t2i_hpc.fetch" in sentence
+
+
+def test_a_refusal_leaves_the_process_with_code_2(tmp_path: Path) -> None:
+    process = _start([f"run={tmp_path}"])
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)

@@ -1,0 +1,43 @@
+"""The protocol's hash changes with everything that moves a score."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from t2i_hpc.metrics.protocol import Protocol
+
+PROTOCOL = Protocol(
+    data="d" * 64,
+    captions="e" * 64,
+    split="test",
+    images=1000,
+    real_images=900,
+    resolution=64,
+    detector="inception",
+    detector_sha256="6" * 64,
+    preprocessing="bilinear",
+    seed=1,
+)
+GENERATED_SIDE = {"captions", "images", "seed", "rounding"}
+
+
+def test_the_hash_is_short_and_stable() -> None:
+    assert PROTOCOL.hash == replace(PROTOCOL).hash == "2a9df36f3520"
+    assert len(PROTOCOL.real_hash) == 12
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Protocol)])
+def test_every_setting_counts(name: str) -> None:
+    changes: dict[str, Any] = {name: getattr(PROTOCOL, name) * 2}
+    changed = replace(PROTOCOL, **changes)
+    assert changed.hash != PROTOCOL.hash
+    assert (changed.real_hash == PROTOCOL.real_hash) == (name in GENERATED_SIDE)
+
+
+def test_the_text_names_all_settings() -> None:
+    text = PROTOCOL.as_dict()
+    assert set(text) == {field.name for field in fields(Protocol)}
+    assert text["resolution"] == 64

@@ -1,0 +1,58 @@
+"""Text and image encoders."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from t2i_hpc.models.image_encoder import build_image_encoder
+from t2i_hpc.models.ssa_generator import parameter_count
+from t2i_hpc.models.text_encoder import LSTMTextEncoder
+
+
+def encoder() -> LSTMTextEncoder:
+    torch.manual_seed(0)
+    return LSTMTextEncoder(20, width=8, embedding_width=6).eval()
+
+
+def test_published_sizes() -> None:
+    assert parameter_count(LSTMTextEncoder(5_450)) == 2_075_320
+    assert parameter_count(LSTMTextEncoder(27_297)) == 8_629_420
+
+
+def test_captions_do_not_depend_on_their_order_or_neighbours() -> None:
+    network = encoder()
+    tokens = torch.randint(1, 20, (4, 6))
+    lengths = torch.tensor([2, 6, 1, 4])
+    words, sentence = network(tokens, lengths)
+    order = torch.tensor([3, 1, 0, 2])
+    again, sentences = network(tokens[order], lengths[order])
+    assert torch.allclose(again, words[order], atol=1e-6)
+    assert torch.allclose(sentences, sentence[order], atol=1e-6)
+    alone, _ = network(tokens[:1, :2], lengths[:1])
+    assert torch.allclose(alone[0], words[0, :, :2], atol=1e-6)
+
+
+def test_padding_is_zero_and_sentences_join_both_ends() -> None:
+    words, sentence = encoder()(torch.randint(1, 20, (2, 5)), torch.tensor([3, 5]))
+    assert words.shape == (2, 8, 5)
+    assert float(words[0, :, 3:].abs().sum()) == 0
+    assert torch.allclose(sentence[0, :4], words[0, :4, 2])
+    assert torch.allclose(sentence[0, 4:], words[0, 4:, 0])
+
+
+@pytest.mark.parametrize(("name", "side"), [("efficientnet_lite0", 14), ("inception_v3", 17)])
+def test_image_encoders_give_regions_and_a_code(name: str, side: int) -> None:
+    network = build_image_encoder(name, 256).train()
+    features = network(torch.rand(2, 3, 64, 64) * 2 - 1)
+    assert features.regions.shape == (2, 256, side, side)
+    assert features.code.shape == (2, 256)
+    assert not network.trunk.training
+    trained = {key.split(".")[0] for key, p in network.named_parameters() if p.requires_grad}
+    assert trained == {"heads"}
+
+
+def test_the_inception_encoder_has_its_published_size() -> None:
+    network = build_image_encoder("inception_v3", 256)
+    assert parameter_count(network) == 22_506_720
+    assert parameter_count(network, trainable=True) == 721_152

@@ -1,0 +1,145 @@
+"""Synthetic data for tests: drawn images with matching captions, in every layout that is read.
+
+All of it is made on the fly and is the same each time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from t2i_hpc.common.files import write_json
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.writer import write_shards
+
+COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
+SHAPES = ("circle", "square", "triangle")
+SPECIES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "024.Red_faced_Cormorant")
+
+
+def draw_image(number: int, width: int = 40, height: int = 40) -> Image.Image:
+    """Draw image `number`: one coloured shape on a tinted ground."""
+    ground = (200 + number * 7 % 56, 200 + number * 13 % 56, 200 + number * 29 % 56)
+    image = Image.new("RGB", (width, height), ground)
+    draw = ImageDraw.Draw(image)
+    left, top = width // 5 + number % 3, height // 5 + number % 5
+    right, bottom = width - width // 5, height - height // 5
+    colour = COLOURS[number % len(COLOURS)]
+    shape = SHAPES[number % len(SHAPES)]
+    if shape == "circle":
+        draw.ellipse((left, top, right, bottom), fill=colour)
+    elif shape == "square":
+        draw.rectangle((left, top, right, bottom), fill=colour)
+    else:
+        draw.polygon([(left, bottom), (right, bottom), (width // 2, top)], fill=colour)
+    return image
+
+
+def captions_of(number: int) -> list[str]:
+    """Return three captions that are true of :func:`draw_image`."""
+    colour, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
+    return [
+        f"a {colour} {shape}",
+        f"A picture of one {shape}, coloured {colour}, on a light ground.",
+        f"the {shape} in the middle is {colour}",
+    ]
+
+
+def image_bytes(number: int, form: str = "PNG", width: int = 40, height: int = 40) -> bytes:
+    """Return image `number` as a file of the format that Pillow calls `form`."""
+    stream = io.BytesIO()
+    draw_image(number, width, height).save(stream, form)
+    return stream.getvalue()
+
+
+def make_image_folder(
+    folder: Path, numbers: range, size: int = 40, *, metadata: bool = True
+) -> Path:
+    """Write images ``0007.png`` … with metadata.jsonl or one .txt each; returns the folder."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number in numbers:
+        name = f"{number:04d}"
+        (folder / f"{name}.png").write_bytes(image_bytes(number, "PNG", size + 8, size))
+        if not metadata:
+            (folder / f"{name}.txt").write_text("\n".join(captions_of(number)) + "\n")
+        shape = number % len(SHAPES)
+        rows.append({"file_name": f"{name}.png", "captions": captions_of(number), "class": shape})
+    if metadata:
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def make_coco(folder: Path, count: int = 6) -> tuple[Path, Path]:
+    """Write COCO's layout; returns the folder of images and the captions file."""
+    images = folder / "val2017"
+    images.mkdir(parents=True)
+    listed, notes = [], []
+    for number in range(count):
+        name = f"{1000 + number:012d}.jpg"
+        (images / name).write_bytes(image_bytes(number, "JPEG", 60, 48))
+        listed.append({"id": 1000 + number, "file_name": name, "width": 60, "height": 48})
+        notes += [{"image_id": 1000 + number, "caption": text} for text in captions_of(number)]
+    notes = [{"id": place, **note} for place, note in enumerate(reversed(notes))]
+    captions = folder / "captions_val2017.json"
+    write_json(captions, {"info": {}, "images": listed, "annotations": notes})
+    return images, captions
+
+
+def make_cub(folder: Path, each: int = 2) -> tuple[Path, Path]:
+    """Write CUB's layout with `each` images of three species, of which the second and third
+    are training species; returns CUB_200_2011 and the folder of captions."""
+    root, texts = folder / "CUB_200_2011", folder / "text"
+    tables: dict[str, list[str]] = {"images": [], "bounding_boxes": [], "image_class_labels": []}
+    for number in range(each * len(SPECIES)):
+        species = SPECIES[number // each]
+        name = f"{species}/{species[4:]}_{number:04d}"
+        for place, content in (
+            (root / "images" / f"{name}.jpg", image_bytes(number, "JPEG", 80, 60)),
+            (texts / f"{name}.txt", "\n".join(captions_of(number)).encode()),
+        ):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        tables["images"].append(f"{number + 1} {name}.jpg")
+        tables["bounding_boxes"].append(f"{number + 1} 20.0 15.0 30.0 24.0")
+        tables["image_class_labels"].append(f"{number + 1} {int(species[:3])}")
+    for table, lines in tables.items():
+        (root / f"{table}.txt").write_text("\n".join(lines) + "\n")
+    return root, texts
+
+
+def make_shards(folder: Path, count: int = 24, size: int = 40, shard_samples: int = 5) -> Path:
+    """Build shards with `count` training and `count` // 2 (at least 2) test samples.
+
+    Returns:
+        The folder, with train/, test/ and vocabulary.json, for ``DataConfig.path``.
+    """
+    held_out = max(2, count // 2)
+    numbers = {"train": range(count), "test": range(count, count + held_out)}
+    texts = [text for number in range(count + held_out) for text in captions_of(number)]
+    output = folder / "shards"
+    Vocabulary.from_captions(texts).save(output / "vocabulary.json")
+    for split, chosen in numbers.items():
+        images = make_image_folder(folder / f"images-{split}", chosen, size)
+        write_shards(
+            ShardsConfig(
+                source="folder",
+                images=str(images),
+                output=str(output),
+                split=split,
+                size=size,
+                format="png",
+                shard_samples=shard_samples,
+            )
+        )
+    return output
+
+
+def random_bytes(count: int, seed: int = 0) -> bytes:
+    """Return bytes that are no image."""
+    return np.random.default_rng(seed).bytes(count)
