@@ -17,6 +17,7 @@ from t2i_hpc.config.tasks import EvaluateConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from torch import Tensor
 
     from t2i_hpc.data.split import Split
@@ -45,7 +46,7 @@ def run(config: EvaluateConfig) -> None:
     with joined_world(engine) as world:
         settings = _with_a_shard_a_rank(settings, world.size)
         detector = build_detector(settings, world.device)
-        for trained in _trained_runs(folder, config.checkpoint, str(world.device)):
+        for trained in _trained_runs(folder, config.checkpoint, world.device):
             comparison = _comparison(folder, trained, real, detector, settings)
             if settings.shard is not None:
                 comparison.compute([settings.shard])
@@ -86,7 +87,7 @@ def _real_split(data: DataConfig, settings: EvaluationConfig) -> Split:
     return split
 
 
-def _trained_runs(folder: Path, checkpoint: str, device: str) -> Iterator[TrainedRun]:
+def _trained_runs(folder: Path, checkpoint: str, device: torch.device) -> Iterator[TrainedRun]:
     from t2i_hpc.generation.trained import TrainedRun
 
     names = [checkpoint]

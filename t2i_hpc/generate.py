@@ -11,6 +11,7 @@ from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.data.split import Split
+from t2i_hpc.engine.world import choose_device
 from t2i_hpc.generation.captions import encode_captions
 from t2i_hpc.generation.samples import draw_in_parts
 from t2i_hpc.generation.trained import TrainedRun, to_uint8
@@ -19,8 +20,9 @@ from t2i_hpc.reporting.grids import mask_grid, picture_grid, save_picture
 
 def generate(config: GenerateConfig) -> None:
     """Write a grid (captions × noise), its masks and what was drawn."""
-    trained = TrainedRun.open(Path(config.run), config.checkpoint, config.device)
-    split = Split.open(trained.config.data, trained.config.data.test_split)
+    device = choose_device(config.device)
+    trained = TrainedRun.open(Path(config.run), config.checkpoint, device)
+    split = trained.held_out
     captions = choose_captions(config, split)
     tokens, lengths = encode_captions(
         captions, split.vocabulary, trained.config.data.words, config.seed
@@ -31,7 +33,6 @@ def generate(config: GenerateConfig) -> None:
         tokens.repeat_interleave(config.columns, 0),
         lengths.repeat_interleave(config.columns, 0),
         columns.repeat(len(captions), 1),
-        trained.device,
     )
     folder = Path(config.output) if config.output else trained.run / "generated"
     images = to_uint8(pictures.images[-1])

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
+from t2i_hpc.common.step import Matcher, Painter, System
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
 from t2i_hpc.engine.loop import Job, Loop
-from t2i_hpc.engine.progress import open_progress
+from t2i_hpc.engine.progress import ProgressLine, open_progress
 from t2i_hpc.engine.run_directory import locked, prepare_run, run_folder
 from t2i_hpc.engine.stop import STOPPED_EXIT_CODE, listening
 from t2i_hpc.engine.world import World, joined_world
+from t2i_hpc.generation.retrieval import RetrievalReport
 from t2i_hpc.generation.samples import SampleGrids
 from t2i_hpc.systems import build_system
 
@@ -28,34 +32,24 @@ def train(config: TrainConfig) -> int:
         )
         training = Split.open(config.data, config.data.train_split)
         folder = run_folder(config, training.manifest.digest)
-        if not world.is_main:
-            return _train(config, world, training)
-        with locked(folder):
-            prepare_run(folder, config, world.size, world.device)
-            return _train(config, world, training)
-
-
-def _train(config: TrainConfig, world: World, training: Split) -> int:
-    line = open_progress(world.is_main)
-    job = _job(config, world, training)
-    line.say(
-        f"run {job.run}: {config.system.name} at {config.system.resolution} px on "
-        f"{training.count:,} samples of {config.data.name}, batch {config.engine.batch_size} "
-        f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
-    )
-    with listening() as stop:
+        line = open_progress(world.is_main)
         try:
-            done = Loop(job, line, stop).run()
+            job = make_job(config, world, training, line)
+            if not world.is_main:
+                return _train(job, line)
+            with locked(folder):
+                prepare_run(folder, config, world.size, world.device)
+                return _train(job, line)
         finally:
             line.close()
-    if done:
-        line.say(f"done: {job.run}")
-        return 0
-    line.say(f"stopped and saved: the same command goes on with {job.run}")
-    return STOPPED_EXIT_CODE
 
 
-def _job(config: TrainConfig, world: World, training: Split) -> Job:
+def make_job(config: TrainConfig, world: World, training: Split, line: ProgressLine) -> Job:
+    """Build everything a run needs; nothing is written yet.
+
+    Raises:
+        UserError: whatever is wrong with data, weights or values.
+    """
     folder = run_folder(config, training.manifest.digest)
     stream = Stream(
         config.data,
@@ -69,9 +63,41 @@ def _job(config: TrainConfig, world: World, training: Split) -> Job:
     torch.manual_seed(config.seed)
     system = build_system(config.system, training.vocabulary.size)
     system.modules.to(world.device)
-    captions = Split.open(config.data, config.data.test_split)
-    sample = SampleGrids(folder, config, captions, system, world.device)
-    return Job(folder, system, stream.batches, sample, config.seed, config.engine, world)
+    report = _report(folder, config, system, line)
+    line.say(
+        f"run {folder}: {config.system.name} at {config.system.resolution} px on "
+        f"{training.count:,} samples of {config.data.name}, batch {config.engine.batch_size} "
+        f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
+    )
+    return Job(folder, system, stream.batches, report, config.seed, config.engine, world)
+
+
+def locate(config: TrainConfig) -> Path:
+    """Return the run directory of a configuration, whether it exists or not."""
+    training = Split.open(config.data, config.data.train_split)
+    return run_folder(config, training.manifest.digest)
+
+
+def _train(job: Job, line: ProgressLine) -> int:
+    with listening() as stop:
+        done = Loop(job, line, stop).run()
+    if done:
+        line.say(f"done: {job.run}")
+        return 0
+    line.say(f"stopped and saved: the same command goes on with {job.run}")
+    return STOPPED_EXIT_CODE
+
+
+def _report(
+    folder: Path, config: TrainConfig, system: System, line: ProgressLine
+) -> Callable[[int], None]:
+    """Return what a system shows of itself from time to time."""
+    held_out = Split.open(config.data, config.data.test_split)
+    if isinstance(system, Painter):
+        return SampleGrids(folder, config, held_out, system)
+    if isinstance(system, Matcher):
+        return RetrievalReport(folder, config, held_out, system, line)
+    raise TypeError(f"{type(system).__name__} neither draws nor matches")
 
 
 DOOR = Door(
@@ -84,6 +110,7 @@ DOOR = Door(
         "python -m t2i_hpc.train experiment=demo engine.minutes=5",
         "torchrun --nproc-per-node 8 -m t2i_hpc.train experiment=coco_ssagan seed=2",
     ),
+    locate,
 )
 
 if __name__ == "__main__":

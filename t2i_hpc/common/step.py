@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -123,5 +123,18 @@ class System(Protocol):
     def begin(self, batch: Batch, noise: Tensor) -> Any:
         """Make the context of one step from a batch and noise (B, noise_width)."""
 
+
+@runtime_checkable
+class Painter(System, Protocol):
+    """A system that draws pictures."""
+
     def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
         """Draw pictures in evaluation mode, without gradient."""
+
+
+@runtime_checkable
+class Matcher(System, Protocol):
+    """A system that compares images with captions."""
+
+    def match(self, batch: Batch) -> Tensor:
+        """Return similarities (images, captions) of a batch, without gradient."""

@@ -20,6 +20,7 @@ ConfigT = TypeVar("ConfigT")
 _OPTIONS = """Options:
   --help            this text
   --print-config    print the resolved configuration and leave
+  --print-run       print the run directory and leave (train and pretrain)
   --config-dir DIR  a folder of configuration files of your own (experiment/mine.yaml, …)"""
 
 
@@ -33,7 +34,7 @@ class Door(Generic[ConfigT]):
         config: the dataclass of its configuration.
         run: does the work; its return value is the exit code (None: 0).
         examples: two or more command lines.
-        composed: which ``configs/<name>.yaml`` it takes; empty: the task's own.
+        locate: where the work of a configuration lies, for ``--print-run``.
     """
 
     task: str
@@ -41,11 +42,7 @@ class Door(Generic[ConfigT]):
     config: type[ConfigT]
     run: Callable[[ConfigT], int | None]
     examples: Sequence[str]
-    composed: str = ""
-
-    @property
-    def _source(self) -> str:
-        return self.composed or self.task
+    locate: Callable[[ConfigT], Path] | None = None
 
     def open(self, words: Sequence[str] | None = None) -> int:
         """Run the command with `words` (default: the process's) and return its exit code."""
@@ -63,22 +60,30 @@ class Door(Generic[ConfigT]):
             print(self.help())
             return 0
         options, settings = split_options(words)
-        config = compose_config(self._source, settings, self.config, options.folder)
+        config = compose_config(self.task, settings, self.config, options.folder)
         if options.print_config:
             print(to_yaml(config), end="")
             return 0
+        if options.print_run:
+            print(self._located(config))
+            return 0
         return self.run(config) or 0
+
+    def _located(self, config: ConfigT) -> Path:
+        if self.locate is None:
+            raise ConfigurationError("--print-run belongs to train and pretrain")
+        return self.locate(config)
 
     def help(self) -> str:
         """Return the help text: summary, examples, groups and keys."""
-        config = compose_config(self._source, [], self.config)
+        config = compose_config(self.task, [], self.config)
         lines = [f"python -m t2i_hpc.{self.task} key=value …", "", self.summary, "", "Examples:"]
         lines += [f"  {example}" for example in self.examples]
         lines += [
             "",
             _OPTIONS,
             "",
-            *_groups(self._source),
+            *_groups(self.task),
             "Keys (type, range or choices, default):",
         ]
         lines += [_describe(entry) for entry in entries(config)]
@@ -90,6 +95,7 @@ class Options:
     """What stands on the command line beside the settings."""
 
     print_config: bool = False
+    print_run: bool = False
     folder: Path | None = None
 
 
@@ -99,11 +105,11 @@ def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:
     Raises:
         ConfigurationError: an unknown option or a missing folder.
     """
-    settings, folder, print_config = [], None, False
+    settings, folder, flags = [], None, set[str]()
     rest = iter(words)
     for word in rest:
-        if word == "--print-config":
-            print_config = True
+        if word in ("--print-config", "--print-run"):
+            flags.add(word)
         elif word.split("=")[0] == "--config-dir":
             folder = Path(word.split("=", 1)[1] if "=" in word else next(rest, ""))
             if not folder.is_dir():
@@ -114,7 +120,7 @@ def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:
             )
         else:
             settings.append(word)
-    return Options(print_config, folder), settings
+    return Options("--print-config" in flags, "--print-run" in flags, folder), settings
 
 
 def _groups(task: str) -> list[str]:

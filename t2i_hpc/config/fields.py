@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
+from t2i_hpc.common.files import sha256_of_file
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Meaning:
         minimum, maximum: inclusive bounds of a number.
         choices: the values offered, None for any.
         identity: whether another value makes another run (False for paths, speeds, logging).
+        file: the value is the path of a file whose content counts, not its name.
     """
 
     doc: str
@@ -32,6 +35,7 @@ class Meaning:
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
     identity: bool = True
+    file: bool = False
 
 
 def setting(
@@ -43,10 +47,11 @@ def setting(
     maximum: float | None = None,
     choices: Sequence[Any] | None = None,
     identity: bool = True,
+    file: bool = False,
 ) -> Any:
     """Declare a field of a configuration dataclass. Lists are copied for each instance."""
     offered = tuple(choices) if choices is not None else None
-    metadata = {"meaning": Meaning(doc, unit, minimum, maximum, offered, identity)}
+    metadata = {"meaning": Meaning(doc, unit, minimum, maximum, offered, identity, file)}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -105,5 +110,17 @@ def _check_value(key: str, value: Any, meaning: Meaning) -> None:
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """Return the values that make the run what it is, by dotted key."""
-    return {entry.key: entry.value for entry in entries(config) if entry.meaning.identity}
+    """Return the values that make the run what it is, by dotted key.
+
+    Raises:
+        ConfigurationError: a file is named that is not there.
+    """
+    return {entry.key: _identity(entry) for entry in entries(config) if entry.meaning.identity}
+
+
+def _identity(entry: Entry) -> Any:
+    if not entry.meaning.file or not entry.value:
+        return entry.value
+    if not Path(entry.value).is_file():
+        raise ConfigurationError(f"{entry.key}={entry.value}: there is no such file")
+    return sha256_of_file(Path(entry.value))

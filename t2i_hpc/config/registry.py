@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.config.system import SSAGANConfig, SystemConfig
+from t2i_hpc.config.system import DAMSMPretrainingConfig, SSAGANConfig, SystemConfig
 from t2i_hpc.config.tasks import (
     EvaluateConfig,
     FetchConfig,
@@ -17,6 +17,7 @@ from t2i_hpc.config.tasks import (
 
 TASK_SCHEMAS: dict[str, type[Any]] = {
     "train": TrainConfig,
+    "pretrain": TrainConfig,
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "report": ReportConfig,
@@ -25,4 +26,7 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "launch": LaunchConfig,
 }
 
-SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {"ssa_gan": SSAGANConfig}
+SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
+    "ssa_gan": SSAGANConfig,
+    "damsm": DAMSMPretrainingConfig,
+}

@@ -22,9 +22,7 @@ class SystemConfig:
 class TextEncoderConfig:
     """Bidirectional LSTM over word embeddings (AttnGAN's DAMSM text encoder)."""
 
-    weights: str = setting(
-        "", "safetensors file of pre-trained weights; empty: random", identity=False
-    )
+    weights: str = setting("", "safetensors file of pre-trained weights; empty: random", file=True)
     width: int = setting(256, "length of word and sentence vectors", minimum=2)
     embedding_width: int = setting(300, "length of word embeddings", minimum=1)
     dropout: float = setting(
@@ -48,7 +46,7 @@ class ImageEncoderConfig:
         "",
         "safetensors file of the DAMSM image encoder; empty: ImageNet "
         "weights of the network where they are at hand",
-        identity=False,
+        file=True,
     )
 
 
@@ -62,6 +60,25 @@ class DAMSMConfig:
     gamma1: float = setting(5.0, "sharpness of the attention over regions", minimum=0.0)
     gamma2: float = setting(5.0, "sharpness of the sum over words", minimum=1e-6)
     gamma3: float = setting(10.0, "scale of the scores in the softmax over the batch", minimum=0.0)
+
+
+@dataclass
+class DAMSMPretrainingConfig(SystemConfig):
+    """Pre-training of DAMSM's text and image encoders on real pairs (AttnGAN §3.2)."""
+
+    name: str = setting("damsm", "the system's name")
+    resolution: int = setting(
+        256,
+        "side of the images that the image encoder sees",
+        unit="px",
+        choices=(64, 128, 256),
+    )
+    learning_rate: float = setting(2e-3, "Adam's learning rate", minimum=0.0)
+    beta1: float = setting(0.5, "Adam's β₁", minimum=0.0, maximum=0.9999)
+    beta2: float = setting(0.999, "Adam's β₂", minimum=0.0, maximum=0.99999)
+    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
+    image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
+    damsm: DAMSMConfig = section(DAMSMConfig)
 
 
 @dataclass

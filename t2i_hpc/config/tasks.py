@@ -68,6 +68,8 @@ class LaunchConfig:
     """Put a task somewhere: on this machine in several processes, or on a cluster."""
 
     task: str = setting(
-        "train", "task to launch", choices=("train", "evaluate", "generate", "shards", "report")
+        "train",
+        "task to launch",
+        choices=("train", "pretrain", "evaluate", "generate", "shards", "report"),
     )
     cluster: ClusterConfig = section(ClusterConfig)

@@ -29,10 +29,11 @@ _FORMAT = 1
 def tokenise(text: str) -> list[str]:
     """Return the words of a caption: lower-case, ASCII only, without punctuation.
 
-    A pair of U+FFFD (left by a broken decoding in CUB's captions) counts as a space;
-    characters outside ASCII are dropped from their word, and words left empty are dropped.
+    U+FFFD (left by a broken decoding in CUB's captions) is no word character and so counts as
+    a space; other characters outside ASCII are dropped from their word, and words left empty
+    are dropped.
     """
-    words = _WORD.findall(text.replace("\ufffd\ufffd", " ").lower())
+    words = _WORD.findall(text.lower())
     reduced = (word.encode("ascii", "ignore").decode("ascii") for word in words)
     return [word for word in reduced if word]
 

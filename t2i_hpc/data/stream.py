@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -87,6 +88,7 @@ class Stream:
             self._samples,
             batch_sampler=positions,
             collate_fn=_as_it_is,
+            worker_init_fn=_ignore_signals,
             num_workers=self._workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(0),  # leaves torch's own generator alone
@@ -96,6 +98,16 @@ class Stream:
 def _as_it_is(made: list[Any]) -> list[Any]:
     """Collate nothing: the samples of a batch are stacked where they are made."""
     return made
+
+
+def _ignore_signals(_: int) -> None:
+    """Leave stop signals to the main process.
+
+    Slurm signals every process of a job; a loader that died of it would take the run down
+    before its checkpoint is written. Workers end with the iterator or with their parent.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _warn_of_upscaling(split: Split, resolution: int) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from t2i_hpc.common.files import write_json
 from t2i_hpc.common.seeds import noise
-from t2i_hpc.common.step import Pictures, System
+from t2i_hpc.common.step import Painter, Pictures
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.generation.captions import encode_captions
@@ -25,11 +25,9 @@ class SampleGrids:
     Rows are captions of the test split, evenly spread over it; columns are noise vectors.
     """
 
-    def __init__(
-        self, run: Path, config: TrainConfig, split: Split, system: System, device: torch.device
-    ) -> None:
+    def __init__(self, run: Path, config: TrainConfig, split: Split, system: Painter) -> None:
         rows = min(config.engine.sample_rows, split.count)
-        self.run, self.system, self.device = run, system, device
+        self.run, self.system = run, system
         self.columns = config.engine.sample_columns
         numbers = [row * split.count // rows for row in range(rows)]
         self.captions = [split.caption(number, config.seed)[1] for number in numbers]
@@ -44,7 +42,7 @@ class SampleGrids:
     def __call__(self, images_seen: int) -> None:
         """Write the grids of the system as it is now."""
         name = f"{images_seen:010d}.png"
-        pictures = draw_in_parts(self.system, self.tokens, self.lengths, self.noise, self.device)
+        pictures = draw_in_parts(self.system, self.tokens, self.lengths, self.noise)
         images = to_uint8(pictures.images[-1])
         write_json(self.run / "samples" / "captions.json", self.captions)
         save_picture(picture_grid(images, self.columns, self.captions), self.run / "samples" / name)
@@ -55,19 +53,14 @@ class SampleGrids:
 
 
 def draw_in_parts(
-    system: System,
-    tokens: torch.Tensor,
-    lengths: torch.Tensor,
-    latent: torch.Tensor,
-    device: torch.device,
+    system: Painter, tokens: torch.Tensor, lengths: torch.Tensor, latent: torch.Tensor
 ) -> Pictures:
     """Draw any number of pictures, a few at a time to bound memory; results on the CPU."""
+    device = next(system.modules.parameters()).device
     parts: list[Pictures] = []
     for start in range(0, len(tokens), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        parts.append(
-            system.draw(tokens[rows].to(device), lengths[rows].to(device), latent[rows].to(device))
-        )
+        rows = [value[start : start + _AT_ONCE].to(device) for value in (tokens, lengths, latent)]
+        parts.append(system.draw(*rows))
     return Pictures(
         images=_joined([part.images for part in parts]),
         masks=_joined([part.masks for part in parts]),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.seeds import noise
-from t2i_hpc.common.step import Pictures, System
+from t2i_hpc.common.step import Painter, Pictures
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.engine.checkpoint import (
@@ -20,7 +22,6 @@ from t2i_hpc.engine.checkpoint import (
     load_weights,
 )
 from t2i_hpc.engine.run_directory import open_run
-from t2i_hpc.engine.world import choose_device
 from t2i_hpc.generation.captions import encode_captions
 from t2i_hpc.systems import build_system
 
@@ -34,34 +35,37 @@ class TrainedRun:
         config: what it was trained with.
         checkpoint: which weights are loaded.
         system: the networks, on `device`, in evaluation mode while drawing.
+        held_out: the test split of the run's data, with the vocabulary.
     """
 
     run: Path
     config: TrainConfig
     checkpoint: Checkpoint
-    system: System
+    system: Painter
+    held_out: Split
     device: torch.device
 
     @classmethod
-    def open(cls, run: Path, checkpoint: str = "latest", device: str = "auto") -> TrainedRun:
+    def open(cls, run: Path, checkpoint: str, device: torch.device) -> TrainedRun:
         """Load a run's networks.
 
         Args:
             run: run directory.
             checkpoint: latest, or a number of images seen.
-            device: auto, cpu or cuda.
+            device: where to draw.
 
         Raises:
             RunError: no run, no such checkpoint, damaged weights.
         """
         config = open_run(run)
         chosen = choose_checkpoint(run, checkpoint)
-        place = choose_device(device)
-        vocabulary = Split.open(config.data, config.data.test_split).vocabulary
-        system = build_system(config.system, vocabulary.size)
+        held_out = Split.open(config.data, config.data.test_split)
+        system = build_system(config.system, held_out.vocabulary.size)
+        if not isinstance(system, Painter):
+            raise RunError(f"{run} is a run of {config.system.name}, which draws no pictures")
         load_weights(chosen, system.modules)
-        system.modules.to(place)
-        return cls(run, config, chosen, system, place)
+        system.modules.to(device)
+        return cls(run, config, chosen, system, held_out, device)
 
     @staticmethod
     def checkpoints(run: Path) -> list[int]:
@@ -88,18 +92,27 @@ class TrainedRun:
 
         Noise and caption of image i are functions of (seed, i) alone.
         """
-        stored = Split.open(self.config.data, split)
-        captions = [stored.caption(number, seed)[1] for number in numbers]
+        captions = [self._split(split).caption(number, seed)[1] for number in numbers]
         latent = noise(seed, "evaluation noise", numbers, self.system.noise_width)
         return to_uint8(self.pictures(captions, latent, seed).images[-1])
 
     def pictures(self, captions: Sequence[str], latent: Tensor, seed: int) -> Pictures:
         """Draw one picture for each caption and row of noise (B, noise_width)."""
-        split = Split.open(self.config.data, self.config.data.test_split)
-        tokens, lengths = encode_captions(captions, split.vocabulary, self.config.data.words, seed)
+        tokens, lengths = encode_captions(
+            captions, self.held_out.vocabulary, self.config.data.words, seed
+        )
         return self.system.draw(
             tokens.to(self.device), lengths.to(self.device), latent.to(self.device)
         )
+
+    @cached_property
+    def _opened(self) -> dict[str, Split]:
+        return {self.config.data.test_split: self.held_out}
+
+    def _split(self, name: str) -> Split:
+        if name not in self._opened:
+            self._opened[name] = Split.open(self.config.data, name)
+        return self._opened[name]
 
 
 def to_uint8(images: Tensor) -> Tensor:

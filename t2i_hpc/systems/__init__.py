@@ -7,9 +7,13 @@ from typing import Any
 
 from t2i_hpc.common.step import System
 from t2i_hpc.config.system import SystemConfig
+from t2i_hpc.systems.damsm import DAMSMPretraining
 from t2i_hpc.systems.ssa_gan import SSAGAN
 
-SYSTEMS: dict[str, Callable[[Any, int], System]] = {"ssa_gan": SSAGAN}
+SYSTEMS: dict[str, Callable[[Any, int], System]] = {
+    "ssa_gan": SSAGAN,
+    "damsm": DAMSMPretraining,
+}
 
 
 def build_system(config: SystemConfig, vocabulary_size: int) -> System:

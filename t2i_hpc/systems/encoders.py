@@ -28,7 +28,7 @@ def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> LSTMT
     if config.weights:
         load_weights(encoder, Path(config.weights), "system.text_encoder.weights")
     else:
-        _LOG.warning("text encoder: random weights (system.text_encoder.weights is empty)")
+        _LOG.info("text encoder: random weights (system.text_encoder.weights is empty)")
     return encoder
 
 
@@ -94,4 +94,4 @@ def damsm_terms(
 
 def as_terms(losses: dict[str, Tensor], prefix: str, weight: float) -> dict[str, Term]:
     """Give each loss a name and the same weight."""
-    return {f"{prefix}_{name}": Term(value, weight) for name, value in losses.items()}
+    return {prefix + name: Term(value, weight) for name, value in losses.items()}

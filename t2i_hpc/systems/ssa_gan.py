@@ -124,7 +124,7 @@ class SSAGAN:
 
     def encoder_losses(self, step: SSAGANStep) -> Losses:
         """DAMSM of real images and their captions, weight 1."""
-        return as_terms(self._damsm(step.real, step.text, step.batch), "real", 1.0)
+        return as_terms(self._damsm(step.real, step.text, step.batch), "real_", 1.0)
 
     def generator_losses(self, step: SSAGANStep) -> Losses:
         """Adversarial loss and DAMSM of the fake images; with ``joint`` DAMSM of real ones too."""
@@ -134,7 +134,7 @@ class SSAGAN:
         joint = self.config.text_encoder.training == "joint"
         if self.config.damsm.weight > 0:
             text = step.text if joint else TextFeatures(*(t.detach() for t in step.text))
-            losses |= as_terms(self._damsm_of_fakes(step, text), "damsm", self.config.damsm.weight)
+            losses |= as_terms(self._damsm_of_fakes(step, text), "damsm_", self.config.damsm.weight)
         return {**losses, **self.encoder_losses(step)} if joint else losses
 
     def _damsm_of_fakes(self, step: SSAGANStep, text: TextFeatures) -> dict[str, Tensor]:

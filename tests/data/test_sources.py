@@ -1,4 +1,4 @@
-"""Reading the layouts of COCO, CUB and a plain folder, and refusing what does not fit."""
+"""Reading the layouts of COCO and CUB, and refusing what does not fit."""
 
 from __future__ import annotations
 
@@ -11,27 +11,20 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.sources import SOURCES, SourceSample
+from t2i_hpc.data.sources import SOURCES
 from tests.support.data import (
     SPECIES,
     captions_of,
     image_bytes,
     make_coco,
     make_cub,
-    make_image_folder,
+    read_source,
 )
-
-
-def read(
-    source: str, images: Path, captions: Path | str = "", split: str = "train"
-) -> list[SourceSample]:
-    config = ShardsConfig(source=source, images=str(images), captions=str(captions), split=split)
-    return list(SOURCES[source](config))
 
 
 def test_coco(tmp_path: Path) -> None:
     images, captions = make_coco(tmp_path, 4)
-    samples = read("coco", images, captions)
+    samples = read_source("coco", images, captions)
     assert [sample.key for sample in samples] == [f"{1000 + n:012d}" for n in range(4)]
     assert [sample.class_id for sample in samples] == [0, 1, 2, 3]
     assert [set(sample.captions) for sample in samples] == [set(captions_of(n)) for n in range(4)]
@@ -41,7 +34,7 @@ def test_coco(tmp_path: Path) -> None:
 def test_coco_with_a_part_of_the_captions(tmp_path: Path) -> None:
     images, captions = make_coco(tmp_path, 4)
     (images / "000000009999.jpg").write_bytes(image_bytes(1, "JPEG"))
-    assert len(read("coco", images, captions)) == 4
+    assert len(read_source("coco", images, captions)) == 4
 
 
 @pytest.mark.parametrize(
@@ -50,7 +43,7 @@ def test_coco_with_a_part_of_the_captions(tmp_path: Path) -> None:
 )
 def test_cub_is_split_by_species(tmp_path: Path, split: str, species: tuple[str, ...]) -> None:
     images, captions = make_cub(tmp_path)
-    samples = read("cub", images, captions, split)
+    samples = read_source("cub", images, captions, split)
     assert [sample.key.split("/")[0] for sample in samples] == [s for s in species for _ in "ab"]
     assert {sample.class_id for sample in samples} == {int(name[:3]) for name in species}
     first = samples[0]
@@ -63,29 +56,6 @@ def test_cubs_split_has_the_literatures_species() -> None:
     split = json.loads(path.read_text())
     train, test = set(split["train_species"]), set(split["test_species"])
     assert (len(train), len(test), len(train & test)) == (150, 50, 0)
-
-
-@pytest.mark.parametrize("metadata", [True, False])
-def test_folder(tmp_path: Path, metadata: bool) -> None:
-    images = make_image_folder(tmp_path / "in", range(5, 9), metadata=metadata)
-    samples = read("folder", images)
-    assert [list(sample.captions) for sample in samples] == [captions_of(n) for n in range(5, 9)]
-    assert [sample.class_id for sample in samples] == ([2, 0, 1, 2] if metadata else [0, 1, 2, 3])
-
-
-def test_folders_in_a_folder(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        make_image_folder(tmp_path / "in" / name, range(2), metadata=False)
-    keys = [sample.key for sample in read("folder", tmp_path / "in")]
-    assert keys == ["a/0000.png", "a/0001.png", "b/0000.png", "b/0001.png"]
-
-
-def test_metadata_with_a_single_text_and_no_class(tmp_path: Path) -> None:
-    images = make_image_folder(tmp_path / "in", range(2), metadata=False)
-    other = tmp_path / "other.jsonl"
-    other.write_text('{"file_name": "0001.png", "text": " one "}\n\n')
-    (sample,) = read("folder", images, other)
-    assert (sample.captions, sample.class_id) == (("one",), 0)
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
@@ -144,7 +114,7 @@ def test_coco_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
     harm, message = COCO_DAMAGE[damage]
     harm(images, captions)
     with pytest.raises(DataError, match=message):
-        read("coco", images, captions)
+        read_source("coco", images, captions)
 
 
 CUB_DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
@@ -190,62 +160,19 @@ def test_cub_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
     harm, message = CUB_DAMAGE[damage]
     harm(images, captions)
     with pytest.raises(DataError, match=message):
-        read("cub", images, captions)
+        read_source("cub", images, captions)
 
 
 def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
     images, captions = make_cub(tmp_path)
     (images / "images.txt").write_text(f"1 {SPECIES[1]}/x.jpg\n")
     with pytest.raises(DataError, match="no image of the split 'test'"):
-        read("cub", images, captions, "test")
-
-
-METADATA_DAMAGE = {
-    "{broken": "line 1 of .*metadata.jsonl is not readable JSON",
-    '["a.png"]': "line 1 .* has no 'file_name'",
-    '{"file_name": "../a.png", "text": "a"}': "outside the folder",
-    '{"file_name": "/a.png", "text": "a"}': "outside the folder",
-    '{"file_name": "0000.png"}': "neither 'text'",
-    '{"file_name": "0000.png", "captions": [1]}': "neither 'text'",
-    '{"file_name": "0000.png", "text": "a", "class": "b"}': "the class 'b'",
-    '{"file_name": "0000.png", "text": " "}': "1 images have no caption, the first is .*0000.png",
-    '{"file_name": "none.png", "text": "a"}': "1 of 1 images .*the first is none.png",
-    '{"file_name": "0.png", "text": "a"}\n{"file_name": "0.png", "text": "b"}': "more than once",
-    "": "names no images",
-}
-
-
-@pytest.mark.parametrize("line", METADATA_DAMAGE)
-def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, line: str) -> None:
-    images = make_image_folder(tmp_path / "in", range(2))
-    (images / "metadata.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=METADATA_DAMAGE[line]):
-        read("folder", images)
-
-
-def test_images_without_text_files_are_refused(tmp_path: Path) -> None:
-    images = make_image_folder(tmp_path / "in", range(4), metadata=False)
-    (images / "0001.txt").unlink()
-    (images / "0003.txt").unlink()
-    with pytest.raises(DataError, match=r"2 of 4 images .* have no .txt file, the first is .*0001"):
-        read("folder", images)
-
-
-def test_text_files_without_images_are_refused(tmp_path: Path) -> None:
-    images = make_image_folder(tmp_path / "in", range(4), metadata=False)
-    (images / "0002.png").unlink()
-    with pytest.raises(DataError, match=r"1 caption files .* the first is .*0002\.txt"):
-        read("folder", images)
+        read_source("cub", images, captions, "test")
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
 def test_missing_folders_are_refused(tmp_path: Path, source: str) -> None:
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
-        read(source, tmp_path / "nowhere", "captions")
+        read_source(source, tmp_path / "nowhere", "captions")
     with pytest.raises(DataError, match="images= is missing"):
         SOURCES[source](ShardsConfig(source=source))
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no images"):
-        read("folder", tmp_path)

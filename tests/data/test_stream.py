@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -153,6 +154,18 @@ def test_closing_ends_the_workers(shards: Path) -> None:
     batches = stream_of(shards, workers=2).batches(0)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_workers_survive_the_signals_that_slurm_sends_to_all(shards: Path, name: str) -> None:
+    batches = stream_of(shards, workers=2).batches(0)
+    next(batches)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.Signals[name])
+    starts = [int(next(batches).positions[0]) for _ in range(8)]
+    assert starts == [8 * number for number in range(1, 9)]
     batches.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
 

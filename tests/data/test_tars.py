@@ -91,6 +91,7 @@ HOSTILE: dict[str, tuple[tarfile.TarInfo, str]] = {
     ),
     "hard link": (member("b.json", tarfile.LNKTYPE, linkname="a.json"), "no plain file"),
     "device": (member("b.json", tarfile.CHRTYPE), "no plain file"),
+    "sparse": (member("b.json", tarfile.GNUTYPE_SPARSE), "no plain file"),
     "folder": (member("b", tarfile.DIRTYPE), "no plain file"),
     "absolute": (member("/b.json"), "'/b.json', a path out"),
     "parent": (member("../b.json"), "a path out"),

@@ -82,15 +82,26 @@ def test_equals_torch_fidelity_and_is_symmetric(counts: tuple[int, int]) -> None
     assert swapped == pytest.approx(distance, rel=1e-9)
 
 
-def test_fewer_images_than_features_is_exact() -> None:
-    # For centred features A and B the trace is the nuclear norm of B Aᵀ over (N − 1).
-    first, second = _random(12, 64, 8), 2 * _random(9, 64, 9) + 1
+def _exact(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the distance by the nuclear norm of B Aᵀ, A and B the centred features."""
     a, b = (f - f.mean(dim=0) for f in (first, second))
-    trace = torch.linalg.svdvals(b @ a.T).sum() / math.sqrt((12 - 1) * (9 - 1))
-    spread = a.square().sum() / 11 + b.square().sum() / 8
+    degrees = (len(first) - 1, len(second) - 1)
+    trace = torch.linalg.svdvals(b @ a.T).sum() / math.sqrt(math.prod(degrees))
+    spread = a.square().sum() / degrees[0] + b.square().sum() / degrees[1]
     means = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
-    expected = (means + spread - 2 * trace).item()
-    assert frechet_distance(_moments(first), _moments(second)) == pytest.approx(expected, rel=1e-9)
+    return float(means + spread - 2 * trace)
+
+
+def test_fewer_images_than_features_is_exact() -> None:
+    first, second = _random(12, 64, 8), 2 * _random(9, 64, 9) + 1
+    distance = frechet_distance(_moments(first), _moments(second))
+    assert distance == pytest.approx(_exact(first, second), rel=1e-11)
+
+
+def test_dependent_features_on_one_side_are_exact() -> None:
+    first, second = _random(300, 20, 8).repeat(1, 4), 2 * _random(200, 80, 9) + 1
+    distance = frechet_distance(_moments(first), _moments(second))
+    assert distance == pytest.approx(_exact(first, second), rel=1e-11)
 
 
 def test_features_that_never_fire_do_no_harm() -> None:
@@ -98,6 +109,13 @@ def test_features_that_never_fire_do_no_harm() -> None:
     dead = [torch.cat([f, torch.zeros(len(f), 5).double()], dim=1) for f in (first, second)]
     alive = frechet_distance(_moments(first), _moments(second))
     assert frechet_distance(_moments(dead[0]), _moments(dead[1])) == pytest.approx(alive, rel=1e-9)
+
+
+def test_a_large_mean_does_not_drown_a_short_rank() -> None:
+    first, second = _random(20, 40, 12), _random(25, 40, 13) * 2
+    near = frechet_distance(_moments(first), _moments(second))
+    far = frechet_distance(_moments(first + 1000), _moments(second + 1000))
+    assert far == pytest.approx(near, rel=1e-7)
 
 
 def test_constant_features_leave_the_distance_of_the_means() -> None:

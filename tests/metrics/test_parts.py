@@ -172,6 +172,13 @@ def test_altered_numbers_are_refused(tmp_path: Path) -> None:
         load_part(path)
 
 
+def test_a_count_that_does_not_match_the_range_is_refused(tmp_path: Path) -> None:
+    path = part_path(tmp_path, 0, 1)
+    save_part(path, Header(TARGET, 0, 20, 0, 1), _moments(range(19)))
+    with pytest.raises(EvaluationError, match="is damaged"):
+        load_part(path)
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part.npz"
     np.savez(path, header=np.array('{"some": "thing"}'))

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from t2i_hpc.common.files import write_json
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.sources import SOURCES, SourceSample
 from t2i_hpc.data.writer import write_shards
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
@@ -75,15 +76,15 @@ def make_image_folder(
     return folder
 
 
-def make_coco(folder: Path, count: int = 6) -> tuple[Path, Path]:
+def make_coco(folder: Path, count: int = 6, width: int = 60, height: int = 48) -> tuple[Path, Path]:
     """Write COCO's layout; returns the folder of images and the captions file."""
     images = folder / "val2017"
     images.mkdir(parents=True)
     listed, notes = [], []
     for number in range(count):
         name = f"{1000 + number:012d}.jpg"
-        (images / name).write_bytes(image_bytes(number, "JPEG", 60, 48))
-        listed.append({"id": 1000 + number, "file_name": name, "width": 60, "height": 48})
+        (images / name).write_bytes(image_bytes(number, "JPEG", width, height))
+        listed.append({"id": 1000 + number, "file_name": name, "width": width, "height": height})
         notes += [{"image_id": 1000 + number, "caption": text} for text in captions_of(number)]
     notes = [{"id": place, **note} for place, note in enumerate(reversed(notes))]
     captions = folder / "captions_val2017.json"
@@ -138,6 +139,14 @@ def make_shards(folder: Path, count: int = 24, size: int = 40, shard_samples: in
             )
         )
     return output
+
+
+def read_source(
+    source: str, images: Path, captions: Path | str = "", split: str = "train"
+) -> list[SourceSample]:
+    """Read a layout."""
+    config = ShardsConfig(source=source, images=str(images), captions=str(captions), split=split)
+    return list(SOURCES[source](config))
 
 
 def random_bytes(count: int, seed: int = 0) -> bytes:
