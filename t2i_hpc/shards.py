@@ -16,11 +16,9 @@ def run(config: ShardsConfig) -> None:
     """Build one split and say what it holds."""
     from t2i_hpc.data.captions import Vocabulary
     from t2i_hpc.data.manifest import VOCABULARY
-    from t2i_hpc.data.progress import progress_line
     from t2i_hpc.data.writer import write_shards
 
-    with progress_line(f"{config.source}/{config.split}") as report:
-        manifest = write_shards(config, report)
+    manifest = write_shards(config)
     words = Vocabulary.load(Path(config.output) / VOCABULARY).size
     print(
         f"{manifest.folder}: {manifest.sample_count:,} samples in {len(manifest.shards):,} shards, "

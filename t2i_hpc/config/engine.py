@@ -47,6 +47,9 @@ class EngineConfig:
     precision: str = setting(
         "fp32", "arithmetic; bf16 = autocast over fp32 weights", choices=("fp32", "bf16")
     )
+    channels_last: bool = setting(
+        False, "keep images as (B, H, W, C) in memory: quicker convolutions on most devices"
+    )
     batch_size: int = setting(24, "global batch over all ranks", unit="images", minimum=2)
     images: int = setting(
         10_000_000, "images to train on, in all", unit="images", minimum=1, identity=False

@@ -12,17 +12,17 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, sha256_of_file
+from t2i_hpc.common.progress import progress
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.images import Pixels, crop_box, decode, encode, resize_shorter, upright
 from t2i_hpc.data.manifest import INDEX, VOCABULARY, Index, Manifest, Shard, save_index
-from t2i_hpc.data.progress import Report, silent
 from t2i_hpc.data.sources import SOURCES, SourceSample
 from t2i_hpc.data.tars import Record, index_tar, write_tar
 
@@ -31,12 +31,11 @@ _LONGEST_NAME = 64
 _LONGEST_SHAPE = 32  # longer side over shorter side
 
 
-def write_shards(config: ShardsConfig, progress: Report = silent) -> Manifest:
+def write_shards(config: ShardsConfig) -> Manifest:
     """Build one split of shards, and the vocabulary where there is none yet.
 
     Args:
         config: what to read, where to write, and how images are stored.
-        progress: called with (images done, images in all).
 
     Raises:
         DataError: the source does not fit together, an image cannot be decoded, the split is
@@ -48,7 +47,7 @@ def write_shards(config: ShardsConfig, progress: Report = silent) -> Manifest:
         _refuse_existing(target)
         vocabulary = _vocabulary(config, samples)
         with _aside(target) as folder:
-            _write_split(folder, samples[: config.limit], config, progress)
+            _write_split(folder, samples[: config.limit], config)
             vocabulary.save(target.parent / VOCABULARY)
     return Manifest.load(target)
 
@@ -138,8 +137,16 @@ def _refuse_foreign(vocabulary: Vocabulary, texts: Sequence[str], name: str) -> 
         )
 
 
-def _write_split(
-    folder: Path, samples: Sequence[SourceSample], config: ShardsConfig, progress: Report
+def _write_split(folder: Path, samples: Sequence[SourceSample], config: ShardsConfig) -> None:
+    with progress(f"{config.source}/{config.split}", len(samples), "images") as advance:
+        _pack(folder, samples, config, advance)
+
+
+def _pack(
+    folder: Path,
+    samples: Sequence[SourceSample],
+    config: ShardsConfig,
+    advance: Callable[[int], None],
 ) -> None:
     shards: list[Shard] = []
     parts: list[Index] = []
@@ -147,7 +154,7 @@ def _write_split(
     for first in range(0, len(samples), config.shard_samples):
         path = folder / f"{len(shards):06d}.tar"
         numbers = range(first, min(first + config.shard_samples, len(samples)))
-        write_tar(path, _records(samples, numbers, config, sides, progress))
+        write_tar(path, _records(samples, numbers, config, sides, advance))
         parts.append(index_tar(path))
         shards.append(Shard(path.name, len(numbers), path.stat().st_size, sha256_of_file(path)))
     save_index(folder / INDEX, parts)
@@ -168,7 +175,7 @@ def _records(
     numbers: range,
     config: ShardsConfig,
     sides: list[int],
-    progress: Report,
+    advance: Callable[[int], None],
 ) -> Iterator[Record]:
     """Convert the samples of one shard; `sides` gets each stored image's shorter side."""
     for number in numbers:
@@ -186,7 +193,7 @@ def _records(
         name = _UNCLEAN.sub("_", sample.key)[:_LONGEST_NAME]
         content = encode(image, config.format, config.quality)
         yield Record(f"{number:09d}-{name}", content, config.format, description)
-        progress(number + 1, len(samples))
+        advance(1)
 
 
 def _convert(sample: SourceSample, size: int) -> Pixels:

@@ -218,8 +218,8 @@ def _moments(part: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Ten
 
 
 def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """Put a moment where Adam keeps it: step counts stay on the CPU."""
-    return value if key.endswith("/step") else value.to(parameter.device)
+    """Put a moment where and how Adam keeps it; step counts stay on the CPU."""
+    return value if key.endswith("/step") else torch.empty_like(parameter).copy_(value)
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ that the phase updates. The networks themselves stay bare, and systems know noth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,12 +42,18 @@ class DDPEngine:
         system: what to run; its modules must already lie on the world's device.
         world: this rank's place.
         precision: fp32, or bf16 for autocast over float32 weights.
+        channels_last: whether images and weights lie as (B, H, W, C) in memory.
     """
 
-    def __init__(self, system: System, world: World, precision: str) -> None:
+    def __init__(
+        self, system: System, world: World, precision: str, channels_last: bool = False
+    ) -> None:
         self.system = system
         self.world = world
         self.autocast = precision == "bf16"
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        if channels_last:
+            system.modules.to(memory_format=torch.channels_last)
         self.optimisers = {
             name: build_optimiser(part, system.optimisers[name])
             for name, part in system.parts.items()
@@ -57,8 +64,9 @@ class DDPEngine:
 
     def step(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
         """Run all phases once; return each term's value by ``phase/term``, on the device."""
+        images = batch.images.contiguous(memory_format=self.layout)
         with self._precision():
-            context = self.system.begin(batch, noise)
+            context = self.system.begin(replace(batch, images=images), noise)
         values: dict[str, Tensor] = {}
         for phase in self.system.phases:
             losses = self._run(phase, context)

@@ -63,7 +63,9 @@ class Loop:
         self.job = job
         self.line = line
         self.stop = stop
-        self.engine = DDPEngine(job.system, job.world, job.config.precision)
+        self.engine = DDPEngine(
+            job.system, job.world, job.config.precision, job.config.channels_last
+        )
         self.progress = self._resume()
         job.world.barrier()  # nobody writes before everybody has looked
         self.records = Records(job.run, self.progress) if job.world.is_main else None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 
@@ -130,6 +131,8 @@ def joined_world(config: EngineConfig) -> Iterator[World]:
     place = find_place(os.environ)
     device = choose_device(config.device, place.local_rank)
     _limit_threads(config.threads, place.local_size)
+    if device.type == "cpu":
+        keep_freed_memory()
     if place.size == 1:
         yield World(0, 1, 0, 1, device)
         return

@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.common.progress import progress
 from t2i_hpc.metrics.detectors.base import Detector
 from t2i_hpc.metrics.moments import Moments
 from t2i_hpc.metrics.parts import (
@@ -27,7 +28,6 @@ from t2i_hpc.metrics.parts import (
     part_range,
     save_part,
 )
-from t2i_hpc.metrics.progress import progress
 
 Draw = Callable[[range], Tensor]
 

@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import atomic_writer, sha256_of_file
-from t2i_hpc.metrics.progress import progress
+from t2i_hpc.common.progress import progress
 
 _TIMEOUT_SECONDS = 30.0
 _BLOCK_BYTES = 1 << 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from t2i_hpc.common.errors import DataError
@@ -60,8 +62,10 @@ def test_an_error_is_one_sentence_and_exit_code_2(
     assert error.count("\n") == 1
 
 
-def test_a_door_may_take_another_tasks_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    other = Door("where", "Says.", TrainConfig, lambda config: 0, ("a", "b"), composed="train")
-    assert other.open(["--help"]) == 0
-    assert "python -m t2i_hpc.where" in capsys.readouterr().out
-    assert Door("report", "R.", ReportConfig, lambda config: 0, ("a", "b")).open([]) == 0
+def test_print_run_says_where_the_work_lies(capsys: pytest.CaptureFixture[str]) -> None:
+    located = Door(
+        "train", "T.", TrainConfig, lambda config: 1, ("a",), lambda c: Path(c.runs) / str(c.seed)
+    )
+    assert located.open(["--print-run", "seed=4"]) == 0
+    assert capsys.readouterr().out == "runs/4\n"
+    assert Door("report", "R.", ReportConfig, lambda config: 0, ("a",)).open(["--print-run"]) == 2

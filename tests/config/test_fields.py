@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,21 @@ def test_check_refuses(config: Outer, sentence: str) -> None:
 
 def test_identity_leaves_out_what_does_not_decide_the_result() -> None:
     assert identity(Outer()) == {"names": ["a"], "inner.rate": 0.5}
+
+
+def test_of_a_file_the_content_counts(tmp_path: Path) -> None:
+    @dataclass
+    class Weights:
+        weights: str = setting("", "weights", file=True)
+
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_text("same")
+    second.write_text("same")
+    assert identity(Weights(str(first))) == identity(Weights(str(second)))
+    second.write_text("other")
+    assert identity(Weights(str(first))) != identity(Weights(str(second)))
+    with pytest.raises(ConfigurationError, match="weights=/nowhere: there is no such file"):
+        identity(Weights("/nowhere"))
 
 
 @pytest.mark.parametrize("schema", [*TASK_SCHEMAS.values(), *SYSTEM_SCHEMAS.values()])

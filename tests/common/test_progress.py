@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from t2i_hpc.metrics.progress import progress
+from t2i_hpc.common.progress import progress
 
 
 def test_a_log_gets_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
