@@ -88,5 +88,5 @@ def test_it_trains_elsewhere_on_its_own_demo_data(python: Path, tmp_path: Path) 
     words = ("experiment=demo", *TINY, "engine.images=8")
     text = run(python, tmp_path, "-m", "t2i_hpc.train", *words)
     assert "1,157 samples of demo" in text
-    folder = run(python, tmp_path, "-m", "t2i_hpc.where", *words).strip()
+    folder = run(python, tmp_path, "-m", "t2i_hpc.train", "--print-run", *words).strip()
     assert (tmp_path / folder / "checkpoints" / "0000000008").is_dir()

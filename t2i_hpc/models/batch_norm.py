@@ -7,6 +7,7 @@ is torch's own batch norm to the bit. The state-dict keys are torch's.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from t2i_hpc.common.collectives import sum_over_ranks, world_size
@@ -23,7 +24,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(features)
         count = features.numel() // features.shape[1] * world_size()
-        wide = features.float()
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
         mean = sum_over_ranks(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
         variance = sum_over_ranks(centred.square().sum((0, 2, 3))) / count

@@ -13,10 +13,12 @@ import resource, sys, torch
 from t2i_hpc.common.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-torch.ones(8_000_000)
+def work():
+    for _ in range(20):
+        torch.ones(16_000_000)
+work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    torch.ones(8_000_000)
+work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

@@ -169,12 +169,22 @@ def test_photographs_are_stored_upright(tmp_path: Path) -> None:
 
 def test_a_killed_build_leaves_no_split_and_the_next_one_succeeds(tmp_path: Path) -> None:
     config = folder_config(tmp_path)
-    program = (
-        "import os, signal; from t2i_hpc.config.data import ShardsConfig; "
-        "from t2i_hpc.data.writer import write_shards; "
-        f"write_shards({config!r}, "
-        "lambda done, total: done == 5 and os.kill(os.getpid(), signal.SIGKILL))"
-    )
+    program = f"""
+import os, signal
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data import writer
+
+encode, images = writer.encode, []
+
+def encode_five_and_die(*words):
+    images.append(words)
+    if len(images) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(*words)
+
+writer.encode = encode_five_and_die
+writer.write_shards({config!r})
+"""
     killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     output = Path(config.output)

@@ -21,7 +21,7 @@ def assert_near(first: list[dict[str, float]], second: list[dict[str, float]]) -
     assert len(first) == len(second)
     for step, (one, two) in enumerate(zip(first, second, strict=True)):
         for name in one:
-            allowed = 1e-4 * max(abs(one[name]), 0.1)
+            allowed = 1e-4 * max(abs(one[name]), 1.0)  # logits and losses are of order 1
             assert abs(one[name] - two[name]) <= allowed, (step, name, one[name], two[name])
 
 

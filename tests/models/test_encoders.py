@@ -12,7 +12,7 @@ from t2i_hpc.models.text_encoder import LSTMTextEncoder
 
 def encoder() -> LSTMTextEncoder:
     torch.manual_seed(0)
-    return LSTMTextEncoder(20, width=8, embedding_width=6).eval()
+    return LSTMTextEncoder(20, width=8, embedding_width=6).eval().requires_grad_(False)
 
 
 def test_published_sizes() -> None:

@@ -15,7 +15,7 @@ def test_the_published_generator_has_its_published_size() -> None:
 
 @pytest.mark.parametrize("resolution", [64, 128, 256])
 def test_images_and_masks_have_their_sizes(resolution: int) -> None:
-    generator = SSAGenerator(resolution, width=2, mask_width=4)
+    generator = SSAGenerator(resolution, width=2, mask_width=4).requires_grad_(False)
     pictures = generator(torch.randn(2, 100), torch.randn(2, 256))
     assert pictures.images[-1].shape == (2, 3, resolution, resolution)
     assert pictures.images[-1].abs().max() <= 1
