@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from t2i_hpc.engine.checkpoint import (
     save_checkpoint,
 )
 from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.meter import Meter, timed
 from t2i_hpc.engine.progress import ProgressLine, Status
 from t2i_hpc.engine.records import Records
 from t2i_hpc.engine.stop import StopRequest
@@ -96,6 +97,7 @@ class Loop:
                 self._sample()
             stop, save = self.job.world.agree(self._must_stop(), self._must_save())
             if stop or save:
+                self._finite(values)
                 self._save()
             if stop:
                 break
@@ -117,14 +119,7 @@ class Loop:
         return values
 
     def _log(self, values: dict[str, Tensor], meter: Meter) -> None:
-        stacked = mean_over_ranks(torch.stack([value.float() for value in values.values()]))
-        losses = dict(zip(values, stacked.tolist(), strict=True))
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise RunError(
-                    f"{name} became {value} at step {self.progress.step}; the checkpoints of "
-                    f"{self.job.run} are intact: lower a learning rate or take precision=fp32"
-                )
+        losses = self._finite(values)
         speed, waited = meter.read()
         if self.records:
             self.records.add(self.progress, speed, waited, losses)
@@ -140,6 +135,22 @@ class Loop:
                 remaining,
             )
         )
+
+    def _finite(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Return the losses, averaged over the ranks.
+
+        Raises:
+            RunError: one of them is not a number; nothing of this step is saved.
+        """
+        stacked = mean_over_ranks(torch.stack([value.float() for value in values.values()]))
+        losses = dict(zip(values, stacked.tolist(), strict=True))
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"{name} became {value} at step {self.progress.step}; the checkpoints of "
+                    f"{self.job.run} are intact: lower a learning rate or take precision=fp32"
+                )
+        return losses
 
     def _outlook(self, speed: float) -> tuple[float, float | None]:
         """Return the share done and the seconds left, by whichever end comes first."""
@@ -201,42 +212,3 @@ class Loop:
         done = checkpoint.progress
         self.line.say(f"resuming at step {done.step:,}, {done.images_seen:,} images seen")
         return replace(done)
-
-
-class Meter:
-    """Speed and share of waiting since it was last read."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self._mark = self._start = time.monotonic()
-        self._waited = 0.0
-        self._steps = 0
-
-    def waited(self, seconds: float) -> None:
-        """Count time spent waiting for a batch."""
-        self._waited += seconds
-
-    def step_done(self) -> float:
-        """Count a step; return the seconds since the one before."""
-        now = time.monotonic()
-        seconds, self._mark = now - self._mark, now
-        self._steps += 1
-        return seconds
-
-    def read(self) -> tuple[float, float]:
-        """Return (images per second, share of waiting) and start anew."""
-        elapsed = max(1e-9, time.monotonic() - self._start)
-        result = self._steps * self.batch_size / elapsed, min(1.0, self._waited / elapsed)
-        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
-        return result
-
-
-def timed(batches: Iterator[Batch], meter: Meter) -> Iterator[Batch]:
-    """Pass batches on and tell the meter how long each was waited for."""
-    while True:
-        start = time.monotonic()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        meter.waited(time.monotonic() - start)
-        yield batch
