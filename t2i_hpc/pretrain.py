@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+from t2i_hpc import train as training
+from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.door import Door
+from t2i_hpc.config.system import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.data.split import Split
 from t2i_hpc.engine.stop import STOPPED_EXIT_CODE
-from t2i_hpc.train import locate, train
+
+
+def pretrain(config: TrainConfig) -> int:
+    """Train the encoders to the end or to a request to stop; return the exit code."""
+    return training.train(with_epoch(config))
+
+
+def locate(config: TrainConfig) -> Path:
+    """Return the run directory of a configuration, whether it exists or not."""
+    return training.locate(with_epoch(config))
+
+
+def with_epoch(config: TrainConfig) -> TrainConfig:
+    """Fill in the length of an epoch, which the learning rate follows, from the training split.
+
+    Raises:
+        ConfigurationError: the system is none of encoders.
+    """
+    system = config.system
+    if not isinstance(system, DAMSMPretrainingConfig):
+        raise ConfigurationError(
+            f"system={system.name} is trained by t2i_hpc.train: pretrain takes system=damsm"
+        )
+    if system.epoch_images is not None:
+        return config
+    samples = Split.open(config.data, config.data.train_split).count
+    return replace(config, system=replace(system, epoch_images=samples))
+
 
 DOOR = Door(
     "pretrain",
@@ -15,10 +48,11 @@ DOOR = Door(
     "resume as training. The run's text_encoder.safetensors is what training takes as\n"
     f"system.text_encoder.weights. Ctrl-C saves and leaves with exit code {STOPPED_EXIT_CODE}.",
     TrainConfig,
-    train,
+    pretrain,
     (
         "python -m t2i_hpc.pretrain experiment=demo_encoders",
-        "torchrun --nproc-per-node 4 -m t2i_hpc.pretrain data=coco system.resolution=256",
+        "torchrun --nproc-per-node 4 -m t2i_hpc.pretrain experiment=cub_encoders "
+        "system.image_encoder.imagenet_weights=inception_v3.pth",
     ),
     locate,
 )

@@ -14,6 +14,7 @@ from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
+from t2i_hpc.engine.checkpoint import list_checkpoints
 from t2i_hpc.engine.loop import Job, Loop
 from t2i_hpc.engine.progress import ProgressLine, open_progress
 from t2i_hpc.engine.run_directory import locked, prepare_run, run_folder
@@ -27,11 +28,9 @@ from t2i_hpc.systems import build_system
 def train(config: TrainConfig) -> int:
     """Train to the end or to a request to stop; return the exit code."""
     with joined_world(config.engine) as world:
-        logging.basicConfig(
-            level=logging.INFO if world.is_main else logging.ERROR, format="%(message)s"
-        )
         training = Split.open(config.data, config.data.train_split)
         folder = run_folder(config, training.manifest.digest)
+        _speak(world, new=not list_checkpoints(folder))
         line = open_progress(world.is_main)
         try:
             job = make_job(config, world, training, line)
@@ -76,6 +75,12 @@ def locate(config: TrainConfig) -> Path:
     """Return the run directory of a configuration, whether it exists or not."""
     training = Split.open(config.data, config.data.train_split)
     return run_folder(config, training.manifest.digest)
+
+
+def _speak(world: World, new: bool) -> None:
+    """Let rank 0 say what is worth knowing; how weights begin matters to a new run only."""
+    level = logging.INFO if new else logging.WARNING
+    logging.basicConfig(level=level if world.is_main else logging.ERROR, format="%(message)s")
 
 
 def _train(job: Job, line: ProgressLine) -> int:

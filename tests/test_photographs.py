@@ -47,10 +47,11 @@ def test_from_photographs_to_a_score(tmp_path: Path) -> None:
     run = only_run(tmp_path / "runs")
     assert len(read_json_lines(run / "metrics.jsonl")) == 20
     door("generate", f"run={run}", "columns=2", "captions=['a red circle','a blue square']")
-    picture = Image.open(run / "generated" / "pictures.png")
+    (drawing,) = (run / "generated").iterdir()
+    picture = Image.open(drawing / "pictures.png")
     assert picture.width >= 2 * 256
     assert picture.height >= 2 * 256
-    drawn = json.loads((run / "generated" / "pictures.json").read_text())
+    drawn = json.loads((drawing / "pictures.json").read_text())
     assert drawn["captions"] == ["a red circle", "a blue square"]
     text = door(
         "evaluate",

@@ -64,7 +64,8 @@ Losses = Mapping[str, Term]
 
 def total(losses: Losses) -> Tensor:
     """Return the weighted sum of the terms, a scalar with gradient."""
-    return torch.stack([term.weight * term.value.float() for term in losses.values()]).sum()
+    values = [term.weight * term.value for term in losses.values()]
+    return torch.stack([v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]).sum()
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """Adam's numbers for one part (learning rate per step, β₁, β₂, ε)."""
+    """Adam's numbers for one part (learning rate per step, β₁, β₂, ε).
+
+    `clip` bounds the norm of the part's whole gradient, averaged over ranks; None leaves it.
+    `learning_rate_at` gives the rate of a step from the images seen before it, instead of
+    `learning_rate`; `restart_every` forgets Adam's moments whenever so many images are full.
+    Both are functions of images seen alone, so a resumed run needs no other state.
+    """
 
     learning_rate: float
     betas: tuple[float, float]
     epsilon: float = 1e-8
+    clip: float | None = None
+    learning_rate_at: Callable[[int], float] | None = None
+    restart_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,5 +146,21 @@ class Painter(System, Protocol):
 class Matcher(System, Protocol):
     """A system that compares images with captions."""
 
-    def match(self, batch: Batch) -> Tensor:
-        """Return similarities (images, captions) of a batch, without gradient."""
+    def match(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return similarities (N, M) of N images with M captions, without gradient.
+
+        Args:
+            images: uint8 (N, 3, R, R).
+            tokens, lengths: int64 (M, T) and (M,).
+        """
+
+    def attend(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return where each word looks in its caption's image, without gradient.
+
+        Args:
+            images: uint8 (B, 3, R, R).
+            tokens, lengths: int64 (B, T) and (B,).
+
+        Returns:
+            (B, T, r, r): for each word a map over the image's regions that sums to 1.
+        """

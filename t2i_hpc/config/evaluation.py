@@ -41,11 +41,18 @@ class GenerationConfig:
 
     captions: list[str] = setting(
         [],
-        'captions; quote them: \'captions=["a red apple","a blue square"]\'; '
-        "empty: captions of the run's test split",
+        'captions; quote them: \'captions=["a red apple","a {red,blue} square"]\'; words in '
+        "braces are swapped, one row each; empty: captions of the run's test split",
     )
+    captions_file: str = setting("", "text file with more captions, one a line")
     columns: int = setting(8, "noise vectors a caption", minimum=1, maximum=64)
-    rows: int = setting(8, "captions taken from the test split where none are given", minimum=1)
+    rows: int = setting(
+        8, "captions taken from the test split where none are given", minimum=1, maximum=64
+    )
     seed: int = setting(1, "seed of the noise", minimum=0)
     masks: bool = setting(True, "also draw the semantic masks")
-    output: str = setting("", "folder for the pictures; empty: generated/ inside the run")
+    output: str = setting(
+        "",
+        "folder for the pictures; empty: a folder of generated/ inside the run, named by the "
+        "hash of what was asked",
+    )

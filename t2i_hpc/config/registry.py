@@ -7,6 +7,7 @@ from typing import Any
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.system import DAMSMPretrainingConfig, SSAGANConfig, SystemConfig
 from t2i_hpc.config.tasks import (
+    ConvertConfig,
     EvaluateConfig,
     FetchConfig,
     GenerateConfig,
@@ -23,6 +24,7 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "report": ReportConfig,
     "shards": ShardsConfig,
     "fetch": FetchConfig,
+    "convert": ConvertConfig,
     "launch": LaunchConfig,
 }
 

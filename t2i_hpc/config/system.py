@@ -35,6 +35,11 @@ class TextEncoderConfig:
         choices=("frozen", "damsm", "joint"),
     )
     learning_rate: float = setting(4e-5, "Adam's learning rate while it is trained", minimum=0.0)
+    clip: float | None = setting(
+        None,
+        "longest gradient of all its weights while it is trained; empty: any (released code)",
+        minimum=1e-9,
+    )
 
 
 @dataclass
@@ -48,6 +53,16 @@ class ImageEncoderConfig:
         "weights of the network where they are at hand",
         file=True,
     )
+    align_corners: bool = setting(
+        False,
+        "resize to the network's size with the corners' pixels kept in place "
+        "(DM-GAN; SSA-GAN and DF-GAN: false)",
+    )
+    batch_statistics: bool = setting(
+        False,
+        "normalise by the batch and move the running statistics while encoders are trained "
+        "(released fine-tuning and AttnGAN's pre-training)",
+    )
 
 
 @dataclass
@@ -60,6 +75,37 @@ class DAMSMConfig:
     gamma1: float = setting(5.0, "sharpness of the attention over regions", minimum=0.0)
     gamma2: float = setting(5.0, "sharpness of the sum over words", minimum=1e-6)
     gamma3: float = setting(10.0, "scale of the scores in the softmax over the batch", minimum=0.0)
+    root: bool = setting(
+        False, "root 1/γ₂ of the sum over words (AttnGAN Eq. 10; released code: false)"
+    )
+    terms: str = setting(
+        "both", "scores to compare pairs by", choices=("both", "words", "sentence")
+    )
+    chunk: int | None = setting(
+        None,
+        "captions compared with the images at a time: less memory, same result; empty: all",
+        unit="captions",
+        minimum=1,
+        identity=False,
+    )
+
+
+@dataclass
+class PretrainedTrunkConfig(ImageEncoderConfig):
+    """The image encoder whose projections are pre-trained, and where its trunk comes from."""
+
+    trunk: str = setting(
+        "imagenet",
+        "weights under the projections, unless image_encoder.weights holds both: imagenet, or "
+        "random (Inception-v3 alone; for trials without any file)",
+        choices=("imagenet", "random"),
+    )
+    imagenet_weights: str = setting(
+        "",
+        "torchvision's Inception-v3 ImageNet weights (.pth or .safetensors); "
+        "efficientnet_lite0 brings its own",
+        file=True,
+    )
 
 
 @dataclass
@@ -69,15 +115,28 @@ class DAMSMPretrainingConfig(SystemConfig):
     name: str = setting("damsm", "the system's name")
     resolution: int = setting(
         256,
-        "side of the images that the image encoder sees",
+        "side of the images that the image encoder sees; 299 is Inception-v3's own",
         unit="px",
-        choices=(64, 128, 256),
+        choices=(64, 128, 256, 299),
     )
-    learning_rate: float = setting(2e-3, "Adam's learning rate", minimum=0.0)
+    learning_rate: float = setting(2e-3, "Adam's learning rate in the first epoch", minimum=0.0)
+    learning_rate_decay: float = setting(
+        0.98, "factor of the learning rate after every epoch", minimum=0.01, maximum=1.0
+    )
+    learning_rate_floor: float = setting(
+        0.1,
+        "share of the first learning rate below which it falls no further",
+        minimum=1e-6,
+        maximum=1.0,
+    )
+    restart_moments: bool = setting(True, "forget Adam's moments after every epoch")
+    epoch_images: int | None = setting(
+        None, "length of an epoch; empty: the training split's samples", unit="images", minimum=1
+    )
     beta1: float = setting(0.5, "Adam's β₁", minimum=0.0, maximum=0.9999)
     beta2: float = setting(0.999, "Adam's β₂", minimum=0.0, maximum=0.99999)
     text_encoder: TextEncoderConfig = section(TextEncoderConfig)
-    image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
+    image_encoder: PretrainedTrunkConfig = section(PretrainedTrunkConfig)
     damsm: DAMSMConfig = section(DAMSMConfig)
 
 
@@ -97,6 +156,12 @@ class SSAGANConfig(SystemConfig):
 
     generator_width: int = setting(64, "channel unit ngf of the generator", minimum=1)
     discriminator_width: int = setting(64, "channel unit ndf of the discriminator", minimum=1)
+    block: str = setting(
+        "ssacn",
+        "ssacn; affine = without masks and batch norm (first version of DF-GAN, "
+        "SSA-GAN Table 2, ID0)",
+        choices=("ssacn", "affine"),
+    )
     blocks: int | None = setting(
         None, "SSACN blocks; empty: one at each size from 4 px to the resolution", minimum=2
     )
@@ -106,16 +171,40 @@ class SSAGANConfig(SystemConfig):
         minimum=0,
     )
     mask_width: int = setting(100, "channels inside the mask predictors", minimum=1)
+    mask_source: str = setting(
+        "code",
+        "what masks are predicted from: code = features before they are enlarged by the nearest "
+        "pixel; paper = features enlarged bilinearly (SSA-GAN §3.2)",
+        choices=("code", "paper"),
+    )
+    modulation: str = setting(
+        "code",
+        "normalised features x by mask m: code = x(1 + m gamma) + m beta; "
+        "paper = m(gamma x + beta) (SSA-GAN Eq. 5)",
+        choices=("code", "paper"),
+    )
     mismatch: str = setting(
         "shift",
         "wrong captions for real images: shift = image i with caption i+1, without the "
         "last (released code); roll = cyclic over the global batch",
         choices=("shift", "roll"),
     )
+    discriminator_schedule: str = setting(
+        "two_steps",
+        "two_steps = hinge loss, then the penalty at the discriminator just updated (released "
+        "code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later code)",
+        choices=("two_steps", "merged"),
+    )
     penalty_weight: float = setting(
         2.0, "weight of the matching-aware gradient penalty", minimum=0.0
     )
     penalty_power: float = setting(6.0, "power of the gradient's norm", minimum=2.0)
+    penalty_norm: str = setting(
+        "concatenated",
+        "norm of the gradients by image and sentence: concatenated (released code), or the sum "
+        "of both norms (SSA-GAN Eq. 6)",
+        choices=("concatenated", "sum"),
+    )
     text_encoder: TextEncoderConfig = section(TextEncoderConfig)
     image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
     damsm: DAMSMConfig = section(DAMSMConfig)

@@ -64,6 +64,23 @@ class FetchConfig:
 
 
 @dataclass
+class ConvertConfig:
+    """Turn a reference implementation's checkpoint into ours, or back."""
+
+    reference: str = setting(
+        "", "the reference's system: ssa_gan, df_gan or damsm; system=… is read as this"
+    )
+    part: str = setting("", "generator, discriminator, head (df_gan); text, image (damsm)")
+    direction: str = setting(
+        "import",
+        "import = the reference's names to ours; export = ours to the reference's",
+        choices=("import", "export"),
+    )
+    input: str = setting("", "file to read: .pth of the reference, or .safetensors")
+    output: str = setting("", "file to write: .safetensors (import) or .pth (export)")
+
+
+@dataclass
 class LaunchConfig:
     """Put a task somewhere: on this machine in several processes, or on a cluster."""
 

@@ -8,6 +8,7 @@ that the phase updates. The networks themselves stay bare, and systems know noth
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from t2i_hpc.common.step import Batch, Losses, OptimiserSettings, Phase, System, total
+from t2i_hpc.engine.schedule import keep_schedule
 from t2i_hpc.engine.world import World
 
 
@@ -62,8 +64,18 @@ class DDPEngine:
             phase.updates: self._wrap(phase.updates) for phase in system.phases
         }
 
-    def step(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
-        """Run all phases once; return each term's value by ``phase/term``, on the device."""
+    def step(self, batch: Batch, noise: Tensor, images_seen: int = 0) -> dict[str, Tensor]:
+        """Run all phases once; return each term's value by ``phase/term``, on the device.
+
+        `images_seen` before this step decides learning rates that have a schedule.
+        """
+        for name, optimiser in self.optimisers.items():
+            keep_schedule(
+                optimiser,
+                self.system.optimisers[name],
+                images_seen,
+                len(batch.images) * self.world.size,
+            )
         images = batch.images.contiguous(memory_format=self.layout)
         with self._precision():
             context = self.system.begin(replace(batch, images=images), noise)
@@ -74,15 +86,15 @@ class DDPEngine:
         return values
 
     def _run(self, phase: Phase, context: Any) -> Losses:
-        optimisers = [self.optimisers[name] for name in phase.updates]
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        for name in phase.updates:
+            self.optimisers[name].zero_grad(set_to_none=True)
         with self._precision():
             loss, losses = self.losses[phase.updates](phase.loss, context)
         loss.backward()
-        for optimiser in optimisers:
-            give_zeros(optimiser)
-            optimiser.step()
+        for name in phase.updates:
+            give_zeros(self.optimisers[name])
+            clip_gradient(self.optimisers[name], self.system.optimisers[name].clip)
+            self.optimisers[name].step()
         terms: Losses = losses
         return terms
 
@@ -90,6 +102,9 @@ class DDPEngine:
         module = PhaseLoss([self.system.parts[name] for name in updates])
         if self.world.size == 1:
             return module
+        # A few small weights are copied, and some systems use every parameter: no errors.
+        for known in ("Grad strides do not match", "find_unused_parameters=True was specified"):
+            warnings.filterwarnings("ignore", message=known)
         # The penalty reaches fewer parameters than the hinge loss, so DDP must look each
         # time; batch statistics are global already, so no buffers need to be sent.
         return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
@@ -118,3 +133,10 @@ def give_zeros(optimiser: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+
+def clip_gradient(optimiser: torch.optim.Optimizer, norm: float | None) -> None:
+    """Scale the whole gradient of an optimiser's parameters down to `norm` where it is longer."""
+    if norm is not None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, norm)

@@ -109,7 +109,9 @@ class Loop:
         world, system = self.job.world, self.job.system
         seed_step(self.job.seed, self.progress.images_seen, world.rank)
         latent = noise(self.job.seed, "noise", batch.positions.tolist(), system.noise_width)
-        values = self.engine.step(batch.to(world.device), latent.to(world.device))
+        values = self.engine.step(
+            batch.to(world.device), latent.to(world.device), self.progress.images_seen
+        )
         seconds = meter.step_done()
         self.progress = Progress(
             self.progress.images_seen + self.job.config.batch_size,

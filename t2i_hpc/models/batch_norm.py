@@ -43,3 +43,21 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased, momentum)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+
+
+def make_global(module: nn.Module) -> None:
+    """Replace every torch batch norm inside `module` by the global one, weights and all."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(parent, name, _as_global(child))
+
+
+def _as_global(norm: nn.BatchNorm2d) -> GlobalBatchNorm2d:
+    replacement = GlobalBatchNorm2d(
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+    )
+    replacement.load_state_dict(norm.state_dict())
+    for name, parameter in replacement.named_parameters():
+        parameter.requires_grad_(norm.get_parameter(name).requires_grad)
+    return replacement

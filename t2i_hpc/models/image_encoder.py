@@ -17,6 +17,7 @@ from t2i_hpc.common.efficientnet_lite0 import (
     SIZE,
     EfficientNetLite0Features,
 )
+from t2i_hpc.models.batch_norm import make_global
 
 
 class ImageFeatures(NamedTuple):
@@ -33,13 +34,25 @@ class ImageEncoder(nn.Module):
         trunk: maps images to (local (B, C, r, r), pooled (B, P)); its weights stay as they are.
         local_width, pooled_width: C and P.
         width: D, length of a text vector.
+        batch_statistics: whether the trunk's batch norms follow the encoder into training mode,
+            where they normalise by the batch and move their running statistics (released
+            fine-tuning, and the pre-training that made the published encoders).
     """
 
     def __init__(
-        self, trunk: nn.Module, local_width: int, pooled_width: int, width: int = 256
+        self,
+        trunk: nn.Module,
+        local_width: int,
+        pooled_width: int,
+        width: int = 256,
+        *,
+        batch_statistics: bool = False,
     ) -> None:
         super().__init__()
+        self.batch_statistics = batch_statistics
         self.trunk = trunk.requires_grad_(False)
+        if batch_statistics:
+            make_global(self.trunk)
         self.heads = nn.ModuleDict(
             {
                 "regions": nn.Conv2d(local_width, width, 1, bias=False),
@@ -50,9 +63,9 @@ class ImageEncoder(nn.Module):
             nn.init.uniform_(head.get_parameter("weight"), -0.1, 0.1)
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """Keep the trunk in evaluation mode: its batch statistics are ImageNet's."""
+        """Keep the trunk in evaluation mode unless it is to use batch statistics."""
         super().train(mode)
-        self.trunk.eval()
+        self.trunk.train(mode and self.batch_statistics)
         return self
 
     def forward(self, images: Tensor) -> ImageFeatures:
@@ -66,8 +79,9 @@ class InceptionTrunk(nn.Module):
 
     local_width, pooled_width = 768, 2048
 
-    def __init__(self) -> None:
+    def __init__(self, align_corners: bool = False) -> None:
         super().__init__()
+        self.align_corners = align_corners
         from torchvision.models import inception_v3
 
         network = inception_v3(weights=None, aux_logits=False, init_weights=False)
@@ -82,7 +96,7 @@ class InceptionTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return local and pooled features; no ImageNet normalisation, as AttnGAN."""
-        resized = F.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
+        resized = resize(images, 299, self.align_corners)
         local = self.early(resized)
         return local, self.late(local).mean((2, 3))
 
@@ -92,13 +106,14 @@ class EfficientNetLite0Trunk(nn.Module):
 
     local_width, pooled_width = LOCAL_WIDTH, POOLED_WIDTH
 
-    def __init__(self) -> None:
+    def __init__(self, align_corners: bool = False) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.features = EfficientNetLite0Features()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return local and pooled features."""
-        resized = F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+        resized = resize(images, SIZE, self.align_corners)
         # From [-1, 1] by way of 0..255 to what the network was trained on.
         local, pooled = self.features((resized * 127.5 + 0.5) / 128)
         return local, pooled
@@ -110,7 +125,29 @@ TRUNKS: dict[str, type[InceptionTrunk] | type[EfficientNetLite0Trunk]] = {
 }
 
 
-def build_image_encoder(name: str, width: int) -> ImageEncoder:
-    """Build an image encoder by its configured name."""
-    trunk = TRUNKS[name]()
-    return ImageEncoder(trunk, trunk.local_width, trunk.pooled_width, width)
+def resize(images: Tensor, side: int, align_corners: bool) -> Tensor:
+    """Resize (B, 3, H, W) bilinearly to (B, 3, side, side), without smoothing."""
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=align_corners)
+
+
+def build_image_encoder(
+    name: str, width: int, *, align_corners: bool = False, batch_statistics: bool = False
+) -> ImageEncoder:
+    """Build an image encoder by its configured name.
+
+    Args:
+        name: a key of ``TRUNKS``.
+        width: D, length of a text vector.
+        align_corners: of the resize to the trunk's size; false in SSA-GAN and DF-GAN, true in
+            DM-GAN.
+        batch_statistics: see :class:`ImageEncoder`.
+
+    Raises:
+        ValueError: batch statistics of a trunk that has no batch norms.
+    """
+    trunk = TRUNKS[name](align_corners)
+    if batch_statistics and not any(isinstance(m, nn.BatchNorm2d) for m in trunk.modules()):
+        raise ValueError(f"{name} has no batch norms: they are folded into its convolutions")
+    return ImageEncoder(
+        trunk, trunk.local_width, trunk.pooled_width, width, batch_statistics=batch_statistics
+    )

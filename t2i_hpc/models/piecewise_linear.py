@@ -3,8 +3,9 @@
 The matching-aware gradient penalty differentiates the discriminator's gradient. torch's own
 leaky_relu and avg_pool2d answer the second derivative with respect to the activation by a
 tensor of zeros, which then travels backwards through every convolution for nothing: 10 % of
-an SSA-GAN iteration. Here the backward pass depends on the incoming gradient alone, so the
-double backward touches only the gradient's graph.
+an SSA-GAN iteration. Here the backward pass depends on the incoming gradient alone, and where
+none comes in none goes out (autograd would make it zeros), so the double backward touches only
+the gradient's graph.
 """
 
 from __future__ import annotations
@@ -19,23 +20,32 @@ from torch import Tensor
 class _LeakyReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, slope: float) -> Tensor:
-        ctx.save_for_backward(value > 0)
+        ctx.set_materialize_grads(False)
+        result = F.leaky_relu(value, slope)
+        # The result has the signs of the value, and the next layer keeps it anyway.
+        ctx.save_for_backward(result)
         ctx.slope = slope
-        return F.leaky_relu(value, slope)
+        return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (positive,) = ctx.saved_tensors
-        return torch.where(positive, gradient, gradient * ctx.slope), None
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:
+        if gradient is None:
+            return None, None
+        (result,) = ctx.saved_tensors
+        backward = torch.ops.aten.leaky_relu_backward
+        return backward(gradient, result.detach(), ctx.slope, False), None
 
 
 class _AveragePool2(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
         return F.avg_pool2d(value, 2)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:
+            return None
         return F.interpolate(gradient * 0.25, scale_factor=2, mode="nearest")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.step import Pictures
 from t2i_hpc.models.batch_norm import GlobalBatchNorm2d
-from t2i_hpc.models.ssa_block import MaskPredictor, SSABlock
+from t2i_hpc.models.ssa_block import MaskPredictor, SSABlock, enlarge
 
 _FIRST_SIDE = 4
 _WIDEST = 8
@@ -60,6 +61,10 @@ class SSAGenerator(nn.Module):
         blocks: number of SSACN blocks, None for one at each size.
         masks: number of blocks with a mask, counted from the last backwards, None for all.
         mask_width: channels inside the mask predictors.
+        mask_source: ``code`` predicts a mask's logits from features before they are enlarged by
+            the nearest pixel, then enlarges the logits bilinearly (released code); ``paper``
+            enlarges features bilinearly and predicts from those (SSA-GAN §3.2).
+        modulation: of :class:`~t2i_hpc.models.ssa_block.SemanticSpatialBatchNorm`.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class SSAGenerator(nn.Module):
         blocks: int | None = None,
         masks: int | None = None,
         mask_width: int = 100,
+        mask_source: str = "code",
+        modulation: str = "code",
     ) -> None:
         super().__init__()
         plan = plan_blocks(resolution, blocks)
@@ -81,10 +88,17 @@ class SSAGenerator(nn.Module):
             raise ValueError(f"{masked} masks do not fit: 0 to {count} with {count} blocks")
         inputs = [plan.widths[0], *plan.widths[:-1]]
         self.first_channels = plan.widths[0] * width
-        self.upsamplings = plan.upsamplings
+        self.masks_from_enlarged = mask_source == "paper"
         self.stem = nn.Linear(noise_width, self.first_channels * _FIRST_SIDE**2)
         self.blocks = nn.ModuleList(
-            SSABlock(before * width, after * width, sentence_width, upsampling)
+            SSABlock(
+                before * width,
+                after * width,
+                sentence_width,
+                upsampling,
+                enlargement="bilinear" if self.masks_from_enlarged else "nearest",
+                modulation=modulation,
+            )
             for before, after, upsampling in zip(inputs, plan.widths, plan.upsamplings, strict=True)
         )
         self.mask_predictors = nn.ModuleDict(
@@ -100,25 +114,21 @@ class SSAGenerator(nn.Module):
         """Draw (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S)."""
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
         masks: list[Tensor] = []
-        for index, (block, upsampling) in enumerate(
-            zip(self.blocks, self.upsamplings, strict=True)
-        ):
-            mask = self._mask(str(index), features, upsampling)
+        for index, block in enumerate(self.blocks):
+            mask = self._mask(index, features)
             masks += [] if mask is None else [mask]
             features = block(features, sentence, mask)
         image = torch.tanh(self.to_rgb(F.leaky_relu(self.norm(features), 0.2)))
         return Pictures(images=[image], masks=masks)
 
-    def _mask(self, block: str, features: Tensor, upsampling: int) -> Tensor | None:
-        """Predict a block's mask; its logits are enlarged first, as in the released code."""
-        if block not in self.mask_predictors:
+    def _mask(self, index: int, features: Tensor) -> Tensor | None:
+        """Predict the mask of a block from the features that enter it."""
+        if str(index) not in self.mask_predictors:
             return None
-        logits = self.mask_predictors[block](features)
-        if upsampling > 1:
-            logits = F.interpolate(
-                logits, scale_factor=upsampling, mode="bilinear", align_corners=True
-            )
-        return torch.sigmoid(logits)
+        block, predictor = cast(SSABlock, self.blocks[index]), self.mask_predictors[str(index)]
+        if self.masks_from_enlarged:
+            return torch.sigmoid(predictor(block.enlarge(features)))
+        return torch.sigmoid(enlarge(predictor(features), block.upsampling, "bilinear"))
 
 
 def parameter_count(module: nn.Module, trainable: bool = False) -> int:

@@ -62,28 +62,93 @@ def picture_grid(
     return grid
 
 
-def mask_grid(images: Tensor, masks: Sequence[Tensor], scale: int = 1) -> Image.Image:
+def cell_box(grid: Image.Image, image: Tensor, row: int, column: int) -> tuple[int, ...]:
+    """Return (left, top, width, height) of a picture (3, H, W) in its :func:`picture_grid`."""
+    height, width = image.shape[1:]
+    left = int(grid.info[PICTURES_LEFT]) + column * (width + _GAP)
+    return left, row * (height + _GAP), width, height
+
+
+def mask_grid(
+    images: Tensor,
+    masks: Sequence[Tensor],
+    captions: Sequence[str] | None = None,
+    scale: int = 1,
+) -> Image.Image:
     """Lay out one row a picture: the picture, then its masks in grey, labelled with their sizes.
+
+    With captions on the left this is SSA-GAN's Figs. 5 and 10.
 
     Args:
         images: uint8 (R, 3, H, W).
         masks: each (R, 1, h, w) in [0, 1]; smaller ones are enlarged without smoothing.
+        captions: R texts; None leaves the column of captions out.
         scale: each pixel of a picture becomes scale × scale pixels.
     """
-    cells = _enlarged(images, scale)
-    height, width = cells.shape[1:3]
-    font = _font(max(_SMALLEST_TEXT, min(_LARGEST_TEXT, height // 6)))
-    head = _line_height(font) + 2 * _GAP
-    size = ((1 + len(masks)) * (width + _GAP) - _GAP, head + len(cells) * (height + _GAP) - _GAP)
-    grid = Image.new("RGB", size, _PAPER)
-    strips = [cells, *(_grey(mask, height, width) for mask in masks)]
-    sizes = [f"{mask.shape[-2]} x {mask.shape[-1]}" for mask in masks]
-    for column, (label, strip) in enumerate(zip(["image", *sizes], strips, strict=True)):
-        left = column * (width + _GAP)
-        ImageDraw.Draw(grid).text((left + width // 2, _GAP), label, _INK, font, anchor="ma")
-        for row, cell in enumerate(strip):
-            grid.paste(Image.fromarray(cell), (left, head + row * (height + _GAP)))
+    height, width = images.shape[2:]
+    columns = [images.cpu(), *(grey(mask, height, width) for mask in masks)]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    head = ["image", *(f"{mask.shape[-2]} x {mask.shape[-1]}" for mask in masks)]
+    return labelled_grid(rows, [head, *([] for _ in rows[1:])], captions, scale)
+
+
+def paired_grid(
+    images: Tensor, masks: Tensor, columns: int, captions: Sequence[str], scale: int = 1
+) -> Image.Image:
+    """Lay out rows of captions × columns of noise, each picture with its last mask on its left.
+
+    SSA-GAN's Figs. 6 and 11.
+
+    Args:
+        images: uint8 (R·columns, 3, H, W), row by row.
+        masks: (R·columns, 1, h, w) in [0, 1].
+        columns: pictures a row.
+        captions: R texts.
+        scale: each pixel of a picture becomes scale × scale pixels.
+    """
+    height, width = images.shape[2:]
+    pairs = torch.stack([grey(masks, height, width), images.cpu()], dim=1)
+    return picture_grid(pairs.flatten(0, 1), 2 * columns, captions, scale)
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[Tensor]],
+    labels: Sequence[Sequence[str]],
+    captions: Sequence[str] | None = None,
+    scale: int = 1,
+) -> Image.Image:
+    """Lay pictures out in rows, which may be of different lengths, with labels above the pictures.
+
+    Args:
+        rows: pictures uint8 (3, H, W), all of one size.
+        labels: of each row one text a picture, or none at all: then it has no line for them.
+        captions: a text for each row; None leaves the column of captions out.
+        scale: each pixel becomes scale × scale pixels.
+    """
+    height, width = (side * scale for side in rows[0][0].shape[1:])
+    size = max(_SMALLEST_TEXT, min(_LARGEST_TEXT, height // 6))
+    heads = [(_line_height(_font(size)) + 2 * _GAP) * bool(row) for row in labels]
+    tops = [sum(heads[: n + 1]) + n * (height + _GAP) for n in range(len(rows))]
+    left = _caption_width(height) if captions else 0
+    across = left + max(map(len, rows)) * (width + _GAP) - _GAP
+    grid = Image.new("RGB", (across, tops[-1] + height), _PAPER)
+    for row, row_labels, top, head in zip(rows, labels, tops, heads, strict=True):
+        for column, cell in enumerate(_enlarged(torch.stack(list(row)), scale)):
+            grid.paste(Image.fromarray(cell), (left + column * (width + _GAP), top))
+        for column, label in enumerate(row_labels):
+            middle = left + column * (width + _GAP) + width // 2
+            _write_label(grid, label, (middle, top - head + _GAP), width, size)
+    for caption, top in zip(captions or (), tops, strict=False):
+        _write_caption(grid, caption, top, left, height)
+    grid.info[PICTURES_LEFT] = str(left)
     return grid
+
+
+def grey(mask: Tensor, height: int, width: int) -> Tensor:
+    """Return masks (R, 1, h, w) in [0, 1] as uint8 (R, 3, height, width), nearest neighbour."""
+    levels = (mask.detach().float().cpu().clamp(0, 1) * 255).round()
+    sized = torch.nn.functional.interpolate(levels, (height, width), mode="nearest")
+    return sized.to(torch.uint8).expand(-1, 3, -1, -1)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
@@ -102,15 +167,20 @@ def _enlarged(images: Tensor, scale: int) -> npt.NDArray[np.uint8]:
     return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
-def _grey(mask: Tensor, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return a mask as grey pictures (R, height, width, 3), nearest neighbour."""
-    levels = (mask.detach().float().clamp(0, 1) * 255).round()
-    sized = torch.nn.functional.interpolate(levels, (height, width), mode="nearest")
-    return _enlarged(sized.to(torch.uint8).expand(-1, 3, -1, -1), 1)
-
-
 def _caption_width(height: int) -> int:
     return max(170, 3 * height if height < 128 else 2 * height)
+
+
+def _write_label(
+    grid: Image.Image, label: str, at: tuple[int, int], width: int, largest: int
+) -> None:
+    """Write a label around its middle, smaller or cut where it is wider than its picture."""
+    sizes = range(largest, _SMALLEST_TEXT - 1, -1)
+    font = next((f for f in map(_font, sizes) if f.getlength(label) <= width), _font(sizes[-1]))
+    shown = label
+    while len(shown) > 2 and font.getlength(shown) > width:
+        shown = shown[:-2] + "…"
+    ImageDraw.Draw(grid).text(at, shown, _INK, font, anchor="ma")
 
 
 def _write_caption(grid: Image.Image, caption: str, top: int, width: int, height: int) -> None:

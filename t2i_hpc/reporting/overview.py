@@ -59,13 +59,17 @@ def score_line(curve: ScoreCurve) -> str:
 
 
 def _panels(record: RunRecord) -> list[Panel]:
-    """Return the first samples with their captions and the last ones without."""
-    if not record.samples:
+    """Return the first samples with their captions and the last ones without.
+
+    Encoders draw none; their attention maps stand in for them.
+    """
+    frames = record.samples or record.attention
+    if not frames:
         return []
-    first = _panel(record.samples[0])
-    if len(record.samples) == 1:
+    first = _panel(frames[0])
+    if len(frames) == 1:
         return [first]
-    last = _panel(record.samples[-1])
+    last = _panel(frames[-1])
     box = (last.indent, 0, last.picture.width, last.picture.height)
     return [first, Panel(last.picture.crop(box), last.label)]
 

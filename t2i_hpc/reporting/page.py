@@ -11,7 +11,7 @@ from t2i_hpc.reporting.scores import score_curves
 
 
 def render(record: RunRecord) -> str:
-    """Return the page: headline, samples, scores, masks, losses, speed, how it was made.
+    """Return the page: headline, samples, scores, masks, attention, losses, speed, how it was made.
 
     Styles, script, charts and pictures are inline; text of the run is escaped. Without scripts
     all pictures stand below each other.
@@ -23,6 +23,7 @@ def render(record: RunRecord) -> str:
         sections.samples(record),
         sections.score_section(curves),
         sections.masks(record),
+        sections.attention(record),
         sections.losses(record),
         sections.speed(record),
         sections.provenance(record),

@@ -40,6 +40,7 @@ class RunRecord:
         scores: rows of scores.jsonl, oldest first.
         samples: sample grids, in the order of training.
         masks: mask grids, in the order of training.
+        attention: attention maps of encoders, in the order of training.
         captions: captions of the rows of the grids.
     """
 
@@ -51,6 +52,7 @@ class RunRecord:
     scores: list[dict[str, Any]]
     samples: list[Frame]
     masks: list[Frame]
+    attention: list[Frame]
     captions: list[str]
 
     @classmethod
@@ -70,9 +72,10 @@ class RunRecord:
             scores=[row for row in read_json_lines(folder / "scores.jsonl") if "value" in row],
             samples=_frames(folder / "samples"),
             masks=_frames(folder / "masks"),
+            attention=_frames(folder / "attention"),
             captions=_json(folder / "samples" / "captions.json", []),
         )
-        if not (record.metrics or record.scores or record.samples):
+        if not (record.metrics or record.scores or record.samples or record.attention):
             raise RunError(
                 f"run={folder} has nothing to show yet (no metrics, samples or scores): train it "
                 "for some steps first"
@@ -88,7 +91,8 @@ class RunRecord:
     def images(self) -> int:
         """Images that the run has been trained on, as far as its files tell."""
         seen = [row["images"] for row in [*self.metrics, *self.scores] if "images" in row]
-        return int(max([*seen, *(frame.images for frame in self.samples)], default=0))
+        frames = [*self.samples, *self.attention]
+        return int(max([*seen, *(frame.images for frame in frames)], default=0))
 
     def setting(self, key: str) -> object:
         """Return a value of the configuration by its dotted key, None if it is not there."""

@@ -56,7 +56,7 @@ class ScoreCurve:
                 0, "A distance in the features of another network than FID's: it is not FID and "
                 "not comparable with published FID."
             )  # fmt: skip
-        if self.n < FEW_IMAGES:
+        if self.n < FEW_IMAGES and self.lower_is_better:
             sentences.append(f"N = {self.n:,} is small, which biases a distance upwards.")
         return " ".join(sentences)
 

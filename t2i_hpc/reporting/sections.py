@@ -27,6 +27,9 @@ def header(record: RunRecord) -> str:
     system = str(record.setting("system.name") or record.setting("system.schema") or "GAN")
     what = f"A text-to-image generator ({system.replace('_', '-').upper()})"
     what += f" that draws {side} x {side} px" if side else ""
+    if record.attention:
+        what = f"Text and image encoders ({system.upper()})"
+        what += f" on pictures of {side} x {side} px" if side else ""
     what += f", trained on the data set “{data}”" if data else ""
     created = str(record.info.get("created", "")).replace("T", " ").replace("+00:00", " UTC")
     world = record.info.get("world")
@@ -79,6 +82,19 @@ def masks(record: RunRecord) -> str:
         "The picture and the masks of the generator's blocks, from coarse to fine: text changes "
         "the features where a mask is white.",
         _frames(record.masks, "Masks", "masks"),
+    )
+
+
+def attention(record: RunRecord) -> str:
+    """Attention maps of encoders over time: where each word looks in its picture."""
+    if not record.attention:
+        return ""
+    return _section(
+        "Attention",
+        "Held-out pictures and the five words of their captions that are attended to most: a "
+        "word looks where its picture is bright. 1x would be even attention, 10x is ten times as "
+        "much at the brightest place.",
+        _frames(record.attention, "Attention"),
     )
 
 

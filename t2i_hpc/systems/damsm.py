@@ -2,26 +2,34 @@
 
 One phase: the four contrastive losses of real images and their captions. What is trained are
 the text encoder and the two projections of the image encoder; its trunk keeps its ImageNet
-weights.
+weights. The two are parts of their own, since only the text encoder's gradient is clipped.
+
+The defaults are AttnGAN's released ``pretrain_DAMSM``: the learning rate falls by 2 % after
+each epoch down to a tenth, and Adam starts anew with each epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Batch, Losses, OptimiserSettings, Phase
 from t2i_hpc.config.system import DAMSMPretrainingConfig
-from t2i_hpc.losses.damsm import sentence_scores
+from t2i_hpc.losses.damsm import sentence_scores, word_attention
 from t2i_hpc.systems.encoders import (
     as_terms,
-    build_images_encoder,
     build_text_encoder,
     damsm_terms,
     scale_images,
 )
+from t2i_hpc.systems.inception_weights import build_pretraining_encoder
+
+_AT_ONCE = 32  # images that are encoded together for a score
 
 
 class DAMSMPretraining:
@@ -32,16 +40,19 @@ class DAMSMPretraining:
     def __init__(self, config: DAMSMPretrainingConfig, vocabulary_size: int) -> None:
         self.config = config
         self.resolution = config.resolution
+        self.optimisers: Mapping[str, OptimiserSettings] = _optimisers(config)
+        self.image_encoder = build_pretraining_encoder(
+            config.image_encoder, config.text_encoder.width
+        )
         self.text_encoder = build_text_encoder(config.text_encoder, vocabulary_size)
-        self.image_encoder = build_images_encoder(config.image_encoder, config.text_encoder.width)
         self.modules = nn.ModuleDict(
             {"text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
         )
-        encoders = {"text": self.text_encoder, "image_heads": self.image_encoder.heads}
-        self.parts: Mapping[str, nn.Module] = {"encoders": nn.ModuleDict(encoders)}
-        adam = OptimiserSettings(config.learning_rate, (config.beta1, config.beta2))
-        self.optimisers: Mapping[str, OptimiserSettings] = {"encoders": adam}
-        self.phases: Sequence[Phase] = [Phase("encoders", ("encoders",), self.losses)]
+        self.parts: Mapping[str, nn.Module] = {
+            "text_encoder": self.text_encoder,
+            "image_heads": self.image_encoder.heads,
+        }
+        self.phases: Sequence[Phase] = [Phase("encoders", tuple(self.parts), self.losses)]
 
     def begin(self, batch: Batch, noise: Tensor) -> Batch:
         """Make ready for training; a batch is all that the phase needs."""
@@ -49,15 +60,78 @@ class DAMSMPretraining:
         return batch
 
     def losses(self, batch: Batch) -> Losses:
-        """DAMSM's four losses of real pairs."""
+        """DAMSM's four losses of real pairs, their plain sum (no λ)."""
         text = self.text_encoder(batch.tokens, batch.lengths)
         images = scale_images(batch.images)
         terms = damsm_terms(images, self.image_encoder, text, batch, self.config.damsm)
         return as_terms(terms, "", 1.0)
 
     @torch.no_grad()
-    def match(self, batch: Batch) -> Tensor:
-        """Return cosines (B, B) of image codes and sentences, in evaluation mode."""
+    def match(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return cosines (N, M) of image codes and sentences, in evaluation mode.
+
+        Args:
+            images: uint8 (N, 3, R, R).
+            tokens, lengths: int64 (M, T) and (M,).
+        """
         self.modules.eval()
-        sentence = self.text_encoder(batch.tokens, batch.lengths).sentence
-        return sentence_scores(self.image_encoder(scale_images(batch.images)).code, sentence)
+        sentence = self.text_encoder(tokens, lengths).sentence
+        codes = [self.image_encoder(scale_images(p)).code for p in images.split(_AT_ONCE)]
+        return sentence_scores(torch.cat(codes), sentence)
+
+    @torch.no_grad()
+    def attend(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return each word's attention over the regions of its image, in evaluation mode.
+
+        Args:
+            images: uint8 (B, 3, R, R).
+            tokens, lengths: int64 (B, T) and (B,).
+
+        Returns:
+            (B, T, r, r): summing to 1 for each word (AttnGAN Eq. 9); 0 behind a caption's end.
+        """
+        self.modules.eval()
+        words = self.text_encoder(tokens, lengths).words
+        regions = self.image_encoder(scale_images(images)).regions
+        valid = torch.arange(words.shape[2], device=words.device) < lengths[:, None]
+        maps = [
+            word_attention(own[None], word[None], there[None], self.config.damsm.gamma1)[0, 0]
+            for own, word, there in zip(regions.flatten(2), words, valid, strict=True)
+        ]
+        shown = torch.stack(maps).transpose(1, 2) * valid[:, :, None]
+        return shown.view(*shown.shape[:2], *regions.shape[2:])
+
+
+def falling(start: float, decay: float, floor: float, epoch: int) -> Callable[[int], float]:
+    """Return a learning rate of images seen: × `decay` after an epoch while above the floor.
+
+    AttnGAN's rule: an epoch that begins above ``floor * start`` ends with a multiplication, so
+    the last rate lies just below the floor.
+
+    Args:
+        start: learning rate of the first epoch.
+        decay: factor, 0 < decay ≤ 1.
+        floor: share of `start`.
+        epoch: images of an epoch.
+    """
+    most = math.ceil(math.log(floor) / math.log(decay)) if decay < 1 else 0
+    return lambda images_seen: start * decay ** min(images_seen // epoch, most)
+
+
+def _optimisers(config: DAMSMPretrainingConfig) -> dict[str, OptimiserSettings]:
+    if config.epoch_images is None:
+        raise ConfigurationError(
+            "system.epoch_images is empty: start with t2i_hpc.pretrain, which takes it from the "
+            "training split, or give the number of images of an epoch"
+        )
+    rate, decay = config.learning_rate, config.learning_rate_decay
+    heads = OptimiserSettings(
+        rate,
+        (config.beta1, config.beta2),
+        learning_rate_at=falling(rate, decay, config.learning_rate_floor, config.epoch_images),
+        restart_every=config.epoch_images if config.restart_moments else None,
+    )
+    return {
+        "text_encoder": replace(heads, clip=config.text_encoder.clip),
+        "image_heads": heads,
+    }

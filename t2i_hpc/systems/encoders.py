@@ -16,6 +16,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Batch, Term
 from t2i_hpc.config.system import DAMSMConfig, ImageEncoderConfig, TextEncoderConfig
 from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
+from t2i_hpc.losses.precision import at_least_float32
 from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextFeatures
 
@@ -36,7 +37,8 @@ def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder
     """Build DAMSM's image encoder.
 
     Raises:
-        ConfigurationError: Inception without weights: they are in no package.
+        ConfigurationError: Inception without weights: they are in no package; batch statistics
+            of a network without batch norms.
     """
     if config.name == "inception_v3" and not config.weights:
         raise ConfigurationError(
@@ -44,7 +46,15 @@ def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder
             "package: name a safetensors file, take system.image_encoder.name="
             "efficientnet_lite0, or leave DAMSM out with system.damsm.weight=0"
         )
-    encoder = build_image_encoder(config.name, width)
+    try:
+        encoder = build_image_encoder(
+            config.name,
+            width,
+            align_corners=config.align_corners,
+            batch_statistics=config.batch_statistics,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"system.image_encoder.batch_statistics: {error}") from error
     if config.weights:
         load_weights(encoder, Path(config.weights), "system.image_encoder.weights")
     return encoder
@@ -84,12 +94,16 @@ def scale_images(images: Tensor) -> Tensor:
 def damsm_terms(
     images: Tensor, encoder: ImageEncoder, text: TextFeatures, batch: Batch, config: DAMSMConfig
 ) -> dict[str, Tensor]:
-    """Return DAMSM's four losses of images in [-1, 1] with the batch's captions, in float32."""
-    settings = DAMSMSettings(config.gamma1, config.gamma2, config.gamma3)
+    """Return DAMSM's losses of images in [-1, 1] with the batch's captions, in float32 at least."""
+    settings = DAMSMSettings(
+        config.gamma1, config.gamma2, config.gamma3, config.root, config.terms, config.chunk
+    )
     features = encoder(images)
-    captions = Captions(text.words.float(), batch.lengths, text.sentence.float(), batch.classes)
+    words, sentence = (at_least_float32(value) for value in text)
+    regions, code = (at_least_float32(value) for value in features)
+    captions = Captions(words, batch.lengths, sentence, batch.classes)
     with torch.autocast(images.device.type, enabled=False):
-        return damsm_losses(features.regions.float(), features.code.float(), captions, settings)
+        return damsm_losses(regions, code, captions, settings)
 
 
 def as_terms(losses: dict[str, Tensor], prefix: str, weight: float) -> dict[str, Term]:

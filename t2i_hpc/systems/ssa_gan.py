@@ -7,6 +7,9 @@ The phases of a step, in the order of the released code:
 3. ``encoders``: DAMSM on real images, where the text encoder is trained as the code does;
 4. ``generator``: adversarial loss and DAMSM of the fake images.
 
+With ``discriminator_schedule=merged`` (as the paper's Eq. 6 and DF-GAN's later code) 1 and 2 are
+one phase, which shares the forward of the real pairs.
+
 The generator runs once a step; its graph serves phase 4, its detached images phase 1. With
 ``text_encoder.training=joint`` (as the paper says) phase 4 updates the text encoder as well.
 """
@@ -19,14 +22,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Batch, Losses, OptimiserSettings, Phase, Pictures, Term
 from t2i_hpc.config.system import SSAGANConfig
 from t2i_hpc.losses.adversarial import hinge_fake, hinge_mismatch, hinge_real, mismatched
-from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
+from t2i_hpc.losses.gradient_penalty import (
+    gradient_penalty,
+    matching_aware_gradient_penalty,
+    penalty_inputs,
+)
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextFeatures
 from t2i_hpc.systems.encoders import (
     as_terms,
@@ -36,6 +41,7 @@ from t2i_hpc.systems.encoders import (
     frozen,
     scale_images,
 )
+from t2i_hpc.systems.ssa_gan_networks import build_generator, check_encoders
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,11 @@ class SSAGAN:
     """The system ``ssa_gan``; see the module's text."""
 
     def __init__(self, config: SSAGANConfig, vocabulary_size: int) -> None:
+        check_encoders(config)
         self.config = config
         self.noise_width = config.noise_width
         self.resolution = config.resolution
-        self.generator = _build_generator(config)
+        self.generator = build_generator(config)
         self.discriminator = MatchingDiscriminator(
             config.resolution, config.discriminator_width, config.text_encoder.width
         )
@@ -85,9 +92,9 @@ class SSAGAN:
 
     def begin(self, batch: Batch, noise: Tensor) -> SSAGANStep:
         """Encode the captions and draw the fake images of a step."""
-        self.modules.train()
         trained = self.config.text_encoder.training != "frozen"
-        self.text_encoder.train(trained)
+        for name, network in self.modules.items():
+            network.train(trained or name in ("generator", "discriminator"))
         with torch.set_grad_enabled(trained):
             text: TextFeatures = self.text_encoder(batch.tokens, batch.lengths)
         sentence = text.sentence.detach()
@@ -106,21 +113,44 @@ class SSAGAN:
         """Hinge losses: real pairs, real images with wrong captions, fake images."""
         images = torch.cat([step.real, step.fake.detach()])
         real, fake = self.discriminator.features(images).chunk(2)
+        return self._hinge(step, self.discriminator.judge(real, step.sentence), real, fake)
+
+    def merged_losses(self, step: SSAGANStep) -> Losses:
+        """Hinge losses and the penalty from one forward of the real pairs, in float32."""
+        config, discriminator = self.config, self.discriminator
+        with torch.autocast(step.real.device.type, enabled=False):
+            image, sentence = penalty_inputs(step.real, step.sentence)
+            real = discriminator.features(image)
+            matching = discriminator.judge(real, sentence)
+            penalty = gradient_penalty(
+                matching, (image, sentence), config.penalty_power, config.penalty_norm
+            )
+        # Not joined with the real images, or the penalty would differentiate these as well.
+        fake = discriminator.features(step.fake.detach())
+        hinge = self._hinge(step, matching, real, fake)
+        return {**hinge, "gradient": Term(penalty, config.penalty_weight)}
+
+    def _hinge(self, step: SSAGANStep, matching: Tensor, real: Tensor, fake: Tensor) -> Losses:
+        """Hinge losses of matching logits (B,) and of features of real and fake images."""
         judge = self.discriminator.judge
-        wrong = mismatched(step.sentence)
-        mode = self.config.mismatch
+        wrong = judge(real, mismatched(step.sentence))
         return {
-            "real": Term(hinge_real(judge(real, step.sentence))),
-            "mismatch": Term(hinge_mismatch(judge(real, wrong), mode), 0.5),
+            "real": Term(hinge_real(matching)),
+            "mismatch": Term(hinge_mismatch(wrong, self.config.mismatch), 0.5),
             "fake": Term(hinge_fake(judge(fake, step.sentence)), 0.5),
         }
 
     def penalty_losses(self, step: SSAGANStep) -> Losses:
         """Matching-aware gradient penalty at real, matching pairs."""
+        config = self.config
         penalty = matching_aware_gradient_penalty(
-            self.discriminator, step.real, step.sentence, self.config.penalty_power
+            self.discriminator,
+            step.real,
+            step.sentence,
+            config.penalty_power,
+            config.penalty_norm,
         )
-        return {"gradient": Term(penalty, self.config.penalty_weight)}
+        return {"gradient": Term(penalty, config.penalty_weight)}
 
     def encoder_losses(self, step: SSAGANStep) -> Losses:
         """DAMSM of real images and their captions, weight 1."""
@@ -167,42 +197,34 @@ class SSAGAN:
             "discriminator": self.discriminator,
         }
         if self.config.text_encoder.training != "frozen" and self.image_encoder is not None:
-            parts["encoders"] = nn.ModuleDict(
-                {"text": self.text_encoder, "image_heads": self.image_encoder.heads}
-            )
+            parts |= {"text_encoder": self.text_encoder, "image_heads": self.image_encoder.heads}
         return parts
 
     def _optimisers(self) -> dict[str, OptimiserSettings]:
-        config = self.config.optimiser
-        rates = {
-            "generator": config.generator_learning_rate,
-            "discriminator": config.discriminator_learning_rate,
-            "encoders": self.config.text_encoder.learning_rate,
-        }
+        config, text = self.config.optimiser, self.config.text_encoder
         betas = (config.beta1, config.beta2)
-        return {name: OptimiserSettings(rates[name], betas) for name in self.parts}
+        offered = {
+            "generator": OptimiserSettings(config.generator_learning_rate, betas),
+            "discriminator": OptimiserSettings(config.discriminator_learning_rate, betas),
+            "text_encoder": OptimiserSettings(text.learning_rate, betas, clip=text.clip),
+            "image_heads": OptimiserSettings(text.learning_rate, betas),
+        }
+        return {name: offered[name] for name in self.parts}
 
     def _phases(self) -> list[Phase]:
         training = self.config.text_encoder.training
-        phases = [Phase("discriminator", ("discriminator",), self.discriminator_losses)]
-        if self.config.penalty_weight > 0:
-            phases.append(Phase("penalty", ("discriminator",), self.penalty_losses))
+        encoders = ("text_encoder", "image_heads")
+        phases = self._discriminator_phases()
         if training == "damsm":
-            phases.append(Phase("encoders", ("encoders",), self.encoder_losses))
-        updated = ("generator", "encoders") if training == "joint" else ("generator",)
+            phases.append(Phase("encoders", encoders, self.encoder_losses))
+        updated = ("generator", *encoders) if training == "joint" else ("generator",)
         return [*phases, Phase("generator", updated, self.generator_losses)]
 
-
-def _build_generator(config: SSAGANConfig) -> SSAGenerator:
-    try:
-        return SSAGenerator(
-            config.resolution,
-            width=config.generator_width,
-            noise_width=config.noise_width,
-            sentence_width=config.text_encoder.width,
-            blocks=config.blocks,
-            masks=config.masks,
-            mask_width=config.mask_width,
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"system.blocks or system.masks: {error}") from error
+    def _discriminator_phases(self) -> list[Phase]:
+        updates = ("discriminator",)
+        hinge = Phase("discriminator", updates, self.discriminator_losses)
+        if self.config.penalty_weight == 0:
+            return [hinge]
+        if self.config.discriminator_schedule == "merged":
+            return [Phase("discriminator", updates, self.merged_losses)]
+        return [hinge, Phase("penalty", updates, self.penalty_losses)]

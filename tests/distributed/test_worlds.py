@@ -33,8 +33,22 @@ def assert_near(first: list[dict[str, float]], second: list[dict[str, float]]) -
         (2, ("engine.images=12", *DAMSM)),
         (2, ("engine.images=12", *DAMSM, "system.text_encoder.training=joint")),
         (2, ("engine.images=12", *DAMSM, "system.text_encoder.training=damsm")),
+        (
+            2,
+            (
+                "engine.images=12",
+                *DAMSM,
+                "system.text_encoder.training=joint",
+                "system.text_encoder.clip=0.25",
+                "system.discriminator_schedule=merged",
+                "system.penalty_norm=sum",
+                "system.damsm.root=true",
+                "system.damsm.chunk=3",
+            ),
+        ),
+        (2, ("engine.images=12", "system.block=affine")),
     ],
-    ids=["2", "4-roll", "2-damsm", "2-joint", "2-damsm-trained"],
+    ids=["2", "4-roll", "2-damsm", "2-joint", "2-damsm-trained", "2-merged", "2-affine"],
 )
 def test_losses_equal_those_of_one_rank(
     world: int, words: tuple[str, ...], shards: Path, tmp_path: Path

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.generate import choose_captions
 from t2i_hpc.generation.captions import encode_captions
+from t2i_hpc.generation.request import asked_rows, read_rows, rows_of_split
+from t2i_hpc.generation.swaps import expand
 from t2i_hpc.generation.trained import TrainedRun, to_uint8
 from tests.support.training import only_run, train_tiny
 
@@ -63,10 +65,35 @@ def test_a_caption_means_the_same_wherever_it_stands() -> None:
     assert tokens[2].tolist() == [0, 0, 0, 0]
 
 
-def test_unknown_words_are_reported(
-    trained: TrainedRun, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = GenerateConfig(captions=["a red zeppelin"])
-    assert choose_captions(config, trained.held_out) == ["a red zeppelin"]
-    assert "zeppelin" in capsys.readouterr().err
-    assert len(choose_captions(GenerateConfig(rows=5), trained.held_out)) == 5
+def test_rows_say_what_is_read_of_them(trained: TrainedRun) -> None:
+    long = "a red circle on a " + "light " * 20 + "ground"
+    asked = ["a {red,blue} zeppelin", long]
+    read = read_rows(expand(asked), trained.held_out, trained.config.data.words, 1)
+    assert [row.unknown for row in read] == [["zeppelin"], ["zeppelin"], []]
+    assert read[0].words == ["a", "red"]
+    notes = dict.fromkeys(note for row in read for note in row.notes)
+    assert next(iter(notes)) == f"unknown words left out of {asked[0]!r}: zeppelin"
+    assert len(notes) == 2
+    assert len(read[2].words) == trained.config.data.words
+    assert read[2].left_out == len(long.split()) - trained.config.data.words
+    with pytest.raises(ConfigurationError, match="no word of the caption 'qwertz'"):
+        read_rows(expand(["qwertz"]), trained.held_out, 18, 1)
+
+
+def test_captions_come_from_the_words_and_a_file(trained: TrainedRun, tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_text("\ufeffa {red,blue} circle\n\n  a square \n", encoding="utf-8")
+    config = GenerateConfig(captions=["first"], captions_file=str(path))
+    rows = asked_rows(config)
+    assert [row.caption for row in rows] == ["first", "a red circle", "a blue circle", "a square"]
+    assert asked_rows(GenerateConfig()) == []
+    assert len(rows_of_split(trained.held_out, GenerateConfig(rows=5))) == 5
+
+
+@pytest.mark.parametrize("content", [None, b"\n \n", b"\xff\xfe\xff"])
+def test_a_captions_file_that_is_none_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"captions_file=.*captions\.txt"):
+        asked_rows(GenerateConfig(captions_file=str(path)))

@@ -29,19 +29,23 @@ def test_shift_leaves_out_the_pair_that_wraps_around() -> None:
 
 
 def plain_penalty(
-    network: MatchingDiscriminator, image: Tensor, sentence: Tensor, power: float
+    network: MatchingDiscriminator, image: Tensor, sentence: Tensor, power: float, norm: str
 ) -> Tensor:
-    """The reference's way: norm of the concatenated gradients, then its power."""
+    """Norm of the concatenated gradients (released code) or sum of norms, then the power."""
     image, sentence = image.clone().requires_grad_(), sentence.clone().requires_grad_()
     gradients = torch.autograd.grad(
         network(image, sentence).sum(), [image, sentence], create_graph=True
     )
-    norm = torch.cat([g.flatten(1) for g in gradients], dim=1).norm(dim=1)
-    penalty: Tensor = norm.pow(power).mean()
+    flat = [gradient.flatten(1) for gradient in gradients]
+    if norm == "concatenated":
+        flat = [torch.cat(flat, dim=1)]
+    lengths = [gradient.square().sum(1).sqrt() for gradient in flat]
+    penalty: Tensor = torch.stack(lengths).sum(0).pow(power).mean()
     return penalty
 
 
-def test_penalty_and_its_gradient_equal_the_plain_way() -> None:
+@pytest.mark.parametrize("norm", ["concatenated", "sum"])
+def test_penalty_and_its_gradient_equal_the_plain_way(norm: str) -> None:
     torch.manual_seed(0)
     network = MatchingDiscriminator(64, width=2, sentence_width=8).double()
     for block in network.blocks:
@@ -51,7 +55,7 @@ def test_penalty_and_its_gradient_equal_the_plain_way() -> None:
     parameters = list(network.parameters())
     values, gradients = [], []
     for penalty in (matching_aware_gradient_penalty, plain_penalty):
-        value = penalty(network, image, sentence, 6.0)
+        value = penalty(network, image, sentence, 6.0, norm)
         values.append(value.detach())
         gradients.append(torch.autograd.grad(value, parameters, allow_unused=True))
     assert torch.allclose(values[0], values[1], rtol=1e-10)
@@ -63,13 +67,24 @@ def test_penalty_and_its_gradient_equal_the_plain_way() -> None:
         )
 
 
-def test_a_vanishing_gradient_is_no_nan() -> None:
+def test_the_norms_differ_by_the_mixed_term() -> None:
+    image, sentence = torch.ones(1, 1, 2, 2), torch.ones(1, 1)
+    for norm, expected in (("concatenated", 4.0 + 9.0), ("sum", (2.0 + 3.0) ** 2)):
+        penalty = matching_aware_gradient_penalty(
+            lambda x, e: x.flatten(1).sum(1) + 3 * e.sum(1), image, sentence, 2.0, norm
+        )
+        assert float(penalty) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("norm", ["concatenated", "sum"])
+def test_a_vanishing_gradient_is_no_nan(norm: str) -> None:
     scale = torch.zeros((), requires_grad=True)
     penalty = matching_aware_gradient_penalty(
         lambda x, e: scale * (x.flatten(1).sum(1) + e.sum(1)),
         torch.ones(2, 1, 2, 2),
         torch.ones(2, 3),
+        norm=norm,
     )
     (gradient,) = torch.autograd.grad(penalty, scale)
-    assert float(penalty) == 0
+    assert float(penalty.detach()) == 0
     assert float(gradient) == 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2i_hpc.losses.damsm import (
     Captions,
@@ -42,7 +45,7 @@ def plain_word_score(regions: Tensor, words: Tensor, gamma1: float, gamma2: floa
 
 def test_word_scores_equal_the_definition() -> None:
     regions, words = made(B, D, R), made(B, D, T)
-    scores = word_scores(regions, words, LENGTHS, 5.0, 5.0)
+    scores = word_scores(regions, words, LENGTHS, DAMSMSettings())
     for image in range(B):
         for caption in range(B):
             expected = plain_word_score(
@@ -104,3 +107,72 @@ def test_matching_pairs_lower_the_losses() -> None:
     )
     for name in right:
         assert float(right[name]) < float(wrong[name])
+
+
+def test_the_root_divides_by_gamma2() -> None:
+    regions, words = made(B, D, R), made(B, D, T)
+    plain = word_scores(regions, words, LENGTHS, DAMSMSettings(gamma2=3.0))
+    rooted = word_scores(regions, words, LENGTHS, DAMSMSettings(gamma2=3.0, root=True))
+    assert torch.allclose(rooted.exp() ** 3.0, plain.exp())
+
+
+@pytest.mark.parametrize(
+    ("terms", "names"),
+    [
+        ("words", {"image_to_words", "words_to_image"}),
+        ("sentence", {"image_to_sentence", "sentence_to_image"}),
+    ],
+)
+def test_one_term_is_the_same_as_beside_the_other(terms: str, names: set[str]) -> None:
+    regions, code = made(B, D, 2, 3), made(B, D)
+    captions = Captions(made(B, D, T), LENGTHS, made(B, D), torch.arange(B))
+    both = damsm_losses(regions, code, captions, DAMSMSettings())
+    alone = damsm_losses(regions, code, captions, DAMSMSettings(terms=terms))
+    assert set(alone) == names
+    assert all(torch.equal(alone[name], both[name]) for name in names)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how large the largest result of any operation was."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numel = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_chunks_bound_memory_and_change_nothing() -> None:
+    images, captions, regions_count, words_count = 4, 7, 50, 6
+    lengths = torch.tensor([6, 1, 3, 2, 6, 4, 5])
+
+    def run(chunk: int | None) -> tuple[list[Tensor], int, int]:
+        regions = made(images, D, regions_count).requires_grad_()
+        words = made(captions, D, words_count).requires_grad_()
+        kept = 0
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with LargestTensor() as largest:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                scores = word_scores(regions, words, lengths, DAMSMSettings(chunk=chunk))
+            gradients = torch.autograd.grad(scores.sin().sum(), [regions, words])
+        return [scores, *gradients], largest.numel, kept
+
+    whole, largest, kept = run(None)
+    assert largest == images * captions * regions_count * words_count
+    for chunk in (1, 2, 3, 7, 9):
+        values, size, held = run(chunk)
+        assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(values, whole, strict=True))
+        assert size <= images * min(chunk, captions) * regions_count * words_count
+        assert held < kept / 4 or chunk >= captions

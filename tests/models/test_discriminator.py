@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
 from t2i_hpc.models.discriminator import DownBlock, MatchingDiscriminator
 from t2i_hpc.models.piecewise_linear import average_pool, leaky_relu
 from t2i_hpc.models.ssa_generator import parameter_count
@@ -62,3 +63,14 @@ def test_their_double_backward_leaves_the_forward_graph_alone() -> None:
     reached = torch.autograd.grad(gradient.sum(), [weight, x], allow_unused=True)
     assert reached[0] is not None
     assert reached[1] is None
+
+
+def test_the_penalty_reaches_no_more_than_enters_it() -> None:
+    """Gradients of None, not of zeros: nothing was pushed through the forward graph."""
+    network = MatchingDiscriminator(64, width=2)
+    for block in network.blocks:
+        torch.nn.init.ones_(block.get_parameter("scale"))
+    image, sentence = torch.randn(2, 3, 64, 64), torch.randn(2, 256)
+    matching_aware_gradient_penalty(network, image, sentence).backward()
+    unreached = {name for name, p in network.named_parameters() if p.grad is None}
+    assert unreached == {"from_rgb.bias", *(f"blocks.{i}.shortcut.bias" for i in range(4))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from t2i_hpc.models.batch_norm import GlobalBatchNorm2d
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.models.ssa_generator import parameter_count
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
@@ -56,3 +57,43 @@ def test_the_inception_encoder_has_its_published_size() -> None:
     network = build_image_encoder("inception_v3", 256)
     assert parameter_count(network) == 22_506_720
     assert parameter_count(network, trainable=True) == 721_152
+
+
+def test_corners_may_be_aligned_in_the_resize() -> None:
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = []
+    for align_corners in (False, True):
+        network = build_image_encoder("efficientnet_lite0", 8, align_corners=align_corners)
+        network.trunk.get_submodule("features").register_forward_pre_hook(
+            lambda _, given: seen.append(given[0])
+        )
+        network(images)
+    for inputs, align_corners in zip(seen, (False, True), strict=True):
+        resized = torch.nn.functional.interpolate(
+            images, size=(224, 224), mode="bilinear", align_corners=align_corners
+        )
+        assert torch.allclose(inputs, (resized * 127.5 + 0.5) / 128, atol=1e-6)
+
+
+def test_batch_statistics_move_in_training_and_only_there() -> None:
+    network = build_image_encoder("inception_v3", 8, batch_statistics=True)
+    norms = [m for m in network.trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 94
+    assert {type(norm) for norm in norms} == {GlobalBatchNorm2d}
+    assert not any(p.requires_grad for p in network.trunk.parameters())
+    assert {norm.eps for norm in norms} == {0.001}
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    before = norms[0].running_mean
+    assert before is not None
+    before = before.clone()
+    with torch.no_grad():
+        network.eval()(images)
+        assert torch.equal(network.state_dict()["trunk.early.0.bn.running_mean"], before)
+        trained = network.train()(images).code
+        assert not torch.equal(network.state_dict()["trunk.early.0.bn.running_mean"], before)
+        assert not torch.allclose(trained, network.eval()(images).code, atol=1e-3)
+
+
+def test_batch_statistics_need_batch_norms() -> None:
+    with pytest.raises(ValueError, match="no batch norms"):
+        build_image_encoder("efficientnet_lite0", 8, batch_statistics=True)

@@ -14,8 +14,10 @@ def test_the_published_generator_has_its_published_size() -> None:
 
 
 @pytest.mark.parametrize("resolution", [64, 128, 256])
-def test_images_and_masks_have_their_sizes(resolution: int) -> None:
-    generator = SSAGenerator(resolution, width=2, mask_width=4).requires_grad_(False)
+@pytest.mark.parametrize("mask_source", ["code", "paper"])
+def test_images_and_masks_have_their_sizes(resolution: int, mask_source: str) -> None:
+    generator = SSAGenerator(resolution, width=2, mask_width=4, mask_source=mask_source)
+    generator.requires_grad_(False)
     pictures = generator(torch.randn(2, 100), torch.randn(2, 256))
     assert pictures.images[-1].shape == (2, 3, resolution, resolution)
     assert pictures.images[-1].abs().max() <= 1
@@ -60,6 +62,29 @@ def test_masks_are_counted_from_the_last_block_backwards(masks: int) -> None:
 def test_more_masks_than_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="masks"):
         SSAGenerator(64, width=2, masks=6)
+
+
+@pytest.mark.parametrize("mask_source", ["code", "paper"])
+def test_masks_are_predicted_before_or_after_enlargement(mask_source: str) -> None:
+    generator = SSAGenerator(64, width=2, mask_width=4, mask_source=mask_source).eval()
+    seen: list[int] = []
+    for predictor in generator.mask_predictors.values():
+        predictor.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1]))
+    masks = generator(torch.randn(1, 100), torch.randn(1, 256)).masks
+    assert seen == ([4, 4, 8, 16, 32] if mask_source == "code" else [4, 8, 16, 32, 64])
+    assert [mask.shape[-1] for mask in masks] == [4, 8, 16, 32, 64]
+
+
+@pytest.mark.parametrize(("mask_source", "modulation"), [("paper", "code"), ("code", "paper")])
+def test_options_change_the_picture_but_not_the_weights(mask_source: str, modulation: str) -> None:
+    default = SSAGenerator(64, width=2, mask_width=4).eval()
+    for parameter in default.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    other = SSAGenerator(64, width=2, mask_width=4, mask_source=mask_source, modulation=modulation)
+    other.eval().load_state_dict(default.state_dict())
+    noise, sentence = torch.randn(1, 100), torch.randn(1, 256)
+    images = [network(noise, sentence).images[-1] for network in (default, other)]
+    assert not torch.allclose(images[0], images[1], atol=1e-3)
 
 
 def test_before_training_the_text_changes_nothing() -> None:

@@ -11,7 +11,9 @@ from PIL import Image, ImageFont
 
 from t2i_hpc.reporting.grids import (
     PICTURES_LEFT,
+    cell_box,
     mask_grid,
+    paired_grid,
     picture_grid,
     save_picture,
     wrapped,
@@ -91,6 +93,30 @@ def test_masks_are_labelled_with_their_sizes() -> None:
     head = without.shape[0] - 32
     assert (grids[0][:head, 34:] < 128).any()
     assert (grids[0][:head, 34:] != grids[1][:head, 34:]).any()
+
+
+def test_mask_rows_have_their_captions_and_one_line_of_labels() -> None:
+    images = random_pictures(2, seed=7)
+    plain = mask_grid(images, [torch.ones(2, 1, 4, 4)])
+    told = mask_grid(images, [torch.ones(2, 1, 4, 4)], CAPTIONS)
+    left = int(told.info[PICTURES_LEFT])
+    assert told.size == (plain.width + left, plain.height)
+    assert (np.asarray(told)[:, left:] == np.asarray(plain)).all()
+    assert (np.asarray(told.convert("L"))[:, :left] < 128).any()
+
+
+def test_pairs_are_a_mask_and_its_picture() -> None:
+    images = random_pictures(4, seed=8)
+    masks = torch.linspace(0, 1, 4).view(4, 1, 1, 1)
+    grid = paired_grid(images, masks, 2, CAPTIONS)
+    left = int(grid.info[PICTURES_LEFT])
+    for place in range(4):
+        row, column = divmod(place, 2)
+        level = round(255 * place / 3)
+        assert (cell(grid, row, 2 * column, left, 32) == level).all()
+        assert torch.equal(cell(grid, row, 2 * column + 1, left, 32), images[place])
+    left_edge, top, width, height = cell_box(picture_grid(images, 2, CAPTIONS), images[3], 1, 1)
+    assert (left_edge, top, width, height) == (left + 34, 34, 32, 32)
 
 
 def test_a_saved_grid_is_lossless_and_remembers_its_captions_column(tmp_path: Path) -> None:

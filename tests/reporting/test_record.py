@@ -107,3 +107,8 @@ def test_another_distance_than_fid_says_so() -> None:
     assert "it is not FID" in other.caution
     assert "it is not FID" not in fid.caution
     assert "N = 30 is small" in fid.caution
+
+
+def test_a_small_n_is_no_bias_of_an_accuracy() -> None:
+    (curve,) = score_curves([score_row(0, 0.2, metric="top-1 retrieval", better="higher")])
+    assert "biases" not in curve.caution

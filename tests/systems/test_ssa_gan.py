@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.step import total
 from t2i_hpc.engine.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems import build_system
 from tests.support.training import tiny_batch, tiny_config, tiny_system
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
-# Without gradient by nature: the penalty differentiates the image's gradient, into which the
-# biases of convolutions do not enter.
-NO_PENALTY = {"from_rgb.bias"} | {f"blocks.{i}.shortcut.bias" for i in range(4)}
-
-
-def touched(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> set[str]:
-    return {name for name, p in parameters if p.grad is not None and bool((p.grad != 0).any())}
-
-
-@pytest.mark.parametrize("training", ["frozen", "damsm", "joint"])
-def test_each_phase_reaches_its_own_parts_and_nothing_else(training: str) -> None:
-    system = tiny_system(training, damsm=0.1)
-    noise = torch.randn(4, system.noise_width)
-    for phase in system.phases:
-        context = system.begin(tiny_batch(), noise)
-        system.modules.zero_grad(set_to_none=True)
-        total(phase.loss(context)).backward()
-        owned = {id(p) for name in phase.updates for p in system.parts[name].parameters()}
-        for name, parameter in system.modules.named_parameters():
-            if id(parameter) not in owned:
-                assert parameter.grad is None, f"{phase.name} reaches {name}"
-        for part in phase.updates:
-            named = list(system.parts[part].named_parameters())
-            missing = {name for name, _ in named} - touched(named)
-            allowed = NO_PENALTY if phase.name == "penalty" else set()
-            assert missing <= allowed, f"{phase.name} leaves out {missing - allowed}"
 
 
 def test_phases_follow_the_training_of_the_text_encoder() -> None:
@@ -51,7 +22,8 @@ def test_phases_follow_the_training_of_the_text_encoder() -> None:
     assert names("frozen") == ["discriminator", "penalty", "generator"]
     assert names("damsm") == ["discriminator", "penalty", "encoders", "generator"]
     assert names("joint") == ["discriminator", "penalty", "generator"]
-    assert tiny_system("joint", 0.1).phases[-1].updates == ("generator", "encoders")
+    joint = tiny_system("joint", 0.1).phases[-1].updates
+    assert joint == ("generator", "text_encoder", "image_heads")
 
 
 def test_a_frozen_text_encoder_stays_as_it_is_and_the_rest_moves() -> None:

@@ -1,0 +1,178 @@
+"""The door `convert`: files in, files out, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from t2i_hpc.convert import export_reference, import_reference
+from t2i_hpc.convert.__main__ import DOOR
+from t2i_hpc.models.df_discriminator import DFHead
+from t2i_hpc.models.text_encoder import LSTMTextEncoder
+from t2i_hpc.systems.encoders import load_weights
+from tests.golden.case import case
+from tests.support.training import run_door
+
+TEXT = ("system=damsm", "part=text")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text_encoder200.pth"
+    torch.save({f"module.{k}": v for k, v in case("damsm").weights("text").items()}, path)
+    return path
+
+
+def convert(*words: object) -> int:
+    return DOOR.open([str(word) for word in words])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert convert(*words) == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_to_safetensors_and_back(tmp_path: Path, text: Path) -> None:
+    output, back = tmp_path / "text.safetensors", tmp_path / "back.pth"
+    done = run_door("convert", *TEXT, f"input={text}", f"output={output}")
+    assert done.returncode == 0, done.stderr
+    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+    assert f"sha256 {digest}" in done.stdout
+    size = f"{output.stat().st_size:,} bytes"
+    assert re.search(rf"LSTMTextEncoder\), [\d,]+ parameters, {size}", done.stdout), done.stdout
+
+    encoder = LSTMTextEncoder(60)
+    load_weights(encoder, output, "system.text_encoder.weights")
+    weights = case("damsm").weights("text")
+    assert torch.equal(encoder.embedding.weight, weights["encoder.weight"])
+    with safe_open(output, "pt") as file:
+        source = hashlib.sha256(text.read_bytes()).hexdigest()
+        notes = {"format": "pt", "system": "damsm", "part": "text", "source": source}
+        assert file.metadata() == notes
+
+    assert convert(*TEXT, "direction=export", f"input={output}", f"output={back}") == 0
+    again = torch.load(back, weights_only=True)
+    assert list(again) == list(weights)
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+
+
+def test_files_of_torch_before_1_6(tmp_path: Path) -> None:
+    """The published files are of that age: a row of pickles instead of a zip."""
+    old, output = tmp_path / "old.pth", tmp_path / "new.safetensors"
+    weights = OrderedDict(case("dfgan").weights("C"))
+    torch.save(weights, old, _use_new_zipfile_serialization=False)
+    assert convert("system=df_gan", "part=head", f"input={old}", f"output={output}") == 0
+    assert torch.equal(load_file(output)["logit.weight"], weights["joint_conv.2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "kind"),
+    [
+        ("generator", "G", "DFGenerator"),
+        ("discriminator", "D", "DFDiscriminator"),
+        ("head", "C", "DFHead"),
+    ],
+)
+def test_a_part_of_df_gans_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, key: str, kind: str
+) -> None:
+    networks = {f"net{letter}": case("dfgan").weights(letter) for letter in "GDC"}
+    whole = {"model": networks, "optimizers": {"optimizer_G": {"state": {}}}, "epoch": 3}
+    torch.save(whole, tmp_path / "state_epoch_003.pth")
+    first, back = tmp_path / "ours.safetensors", tmp_path / "theirs.pth"
+    words = ("system=df_gan", f"part={part}")
+    assert convert(*words, f"input={tmp_path}/state_epoch_003.pth", f"output={first}") == 0
+    assert f"df_gan {part} ({kind})" in capsys.readouterr().out
+    expected = import_reference("df_gan", part, networks[f"net{key}"]).state_dict()
+    found = load_file(first)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert convert(*words, "direction=export", f"input={first}", f"output={back}") == 0
+    assert list(torch.load(back, weights_only=True)) == list(networks[f"net{key}"])
+
+
+def test_a_checkpoint_without_the_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": {"netG": case("dfgan").weights("G")}}, tmp_path / "a.pth")
+    words = (f"input={tmp_path}/a.pth", f"output={tmp_path}/b.safetensors")
+    assert "holds netG, but not netC" in refusal(capsys, "system=df_gan", "part=head", *words)
+    assert "holds netG, but not" in refusal(capsys, "system=ssa_gan", "part=generator", *words)
+
+
+class Harmful:
+    """Would run code when unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm"),)
+
+
+def test_pickles_of_more_than_tensors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"encoder.weight": Harmful()}, "a.pth")
+    words = (*TEXT, "input=a.pth", "output=b.safetensors")
+    assert "is not unpickled because" in refusal(capsys, *words)
+    torch.save([torch.zeros(2)], "a.pth")
+    assert "holds a list, not tensors by name" in refusal(capsys, *words)
+    torch.save({"encoder.weight": 3}, "a.pth")
+    assert "'encoder.weight' is of type int" in refusal(capsys, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no checkpoint at all", b"PK\x03\x04" + bytes(60)],
+    ids=["empty", "words", "half a zip"],
+)
+def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    for name in ("a.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        words = (*TEXT, f"input={tmp_path / name}", f"output={tmp_path}/b.safetensors")
+        assert f"input={tmp_path / name} is" in refusal(capsys, *words)
+
+
+def test_wrong_words(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"output={tmp_path}/b.safetensors"
+    given = f"input={text}"
+    assert "there is no such file" in refusal(capsys, *TEXT, f"input={text}.old", out)
+    assert "there is no such file" in refusal(capsys, *TEXT, f"input={tmp_path}", out)
+    assert "part=texts is not offered for damsm" in refusal(
+        capsys, "system=damsm", "part=texts", given, out
+    )
+    assert "system= is not offered" in refusal(capsys, given, out)
+    assert "emb_features.weight" in refusal(capsys, "system=damsm", "part=image", given, out)
+    assert "output=(empty)" in refusal(capsys, *TEXT, given)
+    assert "writes a .pth file" in refusal(capsys, *TEXT, "direction=export", given, out)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_an_output_that_exists_is_kept(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "b.safetensors"
+    output.write_bytes(b"precious")
+    error = refusal(capsys, *TEXT, f"input={text}", f"output={output}")
+    assert "exists already" in error
+    assert output.read_bytes() == b"precious"
+
+
+def test_exporting_another_parts_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(DFHead(2).state_dict(), tmp_path / "head.safetensors")
+    words = (f"input={tmp_path}/head.safetensors", f"output={tmp_path}/b.pth", "direction=export")
+    error = refusal(capsys, "system=damsm", "part=text", *words)
+    assert "none of our names of this part" in error
+    save_file({**DFHead(2).state_dict(), "more": torch.zeros(1)}, tmp_path / "head.safetensors")
+    error = refusal(capsys, "system=df_gan", "part=head", *words)
+    assert "1 unexpected: more" in error
+    assert export_reference("df_gan", "head", DFHead(2)).keys()

@@ -1,0 +1,31 @@
+"""DF-GAN's later layout against its authors' code."""
+
+from __future__ import annotations
+
+import torch
+
+from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead, PairedDiscriminator
+from tests.golden.case import case
+
+
+def test_generator() -> None:
+    golden = case("dfgan")
+    generator = golden.network("df_gan", "generator", "G", gain=0.7)
+    drawn = generator(golden.input("z", 100), golden.input("c", 256))
+    golden.check("image", drawn.images[-1])
+    assert not drawn.masks
+
+
+def test_discriminator_and_head() -> None:
+    golden = case("dfgan")
+    discriminator = golden.network("df_gan", "discriminator", "D")
+    head = golden.network("df_gan", "head", "C")
+    assert isinstance(discriminator, DFDiscriminator)
+    assert isinstance(head, DFHead)
+    image, sentence = golden.images(), golden.input("c", 256)
+    features = discriminator.features(image)
+    golden.check("D.features", features)
+    expected = golden.array("logit").flatten()
+    torch.testing.assert_close(head(features, sentence), expected, rtol=0, atol=2e-4)
+    paired = PairedDiscriminator(discriminator, head)
+    torch.testing.assert_close(paired(image, sentence), expected, rtol=0, atol=2e-4)
