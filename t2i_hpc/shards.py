@@ -1,15 +1,26 @@
-"""Door: turn images and captions into shards.
+"""Door: turn images and captions into shards, and look at shards that are there.
 
 python -m t2i_hpc.shards source=folder images=DIR output=shards/mine
+python -m t2i_hpc.shards verify shards/mine
+
+A first word that is no ``key=value`` is a command on shards that are there; without one a
+split is built.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.door import Door
+
+_Settings = dict[str, str]
+_LONGEST_NAME = 100  # of a picture, in letters
 
 
 def run(config: ShardsConfig) -> None:
@@ -26,9 +37,159 @@ def run(config: ShardsConfig) -> None:
     )
 
 
-DOOR = Door(
+def verify(folder: str, _: _Settings) -> None:
+    """Read every split again and say of each that it is all right."""
+    from t2i_hpc.common.progress import progress
+    from t2i_hpc.data.inspection import splits_at, verify_split
+
+    for manifest in splits_at(folder):
+        with progress(f"verify {manifest.folder}", manifest.sample_count, "samples") as advance:
+            verify_split(manifest, advance)
+        print(
+            f"{manifest.folder}: {manifest.sample_count:,} samples in "
+            f"{len(manifest.shards):,} shards: all right"
+        )
+
+
+def show(folder: str, settings: _Settings) -> None:
+    """Print one sample and write its picture."""
+    from t2i_hpc.data.images import encode
+    from t2i_hpc.data.inspection import find_key, only_split, place_of, splits_at
+
+    if ("key" in settings) == ("number" in settings):
+        raise ConfigurationError("show takes either key=NAME or number=N")
+    if "key" in settings:
+        manifest, number = find_key(splits_at(folder), settings["key"])
+    else:
+        number = _whole_number(settings["number"])
+        manifest = only_split(splits_at(folder))
+    place = place_of(manifest, number)
+    output = _new_png(settings.get("output") or _picture_name(place.sample.key))
+    _write_png(output, encode(place.image, "png", 0))
+    height, width = place.image.shape[:2]
+    print(f"key      {place.sample.key}\nnumber   {number} of {manifest.folder}")
+    for caption in place.sample.captions:
+        print(f"caption  {caption}")
+    print(f"class    {place.sample.class_id}")
+    print(f"size     {width} x {height} px, {place.sample.image_format}")
+    print(f"bytes    {len(place.sample.image):,} at offset {place.offset:,} of {place.shard}")
+    print(f"picture  {output}")
+
+
+def sheet(folder: str, settings: _Settings) -> None:
+    """Write a contact sheet of one split."""
+    import numpy as np
+
+    from t2i_hpc.data.contact_sheet import contact_sheet
+    from t2i_hpc.data.images import encode
+    from t2i_hpc.data.inspection import only_split, splits_at
+
+    output = _new_png(settings.get("output") or "sheet.png")
+    drawn = np.asarray(contact_sheet(only_split(splits_at(folder))))
+    _write_png(output, encode(drawn, "png", 0))
+    print(output)
+
+
+@dataclass(frozen=True)
+class _Command:
+    usage: str
+    summary: str
+    keys: tuple[str, ...]
+    run: Callable[[str, _Settings], None]
+
+
+COMMANDS = {
+    "verify": _Command(
+        "verify DIR",
+        "read all of a split, or of a folder of splits, again: hashes, index, images",
+        (),
+        verify,
+    ),
+    "show": _Command(
+        "show DIR key=NAME|number=N [output=PNG]",
+        "print a sample and write its picture (./NAME.png)",
+        ("key", "number", "output"),
+        show,
+    ),
+    "sheet": _Command(
+        "sheet DIR [output=sheet.png]",
+        "draw 64 samples of a split, evenly spread, with their captions",
+        ("output",),
+        sheet,
+    ),
+}
+
+
+class _ShardsDoor(Door[ShardsConfig]):
+    """The door with its commands, whose words are split off before anything is composed."""
+
+    def _open(self, words: list[str]) -> int:
+        if not words or "=" in words[0] or words[0].startswith("-") or {"--help", "-h"} & {*words}:
+            return super()._open(words)
+        name, *rest = words
+        if name not in COMMANDS:
+            raise ConfigurationError(
+                f"unknown command {name!r}: {nearest(name, COMMANDS)}; without a command, "
+                "settings are written key=value"
+            )
+        folder, settings = _read_words(rest, COMMANDS[name])
+        COMMANDS[name].run(folder, settings)
+        return 0
+
+
+def _read_words(words: Sequence[str], command: _Command) -> tuple[str, _Settings]:
+    """Return the folder and the settings of a command; values are taken letter by letter.
+
+    hydra's grammar is not asked here: it reads ``key=000042`` as the number 42.
+    """
+    folders = [word for word in words if "=" not in word]
+    settings = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(folders) != 1 or folders[0].startswith("-"):
+        raise ConfigurationError(f"cannot read the words: write {command.usage}")
+    for key in settings:
+        if key not in command.keys:
+            raise ConfigurationError(f"unknown key {key!r}: write {command.usage}")
+    return folders[0], settings
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigurationError(f"number={text} is no whole number: count samples from 0")
+    return int(text)
+
+
+def _picture_name(key: str) -> str:
+    from t2i_hpc.data.sources.sample import IMAGE_SUFFIXES
+
+    path = Path(re.sub(r"[^\w.-]+", "_", key))
+    name = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    return f"{name[:_LONGEST_NAME]}.png"
+
+
+def _new_png(output: str) -> Path:
+    """Return where a picture goes; nobody's picture is written over."""
+    path = Path(output)
+    if path.suffix.lower() != ".png":
+        raise ConfigurationError(f"output={output}: pictures are written as .png")
+    if path.exists():
+        raise ConfigurationError(f"{output} is there already: name another output=")
+    return path
+
+
+def _write_png(path: Path, content: bytes) -> None:
+    from t2i_hpc.common.files import write_bytes
+
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write output={path}: {error.strerror}") from error
+
+
+DOOR = _ShardsDoor(
     task="shards",
-    summary="Convert one split of a data set to tar shards with a manifest and an index.",
+    summary="Convert one split of a data set to tar shards with a manifest and an index.\n\n"
+    "Commands on shards that are there (DIR: a split or a folder of splits; or demo):\n"
+    + "\n".join(f"  {command.usage}\n      {command.summary}" for command in COMMANDS.values()),
     config=ShardsConfig,
     run=run,
     examples=(
@@ -38,6 +199,10 @@ DOOR = Door(
         "output=shards/cub split=test",
         "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine "
         "shard_samples=500 format=webp",
+        "python -m t2i_hpc.shards source=index images=my_tars output=shards/mine",
+        "python -m t2i_hpc.shards verify shards/mine",
+        "python -m t2i_hpc.shards show shards/mine/train number=7 output=seven.png",
+        "python -m t2i_hpc.shards sheet shards/mine/train output=sheet.png",
     ),
 )
 

@@ -102,6 +102,34 @@ class OptimiserSettings:
 
 
 @dataclass(frozen=True)
+class Average:
+    """A network whose weights are a running average of another's.
+
+    Attributes:
+        source: the network that is trained.
+        target: its average, of the same shapes; never trained itself.
+        half_life: images after which a weight counts half. Early in training it is half the
+            images seen, so that the first weights are soon forgotten.
+    """
+
+    source: nn.Module
+    target: nn.Module
+    half_life: float
+
+    @torch.no_grad()
+    def update(self, images_seen: int, batch_size: int) -> None:
+        """Take in the weights after a step of `batch_size` images; `images_seen` includes it."""
+        half_life = min(self.half_life, images_seen / 2)
+        share = 1 - 0.5 ** (batch_size / half_life)
+        latest = self.source.state_dict()
+        for name, value in self.target.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(latest[name], share)
+            else:
+                value.copy_(latest[name])
+
+
+@dataclass(frozen=True)
 class Pictures:
     """What a system draws.
 
@@ -120,13 +148,15 @@ class System(Protocol):
     """A set of networks and the phases of their training step.
 
     `modules` holds every network by name (its state dict is the checkpoint); `parts` names
-    the modules that have an optimiser; the other modules are frozen.
+    the modules that have an optimiser; the other modules are frozen, but for those that
+    `averages` keeps.
     """
 
     modules: nn.ModuleDict
     parts: Mapping[str, nn.Module]
     optimisers: Mapping[str, OptimiserSettings]
     phases: Sequence[Phase]
+    averages: Sequence[Average]
     noise_width: int
     resolution: int
 

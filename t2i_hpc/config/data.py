@@ -52,8 +52,14 @@ class DataConfig:
 class ShardsConfig:
     """What `t2i_hpc.shards` reads and writes."""
 
-    source: str = setting("folder", "layout to read", choices=("coco", "cub", "folder"))
-    images: str = setting("", "folder of the images (cub: the folder CUB_200_2011)")
+    source: str = setting(
+        "folder",
+        "layout to read; index: tars that others made, images kept byte for byte",
+        choices=("coco", "cub", "folder", "index"),
+    )
+    images: str = setting(
+        "", "folder of the images (cub: the folder CUB_200_2011; index: of the tars)"
+    )
     captions: str = setting(
         "",
         "captions: COCO's captions JSON, CUB's text folder, or a folder's metadata.jsonl "

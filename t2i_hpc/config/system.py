@@ -195,6 +195,13 @@ class SSAGANConfig(SystemConfig):
         "code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later code)",
         choices=("two_steps", "merged"),
     )
+    average_images: float = setting(
+        0.0,
+        "half-life of the running average of the generator's weights, which then draws; 0: none "
+        "(as the papers)",
+        unit="images",
+        minimum=0.0,
+    )
     penalty_weight: float = setting(
         2.0, "weight of the matching-aware gradient penalty", minimum=0.0
     )

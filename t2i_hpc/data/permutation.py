@@ -16,13 +16,16 @@ Words = npt.NDArray[np.uint64]
 _ROUNDS = 8
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_STEPS = np.array([[number * _GOLDEN & _MASK] for number in range(1, _ROUNDS + 1)], np.uint64)
+_ONE = np.uint64(1)
 
 
 def mix(words: Words) -> Words:
     """Scramble 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
     mixed: Words = words ^ (words >> np.uint64(30))
-    mixed = mixed * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed
 
@@ -44,21 +47,21 @@ def permute(values: Words, sizes: Words, keys: Words) -> Words:
         sizes: uint64 (n,), 1 ≤ size < 2⁵³.
         keys: uint64 (n,), one a permutation.
     """
-    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]  # bit length of size - 1
+    bits = np.frexp((sizes - _ONE).astype(np.float64))[1]  # bit length of size - 1
     halves = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    round_keys = mix(keys + _STEPS)  # once: a value may pass the network several times
     result: Words = values.copy()
-    outside = sizes > np.uint64(1)
-    while outside.any():
-        result[outside] = _feistel(result[outside], halves[outside], keys[outside])
-        outside = result >= sizes
+    outside = np.flatnonzero(sizes > _ONE)
+    while len(outside):
+        result[outside] = _feistel(result[outside], halves[outside], round_keys[:, outside])
+        outside = outside[result[outside] >= sizes[outside]]
     return result
 
 
-def _feistel(values: Words, halves: Words, keys: Words) -> Words:
-    mask = (np.uint64(1) << halves) - np.uint64(1)
+def _feistel(values: Words, halves: Words, round_keys: Words) -> Words:
+    mask = (_ONE << halves) - _ONE
     left, right = values >> halves, values & mask
-    for number in range(1, _ROUNDS + 1):
-        scrambled = mix(right ^ mix(keys + np.uint64(number * _GOLDEN & _MASK)))
-        left, right = right, left ^ (scrambled & mask)
+    for round_key in round_keys:
+        left, right = right, left ^ (mix(right ^ round_key) & mask)
     joined: Words = (left << halves) | right
     return joined

@@ -53,13 +53,33 @@ def index_tar(path: Path) -> Index:
     Raises:
         DataError: no whole tar, or a member that is not half of a plain (image, JSON) pair.
     """
+    members = [_checked(member, path) for member in members_of(path)]
+    return np.array(_pair(members, path), dtype=ROW)
+
+
+def sample_names(path: Path) -> list[str]:
+    """Return the name of each sample's image member, in the order of :func:`index_tar`."""
+    return [member.name for member in members_of(path) if not member.name.endswith(".json")]
+
+
+def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
+    """Walk the headers of a whole tar; every member is a plain file with a name inside it.
+
+    Args:
+        path: the tar.
+        folders: pass over the entries of folders, which `tar` itself writes, instead of
+            refusing them.
+
+    Raises:
+        DataError: a damaged or cut tar, a link, a device, or a path that leads out.
+    """
     try:
         with tarfile.open(path, mode="r:") as tar:
-            members = [_checked(member, path) for member in tar]
+            members = [_plain(member, path) for member in tar if not (folders and member.isdir())]
             _check_end(path, tar.offset)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{path} is not a whole tar ({error}); copy or build it again") from error
-    return np.array(_pair(members, path), dtype=ROW)
+    return members
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -68,12 +88,17 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+def _plain(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
     name = PurePosixPath(member.name)
     if not member.isreg() or member.issparse():
         raise DataError(f"{path} holds {member.name!r}, which is no plain file; build it again")
     if name.is_absolute() or ".." in name.parts or not name.stem:
         raise DataError(f"{path} holds {member.name!r}, a path out of its folder; build it again")
+    return member
+
+
+def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+    name = PurePosixPath(member.name)
     if name.suffix[1:] not in (*_FORMAT_OF_SUFFIX, "json"):
         raise DataError(
             f"{path} holds {member.name!r}; allowed are .json, ."

@@ -12,8 +12,10 @@ import fcntl
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
@@ -29,6 +31,14 @@ from t2i_hpc.data.tars import Record, index_tar, write_tar
 _UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 64
 _LONGEST_SHAPE = 32  # longer side over shorter side
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Of a stored image: shorter side in pixels, format."""
+
+    side: int
+    image_format: str
 
 
 def write_shards(config: ShardsConfig) -> Manifest:
@@ -150,21 +160,23 @@ def _pack(
 ) -> None:
     shards: list[Shard] = []
     parts: list[Index] = []
-    sides: list[int] = []
+    stored: list[_Stored] = []
     for first in range(0, len(samples), config.shard_samples):
         path = folder / f"{len(shards):06d}.tar"
         numbers = range(first, min(first + config.shard_samples, len(samples)))
-        write_tar(path, _records(samples, numbers, config, sides, advance))
+        write_tar(path, _records(samples, numbers, config, stored, advance))
         parts.append(index_tar(path))
         shards.append(Shard(path.name, len(numbers), path.stat().st_size, sha256_of_file(path)))
     save_index(folder / INDEX, parts)
+    sides = [image.side for image in stored]
+    verbatim = samples[0].packed is not None
     Manifest(
         folder=folder,
         name=config.name or config.source,
         split=config.split,
-        size=config.size,
+        size=max(sides) if verbatim else config.size,
         smallest=min(sides),
-        image_format=config.format,
+        image_format=Counter(image.image_format for image in stored).most_common(1)[0][0],
         shards=tuple(shards),
         index_sha256=sha256_of_file(folder / INDEX),
     ).save()
@@ -174,15 +186,15 @@ def _records(
     samples: Sequence[SourceSample],
     numbers: range,
     config: ShardsConfig,
-    sides: list[int],
+    stored: list[_Stored],
     advance: Callable[[int], None],
 ) -> Iterator[Record]:
-    """Convert the samples of one shard; `sides` gets each stored image's shorter side."""
+    """Convert the samples of one shard; `stored` gets what the manifest says of each image."""
     for number in numbers:
         sample = samples[number]
-        image = _convert(sample, config.size)
+        image, content, image_format = _image_file(sample, config)
         height, width = image.shape[:2]
-        sides.append(min(height, width))
+        stored.append(_Stored(min(height, width), image_format))
         description: dict[str, object] = {
             "key": sample.key,
             "captions": list(sample.captions),
@@ -191,24 +203,32 @@ def _records(
             "height": height,
         }
         name = _UNCLEAN.sub("_", sample.key)[:_LONGEST_NAME]
-        content = encode(image, config.format, config.quality)
-        yield Record(f"{number:09d}-{name}", content, config.format, description)
+        yield Record(f"{number:09d}-{name}", content, image_format, description)
         advance(1)
 
 
-def _convert(sample: SourceSample, size: int) -> Pixels:
-    try:
-        content = sample.path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {sample.path}: {error.strerror}") from error
-    image = decode(content, str(sample.path))
-    image = upright(image, content) if sample.box is None else crop_box(image, sample.box)
+def _image_file(sample: SourceSample, config: ShardsConfig) -> tuple[Pixels, bytes, str]:
+    """Return the image as it is stored: pixels, file, format.
+
+    Out of a tar the file is taken as it is, unless EXIF turns it: readers do not.
+    """
+    content = sample.read()
+    decoded = decode(content, sample.name)
+    image = upright(decoded, content) if sample.box is None else crop_box(decoded, sample.box)
+    _refuse_strip(image, sample.name)
+    if sample.packed is None:
+        image = resize_shorter(image, config.size) if min(image.shape[:2]) > config.size else image
+        return image, encode(image, config.format, config.quality), config.format
+    form = sample.packed.image_format
+    return image, content if image is decoded else encode(image, form, config.quality), form
+
+
+def _refuse_strip(image: Pixels, name: str) -> None:
     shorter, longer = sorted(image.shape[:2])
     if not shorter:
-        raise DataError(f"the bounding box of {sample.path} lies outside the image: correct it")
+        raise DataError(f"the bounding box of {name} lies outside the image: correct it")
     if longer > _LONGEST_SHAPE * shorter:
         raise DataError(
-            f"{sample.path} is a strip of {shorter} by {longer} pixels, of which a square crop "
+            f"{name} is a strip of {shorter} by {longer} pixels, of which a square crop "
             "shows nothing: leave it out"
         )
-    return resize_shorter(image, size) if shorter > size else image

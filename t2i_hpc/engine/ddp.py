@@ -69,13 +69,9 @@ class DDPEngine:
 
         `images_seen` before this step decides learning rates that have a schedule.
         """
+        batch_size = len(batch.images) * self.world.size
         for name, optimiser in self.optimisers.items():
-            keep_schedule(
-                optimiser,
-                self.system.optimisers[name],
-                images_seen,
-                len(batch.images) * self.world.size,
-            )
+            keep_schedule(optimiser, self.system.optimisers[name], images_seen, batch_size)
         images = batch.images.contiguous(memory_format=self.layout)
         with self._precision():
             context = self.system.begin(replace(batch, images=images), noise)
@@ -83,6 +79,8 @@ class DDPEngine:
         for phase in self.system.phases:
             losses = self._run(phase, context)
             values |= {f"{phase.name}/{name}": term.value for name, term in losses.items()}
+        for average in self.system.averages:
+            average.update(images_seen + batch_size, batch_size)
         return values
 
     def _run(self, phase: Phase, context: Any) -> Losses:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.step import Batch, Losses, OptimiserSettings, Phase
+from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase
 from t2i_hpc.config.system import DAMSMPretrainingConfig
 from t2i_hpc.losses.damsm import sentence_scores, word_attention
 from t2i_hpc.systems.encoders import (
@@ -36,6 +36,7 @@ class DAMSMPretraining:
     """The system ``damsm``."""
 
     noise_width = 0
+    averages: Sequence[Average] = ()
 
     def __init__(self, config: DAMSMPretrainingConfig, vocabulary_size: int) -> None:
         self.config = config

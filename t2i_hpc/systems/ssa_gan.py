@@ -16,13 +16,14 @@ The generator runs once a step; its graph serves phase 4, its detached images ph
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.common.step import Batch, Losses, OptimiserSettings, Phase, Pictures, Term
+from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
 from t2i_hpc.config.system import SSAGANConfig
 from t2i_hpc.losses.adversarial import hinge_fake, hinge_mismatch, hinge_real, mismatched
 from t2i_hpc.losses.gradient_penalty import (
@@ -83,6 +84,7 @@ class SSAGAN:
             self.image_encoder = build_images_encoder(
                 config.image_encoder, config.text_encoder.width
             )
+        self.averages: Sequence[Average] = self._averages()
         self.modules = nn.ModuleDict(self._networks())
         self.parts: Mapping[str, nn.Module] = self._parts()
         self.optimisers: Mapping[str, OptimiserSettings] = self._optimisers()
@@ -104,9 +106,10 @@ class SSAGAN:
 
     @torch.no_grad()
     def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
-        """Draw pictures (B, 3, R, R) and masks in evaluation mode."""
+        """Draw pictures (B, 3, R, R) and masks in evaluation mode, with the average if kept."""
         self.modules.eval()
-        pictures: Pictures = self.generator(noise, self.text_encoder(tokens, lengths).sentence)
+        generator = self.averages[0].target if self.averages else self.generator
+        pictures: Pictures = generator(noise, self.text_encoder(tokens, lengths).sentence)
         return pictures
 
     def discriminator_losses(self, step: SSAGANStep) -> Losses:
@@ -181,6 +184,12 @@ class SSAGAN:
     def _needs_image_encoder(self) -> bool:
         return self.config.damsm.weight > 0 or self.config.text_encoder.training != "frozen"
 
+    def _averages(self) -> list[Average]:
+        if not self.config.average_images:
+            return []
+        average = copy.deepcopy(self.generator).requires_grad_(False)
+        return [Average(self.generator, average, self.config.average_images)]
+
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {
             "generator": self.generator,
@@ -189,6 +198,8 @@ class SSAGAN:
         }
         if self.image_encoder is not None:
             networks["image_encoder"] = self.image_encoder
+        if self.averages:
+            networks["generator_average"] = self.averages[0].target
         return networks
 
     def _parts(self) -> dict[str, nn.Module]:

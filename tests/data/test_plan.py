@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +16,14 @@ from t2i_hpc.data.plan import Plan, batch_positions
 
 COUNTS = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
 SEEDS = st.integers(0, 2**63)
+GROUPS = st.integers(1, 5)
+PARTS = st.tuples(st.integers(0, 100), st.integers(1, 40))
 KNOWN_PERMUTATION = [2, 0, 9, 6, 5, 1, 8, 3, 7, 4]
+KNOWN_ORDER = [0, 8, 2, 9, 2, 0, 1, 6, 9, 4, 7, 5, 8, 3]
+KNOWN_ORDERS = {  # counts, seed, window: SHA-256 of two epochs' indices, every fifth
+    (1024, 5, 8): "5df66b065f5255c030c7c68755e5f4e80c611c621878cc109243496ef54081b0",
+    (900, 2**63, 2000): "6d6b58d32dc6fa03ee6013b57b0ebf720d9277a01148cbf53478a9e1bdaac14d",
+}
 
 
 @given(st.integers(1, 3000), SEEDS)
@@ -50,9 +59,11 @@ def test_every_value_goes_everywhere_equally_often() -> None:
 
 
 @settings(deadline=None)
-@given(COUNTS, SEEDS, st.integers(1, 10), st.integers(0, 4))
-def test_every_sample_once_an_epoch(counts: list[int], seed: int, window: int, epoch: int) -> None:
-    plan = Plan(counts, seed, window)
+@given(COUNTS, SEEDS, st.integers(1, 10), st.integers(0, 4), GROUPS)
+def test_every_sample_once_an_epoch(
+    counts: list[int], seed: int, window: int, epoch: int, group: int
+) -> None:
+    plan = Plan(counts, seed, window, group)
     total = sum(counts)
     assert plan.sample_count == total
     located = [plan.locate(position) for position in range(epoch * total, (epoch + 1) * total)]
@@ -61,13 +72,70 @@ def test_every_sample_once_an_epoch(counts: list[int], seed: int, window: int, e
 
 
 @settings(deadline=None)
-@given(COUNTS, SEEDS, st.integers(1, 4), st.integers(0, 100), st.integers(1, 40))
+@given(COUNTS, SEEDS, st.integers(1, 4), PARTS, GROUPS)
 def test_any_part_of_the_stream_equals_the_whole_streams(
-    counts: list[int], seed: int, window: int, start: int, length: int
+    counts: list[int], seed: int, window: int, part_of: tuple[int, int], group: int
 ) -> None:
-    whole = Plan(counts, seed, window).indices(range(start + length))
-    part = Plan(counts, seed, window).indices(range(start, start + length))
+    start, length = part_of
+    whole = Plan(counts, seed, window, group).indices(range(start + length))
+    part = Plan(counts, seed, window, group).indices(range(start, start + length))
     assert part.tolist() == whole[start:].tolist()
+
+
+@settings(deadline=None)
+@given(COUNTS, SEEDS, st.lists(st.integers(0, 400), min_size=1, max_size=30), GROUPS)
+def test_the_order_of_queries_does_not_matter(
+    counts: list[int], seed: int, positions: list[int], group: int
+) -> None:
+    straight = Plan(counts, seed, 2, group).indices(range(401))
+    asked = Plan(counts, seed, 2, group)
+    assert asked.indices(positions).tolist() == straight[positions].tolist()
+    assert [asked.locate(place)[1] for place in positions] == straight[positions].tolist()
+
+
+def test_the_order_of_up_to_1024_shards_is_known() -> None:
+    assert Plan([3, 0, 5, 2, 4], 11, 2).indices(range(10, 24)).tolist() == KNOWN_ORDER
+    for (shards, seed, window), digest in KNOWN_ORDERS.items():
+        counts = [number % 7 for number in range(shards)]
+        places = range(0, 2 * sum(counts), 5)
+        indices = Plan(counts, seed, window).indices(places).astype("<i8")
+        assert hashlib.sha256(indices.tobytes()).hexdigest() == digest
+
+
+def shards_in_order(plan: Plan, epoch: int, shards: int) -> list[int]:
+    """Return the shards of an epoch in their order, where each has one sample and window 1."""
+    order: list[int] = plan.indices(range(epoch * shards, (epoch + 1) * shards)).tolist()
+    return order
+
+
+def test_groups_and_their_shards_are_shuffled() -> None:
+    plan = Plan([1] * 48, 1, 1, 8)
+    orders = [shards_in_order(plan, epoch, 48) for epoch in range(3)]
+    dealt = [[{n % 6 for n in order[b : b + 8]} for b in range(0, 48, 8)] for order in orders]
+    assert all(len(group) == 1 for groups in dealt for group in groups)
+    assert dealt[0] != dealt[1] != dealt[2]
+    inside = [[n // 6 for n in order if n % 6 == group] for order in orders for group in range(6)]
+    assert len({tuple(order) for order in inside}) == 18
+
+
+def test_a_group_is_a_cross_section_of_the_stored_order() -> None:
+    order = shards_in_order(Plan([1] * 4096, 1, 1), 0, 4096)
+    for begin in range(0, 4096, 1024):
+        part = np.array(order[begin : begin + 1024]) // 1024
+        assert np.bincount(part, minlength=4).tolist() == [256] * 4
+
+
+def test_windows_lie_inside_a_group() -> None:
+    plan = Plan([10] * 12, 5, 4, 6)
+    for epoch in range(2):
+        shards = plan.indices(range(epoch * 120, (epoch + 1) * 120)) // 10
+        for begin, end in ((0, 40), (40, 60), (60, 100), (100, 120)):
+            assert len(set(shards[begin:end].tolist())) == (end - begin) // 10
+        assert len({number % 2 for number in shards[:60].tolist()}) == 1
+
+
+def test_a_window_is_not_cut_by_the_groups_size() -> None:
+    assert len(set((Plan([30] * 40, 1, 20, 4).indices(range(600)) // 30).tolist())) == 20
 
 
 @given(st.integers(0, 10**9), st.integers(1, 16))
@@ -123,11 +191,31 @@ def test_a_window_over_all_shards_mixes_everything() -> None:
     assert len(set((indices // 30).tolist())) > 20
 
 
-def test_far_positions_and_many_samples_cost_nothing() -> None:
-    plan = Plan([10**6] * 1000, 1, 8)
-    epoch, index = plan.locate(7 * 10**9 + 123)
-    assert epoch == 7
-    assert 0 <= index < 10**9
+def test_a_jump_among_a_million_shards_takes_no_arrays_of_their_size() -> None:
+    """1,000 groups of 1,000 shards: a jump shuffles two lists of 1,000."""
+    plan = Plan(np.full(10**6, 1000), 1, 8)
+    tracemalloc.start()
+    try:
+        located = [plan.locate(position) for position in (7 * 10**9 + 123, 5, 3 * 10**12 + 1)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [epoch for epoch, _ in located] == [7, 0, 3000]
+    assert all(0 <= index < 10**9 for _, index in located)
+    assert peak < 10**6  # one number a shard would be 8 * 10**6
+
+
+def test_visited_places_are_not_kept_for_ever() -> None:
+    plan = Plan([1] * 100, 1, 1, 10)
+    plan.indices(range(1000))
+    assert len(pickle.dumps(plan)) < 10_000
+
+
+def test_more_than_a_million_shards_make_no_more_groups_than_shards_in_one() -> None:
+    shards = 1500**2
+    plan = Plan(np.ones(shards, dtype=np.int64), 1, 1)
+    first = plan.indices(range(1500))
+    assert len(set((first % 1500).tolist())) == 1
 
 
 def test_a_plan_travels_to_workers() -> None:

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
-from tests.support.data import make_coco, make_cub, make_image_folder
+from tests.support.data import captions_of, draw_image, make_coco, make_cub, make_image_folder
 
 
 def shards(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -100,6 +102,32 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         nothing,
         "there is no vocabulary none.json",
     ),
+    "an unknown command": ("verfy out", nothing, "unknown command 'verfy': did you mean 'verify'?"),
+    "no folder to verify": ("verify", nothing, "cannot read the words: write verify DIR"),
+    "two folders": ("verify mine coco", nothing, "write verify DIR"),
+    "a folder that is not there": ("verify nowhere", nothing, "there is no folder nowhere"),
+    "a folder without splits": ("sheet mine", nothing, "mine holds no split"),
+    "an unknown key of a command": ("show mine kye=a", nothing, "unknown key 'kye': write show"),
+    "nothing to show": ("show mine", nothing, "show takes either key=NAME or number=N"),
+    "two things to show": ("show mine key=a number=2", nothing, "either key=NAME or number=N"),
+    "a number of several splits": ("show demo number=3", nothing, "holds the splits test, train"),
+    "a number that is none": (
+        "show mine number=x",
+        nothing,
+        "number=x is no whole number",
+    ),
+    "a picture of another kind": ("sheet demo output=a.jpg", nothing, "are written as .png"),
+    "a picture that is there": (
+        "sheet demo output=mine/0001.png",
+        nothing,
+        "mine/0001.png is there already: name another output=",
+    ),
+    "a picture under a file": (
+        "show demo key=1f4fd.png output=mine/0001.txt/a.png",
+        nothing,
+        "cannot write output=mine/0001.txt/a.png",
+    ),
+    "tars that are not there": ("source=index images=mine output=out", nothing, "has no .tar"),
     "an output that is a file": (
         "images=mine output=mine/0001.txt",
         nothing,
@@ -122,9 +150,52 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(tmp_path: Path, case: str) ->
     assert not (tmp_path / "out" / "train" / "manifest.json").exists()
 
 
+def test_looking_at_a_split(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    build = "source=folder images=mine output=out shard_samples=2 format=png"
+    assert shards(tmp_path, *build.split()).returncode == 0
+    verified = shards(tmp_path, "verify", "out")
+    assert verified.stdout == "out/train: 3 samples in 2 shards: all right\n", verified.stderr
+    assert "verify out/train: 3 of 3 samples" in verified.stderr
+    by_key = shards(tmp_path, "show", "out", "key=0002.png")
+    by_number = shards(tmp_path, "show", "out", "number=2", "output=pictures/two.png")
+    assert by_key.returncode == by_number.returncode == 0, by_key.stderr + by_number.stderr
+    lines = by_key.stdout.splitlines()
+    assert lines[:-1] == by_number.stdout.splitlines()[:-1]
+    assert lines[0].split() == ["key", "0002.png"]
+    assert [line[9:] for line in lines if line.startswith("caption")] == captions_of(2)
+    assert "size     48 x 40 px, png" in lines
+    assert lines[-2].endswith("at offset 512 of out/train/000001.tar")
+    assert lines[-1] == "picture  0002.png"
+    drawn = np.asarray(draw_image(2, 48, 40))
+    for name in ("0002.png", "pictures/two.png"):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / name)), drawn)
+    assert shards(tmp_path, "sheet", "out").stdout == "sheet.png\n"
+    assert Image.open(tmp_path / "sheet.png").size == (3 * 170 + 10, 240 + 10)
+
+
+def test_a_damaged_split_is_named_with_its_member(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    assert shards(tmp_path, "images=mine", "output=out", "format=png").returncode == 0
+    tar = tmp_path / "out" / "train" / "000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"IDAT", b"IDAX"))
+    refused = shards(tmp_path, "verify", "out")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines()[-1].startswith(
+        "t2i_hpc.shards: out/train/000000.tar is damaged at its member '000000000-0000_png.png': "
+    )
+
+
+def test_help_names_the_commands(tmp_path: Path) -> None:
+    for words in (["--help"], ["show", "--help"], ["verify", "-h"]):
+        text = shards(tmp_path, *words).stdout
+        for usage in ("verify DIR", "show DIR key=NAME|number=N [output=PNG]", "sheet DIR"):
+            assert f"\n  {usage}" in text
+
+
 def test_help_has_an_example_for_each_source(tmp_path: Path) -> None:
     text = shards(tmp_path, "--help").stdout
-    for source in ("coco", "cub", "folder"):
+    for source in ("coco", "cub", "folder", "index"):
         assert f"python -m t2i_hpc.shards source={source}" in text
 
 

@@ -8,12 +8,14 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.sources.coco import read_coco
 from t2i_hpc.data.sources.cub import read_cub
 from t2i_hpc.data.sources.folder import read_folder
+from t2i_hpc.data.sources.foreign import read_foreign
 from t2i_hpc.data.sources.sample import SourceSample
 
 SOURCES: dict[str, Callable[[ShardsConfig], Sequence[SourceSample]]] = {
     "coco": read_coco,
     "cub": read_cub,
     "folder": read_folder,
+    "index": read_foreign,
 }
 
 __all__ = ["SOURCES", "SourceSample"]

@@ -12,9 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.images import Box
+from t2i_hpc.data.images import SUFFIXES, Box
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_FORMATS_OF_SUFFIX = {
+    ".jpeg": "jpeg",
+    **{f".{suffix}": form for form, suffix in SUFFIXES.items()},
+}
+IMAGE_SUFFIXES = tuple(IMAGE_FORMATS_OF_SUFFIX)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An image file inside a tar: its first byte there, its size in bytes, its format."""
+
+    offset: int
+    count: int
+    image_format: str
 
 
 @dataclass(frozen=True)
@@ -23,10 +36,11 @@ class SourceSample:
 
     Attributes:
         key: the image's name in its data set.
-        path: the image file.
+        path: the image file, or the tar that holds it.
         captions: one or more texts.
         class_id: class of the image; a running number where there are no classes.
         box: left, top, width, height of the object in pixels, where the image is to be cut.
+        packed: where the image lies in a tar; it is then stored byte for byte.
     """
 
     key: str
@@ -34,6 +48,27 @@ class SourceSample:
     captions: tuple[str, ...]
     class_id: int
     box: Box | None = None
+    packed: Packed | None = None
+
+    @property
+    def name(self) -> str:
+        """What the image is called in messages."""
+        return str(self.path) if self.packed is None else f"{self.key} in {self.path}"
+
+    def read(self) -> bytes:
+        """Return the image file's bytes.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                if self.packed is None:
+                    return stream.read()
+                stream.seek(self.packed.offset)
+                return stream.read(self.packed.count)
+        except OSError as error:
+            raise DataError(f"cannot read the image {self.path}: {error.strerror}") from error
 
 
 def folder_at(path: str, key: str, holds: str) -> Path:

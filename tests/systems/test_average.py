@@ -1,0 +1,82 @@
+"""The running average of the generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from t2i_hpc.common.step import Average
+from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.world import World
+from t2i_hpc.systems.ssa_gan import SSAGAN
+from tests.support.training import only_run, tiny_batch, tiny_config, tiny_system, train_tiny
+
+CPU = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+def averaging() -> SSAGAN:
+    torch.manual_seed(0)
+    config = tiny_config()
+    config.average_images = 40.0
+    return SSAGAN(config, 20)
+
+
+def test_a_weight_counts_half_after_the_half_life() -> None:
+    source, target = nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.zeros_(target.weight)
+    nn.init.ones_(source.weight)
+    average = Average(source, target, half_life=40.0)
+    for step in range(10):
+        average.update(images_seen=10_000 + 4 * step, batch_size=4)
+    assert float(target.weight) == pytest.approx(0.5)
+
+
+def test_early_weights_are_soon_forgotten() -> None:
+    source, target = nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.zeros_(target.weight)
+    nn.init.ones_(source.weight)
+    Average(source, target, half_life=1e9).update(images_seen=4, batch_size=4)
+    assert float(target.weight) == pytest.approx(0.75)
+
+
+def test_the_average_draws_and_is_not_trained() -> None:
+    system = averaging()
+    engine = DDPEngine(system, CPU, "fp32")
+    noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
+    for step in range(3):
+        engine.step(tiny_batch(), noise, 1000 + 4 * step)
+    (average,) = system.averages
+    assert all(p.grad is None for p in average.target.parameters())
+    live, kept = average.source.state_dict(), average.target.state_dict()
+    assert any(not torch.equal(live[name], kept[name]) for name in live)
+    batch = tiny_batch()
+    drawn = system.draw(batch.tokens, batch.lengths, noise).images[-1]
+    average.target.load_state_dict(live)
+    assert not torch.equal(system.draw(batch.tokens, batch.lengths, noise).images[-1], drawn)
+
+
+def test_it_changes_nothing_of_the_training() -> None:
+    noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
+    weights = []
+    for config in (tiny_config(), averaging().config):
+        torch.manual_seed(0)
+        system = SSAGAN(config, 20)
+        DDPEngine(system, CPU, "fp32").step(tiny_batch(), noise)
+        weights.append(system.generator.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not tiny_system().averages
+
+
+def test_it_is_saved_and_resumed_to_the_bit(shards: Path, tmp_path: Path) -> None:
+    words = ("system.average_images=16", "engine.device=cpu")
+    train_tiny(shards, tmp_path / "a", "engine.images=24", *words)
+    train_tiny(shards, tmp_path / "b", "engine.images=12", *words)
+    train_tiny(shards, tmp_path / "b", "engine.images=24", *words)
+    name = "checkpoints/0000000024/weights.safetensors"
+    first, second = (load_file(only_run(tmp_path / run) / name) for run in ("a", "b"))
+    assert any(key.startswith("generator_average.") for key in first)
+    assert all(torch.equal(first[key], second[key]) for key in first)
