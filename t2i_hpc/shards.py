@@ -32,7 +32,7 @@ def run(config: ShardsConfig) -> None:
     manifest = write_shards(config)
     words = Vocabulary.load(Path(config.output) / VOCABULARY).size
     print(
-        f"{manifest.folder}: {manifest.sample_count:,} samples in {len(manifest.shards):,} shards, "
+        f"{manifest.folder}: {manifest.sample_count:,} samples in {manifest.shard_count:,} shards, "
         f"{manifest.bytes:,} bytes; vocabulary of {words:,} words"
     )
 
@@ -47,7 +47,7 @@ def verify(folder: str, _: _Settings) -> None:
             verify_split(manifest, advance)
         print(
             f"{manifest.folder}: {manifest.sample_count:,} samples in "
-            f"{len(manifest.shards):,} shards: all right"
+            f"{manifest.shard_count:,} shards: all right"
         )
 
 

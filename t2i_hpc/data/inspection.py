@@ -19,12 +19,11 @@ from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.resources import resource
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.images import Pixels, decode
-from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest, Shard
+from t2i_hpc.data.manifest import MANIFEST, REBUILD, ROW, VOCABULARY, Manifest, Shard, shard_name
 from t2i_hpc.data.reader import Reader, StoredSample
 from t2i_hpc.data.tars import index_tar, sample_names
 
 DEMO = "demo"
-_REBUILD = "copy the split again or build it with t2i_hpc.shards"
 
 
 def splits_at(path: str) -> list[Manifest]:
@@ -72,34 +71,35 @@ def verify_split(manifest: Manifest, advance: Callable[[int], None]) -> None:
     """
     Vocabulary.load(manifest.folder.parent / VOCABULARY)
     reader, first, sides = Reader(manifest), 0, []
-    for shard in manifest.shards:
+    for shard in manifest.shards():
         path = manifest.folder / shard.name
-        _check_index(manifest, shard, first)
+        _check_index(manifest, shard)
         for number, name in enumerate(sample_names(path), first):
             sides.append(min(_checked_image(reader, number, path, name).shape[:2]))
             advance(1)
         if sha256_of_file(path) != shard.sha256:
             raise DataError(
                 f"the content of {path} has changed (SHA-256 differs), though each of its samples "
-                f"can be read; {_REBUILD}"
+                f"can be read; {REBUILD}"
             )
         first += shard.count
     if min(sides) != manifest.smallest:
         raise DataError(
             f"{manifest.folder / MANIFEST} calls {manifest.smallest} px the smallest side, but an "
-            f"image has {min(sides)} px; {_REBUILD}"
+            f"image has {min(sides)} px; {REBUILD}"
         )
 
 
-def _check_index(manifest: Manifest, shard: Shard, first: int) -> None:
+def _check_index(manifest: Manifest, shard: Shard) -> None:
     path = manifest.folder / shard.name
     found = index_tar(path)
     if len(found) != shard.count:
-        raise DataError(f"{path} holds {len(found):,} samples, not {shard.count:,}; {_REBUILD}")
-    expected = manifest.open_index()[first : first + shard.count]
-    if (found != expected).any():
-        name = sample_names(path)[int((found != expected).argmax())]
-        raise DataError(f"{path} has its member {name!r} elsewhere than indexed; {_REBUILD}")
+        raise DataError(f"{path} holds {len(found):,} samples, not {shard.count:,}; {REBUILD}")
+    places = [name for name in ROW.names or () if name != "checksum"]  # bytes are read later
+    other = found[places] != manifest.rows(shard.number)[places]
+    if other.any():
+        name = sample_names(path)[int(other.argmax())]
+        raise DataError(f"{path} has its member {name!r} elsewhere than indexed; {REBUILD}")
 
 
 def _checked_image(reader: Reader, number: int, path: Path, name: str) -> Pixels:
@@ -137,14 +137,10 @@ def place_of(manifest: Manifest, number: int) -> Place:
             f"number={number} is not in {manifest.folder}: its samples are 0 to "
             f"{manifest.sample_count - 1}"
         )
-    sample, first = Reader(manifest).read(number), 0
-    for shard in manifest.shards:
-        if number < first + shard.count:
-            break
-        first += shard.count
-    path = manifest.folder / shard.name
+    sample = Reader(manifest).read(number)
+    path = manifest.folder / shard_name(manifest.shard_of(number))
     image = decode(sample.image, f"{sample.key} (sample {number} in {path})")
-    return Place(path, int(manifest.open_index()[number]["image_offset"]), sample, image)
+    return Place(path, int(manifest.index[number]["image_offset"]), sample, image)
 
 
 def find_key(splits: Sequence[Manifest], key: str) -> tuple[Manifest, int]:
@@ -168,8 +164,8 @@ def find_key(splits: Sequence[Manifest], key: str) -> tuple[Manifest, int]:
 
 def _keys(manifest: Manifest) -> Iterator[str]:
     """Give the keys in order; reads the descriptions alone, not the images."""
-    index, first = manifest.open_index(), 0
-    for shard in manifest.shards:
+    index, first = manifest.index, 0
+    for shard in manifest.shards():
         path = manifest.folder / shard.name
         with path.open("rb") as stream:
             for row in index[first : first + shard.count]:
@@ -178,6 +174,6 @@ def _keys(manifest: Manifest) -> Iterator[str]:
                     yield str(json.loads(os.pread(stream.fileno(), count, offset))["key"])
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise DataError(
-                        f"{path} has no readable description at byte {offset}; {_REBUILD}"
+                        f"{path} has no readable description at byte {offset}; {REBUILD}"
                     ) from error
         first += shard.count

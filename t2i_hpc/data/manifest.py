@@ -1,21 +1,26 @@
-"""The folder format of a split: tars, a manifest that vouches for them, an index into them.
+"""The folder format of a split: tars, tables that say where samples lie, a manifest on top.
 
     OUTPUT/vocabulary.json
     OUTPUT/<split>/000000.tar …   members <key>.jpg|png|webp and <key>.json, one pair a sample
-    OUTPUT/<split>/index.npy      one row a sample: where its two members lie in their tar
+    OUTPUT/<split>/index.npy      one row a sample: where its two members lie, their checksum
+    OUTPUT/<split>/shards.npy     one row a tar: its samples, bytes, hash, the hash of its rows
     OUTPUT/<split>/manifest.json  what the split is; its SHA-256 is the identity of the data
 
 The tars are plain WebDataset shards that any tool reads. The index makes them random-access:
-a sample costs two reads, whatever its place, and no tar is ever walked while training. The
-index is memory-mapped, so its size does not count.
+a sample costs one read, whatever its place, and no tar is ever walked while training.
+
+Each file vouches for the next: the manifest holds the hash of the table of shards, a shard's
+row the hash of its tar and of its rows in the index, a sample's row the checksum of its bytes.
+So a split of any size opens at once, for both tables are memory-mapped and only the table of
+shards is hashed then; rows are compared when their shard is first used, bytes when they are
+read. Nothing that changed after the manifest was written goes unnoticed into a training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,34 +33,57 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.data.images import SUFFIXES
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
+SHARDS = "shards.npy"
 VOCABULARY = "vocabulary.json"
 IMAGE_FORMATS = tuple(SUFFIXES)
 ROW = np.dtype(
     [
         ("image_offset", "<u8"),
         ("json_offset", "<u8"),
+        ("checksum", "<u8"),  # t2i_hpc.data.tars.checksum
         ("image_bytes", "<u4"),
         ("json_bytes", "<u4"),
         ("image_format", "u1"),
     ]
 )
+SHARD_ROW = np.dtype(
+    [
+        ("first", "<u8"),
+        ("bytes", "<u8"),
+        ("count", "<u4"),
+        ("sha256", "u1", (32,)),
+        ("rows_sha256", "u1", (32,)),
+    ]
+)
 Index = npt.NDArray[np.void]
+Numbers = npt.NDArray[np.int64]
 _Kind = TypeVar("_Kind", int, str)
-_REBUILD = "copy the split again or build it with t2i_hpc.shards"
-_SHARD_NAME = re.compile(r"[\w-]+\.tar")
+REBUILD = "copy the split again or build it with t2i_hpc.shards"
+_LOOKED_AT = 4096  # shards whose size is compared on opening; all others when they are first used
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"{number:06d}.tar"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: file name, number of samples, bytes, SHA-256."""
+    """One tar: its number in the split, samples, bytes, SHA-256 of it and of its index rows."""
 
-    name: str
+    number: int
     count: int
     bytes: int
     sha256: str
+    rows_sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return shard_name(self.number)
 
 
 @dataclass(frozen=True)
@@ -63,14 +91,17 @@ class Manifest:
     """What a split is made of.
 
     Attributes:
-        folder: where the split lies (not part of its identity).
+        folder: where manifest and tables lie (not part of the split's identity).
         name: name of the data set.
         split: name of the split.
         size: shorter side in pixels to which larger images were scaled down.
         smallest: shortest side in pixels among the stored images.
-        image_format: jpeg, png or webp.
-        shards: the tars in the order of the index.
-        index_sha256: SHA-256 of index.npy.
+        image_format: jpeg, png or webp; the most frequent one.
+        sample_count: number of samples.
+        shard_count: number of tars.
+        bytes: bytes of all tars.
+        shards_sha256: SHA-256 of shards.npy.
+        location: folder or URL of the tars; empty: `folder`.
     """
 
     folder: Path
@@ -79,132 +110,188 @@ class Manifest:
     size: int
     smallest: int
     image_format: str
-    shards: tuple[Shard, ...]
-    index_sha256: str
+    sample_count: int
+    shard_count: int
+    bytes: int
+    shards_sha256: str
+    location: str = ""
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
-        """Read and check a split's manifest, and that its index and tars are all there.
+    def load(cls, folder: Path, location: str = "") -> Manifest:
+        """Read and check a split's manifest, and that its tables and tars are all there.
+
+        Args:
+            folder: that of the manifest and the tables.
+            location: where the tars lie, if not in `folder`; they are then not looked at.
 
         Raises:
             DataError: something is missing, damaged or of another size than recorded.
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise DataError(f"{folder} is no split: it has no {MANIFEST}; {_REBUILD}")
+            raise DataError(f"{folder} is no split: it has no {MANIFEST}; {REBUILD}")
         try:
-            manifest = cls._parse(folder, json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            manifest = cls._parse(folder, content, location)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{path} is damaged ({reason}); {_REBUILD}") from error
-        manifest._check_files()
+            raise DataError(f"{path} is damaged ({reason}); {REBUILD}") from error
+        manifest._check_tables()
+        if not location:
+            manifest._check_sizes()
         return manifest
 
     @classmethod
-    def _parse(cls, folder: Path, content: dict[str, Any]) -> Manifest:
+    def _parse(cls, folder: Path, content: dict[str, Any], location: str) -> Manifest:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
-        shards = tuple(_parse_shard(entry) for entry in content["shards"])
-        if not shards or content["sample_count"] != sum(shard.count for shard in shards):
-            raise ValueError("its number of samples is not the sum over its shards")
-        return cls(
-            folder=folder,
-            name=_typed(content["name"], str),
-            split=_typed(content["split"], str),
-            size=_typed(content["size"], int),
-            smallest=_typed(content["smallest"], int),
-            image_format=_typed(content["image_format"], str),
-            shards=shards,
-            index_sha256=_typed(content["index_sha256"], str),
-        )
+        numbers = ("size", "smallest", "sample_count", "shard_count", "bytes")
+        texts = ("name", "split", "image_format", "shards_sha256")
+        if min(_typed(content[key], int) for key in numbers) < 1:
+            raise ValueError("a number below 1")
+        values: dict[str, Any] = {key: content[key] for key in numbers}
+        values |= {key: _typed(content[key], str) for key in texts}
+        return cls(folder=folder, location=location, **values)
 
     def save(self) -> None:
         """Write the manifest into its folder, atomically."""
         content = asdict(self)
-        del content["folder"]
-        content |= {"format": FORMAT, "sample_count": self.sample_count}
-        write_json(self.folder / MANIFEST, content)
-
-    @property
-    def counts(self) -> list[int]:
-        """Number of samples of each shard."""
-        return [shard.count for shard in self.shards]
-
-    @property
-    def sample_count(self) -> int:
-        """Number of samples of the split."""
-        return sum(self.counts)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all tars."""
-        return sum(shard.bytes for shard in self.shards)
+        del content["folder"], content["location"]
+        write_json(self.folder / MANIFEST, content | {"format": FORMAT})
 
     @cached_property
     def digest(self) -> str:
-        """The identity of the data: SHA-256 of manifest.json, which holds those of the tars."""
+        """The identity of the data: SHA-256 of manifest.json, which vouches for all the rest."""
         return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
 
-    def open_index(self) -> Index:
-        """Return the memory-mapped index, one :data:`ROW` a sample in the order of the shards."""
-        path = self.folder / INDEX
-        try:
-            index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error}); {_REBUILD}") from error
-        if index.dtype != ROW or index.shape != (self.sample_count,):
-            raise DataError(
-                f"{path} has {index.shape} rows of {index.dtype} instead of "
-                f"{self.sample_count:,} samples; {_REBUILD}"
-            )
-        return index
+    @cached_property
+    def table(self) -> Index:
+        """The memory-mapped table of shards, :data:`SHARD_ROW`."""
+        return self._mapped(SHARDS, SHARD_ROW, self.shard_count)
 
-    def _check_files(self) -> None:
-        for shard in self.shards:
-            path = self.folder / shard.name
+    @cached_property
+    def index(self) -> Index:
+        """The memory-mapped index, one :data:`ROW` a sample in the order of the shards."""
+        return self._mapped(INDEX, ROW, self.sample_count)
+
+    @cached_property
+    def counts(self) -> Numbers:
+        """Number of samples of each shard, int64 (shards,)."""
+        return np.asarray(self.table["count"], dtype=np.int64)
+
+    @cached_property
+    def first(self) -> Numbers:
+        """Samples before each shard, int64 (shards,)."""
+        return np.asarray(self.table["first"], dtype=np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the tables out: another process maps them itself."""
+        views = ("table", "index", "counts", "first")
+        return {name: value for name, value in self.__dict__.items() if name not in views}
+
+    def shard(self, number: int) -> Shard:
+        """Return what the table says of a shard."""
+        row = self.table[number]
+        return Shard(
+            number,
+            int(row["count"]),
+            int(row["bytes"]),
+            row["sha256"].tobytes().hex(),
+            row["rows_sha256"].tobytes().hex(),
+        )
+
+    def shards(self) -> Iterator[Shard]:
+        """Give the shards in their order."""
+        return (self.shard(number) for number in range(self.shard_count))
+
+    def shard_of(self, sample: int) -> int:
+        """Return the number of the shard that holds sample `sample`."""
+        return int(np.searchsorted(self.first, sample, side="right")) - 1
+
+    def rows(self, number: int) -> Index:
+        """Return a shard's part of the index, after comparing it with its hash.
+
+        Raises:
+            DataError: the index is not that of this manifest.
+        """
+        first = int(self.first[number])
+        rows = self.index[first : first + int(self.counts[number])]
+        if sha256_of_rows(rows) != self.shard(number).rows_sha256:
+            raise DataError(
+                f"{self.folder / INDEX} is not the index of this manifest (its part for "
+                f"{shard_name(number)} differs in SHA-256); {REBUILD}"
+            )
+        return rows
+
+    def _mapped(self, name: str, kind: np.dtype[Any], rows: int) -> Index:
+        path = self.folder / name
+        try:
+            found: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} cannot be read ({error}); {REBUILD}") from error
+        if found.dtype != kind or found.shape != (rows,):
+            raise DataError(
+                f"{path} has {found.shape} rows of {found.dtype} instead of {rows:,} of {kind}; "
+                f"{REBUILD}"
+            )
+        return found
+
+    def _check_tables(self) -> None:
+        path = self.folder / SHARDS
+        if not path.is_file():
+            raise DataError(f"{path} is missing; {REBUILD}")
+        if sha256_of_file(path) != self.shards_sha256:
+            raise DataError(
+                f"{path} is not the table of this manifest (its SHA-256 differs); {REBUILD}"
+            )
+        starts = np.concatenate(([0], np.cumsum(self.counts)))
+        whole = starts[-1] == self.sample_count and (self.first == starts[:-1]).all()
+        if not whole or not self.counts.all() or self.table["bytes"].sum() != self.bytes:
+            raise DataError(f"{path} contradicts {MANIFEST} in samples or bytes; {REBUILD}")
+        if len(self.index) != self.sample_count:
+            raise DataError(f"{self.folder / INDEX} has not one row a sample; {REBUILD}")
+
+    def _check_sizes(self) -> None:
+        step = -(-self.shard_count // _LOOKED_AT)
+        for number in range(0, self.shard_count, step):
+            path, size = self.folder / shard_name(number), int(self.table[number]["bytes"])
             found = path.stat().st_size if path.is_file() else None
             if found is None:
-                raise DataError(f"the shard {path} is missing; {_REBUILD}")
-            if found != shard.bytes:
+                raise DataError(f"the shard {path} is missing; {REBUILD}")
+            if found != size:
                 raise DataError(
-                    f"the shard {path} has {found:,} bytes instead of {shard.bytes:,}: it was "
-                    f"cut or changed; {_REBUILD}"
+                    f"the shard {path} has {found:,} bytes instead of {size:,}: it was cut or "
+                    f"changed; {REBUILD}"
                 )
-        self.open_index()
-        if sha256_of_file(self.folder / INDEX) != self.index_sha256:
-            raise DataError(
-                f"{self.folder / INDEX} is not the index of this manifest (its SHA-256 differs); "
-                f"{_REBUILD}"
-            )
 
 
-def verify(manifest: Manifest) -> None:
-    """Compare every tar's SHA-256 with the manifest's: reads all data.
+def sha256_of_rows(rows: Index) -> str:
+    """Return the hash of a part of the index."""
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
 
-    Raises:
-        DataError: a tar's content has changed.
+
+def save_tables(folder: Path, shards: Sequence[Shard], rows: Iterable[Index]) -> str:
+    """Write both tables of a split; return the SHA-256 of that of the shards.
+
+    Args:
+        folder: where to write.
+        shards: all of them, in their order.
+        rows: the index rows of each; taken one after the other, so they need not be in memory.
     """
-    for shard in manifest.shards:
-        path = manifest.folder / shard.name
-        if sha256_of_file(path) != shard.sha256:
-            raise DataError(f"the content of {path} has changed (SHA-256 differs); {_REBUILD}")
-
-
-def save_index(path: Path, parts: Sequence[Index]) -> None:
-    """Write the index of several tars, in their order."""
-    np.save(path, np.concatenate(parts), allow_pickle=False)
-
-
-def _parse_shard(entry: dict[str, Any]) -> Shard:
-    shard = Shard(
-        _typed(entry["name"], str),
-        _typed(entry["count"], int),
-        _typed(entry["bytes"], int),
-        _typed(entry["sha256"], str),
-    )
-    if not _SHARD_NAME.fullmatch(shard.name) or shard.count < 1:
-        raise ValueError(f"the shard {shard.name!r} with {shard.count} samples")
-    return shard
+    table = np.zeros(len(shards), dtype=SHARD_ROW)
+    table["count"] = [shard.count for shard in shards]
+    table["bytes"] = [shard.bytes for shard in shards]
+    table["first"][1:] = np.cumsum(table["count"][:-1], dtype=np.uint64)
+    for name in ("sha256", "rows_sha256"):
+        hashes = b"".join(bytes.fromhex(getattr(shard, name)) for shard in shards)
+        table[name] = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
+    np.save(folder / SHARDS, table, allow_pickle=False)
+    total = sum(shard.count for shard in shards)
+    index = np.lib.format.open_memmap(folder / INDEX, "w+", ROW, (total,))
+    for shard, first, part in zip(shards, table["first"].tolist(), rows, strict=True):
+        index[first : first + shard.count] = part
+    index.flush()
+    return sha256_of_file(folder / SHARDS)
 
 
 def _typed(value: object, kind: type[_Kind]) -> _Kind:

@@ -1,24 +1,25 @@
-"""Reading stored samples: two positioned reads each, whatever the sample's place.
+"""Reading stored samples: one positioned read each, whatever the sample's place.
 
-``os.pread`` has no file position, so descriptors may be shared by forked workers; a copy that
-was pickled to another process opens its own. The number of open descriptors is bounded, since
-a data set may have more shards than a process may open files.
+Every sample is compared with its checksum, so what changed after the manifest was written (a
+rebuilt shard, a flipped bit, a half-copied file) ends the run with the shard's name instead of
+training on it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.manifest import IMAGE_FORMATS, Index, Manifest
+from t2i_hpc.data.storage import LocalStorage, Storage
+from t2i_hpc.data.tars import checksum
 
-_OPEN_FILES = 64
+_ROWS_KEPT = 64  # shards
+_GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
+_Row = tuple[int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,13 @@ class StoredSample:
 class Reader:
     """Random access to the samples of a split; not for several threads at a time."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, storage: Storage | None = None) -> None:
         self._manifest = manifest
-        self._ends = list(accumulate(manifest.counts))
-        self._index: Index | None = None
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._storage = storage or LocalStorage(manifest)
+        self._rows: OrderedDict[int, Index] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_index": None, "_files": OrderedDict()}
-
-    def __del__(self) -> None:
-        for descriptor in self.__dict__.get("_files", {}).values():
-            os.close(descriptor)
+        return {**self.__dict__, "_rows": OrderedDict()}
 
     def read(self, number: int) -> StoredSample:
         """Return the sample at row `number` of the index, 0 ≤ number < sample count.
@@ -62,46 +58,45 @@ class Reader:
         Raises:
             DataError: the shard cannot be read or does not hold what the index says.
         """
-        if self._index is None:
-            self._index = self._manifest.open_index()
-        row = self._index[number]
-        shard = self._manifest.shards[bisect_right(self._ends, number)].name
-        text = self._bytes(shard, int(row["json_offset"]), int(row["json_bytes"]))
-        image = self._bytes(shard, int(row["image_offset"]), int(row["image_bytes"]))
-        try:
-            return _parse(text, image, IMAGE_FORMATS[row["image_format"]])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        shard = self._manifest.shard_of(number)
+        row: _Row = self._rows_of(shard)[number - int(self._manifest.first[shard])].item()
+        image, text = self._files(shard, row)
+        if checksum(image, text) != row[2]:
+            self._storage.forget(shard)  # a copy may have been cut short: look once more
+            image, text = self._files(shard, row)
+        if checksum(image, text) != row[2]:
             raise DataError(
-                f"sample {number} of {self._manifest.folder / shard} is damaged "
-                f"({type(error).__name__}: {error}); copy the split again or build it again"
+                f"{self.name_of(number)} has changed since the manifest was written: copy that "
+                "shard again or build the split again"
+            )
+        try:
+            return _parse(text, image, IMAGE_FORMATS[row[5]])
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            raise DataError(
+                f"{self.name_of(number)} has an unreadable description "
+                f"({type(error).__name__}: {error}): build the split again"
             ) from error
 
     def name_of(self, number: int) -> str:
         """Return where a sample lies, for messages."""
-        shard = self._manifest.shards[bisect_right(self._ends, number)].name
-        return f"sample {number} in {self._manifest.folder / shard}"
+        place = self._storage.name_of(self._manifest.shard_of(number))
+        return f"sample {number} in {place}"
 
-    def _bytes(self, shard: str, offset: int, count: int) -> bytes:
-        content = os.pread(self._descriptor(shard), count, offset)
-        if len(content) != count:
-            raise DataError(
-                f"{self._manifest.folder / shard} ends within a sample: it was cut while it was "
-                "in use; copy the split again or build it again"
-            )
-        return content
+    def _rows_of(self, shard: int) -> Index:
+        if shard not in self._rows:
+            if len(self._rows) >= _ROWS_KEPT:
+                self._rows.popitem(last=False)
+            self._rows[shard] = self._manifest.rows(shard)
+        return self._rows[shard]
 
-    def _descriptor(self, shard: str) -> int:
-        if shard not in self._files:
-            while len(self._files) >= _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            try:
-                self._files[shard] = os.open(self._manifest.folder / shard, os.O_RDONLY)
-            except OSError as error:
-                raise DataError(
-                    f"cannot open the shard {self._manifest.folder / shard}: {error.strerror}"
-                ) from error
-        self._files.move_to_end(shard)
-        return self._files[shard]
+    def _files(self, shard: int, row: _Row) -> tuple[bytes, bytes]:
+        """Return image file and description, in one read where they lie side by side."""
+        image, text, _, image_bytes, text_bytes, _ = row
+        if not 0 <= text - (image + image_bytes) <= _GAP:
+            read = self._storage.read
+            return read(shard, image, image_bytes), read(shard, text, text_bytes)
+        both = self._storage.read(shard, image, text + text_bytes - image)
+        return both[:image_bytes], both[text - image :]
 
 
 def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:

@@ -24,7 +24,15 @@ from t2i_hpc.common.progress import progress
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.images import Pixels, crop_box, decode, encode, resize_shorter, upright
-from t2i_hpc.data.manifest import INDEX, VOCABULARY, Index, Manifest, Shard, save_index
+from t2i_hpc.data.manifest import (
+    VOCABULARY,
+    Index,
+    Manifest,
+    Shard,
+    save_tables,
+    sha256_of_rows,
+    shard_name,
+)
 from t2i_hpc.data.sources import SOURCES, SourceSample
 from t2i_hpc.data.tars import Record, index_tar, write_tar
 
@@ -162,12 +170,20 @@ def _pack(
     parts: list[Index] = []
     stored: list[_Stored] = []
     for first in range(0, len(samples), config.shard_samples):
-        path = folder / f"{len(shards):06d}.tar"
+        path = folder / shard_name(len(shards))
         numbers = range(first, min(first + config.shard_samples, len(samples)))
         write_tar(path, _records(samples, numbers, config, stored, advance))
-        parts.append(index_tar(path))
-        shards.append(Shard(path.name, len(numbers), path.stat().st_size, sha256_of_file(path)))
-    save_index(folder / INDEX, parts)
+        rows = index_tar(path)
+        parts.append(rows)
+        shards.append(
+            Shard(
+                len(shards),
+                len(numbers),
+                path.stat().st_size,
+                sha256_of_file(path),
+                sha256_of_rows(rows),
+            )
+        )
     sides = [image.side for image in stored]
     verbatim = samples[0].packed is not None
     Manifest(
@@ -177,8 +193,10 @@ def _pack(
         size=max(sides) if verbatim else config.size,
         smallest=min(sides),
         image_format=Counter(image.image_format for image in stored).most_common(1)[0][0],
-        shards=tuple(shards),
-        index_sha256=sha256_of_file(folder / INDEX),
+        sample_count=len(samples),
+        shard_count=len(shards),
+        bytes=sum(shard.bytes for shard in shards),
+        shards_sha256=save_tables(folder, shards, parts),
     ).save()
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.data.manifest import ROW, Manifest, verify
+from t2i_hpc.data.manifest import ROW, SHARD_ROW, Manifest, Shard, save_tables, sha256_of_rows
 from tests.support.data import make_shards
 
 
@@ -23,22 +23,34 @@ def split(tmp_path: Path) -> Path:
 
 def test_the_manifest_describes_the_files(split: Path) -> None:
     manifest = Manifest.load(split)
-    assert manifest.counts == [4, 2]
+    assert manifest.counts.tolist() == [4, 2]
+    assert manifest.first.tolist() == [0, 4]
+    assert [manifest.shard_of(number) for number in range(6)] == [0, 0, 0, 0, 1, 1]
     assert manifest.sample_count == 6
     assert (manifest.split, manifest.image_format, manifest.smallest) == ("train", "png", 16)
     assert manifest.digest == sha256_of_file(split / "manifest.json")
     assert manifest.bytes == sum(path.stat().st_size for path in split.glob("*.tar"))
-    assert [shard.sha256 for shard in manifest.shards] == [
+    assert [shard.sha256 for shard in manifest.shards()] == [
         sha256_of_file(split / name) for name in ("000000.tar", "000001.tar")
     ]
 
 
-def test_the_index_is_mapped_not_loaded(split: Path) -> None:
-    index = Manifest.load(split).open_index()
-    assert isinstance(index, np.memmap)
-    assert index.dtype == ROW
-    assert ROW.itemsize == 25
-    assert len(index) == 6
+def test_the_tables_are_mapped_not_loaded(split: Path) -> None:
+    manifest = Manifest.load(split)
+    for table, kind, size, rows in (
+        (manifest.index, ROW, 33, 6),
+        (manifest.table, SHARD_ROW, 84, 2),
+    ):
+        assert isinstance(table, np.memmap)
+        assert (table.dtype, kind.itemsize, len(table)) == (kind, size, rows)
+
+
+def test_a_pickled_manifest_leaves_the_tables_behind(split: Path) -> None:
+    manifest = Manifest.load(split)
+    assert manifest.counts.sum() == manifest.index.shape[0] == 6
+    sent = pickle.dumps(manifest)
+    assert len(sent) < 1000
+    assert pickle.loads(sent).rows(1)["image_bytes"].all()
 
 
 def cut(path: Path) -> None:
@@ -57,19 +69,17 @@ def edit(**changes: object) -> Callable[[Path], None]:
     return change
 
 
-def edit_shard(**changes: object) -> Callable[[Path], None]:
+def edit_table(**changes: int) -> Callable[[Path], None]:
+    """Change the second shard's row, with a manifest whose hash fits."""
+
     def change(split: Path) -> None:
-        path = split / "manifest.json"
-        content: dict[str, Any] = json.loads(path.read_text())
-        content["shards"][1] |= changes
-        path.write_text(json.dumps(content))
+        table = np.load(split / "shards.npy")
+        for name, value in changes.items():
+            table[1][name] = value
+        np.save(split / "shards.npy", table)
+        edit(shards_sha256=sha256_of_file(split / "shards.npy"))(split)
 
     return change
-
-
-def negative_shard(split: Path) -> None:
-    edit_shard(count=-1)(split)
-    edit(sample_count=3)(split)
 
 
 def shuffle_index(split: Path) -> None:
@@ -95,16 +105,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing manifest": (lambda split: (split / "manifest.json").unlink(), "is no split"),
     "cut manifest": (lambda split: cut(split / "manifest.json"), r"manifest\.json is damaged"),
     "no object": (lambda split: rewrite(split, "[]"), "is damaged"),
-    "another format": (edit(format=2), "format 2 instead of 1"),
-    "another count": (edit(sample_count=7), "is not the sum"),
-    "no shards": (edit(shards=[], sample_count=0), "is not the sum"),
+    "another format": (edit(format=1), "format 1 instead of 2"),
+    "another count": (edit(sample_count=7), "contradicts manifest.json"),
+    "no shards": (edit(shard_count=0), "a number below 1"),
+    "fewer shards": (edit(shard_count=1), r"\(2,\) rows of .* instead of 1"),
+    "other bytes": (edit(bytes=7), "contradicts manifest.json"),
     "a number as text": (edit(size="304"), "'304' is no int"),
     "a text as number": (edit(split=3), "3 is no str"),
-    "a shard elsewhere": (edit_shard(name="../x.tar"), r"the shard '\.\./x\.tar'"),
-    "a negative shard": (negative_shard, "with -1 samples"),
+    "a deep manifest": (lambda split: rewrite(split, "[" * 10**5), "is damaged"),
+    "missing table": (lambda split: (split / "shards.npy").unlink(), r"shards\.npy is missing"),
+    "another table": (
+        lambda split: np.save(split / "shards.npy", np.zeros(2, SHARD_ROW)),
+        "is not the table of this manifest",
+    ),
+    "an empty shard": (edit_table(count=0), "contradicts"),
+    "a gap": (edit_table(first=5), "contradicts"),
     "missing index": (lambda split: (split / "index.npy").unlink(), r"index\.npy cannot be read"),
     "cut index": (cut_index, r"index\.npy"),
-    "shuffled index": (shuffle_index, "is not the index of this manifest"),
     "pickled index": (pickled_index, r"index\.npy cannot be read"),
     "index of others": (
         lambda split: np.save(split / "index.npy", np.zeros(6)),
@@ -122,11 +139,22 @@ def test_damage_is_named(split: Path, damage: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_verifying_finds_a_flipped_bit(split: Path) -> None:
+def test_rows_of_others_are_found_when_their_shard_is_first_used(split: Path) -> None:
+    shuffle_index(split)
     manifest = Manifest.load(split)
-    verify(manifest)
-    content = bytearray((split / "000001.tar").read_bytes())
-    content[700] ^= 1
-    (split / "000001.tar").write_bytes(content)
-    with pytest.raises(DataError, match=r"content of .*000001\.tar has changed"):
-        verify(Manifest.load(split))
+    with pytest.raises(DataError, match=r"its part for 000001\.tar differs"):
+        manifest.rows(1)
+
+
+def test_tables_are_written_part_by_part(tmp_path: Path) -> None:
+    parts = [np.full(count, count, ROW) for count in (3, 1, 2)]
+    shards = [
+        Shard(number, len(rows), 10 * number, f"{number}0" * 32, sha256_of_rows(rows))
+        for number, rows in enumerate(parts)
+    ]
+    digest = save_tables(tmp_path, shards, iter(parts))
+    manifest = Manifest(tmp_path, "a", "b", 8, 8, "png", 6, 3, 30, digest)
+    assert list(manifest.shards()) == shards
+    assert [manifest.rows(number).tolist() for number in range(3)] == [
+        rows.tolist() for rows in parts
+    ]

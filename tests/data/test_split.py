@@ -16,9 +16,9 @@ from PIL import Image
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data import reader
+from t2i_hpc.data import storage
 from t2i_hpc.data.split import Split
-from tests.support.data import captions_of, draw_image, make_shards
+from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def test_there_are_no_other_samples(split: Split, number: int) -> None:
 
 
 def test_open_files_are_bounded(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_OPEN_FILES", 2)
+    monkeypatch.setattr(storage, "_OPEN_FILES", 2)
     before = len(list(Path("/proc/self/fd").iterdir()))
     keys = [split.sample(number).key for number in (0, 23, 6, 12, 1, 22, 18, 0)]
     assert keys[-1] == keys[0] == "0000.png"
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3  # two tars and the index
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
     del split
 
 
@@ -123,14 +123,26 @@ def test_an_empty_folder_has_no_split(tmp_path: Path) -> None:
 
 
 def damaged(tmp_path: Path, find: bytes, replace: bytes) -> Split:
-    """Open shards and then change some bytes of their first tar, without changing its size."""
+    """Change some bytes of the first tar, and let the manifest vouch for them."""
     shards = make_shards(tmp_path, count=4, size=16)
-    split = Split.open(DataConfig(path=str(shards)), "train")
-    path = shards / "train" / "000000.tar"
+    change(shards / "train" / "000000.tar", find, replace)
+    vouch(shards / "train")
+    return Split.open(DataConfig(path=str(shards)), "train")
+
+
+def change(path: Path, find: bytes, replace: bytes) -> None:
     content = path.read_bytes()
     assert find in content
     path.write_bytes(content.replace(find, replace, 1))
-    return split
+
+
+def test_bytes_that_changed_since_the_manifest_are_named(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, count=4, size=16)
+    split = Split.open(DataConfig(path=str(shards)), "train")
+    change(shards / "train" / "000000.tar", b"a red circle", b"a bad circle")
+    assert split.sample(1).key == "0001.png"
+    with pytest.raises(DataError, match=r"sample 0 in .*train/000000\.tar has changed since"):
+        split.sample(0)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +155,7 @@ def damaged(tmp_path: Path, find: bytes, replace: bytes) -> Split:
 )
 def test_a_damaged_description_is_named(tmp_path: Path, find: bytes, replace: bytes) -> None:
     split = damaged(tmp_path, find, replace)
-    with pytest.raises(DataError, match=r"sample 0 of .*train/000000\.tar is damaged"):
+    with pytest.raises(DataError, match=r"sample 0 in .*train/000000\.tar has an unreadable des"):
         split.sample(0)
 
 

@@ -21,7 +21,7 @@ from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
-from tests.support.data import captions_of, draw_image, make_shards
+from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 RESOLUTION, BATCH = 16, 8
 Sample = tuple[bytes, tuple[int, ...], int, int, str, str]
@@ -139,9 +139,10 @@ def test_torchs_generator_is_left_alone(shards: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_arrives_as_one_sentence(tmp_path: Path, workers: int) -> None:
     shards = make_shards(tmp_path, count=8, size=24)
-    stream = stream_of(shards, workers)
     path = shards / "train" / "000001.tar"
     path.write_bytes(path.read_bytes().replace(b"\x89PNG", b"JUNK"))
+    vouch(shards / "train")
+    stream = stream_of(shards, workers)
     with pytest.raises(DataError, match=r"000001\.tar\) cannot be decoded") as caught:
         take(stream, 0, 2)
     assert "\n" not in str(caught.value)

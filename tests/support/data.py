@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from t2i_hpc.common.files import write_json
+from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.manifest import Manifest, Shard, save_tables, sha256_of_rows
 from t2i_hpc.data.sources import SOURCES, SourceSample
+from t2i_hpc.data.tars import index_tar
 from t2i_hpc.data.writer import write_shards
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
@@ -152,3 +155,17 @@ def read_source(
 def random_bytes(count: int, seed: int = 0) -> bytes:
     """Return bytes that are no image."""
     return np.random.default_rng(seed).bytes(count)
+
+
+def vouch(split: Path) -> Manifest:
+    """Write manifest and tables anew for a split's tars as they are now, damaged or not."""
+    manifest = Manifest.load(split)
+    paths = [split / shard.name for shard in manifest.shards()]
+    rows = [index_tar(path) for path in paths]
+    shards = [
+        Shard(n, len(part), path.stat().st_size, sha256_of_file(path), sha256_of_rows(part))
+        for n, (path, part) in enumerate(zip(paths, rows, strict=True))
+    ]
+    total = sum(shard.bytes for shard in shards)
+    replace(manifest, bytes=total, shards_sha256=save_tables(split, shards, rows)).save()
+    return Manifest.load(split)
