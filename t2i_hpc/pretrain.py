@@ -11,7 +11,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.system import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.data.split import Split
+from t2i_hpc.data.training import open_training_data
 from t2i_hpc.engine.stop import STOPPED_EXIT_CODE
 
 
@@ -29,7 +29,7 @@ def with_epoch(config: TrainConfig) -> TrainConfig:
     """Fill in the length of an epoch, which the learning rate follows, from the training split.
 
     Raises:
-        ConfigurationError: the system is none of encoders.
+        ConfigurationError: the system is none of encoders, or the data has no known length.
     """
     system = config.system
     if not isinstance(system, DAMSMPretrainingConfig):
@@ -38,7 +38,7 @@ def with_epoch(config: TrainConfig) -> TrainConfig:
         )
     if system.epoch_images is not None:
         return config
-    samples = Split.open(config.data, config.data.train_split).count
+    samples = open_training_data(config.data).epoch("system.epoch_images")
     return replace(config, system=replace(system, epoch_images=samples))
 
 

@@ -9,7 +9,6 @@ split is built.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,21 +19,45 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.door import Door
 
 _Settings = dict[str, str]
-_LONGEST_NAME = 100  # of a picture, in letters
 
 
 def run(config: ShardsConfig) -> None:
-    """Build one split and say what it holds."""
-    from t2i_hpc.data.captions import Vocabulary
-    from t2i_hpc.data.manifest import VOCABULARY
-    from t2i_hpc.data.writer import write_shards
+    """Build one split, or a part of one, and say what it holds."""
+    from t2i_hpc.data.writer import build_part, build_split
 
-    manifest = write_shards(config)
-    words = Vocabulary.load(Path(config.output) / VOCABULARY).size
+    if not config.part:
+        print(build_split(config))
+        return
+    shards = build_part(config)
+    target = Path(config.output) / config.split
     print(
-        f"{manifest.folder}: {manifest.sample_count:,} samples in {manifest.shard_count:,} shards, "
-        f"{manifest.bytes:,} bytes; vocabulary of {words:,} words"
+        f"{target}: part {config.part} is made, {len(shards):,} shards; after all parts: "
+        f"python -m t2i_hpc.shards merge {target}"
     )
+
+
+def merge(folder: str, settings: _Settings) -> None:
+    """Make a split of its parts."""
+    from t2i_hpc.data.writer import merge_split
+
+    share = settings.get("max_rejected")
+    print(merge_split(Path(folder), None if share is None else _share(share)))
+
+
+def vocabulary(folder: str, settings: _Settings) -> None:
+    """Write the vocabulary of a folder of splits before they are built."""
+    from t2i_hpc.data.vocabularies import import_vocabulary, make_vocabulary
+
+    if ("captions" in settings) == ("from" in settings):
+        raise ConfigurationError("vocabulary takes either captions=FILE,FILE,… or from=PICKLE")
+    if "from" in settings:
+        words = import_vocabulary(Path(folder), Path(settings["from"]))
+    else:
+        sources = [Path(name) for name in settings["captions"].split(",") if name]
+        if not sources:
+            raise ConfigurationError("captions= names no file: write captions=FILE,FILE,…")
+        words = make_vocabulary(Path(folder), sources)
+    print(f"{Path(folder) / 'vocabulary.json'}: {words.size:,} words")
 
 
 def verify(folder: str, _: _Settings) -> None:
@@ -42,7 +65,7 @@ def verify(folder: str, _: _Settings) -> None:
     from t2i_hpc.common.progress import progress
     from t2i_hpc.data.inspection import splits_at, verify_split
 
-    for manifest in splits_at(folder):
+    for manifest in splits_at(folder, check_tars=False):
         with progress(f"verify {manifest.folder}", manifest.sample_count, "samples") as advance:
             verify_split(manifest, advance)
         print(
@@ -53,8 +76,8 @@ def verify(folder: str, _: _Settings) -> None:
 
 def show(folder: str, settings: _Settings) -> None:
     """Print one sample and write its picture."""
-    from t2i_hpc.data.images import encode
     from t2i_hpc.data.inspection import find_key, only_split, place_of, splits_at
+    from t2i_hpc.data.pictures import new_png, picture_name, write_png
 
     if ("key" in settings) == ("number" in settings):
         raise ConfigurationError("show takes either key=NAME or number=N")
@@ -64,8 +87,8 @@ def show(folder: str, settings: _Settings) -> None:
         number = _whole_number(settings["number"])
         manifest = only_split(splits_at(folder))
     place = place_of(manifest, number)
-    output = _new_png(settings.get("output") or _picture_name(place.sample.key))
-    _write_png(output, encode(place.image, "png", 0))
+    output = new_png(settings.get("output") or picture_name(place.sample.key))
+    write_png(output, place.image)
     height, width = place.image.shape[:2]
     print(f"key      {place.sample.key}\nnumber   {number} of {manifest.folder}")
     for caption in place.sample.captions:
@@ -81,12 +104,11 @@ def sheet(folder: str, settings: _Settings) -> None:
     import numpy as np
 
     from t2i_hpc.data.contact_sheet import contact_sheet
-    from t2i_hpc.data.images import encode
     from t2i_hpc.data.inspection import only_split, splits_at
+    from t2i_hpc.data.pictures import new_png, write_png
 
-    output = _new_png(settings.get("output") or "sheet.png")
-    drawn = np.asarray(contact_sheet(only_split(splits_at(folder))))
-    _write_png(output, encode(drawn, "png", 0))
+    output = new_png(settings.get("output") or "sheet.png")
+    write_png(output, np.asarray(contact_sheet(only_split(splits_at(folder)))))
     print(output)
 
 
@@ -99,6 +121,20 @@ class _Command:
 
 
 COMMANDS = {
+    "merge": _Command(
+        "merge DIR [max_rejected=0.01]",
+        "make the split DIR (output/split) of its parts, all built with part=",
+        ("max_rejected",),
+        merge,
+    ),
+    "vocabulary": _Command(
+        "vocabulary DIR captions=FILE,FILE,…|from=PICKLE",
+        "write DIR/vocabulary.json before the splits are built there: the words of captions in "
+        "their order\n      (COCO's .json, metadata.jsonl, folders of .txt), or those of a "
+        "published captions.pickle",
+        ("captions", "from"),
+        vocabulary,
+    ),
     "verify": _Command(
         "verify DIR",
         "read all of a split, or of a folder of splits, again: hashes, index, images",
@@ -158,37 +194,21 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-def _picture_name(key: str) -> str:
-    from t2i_hpc.data.sources.sample import IMAGE_SUFFIXES
-
-    path = Path(re.sub(r"[^\w.-]+", "_", key))
-    name = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
-    return f"{name[:_LONGEST_NAME]}.png"
-
-
-def _new_png(output: str) -> Path:
-    """Return where a picture goes; nobody's picture is written over."""
-    path = Path(output)
-    if path.suffix.lower() != ".png":
-        raise ConfigurationError(f"output={output}: pictures are written as .png")
-    if path.exists():
-        raise ConfigurationError(f"{output} is there already: name another output=")
-    return path
-
-
-def _write_png(path: Path, content: bytes) -> None:
-    from t2i_hpc.common.files import write_bytes
-
+def _share(text: str) -> float:
     try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write output={path}: {error.strerror}") from error
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"max_rejected={text} is no share: write a number from 0 to 1")
+    return share
 
 
 DOOR = _ShardsDoor(
     task="shards",
-    summary="Convert one split of a data set to tar shards with a manifest and an index.\n\n"
-    "Commands on shards that are there (DIR: a split or a folder of splits; or demo):\n"
+    summary="Convert one split of a data set to tar shards with a manifest and an index. A build "
+    "that was\ninterrupted goes on where it stopped when the same command is given again.\n\n"
+    "Commands (DIR of verify, show, sheet: a split or a folder of splits; or demo):\n"
     + "\n".join(f"  {command.usage}\n      {command.summary}" for command in COMMANDS.values()),
     config=ShardsConfig,
     run=run,
@@ -200,6 +220,14 @@ DOOR = _ShardsDoor(
         "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine "
         "shard_samples=500 format=webp",
         "python -m t2i_hpc.shards source=index images=my_tars output=shards/mine",
+        "python -m t2i_hpc.shards source=pickles images=birds/CUB_200_2011/images "
+        "captions=birds/captions.pickle output=shards/birds split=train",
+        "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine "
+        "part=$SLURM_ARRAY_TASK_ID/16  (array 1-16, then merge)",
+        "python -m t2i_hpc.shards merge shards/mine/train",
+        "python -m t2i_hpc.shards vocabulary shards/coco "
+        "captions=captions_train2014.json,captions_val2014.json",
+        "python -m t2i_hpc.shards vocabulary shards/cub from=birds/captions.pickle",
         "python -m t2i_hpc.shards verify shards/mine",
         "python -m t2i_hpc.shards show shards/mine/train number=7 output=seven.png",
         "python -m t2i_hpc.shards sheet shards/mine/train output=sheet.png",

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.common.step import Matcher, Painter, System
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.training import TrainingData, open_training_data
 from t2i_hpc.engine.checkpoint import list_checkpoints
 from t2i_hpc.engine.loop import Job, Loop
 from t2i_hpc.engine.progress import ProgressLine, open_progress
@@ -28,8 +29,8 @@ from t2i_hpc.systems import build_system
 def train(config: TrainConfig) -> int:
     """Train to the end or to a request to stop; return the exit code."""
     with joined_world(config.engine) as world:
-        training = Split.open(config.data, config.data.train_split)
-        folder = run_folder(config, training.manifest.digest)
+        training = open_training_data(config.data)
+        folder = run_folder(config, training.identity)
         _speak(world, new=not list_checkpoints(folder))
         line = open_progress(world.is_main)
         try:
@@ -43,16 +44,14 @@ def train(config: TrainConfig) -> int:
             line.close()
 
 
-def make_job(config: TrainConfig, world: World, training: Split, line: ProgressLine) -> Job:
+def make_job(config: TrainConfig, world: World, training: TrainingData, line: ProgressLine) -> Job:
     """Build everything a run needs; nothing is written yet.
 
     Raises:
         UserError: whatever is wrong with data, weights or values.
     """
-    folder = run_folder(config, training.manifest.digest)
-    stream = Stream(
-        config.data,
-        training,
+    folder = run_folder(config, training.identity)
+    batches = training.batches(
         config.system.resolution,
         config.seed,
         config.engine.batch_size,
@@ -65,16 +64,17 @@ def make_job(config: TrainConfig, world: World, training: Split, line: ProgressL
     report = _report(folder, config, system, line)
     line.say(
         f"run {folder}: {config.system.name} at {config.system.resolution} px on "
-        f"{training.count:,} samples of {config.data.name}, batch {config.engine.batch_size} "
+        f"{training.summary}, batch {config.engine.batch_size} "
         f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
     )
-    return Job(folder, system, stream.batches, report, config.seed, config.engine, world)
+    if training.notice:
+        line.say(training.notice)
+    return Job(folder, system, batches, report, config.seed, config.engine, world)
 
 
 def locate(config: TrainConfig) -> Path:
     """Return the run directory of a configuration, whether it exists or not."""
-    training = Split.open(config.data, config.data.train_split)
-    return run_folder(config, training.manifest.digest)
+    return run_folder(config, open_training_data(config.data).identity)
 
 
 def _speak(world: World, new: bool) -> None:
@@ -108,7 +108,9 @@ def _report(
 DOOR = Door(
     "train",
     "Trains a text-to-image system on shards. The same command finds its run again and goes "
-    f"on.\nCtrl-C or SIGTERM saves and leaves with exit code {STOPPED_EXIT_CODE}.",
+    "on.\nCtrl-C, SIGTERM, SIGUSR1, SIGUSR2 or a file `stop` in the run directory: saves and "
+    f"leaves with exit code {STOPPED_EXIT_CODE};\na file `save` there: saves and goes on. Exit code "
+    f"{LOST_RANK}: a rank was lost. After either the same command goes on.",
     TrainConfig,
     train,
     (

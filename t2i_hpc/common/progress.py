@@ -6,6 +6,7 @@ It goes to standard error, so that standard output holds results alone.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Callable, Iterator
 
@@ -50,8 +51,15 @@ class _Lines:
         self._last = now
         of_all = "" if self._total is None else f" of {self._total:,}"
         speed = self._done / max(now - self._start, 1e-9)
+        left = (self._total or 0) - self._done
+        eta = f", {_shown(left / speed)} left" if left > 0 and speed else ""
         self._console.print(
-            f"{self._title}: {self._done:,}{of_all} {self._unit} ({speed:,.1f} {self._unit}/s)",
+            f"{self._title}: {self._done:,}{of_all} {self._unit} "
+            f"({speed:,.1f} {self._unit}/s{eta})",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _shown(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -15,7 +15,7 @@ which the system makes from a batch and which dies with the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -31,7 +31,8 @@ class Batch:
         tokens: int64 (B, T), padded with 0.
         lengths: int64 (B,), number of words of each caption, 1 ≤ length ≤ T.
         classes: int64 (B,), class of each image; unique numbers where there are no classes.
-        positions: int64 (B,), the samples' places in the endless stream.
+        positions: int64 (B,), the samples' places in the endless stream; always on the CPU,
+            where the noise is drawn from them.
         captions: the text of each caption.
         keys: the samples' names in their shards.
     """
@@ -45,10 +46,10 @@ class Batch:
     keys: Sequence[str] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on `device`."""
-        names = ("images", "tokens", "lengths", "classes", "positions")
+        """Return the batch with its tensors on `device`, the positions excepted."""
+        names = ("images", "tokens", "lengths", "classes")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        return Batch(**moved, captions=self.captions, keys=self.keys)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

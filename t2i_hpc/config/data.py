@@ -14,7 +14,8 @@ class DataConfig:
     name: str = setting("demo", "name of the data set, for titles", identity=False)
     path: str = setting(
         "",
-        "folder of shards made by t2i_hpc.shards; demo: those that ship with t2i_hpc",
+        "folder of shards made by t2i_hpc.shards, or its address (https://…, s3://…); demo: "
+        "those that ship with t2i_hpc",
         identity=False,
     )
     train_split: str = setting("train", "split to train on (a subfolder of path)")
@@ -46,6 +47,52 @@ class DataConfig:
         maximum=256,
         identity=False,
     )
+    reader: str = setting(
+        "indexed",
+        "indexed: shards with a manifest, in an exact order; webdataset: tars without one, named "
+        "by urls and resampled (path then holds the vocabulary and the test split)",
+        choices=("indexed", "webdataset"),
+    )
+    urls: list[str] = setting(
+        [],
+        "tars for reader=webdataset: paths, http(s)://, s3:// or gs://, with {000..999} for "
+        "many; quote the whole word",
+        identity=False,  # the run takes the hash of the list as its data
+    )
+    shuffle_buffer: int = setting(
+        1000,
+        "samples that reader=webdataset shuffles together in each loader process",
+        unit="samples",
+        minimum=1,
+    )
+    patience: float = setting(
+        120.0,
+        "how long a read that fails is tried again; less than engine.timeout, or other ranks "
+        "give up first",
+        unit="seconds",
+        minimum=0.0,
+        identity=False,
+    )
+    cache: str = setting(
+        "",
+        "folder for copies of remote shards, shared by the processes of a node; empty: in "
+        "$SLURM_TMPDIR, $TMPDIR or the system's temporary folder",
+        identity=False,
+    )
+    cache_gigabytes: float = setting(
+        50.0,
+        "most that copies of shards may take; those used longest ago make room",
+        unit="GB",
+        minimum=0.001,
+        identity=False,
+    )
+    remote_reads: str = setting(
+        "shards",
+        "shards: copy each remote shard to the cache when it is first needed; ranges: one "
+        "request a sample, nothing is kept",
+        choices=("shards", "ranges"),
+        identity=False,
+    )
 
 
 @dataclass
@@ -54,16 +101,19 @@ class ShardsConfig:
 
     source: str = setting(
         "folder",
-        "layout to read; index: tars that others made, images kept byte for byte",
-        choices=("coco", "cub", "folder", "index"),
+        "layout to read; index: tars that others made, images kept byte for byte; pickles: the "
+        "metadata that comes with AttnGAN and its kin",
+        choices=("coco", "cub", "folder", "index", "pickles"),
     )
     images: str = setting(
-        "", "folder of the images (cub: the folder CUB_200_2011; index: of the tars)"
+        "",
+        "folder of the images (cub: the folder CUB_200_2011; index: of the tars; pickles: the "
+        "folder that holds <key>.jpg)",
     )
     captions: str = setting(
         "",
-        "captions: COCO's captions JSON, CUB's text folder, or a folder's metadata.jsonl "
-        "(empty: .txt files beside the images, or images/metadata.jsonl)",
+        "captions: COCO's captions JSON, CUB's text folder, captions.pickle, or a folder's "
+        "metadata.jsonl (empty: .txt files beside the images, or images/metadata.jsonl)",
     )
     name: str = setting("", "name of the data set, for titles; empty: the source's name")
     output: str = setting("", "folder to write, e.g. shards/coco")
@@ -75,12 +125,36 @@ class ShardsConfig:
         minimum=16,
         maximum=4096,
     )
-    format: str = setting("jpeg", "how images are stored", choices=("jpeg", "png", "webp"))
+    format: str = setting(
+        "jpeg",
+        "how images are stored; png: scaled but lossless; original: each file byte for byte, not "
+        "scaled (those that EXIF turns or a box cuts become png)",
+        choices=("jpeg", "png", "webp", "original"),
+    )
     quality: int = setting(95, "quality of jpeg (4:4:4) and webp", minimum=1, maximum=100)
     shard_samples: int = setting(1000, "samples a tar", unit="samples", minimum=1)
     limit: int | None = setting(None, "convert only the first samples", unit="samples", minimum=1)
+    max_rejected: float = setting(
+        0.01,
+        "share of the images that may be left out because they cannot be decoded or are strips; "
+        "they are listed in rejected.jsonl",
+        minimum=0.0,
+        maximum=1.0,
+    )
     vocabulary: str = setting(
         "",
         "vocabulary.json to use; empty: output/vocabulary.json, made from the captions "
         "where it does not exist yet",
+    )
+    workers: int | None = setting(
+        None,
+        "processes that convert; empty: one a core, at most 8; 0 or 1: none but this one",
+        unit="processes",
+        minimum=0,
+        maximum=256,
+    )
+    part: str = setting(
+        "",
+        "make only this share of the shards, e.g. 3/16 of a Slurm array; when all parts are made, "
+        "the command merge makes the split of them",
     )

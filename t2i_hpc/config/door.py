@@ -6,6 +6,7 @@ configuration; everything else is here.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Door(Generic[ConfigT]):
 
     def _open(self, words: list[str]) -> int:
         if "--help" in words or "-h" in words:
-            print(self.help())
+            _print_for_pagers(self.help())
             return 0
         options, settings = split_options(words)
         config = compose_config(self.task, settings, self.config, options.folder)
@@ -97,6 +98,15 @@ class Options:
     print_config: bool = False
     print_run: bool = False
     folder: Path | None = None
+
+
+def _print_for_pagers(text: str) -> None:
+    """Print a long text; that its reader has seen enough (``| head``) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more on leaving: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:

@@ -34,6 +34,8 @@ def tokenise(text: str) -> list[str]:
     are dropped.
     """
     words = _WORD.findall(text.lower())
+    if text.isascii():
+        return words
     reduced = (word.encode("ascii", "ignore").decode("ascii") for word in words)
     return [word for word in reduced if word]
 
@@ -65,7 +67,7 @@ class Vocabulary:
                 f"there is no vocabulary {path}; build the shards with t2i_hpc.shards, which "
                 "writes it beside the splits"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"the vocabulary {path} cannot be read: {error}") from error
         return cls(_checked_words(content, path))
 

@@ -27,17 +27,35 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 _HARMLESS = "extraneous bytes before marker 0xd9"
 
 
-def decode(content: bytes, name: str = "image") -> Pixels:
+class Scratch:
+    """Memory for one decoded image after the other, which spares asking the system each time."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def of(self, count: int) -> Pixels:
+        """Return the memory, of at least `count` bytes."""
+        if len(self._memory) < count:
+            self._memory = np.empty(count, dtype=np.uint8)
+        return self._memory
+
+
+def decode(content: bytes, name: str = "image", scratch: Scratch | None = None) -> Pixels:
     """Decode a JPEG, PNG or WebP file to RGB: uint8 (height, width, 3).
 
     Transparent pixels are laid on white; of an animation the first frame is taken.
+
+    Args:
+        content: the file.
+        name: what it is called in messages.
+        scratch: where the pixels of a JPEG may be kept, until the next image is decoded there.
 
     Raises:
         DataError: damaged, truncated, too large, or no format that is offered.
     """
     try:
         if content.startswith(b"\xff\xd8"):
-            return _decode_jpeg(content, name)
+            return _decode_jpeg(content, name, scratch or Scratch())
         return _decode_with_pillow(content, name)
     except DataError:
         raise
@@ -103,11 +121,16 @@ def crop_and_flip(image: Pixels, size: int, rng: np.random.Generator, flip: bool
 
     The same numbers are drawn whatever the image's size and `flip` are.
     """
-    height, width = image.shape[:2]
     down, across, mirror = rng.random(3)
-    top, left = int(down * (height - size + 1)), int(across * (width - size + 1))
-    cut = image[top : top + size, left : left + size]
+    cut = window(image, size, down, across)
     return cut[:, ::-1] if flip and mirror < 0.5 else cut
+
+
+def window(image: Pixels, size: int, down: float, across: float) -> Pixels:
+    """Cut `size` × `size` pixels; `down` and `across`, from [0, 1), say where."""
+    height, width = image.shape[:2]
+    top, left = int(down * (height - size + 1)), int(across * (width - size + 1))
+    return image[top : top + size, left : left + size]
 
 
 def crop_box(image: Pixels, box: Box) -> Pixels:
@@ -126,13 +149,14 @@ def crop_box(image: Pixels, box: Box) -> Pixels:
     return image[top:bottom, left:right]
 
 
-def _decode_jpeg(content: bytes, name: str) -> Pixels:
+def _decode_jpeg(content: bytes, name: str, scratch: Scratch) -> Pixels:
     height, width, colourspace, _ = simplejpeg.decode_jpeg_header(content, strict=False)
     _check_size(width, height, name)
     if colourspace in ("CMYK", "YCCK"):
         return _decode_with_pillow(content, name)
     try:
-        return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
+        memory = scratch.of(3 * height * width)
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGB", buffer=memory))
     except ValueError as error:
         if _HARMLESS not in str(error):
             raise

@@ -1,17 +1,19 @@
 """Looking at splits that are there: is every byte right, and what do the samples look like?
 
 Training checks sizes and the index alone, since it must start fast. Here everything is read
-again: what is wrong is named with its shard and member, so that one file can be copied again
-instead of a data set.
+again, and what is wrong is named with its shard and member, all of it at once, so that a few
+files can be copied again instead of a data set.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
@@ -19,15 +21,24 @@ from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.resources import resource
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.images import Pixels, decode
-from t2i_hpc.data.manifest import MANIFEST, REBUILD, ROW, VOCABULARY, Manifest, Shard, shard_name
+from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.reader import Reader, StoredSample
+from t2i_hpc.data.tables import REBUILD, ROW, Shard, shard_name
+from t2i_hpc.data.tar_members import LARGEST_TEXT
 from t2i_hpc.data.tars import index_tar, sample_names
 
 DEMO = "demo"
+_LISTED = 20  # problems
+_LOG = logging.getLogger(__name__)
 
 
-def splits_at(path: str) -> list[Manifest]:
+def splits_at(path: str, check_tars: bool = True) -> list[Manifest]:
     """Open a split, or all splits of a folder by name; `demo` is what ships with t2i_hpc.
+
+    Args:
+        path: folder.
+        check_tars: refuse a split whose first missing or cut tar is found; without it
+            :func:`verify_split` can name all of them.
 
     Raises:
         DataError: there is no split, or one of them is incomplete.
@@ -36,9 +47,9 @@ def splits_at(path: str) -> list[Manifest]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {path}: name one made by t2i_hpc.shards")
     if (folder / MANIFEST).is_file():
-        return [Manifest.load(folder)]
+        return [_opened(folder, check_tars)]
     found = sorted(place.parent for place in folder.glob(f"*/{MANIFEST}"))
-    splits = [Manifest.load(place) for place in found if not place.name.startswith(".")]
+    splits = [_opened(place, check_tars) for place in found if not place.name.startswith(".")]
     if not splits:
         raise DataError(f"{folder} holds no split: build one with t2i_hpc.shards")
     return splits
@@ -59,34 +70,84 @@ def only_split(splits: Sequence[Manifest]) -> Manifest:
     return splits[0]
 
 
+def _opened(folder: Path, check_tars: bool) -> Manifest:
+    """Open a split; tars that are said to lie elsewhere are not looked at."""
+    return replace(Manifest.load(folder, "" if check_tars else str(folder)), location="")
+
+
 def verify_split(manifest: Manifest, advance: Callable[[int], None]) -> None:
     """Read a split again, all of it: hashes, index, every description and every image.
 
     Args:
-        manifest: the split; its index was compared with its hash on opening.
+        manifest: the split.
         advance: told after each sample.
 
     Raises:
-        DataError: the first thing that is not as the manifest says, by shard and member.
+        DataError: the one thing that is not as the manifest says, by shard and member; or the
+            number of such things, of which the first 20 are logged as errors before.
     """
-    Vocabulary.load(manifest.folder.parent / VOCABULARY)
-    reader, first, sides = Reader(manifest), 0, []
-    for shard in manifest.shards():
-        path = manifest.folder / shard.name
-        _check_index(manifest, shard)
-        for number, name in enumerate(sample_names(path), first):
-            sides.append(min(_checked_image(reader, number, path, name).shape[:2]))
-            advance(1)
-        if sha256_of_file(path) != shard.sha256:
-            raise DataError(
-                f"the content of {path} has changed (SHA-256 differs), though each of its samples "
-                f"can be read; {REBUILD}"
-            )
-        first += shard.count
-    if min(sides) != manifest.smallest:
+    found = list(islice(problems_of(manifest, advance), _LISTED + 1))
+    if len(found) == 1:
+        raise DataError(found[0])
+    for problem in found[:_LISTED]:
+        _LOG.error("%s", problem)
+    if found:
+        several = f"{len(found)} problems, listed above"
+        many = f"more than {_LISTED} problems, the first {_LISTED} are listed above"
         raise DataError(
+            f"{manifest.folder} has {several if len(found) <= _LISTED else many}; {REBUILD}"
+        )
+
+
+def problems_of(manifest: Manifest, advance: Callable[[int], None]) -> Iterator[str]:
+    """Give all that is wrong with a split, a sentence each, while reading it once.
+
+    A shard that cannot be indexed is one problem; else each of its samples may be one.
+    """
+    try:
+        Vocabulary.load(manifest.folder.parent / VOCABULARY)
+    except DataError as error:
+        yield str(error)
+    sides: list[int] = []
+    reader, whole = Reader(manifest), True
+    for shard in manifest.shards():
+        for problem in _problems_of_shard(manifest, shard, reader, sides, advance):
+            whole = False
+            yield problem
+    if whole and min(sides) != manifest.smallest:
+        yield (
             f"{manifest.folder / MANIFEST} calls {manifest.smallest} px the smallest side, but an "
             f"image has {min(sides)} px; {REBUILD}"
+        )
+
+
+def _problems_of_shard(
+    manifest: Manifest,
+    shard: Shard,
+    reader: Reader,
+    sides: list[int],
+    advance: Callable[[int], None],
+) -> Iterator[str]:
+    """Give what is wrong with a shard; `sides` gets the shorter side of each image in px."""
+    path = manifest.folder / shard.name
+    try:
+        _check_index(manifest, shard)
+    except DataError as error:
+        yield str(error)
+        advance(shard.count)
+        return
+    whole = True
+    for number, name in enumerate(sample_names(path), int(manifest.first[shard.number])):
+        try:
+            sides.append(min(_checked_image(reader, number, path, name).shape[:2]))
+        except DataError as error:
+            whole = False
+            yield str(error)
+        advance(1)
+    if whole and sha256_of_file(path) != shard.sha256:
+        yield (
+            f"the content of {path} has changed (SHA-256 differs), though each of its samples "
+            f"can be read; {REBUILD}"
         )
 
 
@@ -164,16 +225,21 @@ def find_key(splits: Sequence[Manifest], key: str) -> tuple[Manifest, int]:
 
 def _keys(manifest: Manifest) -> Iterator[str]:
     """Give the keys in order; reads the descriptions alone, not the images."""
-    index, first = manifest.index, 0
     for shard in manifest.shards():
         path = manifest.folder / shard.name
-        with path.open("rb") as stream:
-            for row in index[first : first + shard.count]:
-                count, offset = int(row["json_bytes"]), int(row["json_offset"])
-                try:
-                    yield str(json.loads(os.pread(stream.fileno(), count, offset))["key"])
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    raise DataError(
-                        f"{path} has no readable description at byte {offset}; {REBUILD}"
-                    ) from error
-        first += shard.count
+        try:
+            with path.open("rb") as stream:
+                for row in manifest.rows(shard.number):
+                    yield _key(path, stream.fileno(), *row[["json_offset", "json_bytes"]].item())
+        except OSError as error:
+            raise DataError(f"cannot read {path} ({error.strerror}); {REBUILD}") from error
+
+
+def _key(path: Path, descriptor: int, offset: int, count: int) -> str:
+    try:
+        text = os.pread(descriptor, min(count, LARGEST_TEXT), offset)
+        return str(json.loads(text)["key"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise DataError(
+            f"{path} has no readable description at byte {offset}; {REBUILD}"
+        ) from error

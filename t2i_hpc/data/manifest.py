@@ -20,70 +20,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.data.images import SUFFIXES
+from t2i_hpc.data.tables import (
+    INDEX,
+    REBUILD,
+    ROW,
+    SHARD_ROW,
+    SHARDS,
+    Index,
+    Numbers,
+    Shard,
+    map_table,
+    sha256_of_rows,
+    shard_name,
+)
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-INDEX = "index.npy"
-SHARDS = "shards.npy"
 VOCABULARY = "vocabulary.json"
 IMAGE_FORMATS = tuple(SUFFIXES)
-ROW = np.dtype(
-    [
-        ("image_offset", "<u8"),
-        ("json_offset", "<u8"),
-        ("checksum", "<u8"),  # t2i_hpc.data.tars.checksum
-        ("image_bytes", "<u4"),
-        ("json_bytes", "<u4"),
-        ("image_format", "u1"),
-    ]
-)
-SHARD_ROW = np.dtype(
-    [
-        ("first", "<u8"),
-        ("bytes", "<u8"),
-        ("count", "<u4"),
-        ("sha256", "u1", (32,)),
-        ("rows_sha256", "u1", (32,)),
-    ]
-)
-Index = npt.NDArray[np.void]
-Numbers = npt.NDArray[np.int64]
 _Kind = TypeVar("_Kind", int, str)
-REBUILD = "copy the split again or build it with t2i_hpc.shards"
 _LOOKED_AT = 4096  # shards whose size is compared on opening; all others when they are first used
-
-
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"{number:06d}.tar"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar: its number in the split, samples, bytes, SHA-256 of it and of its index rows."""
-
-    number: int
-    count: int
-    bytes: int
-    sha256: str
-    rows_sha256: str
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return shard_name(self.number)
 
 
 @dataclass(frozen=True)
@@ -167,12 +134,12 @@ class Manifest:
     @cached_property
     def table(self) -> Index:
         """The memory-mapped table of shards, :data:`SHARD_ROW`."""
-        return self._mapped(SHARDS, SHARD_ROW, self.shard_count)
+        return map_table(self.folder / SHARDS, SHARD_ROW, self.shard_count)
 
     @cached_property
     def index(self) -> Index:
         """The memory-mapped index, one :data:`ROW` a sample in the order of the shards."""
-        return self._mapped(INDEX, ROW, self.sample_count)
+        return map_table(self.folder / INDEX, ROW, self.sample_count)
 
     @cached_property
     def counts(self) -> Numbers:
@@ -212,7 +179,7 @@ class Manifest:
         """Return a shard's part of the index, after comparing it with its hash.
 
         Raises:
-            DataError: the index is not that of this manifest.
+            DataError: the index is not that of this manifest, or points out of the tar.
         """
         first = int(self.first[number])
         rows = self.index[first : first + int(self.counts[number])]
@@ -221,20 +188,14 @@ class Manifest:
                 f"{self.folder / INDEX} is not the index of this manifest (its part for "
                 f"{shard_name(number)} differs in SHA-256); {REBUILD}"
             )
+        for part in ("image", "json"):
+            starts, counts = rows[f"{part}_offset"], rows[f"{part}_bytes"].astype(np.uint64)
+            size = np.uint64(self.shard(number).bytes)
+            if ((starts > size) | (counts > size - starts)).any():
+                raise DataError(
+                    f"{self.folder / INDEX} points out of {shard_name(number)}; {REBUILD}"
+                )
         return rows
-
-    def _mapped(self, name: str, kind: np.dtype[Any], rows: int) -> Index:
-        path = self.folder / name
-        try:
-            found: Index = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError, TypeError, RecursionError) as error:
-            raise DataError(f"{path} cannot be read ({error}); {REBUILD}") from error
-        if found.dtype != kind or found.shape != (rows,):
-            raise DataError(
-                f"{path} has {found.shape} rows of {found.dtype} instead of {rows:,} of {kind}; "
-                f"{REBUILD}"
-            )
-        return found
 
     def _check_tables(self) -> None:
         path = self.folder / SHARDS
@@ -263,35 +224,6 @@ class Manifest:
                     f"the shard {path} has {found:,} bytes instead of {size:,}: it was cut or "
                     f"changed; {REBUILD}"
                 )
-
-
-def sha256_of_rows(rows: Index) -> str:
-    """Return the hash of a part of the index."""
-    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
-
-
-def save_tables(folder: Path, shards: Sequence[Shard], rows: Iterable[Index]) -> str:
-    """Write both tables of a split; return the SHA-256 of that of the shards.
-
-    Args:
-        folder: where to write.
-        shards: all of them, in their order.
-        rows: the index rows of each; taken one after the other, so they need not be in memory.
-    """
-    table = np.zeros(len(shards), dtype=SHARD_ROW)
-    table["count"] = [shard.count for shard in shards]
-    table["bytes"] = [shard.bytes for shard in shards]
-    table["first"][1:] = np.cumsum(table["count"][:-1], dtype=np.uint64)
-    for name in ("sha256", "rows_sha256"):
-        hashes = b"".join(bytes.fromhex(getattr(shard, name)) for shard in shards)
-        table[name] = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
-    np.save(folder / SHARDS, table, allow_pickle=False)
-    total = sum(shard.count for shard in shards)
-    index = np.lib.format.open_memmap(folder / INDEX, "w+", ROW, (total,))
-    for shard, first, part in zip(shards, table["first"].tolist(), rows, strict=True):
-        index[first : first + shard.count] = part
-    index.flush()
-    return sha256_of_file(folder / SHARDS)
 
 
 def _typed(value: object, kind: type[_Kind]) -> _Kind:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.manifest import IMAGE_FORMATS, Index, Manifest
+from t2i_hpc.data.manifest import IMAGE_FORMATS, Manifest
 from t2i_hpc.data.storage import LocalStorage, Storage
+from t2i_hpc.data.tables import Index
 from t2i_hpc.data.tars import checksum
 
 _ROWS_KEPT = 64  # shards
@@ -71,7 +72,7 @@ class Reader:
             )
         try:
             return _parse(text, image, IMAGE_FORMATS[row[5]])
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(
                 f"{self.name_of(number)} has an unreadable description "
                 f"({type(error).__name__}: {error}): build the split again"
@@ -100,16 +101,19 @@ class Reader:
 
 
 def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:
-    description = json.loads(text)
+    description = json.loads(text.decode())
     captions = description["captions"]
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
         raise TypeError("its captions are no list of texts")
     if not captions:
         raise ValueError("it has no caption")
+    class_id = int(description["class"])
+    if not -(1 << 63) <= class_id < 1 << 63:
+        raise ValueError("its class has more than 64 bits")
     return StoredSample(
         key=str(description["key"]),
         image=image,
         image_format=image_format,
         captions=tuple(captions),
-        class_id=int(description["class"]),
+        class_id=class_id,
     )

@@ -16,6 +16,11 @@ from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.images import Pixels, centre_crop, decode, resize_shorter
 from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.reader import Reader, StoredSample
+from t2i_hpc.data.storage import Storage, open_storage
+from t2i_hpc.data.storage.opening import open_cache
+from t2i_hpc.data.storage.server import Server
+from t2i_hpc.data.storage.tables import fetch_manifest, fetch_vocabulary
+from t2i_hpc.data.storage.urls import is_remote, join
 
 DEMO = "demo"
 
@@ -23,25 +28,28 @@ DEMO = "demo"
 class Split:
     """Random access to a split's samples; may be pickled and used in forked workers."""
 
-    def __init__(self, manifest: Manifest, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, manifest: Manifest, vocabulary: Vocabulary, storage: Storage | None = None
+    ) -> None:
         self.manifest = manifest
         self.vocabulary = vocabulary
-        self._reader = Reader(manifest)
+        self._reader = Reader(manifest, storage)
 
     @classmethod
     def open(cls, config: DataConfig, split: str) -> Split:
-        """Open ``config.path/<split>``; the path ``demo`` is the data that ships with t2i_hpc.
+        """Open ``config.path/<split>``, a folder here or on a server.
+
+        The path ``demo`` is the data that ships with t2i_hpc.
 
         Raises:
             DataError: no such folder or split, or a part of it is missing or damaged.
         """
-        folder = _folder(config)
-        if not (folder / split / MANIFEST).is_file():
-            present = [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]
-            hint = nearest(split, present) if present else "build it with t2i_hpc.shards"
-            raise DataError(f"{folder} has no split {split!r}: {hint}")
-        vocabulary = Vocabulary.load(folder / VOCABULARY)
-        return cls(Manifest.load(folder / split), vocabulary)
+        if is_remote(config.path, "data.path"):
+            server, cache = Server(config.patience), open_cache(config)
+            manifest = fetch_manifest(join(config.path, split), server, cache)
+        else:
+            manifest = Manifest.load(_folder_of(config, split))
+        return cls(manifest, open_vocabulary(config), open_storage(manifest, config))
 
     @property
     def count(self) -> int:
@@ -99,6 +107,26 @@ def stack(images: Iterable[Pixels]) -> torch.Tensor:
     for place, image in zip(stacked, pixels, strict=True):
         place[:] = image.transpose(2, 0, 1)  # one copy, where two were
     return torch.from_numpy(stacked)
+
+
+def open_vocabulary(config: DataConfig) -> Vocabulary:
+    """Return the vocabulary in the folder ``config.path``, here or on a server.
+
+    Raises:
+        DataError: no such folder, or the vocabulary is missing or damaged.
+    """
+    if is_remote(config.path, "data.path"):
+        return fetch_vocabulary(config.path, Server(config.patience), open_cache(config))
+    return Vocabulary.load(_folder(config) / VOCABULARY)
+
+
+def _folder_of(config: DataConfig, split: str) -> Path:
+    folder = _folder(config)
+    if not (folder / split / MANIFEST).is_file():
+        present = [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]
+        hint = nearest(split, present) if present else "build it with t2i_hpc.shards"
+        raise DataError(f"{folder} has no split {split!r}: {hint}")
+    return folder / split
 
 
 def _folder(config: DataConfig) -> Path:

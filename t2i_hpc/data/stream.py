@@ -1,27 +1,23 @@
 """The endless stream of batches that a rank trains on.
 
-The stream is a computed plan over torch's DataLoader: the loader is given lists of positions
-and only decides which process makes them. There is no loader state to save: a run goes on by
-asking for the batches from the number of samples seen on.
+There is no loader state to save: which samples a batch is made of is computed from its number,
+so a run goes on by asking for the batches from the number of samples seen on.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-import signal
-from collections.abc import Iterable, Iterator
-from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
+from collections.abc import Iterator
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.loader import load_ahead, load_here
 from t2i_hpc.data.plan import Plan, batch_positions
-from t2i_hpc.data.samples import Failure, Samples
+from t2i_hpc.data.samples import Samples
 from t2i_hpc.data.split import Split
+
+_ANSWER = 600.0  # seconds beyond patience after which a loader process counts as stuck
 
 
 class Stream:
@@ -61,53 +57,25 @@ class Stream:
         self._samples = Samples(split, plan, config, resolution, seed)
         self._batch_size, self._rank, self._world = batch_size, rank, world
         self._workers = config.workers
+        self._patience = config.patience + _ANSWER
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """Yield batches without end, the first of which begins at sample `start` ≥ 0.
+        """Return batches without end, the first of which begins at sample `start` ≥ 0.
 
         Closing the iterator ends its workers.
 
         Raises:
             DataError: a sample cannot be read or decoded.
+            RunError: a loader process died or does not answer.
         """
-        made = iter(self._loader(start))
-        try:
-            for fields in made:
-                if isinstance(fields, Failure):
-                    raise fields.error
-                yield Batch(**fields)
-        finally:
-            del made  # its end is the workers' end
 
-    def _loader(self, start: int) -> Iterable[dict[str, Any] | Failure]:
-        positions = (
-            list(batch_positions(begin, self._batch_size, self._rank, self._world))
-            for begin in itertools.count(start, self._batch_size)
-        )
-        return DataLoader(
-            self._samples,
-            batch_sampler=positions,
-            collate_fn=_as_it_is,
-            worker_init_fn=_ignore_signals,
-            num_workers=self._workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(0),  # leaves torch's own generator alone
-        )
+        def positions(number: int) -> range:
+            begin = start + number * self._batch_size
+            return batch_positions(begin, self._batch_size, self._rank, self._world)
 
-
-def _as_it_is(made: list[Any]) -> list[Any]:
-    """Collate nothing: the samples of a batch are stacked where they are made."""
-    return made
-
-
-def _ignore_signals(_: int) -> None:
-    """Leave stop signals to the main process.
-
-    Slurm signals every process of a job; a loader that died of it would take the run down
-    before its checkpoint is written. Workers end with the iterator or with their parent.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+        if not self._workers:
+            return load_here(self._samples, positions)
+        return load_ahead(self._samples, positions, self._workers, self._patience)
 
 
 def _warn_of_upscaling(split: Split, resolution: int) -> None:
@@ -116,7 +84,7 @@ def _warn_of_upscaling(split: Split, resolution: int) -> None:
         logging.getLogger(__name__).warning(
             "images of %s are stored with shorter sides from %d px on, below the resolution of "
             "%d px: the smaller ones are scaled up",
-            split.manifest.folder,
+            split.manifest.location or split.manifest.folder,
             smallest,
             resolution,
         )

@@ -2,7 +2,8 @@
 
 A tar from elsewhere can hold links, devices and paths that lead out of its folder, and a copy
 that broke off looks like a shorter tar. Nothing is ever extracted; what is not a plain pair of
-an image and a JSON file is refused with the tar's and the member's name.
+an image and a JSON file is refused with the tar's and the member's name. Images are looked at
+by their first bytes alone, which says what they claim to be; verify decodes them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ import numpy as np
 import xxhash
 
 from t2i_hpc.common.errors import DataError
+from t2i_hpc.data.image_headers import check_image
 from t2i_hpc.data.images import SUFFIXES
-from t2i_hpc.data.manifest import IMAGE_FORMATS, ROW, Index
+from t2i_hpc.data.manifest import IMAGE_FORMATS
+from t2i_hpc.data.tables import ROW, Index
+from t2i_hpc.data.tar_members import LARGEST_IMAGE, LARGEST_TEXT, members_of
+
+__all__ = ["Record", "checksum", "index_tar", "members_of", "sample_names", "write_tar"]
 
 _FORMAT_OF_SUFFIX = {suffix: form for form, suffix in SUFFIXES.items()}
-_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,12 @@ def index_tar(path: Path) -> Index:
     """Return one index row a sample of a shard, by walking the tar's headers.
 
     Raises:
-        DataError: no whole tar, or a member that is not half of a plain (image, JSON) pair.
+        DataError: no whole tar, a member that is not half of a plain (image, JSON) pair, or an
+            image that is of another format than its name says or claims too many pixels.
     """
     members = [_checked(member, path) for member in members_of(path)]
     with path.open("rb") as stream:
-        rows = [_row(pair, stream.fileno()) for pair in _pair(members, path)]
+        rows = [_row(pair, stream.fileno(), path) for pair in _pair(members, path)]
     return np.array(rows, dtype=ROW)
 
 
@@ -74,39 +80,10 @@ def sample_names(path: Path) -> list[str]:
     return [member.name for member in members_of(path) if not member.name.endswith(".json")]
 
 
-def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
-    """Walk the headers of a whole tar; every member is a plain file with a name inside it.
-
-    Args:
-        path: the tar.
-        folders: pass over the entries of folders, which `tar` itself writes, instead of
-            refusing them.
-
-    Raises:
-        DataError: a damaged or cut tar, a link, a device, or a path that leads out.
-    """
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            members = [_plain(member, path) for member in tar if not (folders and member.isdir())]
-            _check_end(path, tar.offset)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path} is not a whole tar ({error}); copy or build it again") from error
-    return members
-
-
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     tar.addfile(member, io.BytesIO(content))
-
-
-def _plain(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
-    name = PurePosixPath(member.name)
-    if not member.isreg() or member.issparse():
-        raise DataError(f"{path} holds {member.name!r}, which is no plain file; build it again")
-    if name.is_absolute() or ".." in name.parts or not name.stem:
-        raise DataError(f"{path} holds {member.name!r}, a path out of its folder; build it again")
-    return member
 
 
 def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
@@ -117,18 +94,13 @@ def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
             + ", .".join(_FORMAT_OF_SUFFIX)
             + ": build it again"
         )
-    return member
-
-
-def _check_end(path: Path, offset: int) -> None:
-    """Refuse a tar that stops without its end mark of two empty blocks."""
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        mark = stream.read(2 * _BLOCK)
-    if mark != bytes(2 * _BLOCK):
+    largest = LARGEST_TEXT if name.suffix == ".json" else LARGEST_IMAGE
+    if member.size > largest:
         raise DataError(
-            f"{path} breaks off or is damaged after {offset:,} bytes; copy or build it again"
+            f"{path} holds {member.name!r} of {member.size:,} bytes, more than the {largest:,} "
+            "that are read; build it again without it"
         )
+    return member
 
 
 def _pair(
@@ -148,8 +120,20 @@ def _pair(
     return [(image, texts[key]) for key, image in images.items()]
 
 
-def _row(pair: tuple[tarfile.TarInfo, tarfile.TarInfo], descriptor: int) -> tuple[int, ...]:
+def _row(
+    pair: tuple[tarfile.TarInfo, tarfile.TarInfo], descriptor: int, path: Path
+) -> tuple[int, ...]:
     image, text = pair
-    parts = (os.pread(descriptor, member.size, member.offset_data) for member in pair)
-    form = IMAGE_FORMATS.index(_FORMAT_OF_SUFFIX[image.name.rsplit(".", 1)[1]])
-    return (image.offset_data, text.offset_data, checksum(*parts), image.size, text.size, form)
+    content, description = (
+        os.pread(descriptor, member.size, member.offset_data) for member in pair
+    )
+    form = _FORMAT_OF_SUFFIX[image.name.rsplit(".", 1)[1]]
+    check_image(content, form, f"{path}, member {image.name!r},")
+    return (
+        image.offset_data,
+        text.offset_data,
+        checksum(content, description),
+        image.size,
+        text.size,
+        IMAGE_FORMATS.index(form),
+    )

@@ -87,8 +87,8 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def scale_images(images: Tensor) -> Tensor:
-    """Map uint8 images to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1.0
+    """Map uint8 images, in whatever order they lie in memory, to float32 in [-1, 1]."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0
 
 
 def damsm_terms(

@@ -21,3 +21,13 @@ def test_an_unknown_total(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("file", None, "bytes") as advance:
         advance(500)
     assert " of " not in capsys.readouterr().err
+
+
+def test_a_log_says_how_long_it_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 120.0])
+    monkeypatch.setattr("t2i_hpc.common.progress.time.monotonic", lambda: next(clock))
+    with progress("images", 1000, "images") as advance:
+        advance(100)
+    assert "(5.0 images/s, 0:03:00 left)" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,10 @@ import pytest
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.contact_sheet import contact_sheet
 from t2i_hpc.data.inspection import find_key, only_split, place_of, splits_at, verify_split
-from t2i_hpc.data.manifest import Manifest, save_tables, sha256_of_rows
+from t2i_hpc.data.manifest import Manifest
+from t2i_hpc.data.tables import save_tables, sha256_of_rows
 from tests.support.data import captions_of, draw_image, make_shards
+from tests.support.mutations import summed
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +83,7 @@ def move_an_index_row(split: Path) -> None:
 
 
 def misstate_the_smallest(split: Path) -> None:
-    path = split / "manifest.json"
-    path.write_text(path.read_text().replace('"smallest": 40', '"smallest": 48'))
+    overwrite(split / "manifest.json", b'"smallest": 40', b'"smallest": 48')
 
 
 def empty_the_vocabulary(split: Path) -> None:
@@ -105,10 +108,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"train/000000\.tar has its member '000000003-0003_png\.png' elsewhere than indexed",
     ),
     "smallest": (misstate_the_smallest, r"manifest\.json calls 48 px the smallest side, but"),
-    "vocabulary": (
-        empty_the_vocabulary,
-        r"vocabulary\.json is not a vocabulary",
-    ),
+    "vocabulary": (empty_the_vocabulary, r"vocabulary\.json is not a vocabulary"),
     "header": (
         lambda split: overwrite(split / "000001.tar", b"ustar", b"xxxxx", nth=3),
         r"train/000001\.tar",
@@ -122,6 +122,71 @@ def test_damage_is_named_by_shard_and_member(copy: Path, name: str) -> None:
     damage(copy / "train")
     with pytest.raises(DataError, match=message):
         verify_split(Manifest.load(copy / "train"), ignore)
+
+
+def test_all_damage_is_listed(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    split = copy / "train"
+    break_image(split)
+    change_a_caption(split)
+    (split / "000002.tar").unlink()
+    empty_the_vocabulary(split)
+    (manifest,) = splits_at(str(split), check_tars=False)
+    seen: list[int] = []
+    with pytest.raises(DataError, match=r"train has 4 problems, listed above; copy"):
+        verify_split(manifest, seen.append)
+    expected = (
+        r"vocabulary\.json is not a vocabulary",
+        r"000000\.tar is damaged at its member '000000000-",
+        r"000001\.tar is damaged at its member '000000007-",
+        r"cannot read .*000002\.tar: No such file",
+    )
+    assert len(caplog.messages) == len(expected)
+    for found, message in zip(caplog.messages, expected, strict=True):
+        assert re.search(message, found)
+    assert sum(seen) == manifest.sample_count
+
+
+def test_at_most_twenty_problems_are_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = make_shards(tmp_path, count=25, size=16) / "train"
+    for path in split.glob("*.tar"):
+        path.write_bytes(path.read_bytes().replace(b"IDAT", b"TADI"))
+    with pytest.raises(DataError, match=r"more than 20 problems, the first 20 are listed above"):
+        verify_split(Manifest.load(split), ignore)
+    assert len(caplog.messages) == 20
+    assert len(set(caplog.messages)) == 20
+
+
+def change_padding(split: Path) -> None:
+    """Change what belongs to no sample: the time of a member, with the header's sum."""
+    path = split / "000001.tar"
+    content = path.read_bytes()
+    header = content[:136] + b"00000000001\0" + content[148:512]
+    path.write_bytes(summed(header) + content[512:])
+
+
+def test_a_change_outside_of_all_samples_is_found(copy: Path) -> None:
+    change_padding(copy / "train")
+    with pytest.raises(DataError, match=r"content of .*000001\.tar has changed \(SHA-256 differs"):
+        verify_split(Manifest.load(copy / "train"), ignore)
+
+
+def test_an_index_of_others_is_found(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.save(copy / "train" / "index.npy", np.load(copy / "train" / "index.npy")[::-1])
+    with pytest.raises(DataError, match="train has 3 problems"):
+        verify_split(Manifest.load(copy / "train"), ignore)
+    assert all("is not the index of this manifest" in message for message in caplog.messages)
+
+
+def test_a_bomb_is_named_by_its_member(copy: Path) -> None:
+    split = copy / "train"
+    path = split / "000000.tar"
+    content = path.read_bytes()
+    place = content.index(b"IHDR") + 4
+    path.write_bytes(content[:place] + struct.pack(">II", 60_000, 60_000) + content[place + 8 :])
+    with pytest.raises(DataError, match=r"000000\.tar, member '000000000-0000_png\.png', claims"):
+        verify_split(Manifest.load(split), ignore)
 
 
 def test_a_sample_and_its_place(built: Path) -> None:

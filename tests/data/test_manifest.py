@@ -12,7 +12,8 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.data.manifest import ROW, SHARD_ROW, Manifest, Shard, save_tables, sha256_of_rows
+from t2i_hpc.data.manifest import Manifest
+from t2i_hpc.data.tables import ROW, SHARD_ROW, Shard, save_tables, sha256_of_rows
 from tests.support.data import make_shards
 
 
@@ -149,11 +150,11 @@ def test_rows_of_others_are_found_when_their_shard_is_first_used(split: Path) ->
 def test_tables_are_written_part_by_part(tmp_path: Path) -> None:
     parts = [np.full(count, count, ROW) for count in (3, 1, 2)]
     shards = [
-        Shard(number, len(rows), 10 * number, f"{number}0" * 32, sha256_of_rows(rows))
+        Shard(number, len(rows), 10 * number + 9, f"{number}0" * 32, sha256_of_rows(rows))
         for number, rows in enumerate(parts)
     ]
     digest = save_tables(tmp_path, shards, iter(parts))
-    manifest = Manifest(tmp_path, "a", "b", 8, 8, "png", 6, 3, 30, digest)
+    manifest = Manifest(tmp_path, "a", "b", 8, 8, "png", 6, 3, 57, digest)
     assert list(manifest.shards()) == shards
     assert [manifest.rows(number).tolist() for number in range(3)] == [
         rows.tolist() for rows in parts

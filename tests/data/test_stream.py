@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import multiprocessing
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.step import Batch
@@ -23,7 +26,8 @@ from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
-RESOLUTION, BATCH = 16, 8
+RESOLUTION, BATCH = 16, 24
+WORLDS, WORKERS = (1, 2, 3, 4, 8), (0, 1, 2, 3)
 Sample = tuple[bytes, tuple[int, ...], int, int, str, str]
 
 
@@ -68,19 +72,15 @@ def samples_of(batch: Batch) -> dict[int, Sample]:
 
 @pytest.fixture(scope="module")
 def straight(shards: Path) -> dict[int, Sample]:
-    """The first 96 samples as one rank without workers reads them from the beginning."""
+    """The first 288 samples as one rank without workers reads them from the beginning."""
     batches = take(stream_of(shards), 0, 12)
-    assert [batch.positions[0].item() for batch in batches] == [8 * n for n in range(12)]
+    assert [batch.positions[0].item() for batch in batches] == [BATCH * n for n in range(12)]
     return {place: sample for batch in batches for place, sample in samples_of(batch).items()}
 
 
-@pytest.mark.parametrize("start", [0, 8, 13, 45])
-@pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("workers", [0, 2, 3])
-def test_one_batch_any_world(
-    shards: Path, straight: dict[int, Sample], workers: int, world: int, start: int
-) -> None:
-    ranks = [take(stream_of(shards, workers, rank, world), start, 4) for rank in range(world)]
+def check(shards: Path, straight: dict[int, Sample], workers: int, world: int, start: int) -> None:
+    """Read three global batches by all ranks of a world, and compare them with the straight way."""
+    ranks = [take(stream_of(shards, workers, rank, world), start, 3) for rank in range(world)]
     for number, parts in enumerate(zip(*ranks, strict=True)):
         positions = [place for part in parts for place in part.positions.tolist()]
         begin = start + number * BATCH
@@ -88,6 +88,64 @@ def test_one_batch_any_world(
         for part in parts:
             for place, sample in samples_of(part).items():
                 assert sample == straight[place]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("workers", WORKERS)
+def test_one_batch_any_world(
+    shards: Path, straight: dict[int, Sample], workers: int, world: int
+) -> None:
+    check(shards, straight, workers, world, start=13)
+
+
+@given(st.sampled_from(WORLDS), st.sampled_from(WORKERS), st.integers(0, 288 - 3 * BATCH))
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+def test_one_batch_any_world_from_any_step(
+    shards: Path, straight: dict[int, Sample], world: int, workers: int, start: int
+) -> None:
+    check(shards, straight, workers, world, start)
+
+
+RANK = """
+import hashlib, itertools, sys
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.split import Split
+from t2i_hpc.data.stream import Stream
+rank, world, workers, start = map(int, sys.argv[2:])
+config = DataConfig(path=sys.argv[1], words=6, shuffle_window=2, workers=workers)
+split = Split.open(config, "train")
+stream = Stream(config, split, 16, 3, 24, rank=rank, world=world)
+for batch in stream.batches(start):
+    for place, image, tokens in zip(batch.positions.tolist(), batch.images, batch.tokens):
+        content = image.numpy().tobytes() + tokens.numpy().tobytes()
+        print(place, hashlib.sha256(content).hexdigest(), flush=True)
+"""
+
+
+def killed_rank(shards: Path, rank: int, world: int, start: int, lines: int) -> dict[int, str]:
+    """Run one rank as a process of its own and kill it; return the samples it had by then."""
+    words = [str(shards), *map(str, (rank, world, 2, start))]
+    with subprocess.Popen([sys.executable, "-c", RANK, *words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        read = list(itertools.islice(process.stdout, lines))
+        process.kill()
+    return {int(place): digest for place, digest in (line.decode().split() for line in read)}
+
+
+def test_worlds_that_are_killed_and_grow_read_the_same(
+    shards: Path, straight: dict[int, Sample]
+) -> None:
+    """One rank is killed after batch 2, two after batch 4, three go on: as one that never was."""
+    found: dict[int, str] = {}
+    for world, start in ((1, 0), (2, 2 * BATCH), (3, 4 * BATCH)):
+        for rank in range(world):
+            lines = 2 * BATCH // world
+            found |= killed_rank(shards, rank, world, start, lines)
+    assert sorted(found) == list(range(6 * BATCH))
+    for place, digest in found.items():
+        image, tokens = straight[place][:2]
+        content = image + torch.tensor(tokens).numpy().tobytes()
+        assert digest == hashlib.sha256(content).hexdigest()
 
 
 def test_every_sample_once_an_epoch(straight: dict[int, Sample]) -> None:
@@ -106,8 +164,8 @@ def test_epochs_show_other_crops_and_captions(straight: dict[int, Sample]) -> No
 def test_what_a_batch_holds(shards: Path) -> None:
     split = Split.open(config_of(shards), "train")
     (batch,) = take(stream_of(shards), 0, 1)
-    assert (batch.images.shape, batch.images.dtype) == ((8, 3, 16, 16), torch.uint8)
-    assert (batch.tokens.shape, batch.tokens.dtype) == ((8, 6), torch.int64)
+    assert (batch.images.shape, batch.images.dtype) == ((BATCH, 3, 16, 16), torch.uint8)
+    assert (batch.tokens.shape, batch.tokens.dtype) == ((BATCH, 6), torch.int64)
     for row, key in enumerate(batch.keys):
         number = int(key[:4])
         assert batch.captions[row] in captions_of(number)
@@ -125,7 +183,7 @@ def test_what_a_batch_holds(shards: Path) -> None:
 
 def test_seeds_differ(shards: Path, straight: dict[int, Sample]) -> None:
     (batch,) = take(stream_of(shards, seed=4), 0, 1)
-    assert samples_of(batch) != {place: straight[place] for place in range(8)}
+    assert samples_of(batch) != {place: straight[place] for place in range(BATCH)}
 
 
 def test_torchs_generator_is_left_alone(shards: Path) -> None:
@@ -140,7 +198,7 @@ def test_torchs_generator_is_left_alone(shards: Path) -> None:
 def test_a_damaged_image_arrives_as_one_sentence(tmp_path: Path, workers: int) -> None:
     shards = make_shards(tmp_path, count=8, size=24)
     path = shards / "train" / "000001.tar"
-    path.write_bytes(path.read_bytes().replace(b"\x89PNG", b"JUNK"))
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAX"))
     vouch(shards / "train")
     stream = stream_of(shards, workers)
     with pytest.raises(DataError, match=r"000001\.tar\) cannot be decoded") as caught:
@@ -166,7 +224,7 @@ def test_workers_survive_the_signals_that_slurm_sends_to_all(shards: Path, name:
     for child in multiprocessing.active_children():
         os.kill(child.pid or 0, signal.Signals[name])
     starts = [int(next(batches).positions[0]) for _ in range(8)]
-    assert starts == [8 * number for number in range(1, 9)]
+    assert starts == [BATCH * number for number in range(1, 9)]
     batches.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
 
@@ -204,8 +262,8 @@ def is_running(process: int) -> bool:
 
 
 def test_an_indivisible_batch_is_refused(shards: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"batch_size=8 cannot be divided by 3 ranks"):
-        stream_of(shards, rank=0, world=3)
+    with pytest.raises(ConfigurationError, match=r"batch_size=24 cannot be divided by 5 ranks"):
+        stream_of(shards, rank=0, world=5)
 
 
 @pytest.mark.parametrize(("resolution", "warnings"), [(16, 0), (24, 0), (32, 1)])
@@ -242,5 +300,5 @@ def test_a_caption_without_known_words(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, count=4, size=16)
     (shards / "vocabulary.json").write_text('{"format": 1, "words": ["<end>", "heron"]}')
     (batch,) = take(stream_of(shards), 0, 1)
-    assert batch.lengths.tolist() == [1] * 8
+    assert batch.lengths.tolist() == [1] * BATCH
     assert not batch.tokens.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import webdataset
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.manifest import IMAGE_FORMATS
-from t2i_hpc.data.tars import Record, index_tar, write_tar
+from t2i_hpc.data.tars import Record, index_tar, members_of, write_tar
 from tests.support.data import captions_of, image_bytes
 
 
@@ -128,13 +129,43 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
         index_tar(path)
 
 
-@pytest.mark.parametrize("compress", [True, False])
-def test_what_is_no_tar_is_refused(tmp_path: Path, compress: bool) -> None:
+@pytest.mark.parametrize("content", [b"", b"no tar", b"no tar at all" * 99, bytes(512)])
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.tar"
-    if compress:
-        with tarfile.open(path, "w:gz") as tar:
-            tar.addfile(member("a.json"))
-    else:
-        path.write_bytes(b"no tar at all" * 99)
-    with pytest.raises(DataError, match="not a whole tar"):
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.tar is not a whole tar \(.* at byte \d+\)"):
         index_tar(path)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_tars_are_told_as_such(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, f"w:{kind}") as tar:  # type: ignore[call-overload]
+        tar.addfile(member("a.json"))
+    with pytest.raises(DataError, match=r"a\.tar is compressed \(.*\).*: unpack it first"):
+        index_tar(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    for path in (tmp_path / "a.tar", tmp_path):
+        with pytest.raises(DataError, match="is no file"):
+            members_of(path)
+    with pytest.raises(DataError, match=r"cannot read .*b\.tar: No such file"):
+        members_of(tmp_path / "b.tar")
+
+
+def test_an_empty_tar_has_no_members(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [])
+    assert members_of(tmp_path / "a.tar") == []
+    assert len(index_tar(tmp_path / "a.tar")) == 0
+
+
+def test_tars_in_one_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write(path)
+    content = path.read_bytes()
+    for rest in (content, b"\0" * 600 + b"x", bytes(1 << 20)):
+        path.write_bytes(content + rest)
+        with pytest.raises(DataError, match=r"a\.tar goes on after its end mark at byte [\d,]+"):
+            index_tar(path)

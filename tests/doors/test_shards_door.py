@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,6 +69,13 @@ def nothing(_: Path) -> None:
     pass
 
 
+USAGES = (
+    "verify DIR",
+    "show DIR key=NAME|number=N [output=PNG]",
+    "sheet DIR",
+    "merge DIR",
+    "vocabulary DIR",
+)
 COCO = "source=coco images=coco/val2017 output=out captions=coco/"
 REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no output": ("images=mine", nothing, "output= is missing"),
@@ -127,6 +136,40 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         nothing,
         "cannot write output=mine/0001.txt/a.png",
     ),
+    "a share that is none": ("images=mine output=out part=3/2", nothing, "part=3/2 is no share"),
+    "a share of rejects that is none": (
+        "images=mine output=out max_rejected=2",
+        nothing,
+        "max_rejected=2.0 is too large: at most 1",
+    ),
+    "nothing to merge": ("merge out/train", nothing, "out/train has no parts to merge"),
+    "merging by a share that is none": (
+        "merge out/train max_rejected=x",
+        nothing,
+        "max_rejected=x is no share",
+    ),
+    "no words": ("vocabulary out", nothing, "takes either captions=FILE,FILE,… or from=PICKLE"),
+    "words of nothing": ("vocabulary out captions=", nothing, "captions= names no file"),
+    "words of a folder without texts": (
+        "vocabulary out captions=empty",
+        nothing,
+        "empty holds no captions",
+    ),
+    "words of no pickle": (
+        "vocabulary out from=mine/0001.png",
+        nothing,
+        "mine/0001.png, captions and words of this literature, cannot be read as a pickle",
+    ),
+    "a vocabulary that is there": (
+        "vocabulary . captions=mine",
+        lambda folder: (folder / "vocabulary.json").touch(),
+        "vocabulary.json is there already",
+    ),
+    "pickles without captions": (
+        "source=pickles images=mine output=out",
+        nothing,
+        "captions= must name a captions.pickle",
+    ),
     "tars that are not there": ("source=index images=mine output=out", nothing, "has no .tar"),
     "an output that is a file": (
         "images=mine output=mine/0001.txt",
@@ -178,7 +221,7 @@ def test_a_damaged_split_is_named_with_its_member(tmp_path: Path) -> None:
     prepare(tmp_path)
     assert shards(tmp_path, "images=mine", "output=out", "format=png").returncode == 0
     tar = tmp_path / "out" / "train" / "000000.tar"
-    tar.write_bytes(tar.read_bytes().replace(b"IDAT", b"IDAX"))
+    tar.write_bytes(tar.read_bytes().replace(b"IDAT", b"IDAX", 1))
     refused = shards(tmp_path, "verify", "out")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.splitlines()[-1].startswith(
@@ -186,16 +229,79 @@ def test_a_damaged_split_is_named_with_its_member(tmp_path: Path) -> None:
     )
 
 
+def test_all_problems_of_a_split_are_named(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    words = ["images=mine", "output=out", "format=png", "shard_samples=1"]
+    assert shards(tmp_path, *words).returncode == 0
+    for number in (0, 2):
+        (tmp_path / "out" / "train" / f"{number:06d}.tar").unlink()
+    refused = shards(tmp_path, "verify", "out")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "out/train/000000.tar" in refused.stderr
+    assert "out/train/000002.tar" in refused.stderr
+    assert "out/train has 2 problems, listed above" in refused.stderr.splitlines()[-1]
+
+
+def test_parts_are_built_and_merged(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    build = ["images=mine", "output=out", "shard_samples=1"]
+    first = shards(tmp_path, *build, "part=1/2")
+    assert first.stdout == (
+        "out/train: part 1/2 is made, 1 shards; after all parts: "
+        "python -m t2i_hpc.shards merge out/train\n"
+    ), first.stderr
+    refused = shards(tmp_path, "merge", "out/train")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("the first is 000001.tar: build part=2/2 of it\n")
+    assert shards(tmp_path, *build, "part=2/2").returncode == 0
+    merged = shards(tmp_path, "merge", "out/train/")
+    assert merged.stdout.startswith("out/train: 3 samples in 3 shards, "), merged.stderr
+    assert shards(tmp_path, "verify", "out").returncode == 0
+
+
+def test_an_interrupted_build_goes_on(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    break_image(tmp_path)
+    build = ["images=mine", "output=out", "shard_samples=1"]
+    refused = shards(tmp_path, *build)
+    assert refused.returncode == 2
+    done = shards(tmp_path, *build, "max_rejected=0.4", "size=16")
+    assert "starting anew: out/.train.partial is of other settings" in done.stderr
+    assert done.stdout.endswith("1 images rejected, see out/train/rejected.jsonl\n")
+
+
+def test_vocabularies_are_made_and_imported(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    captions = "captions=coco/captions_val2017.json,mine,cub/text"
+    made = shards(tmp_path, "vocabulary", "out", captions)
+    words = json.loads((tmp_path / "out" / "vocabulary.json").read_text())["words"]
+    assert made.stdout == f"out/vocabulary.json: {len(words)} words\n", made.stderr
+    content = [[[1]], [[1]], {0: "<end>", 1: "bird"}, {"<end>": 0, "bird": 1}]
+    (tmp_path / "captions.pickle").write_bytes(pickle.dumps(content, 2))
+    imported = shards(tmp_path, "vocabulary", "birds", "from=captions.pickle")
+    assert imported.stdout == "birds/vocabulary.json: 2 words\n", imported.stderr
+
+
+def test_help_that_nobody_reads_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "t2i_hpc.shards", "--help"]
+    root = Path(__file__).parents[2]
+    with os.fdopen(writer, "wb") as pipe:
+        piped = subprocess.run(words, cwd=root, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (piped.returncode, piped.stderr) == (0, b"")
+
+
 def test_help_names_the_commands(tmp_path: Path) -> None:
     for words in (["--help"], ["show", "--help"], ["verify", "-h"]):
         text = shards(tmp_path, *words).stdout
-        for usage in ("verify DIR", "show DIR key=NAME|number=N [output=PNG]", "sheet DIR"):
+        for usage in USAGES:
             assert f"\n  {usage}" in text
 
 
 def test_help_has_an_example_for_each_source(tmp_path: Path) -> None:
     text = shards(tmp_path, "--help").stdout
-    for source in ("coco", "cub", "folder", "index"):
+    for source in ("coco", "cub", "folder", "index", "pickles"):
         assert f"python -m t2i_hpc.shards source={source}" in text
 
 

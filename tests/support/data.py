@@ -6,7 +6,9 @@ All of it is made on the fly and is the same each time.
 from __future__ import annotations
 
 import io
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,11 @@ from PIL import Image, ImageDraw
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.manifest import Manifest, Shard, save_tables, sha256_of_rows
+from t2i_hpc.data.images import decode
+from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.sources import SOURCES, SourceSample
-from t2i_hpc.data.tars import index_tar
+from t2i_hpc.data.tables import Shard, save_tables, sha256_of_rows
+from t2i_hpc.data.tars import Record, index_tar, write_tar
 from t2i_hpc.data.writer import write_shards
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
@@ -159,8 +163,30 @@ def random_bytes(count: int, seed: int = 0) -> bytes:
 
 def vouch(split: Path) -> Manifest:
     """Write manifest and tables anew for a split's tars as they are now, damaged or not."""
-    manifest = Manifest.load(split)
-    paths = [split / shard.name for shard in manifest.shards()]
+    return _vouch_for(Manifest.load(split))
+
+
+def write_split(folder: Path, images: Sequence[bytes]) -> Path:
+    """Write a training split of JPEG files as they are; returns the folder for ``path``."""
+    texts = [captions_of(number) for number in range(len(images))]
+    output = folder / "split"
+    Vocabulary.from_captions(itertools.chain(*texts)).save(output / "vocabulary.json")
+    split = output / "train"
+    split.mkdir()
+    records = [
+        Record(f"{n:04d}", image, "jpeg", {"key": f"{n}", "captions": texts[n], "class": n})
+        for n, image in enumerate(images)
+    ]
+    write_tar(split / "000000.tar", records)
+    sides = [min(decode(image).shape[:2]) for image in images]
+    sizes = max(sides), min(sides)
+    _vouch_for(Manifest(split, "made", "train", *sizes, "jpeg", len(images), 1, 1, ""))
+    return output
+
+
+def _vouch_for(manifest: Manifest) -> Manifest:
+    split = manifest.folder
+    paths = sorted(split.glob("*.tar"))
     rows = [index_tar(path) for path in paths]
     shards = [
         Shard(n, len(part), path.stat().st_size, sha256_of_file(path), sha256_of_rows(part))

@@ -9,6 +9,7 @@ from t2i_hpc.data.sources.coco import read_coco
 from t2i_hpc.data.sources.cub import read_cub
 from t2i_hpc.data.sources.folder import read_folder
 from t2i_hpc.data.sources.foreign import read_foreign
+from t2i_hpc.data.sources.pickles import read_pickles
 from t2i_hpc.data.sources.sample import SourceSample
 
 SOURCES: dict[str, Callable[[ShardsConfig], Sequence[SourceSample]]] = {
@@ -16,6 +17,7 @@ SOURCES: dict[str, Callable[[ShardsConfig], Sequence[SourceSample]]] = {
     "cub": read_cub,
     "folder": read_folder,
     "index": read_foreign,
+    "pickles": read_pickles,
 }
 
 __all__ = ["SOURCES", "SourceSample"]

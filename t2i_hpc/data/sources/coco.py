@@ -41,6 +41,16 @@ def read_coco(config: ShardsConfig) -> Sequence[SourceSample]:
     ]
 
 
+def read_coco_captions(path: Path) -> list[str]:
+    """Return all captions of a captions file, image by image.
+
+    Raises:
+        DataError: a missing or unreadable file.
+    """
+    _, captions = _parse(read_json(path, "COCO's captions file"), path)
+    return [text for texts in captions.values() for text in texts]
+
+
 def _parse(content: object, path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
     """Return file name and captions by COCO's image number."""
     try:

@@ -17,7 +17,7 @@ from t2i_hpc.data.images import Box
 from t2i_hpc.data.sources.sample import (
     SourceSample,
     folder_at,
-    non_empty,
+    read_captions_beside,
     read_text,
     refuse,
     refuse_missing_images,
@@ -35,14 +35,12 @@ def read_cub(config: ShardsConfig) -> Sequence[SourceSample]:
     """
     folder = folder_at(config.images, "images", "the folder CUB_200_2011")
     texts = folder_at(config.captions, "captions", "the folder of CUB's caption files")
-    boxes = {number: _box(words) for number, words in _table(folder, "bounding_boxes.txt", 5)}
+    boxes = read_boxes(folder)
     classes = {
         number: _class(words[0]) for number, words in _table(folder, "image_class_labels.txt", 2)
     }
     names = {
-        number: words[0]
-        for number, words in _table(folder, "images.txt", 2)
-        if _in_split(words[0], config.split)
+        number: name for number, name in read_names(folder).items() if _in_split(name, config.split)
     }
     if not names:
         raise DataError(f"{folder}/images.txt has no image of the split {config.split!r}")
@@ -50,17 +48,37 @@ def read_cub(config: ShardsConfig) -> Sequence[SourceSample]:
         refuse_outside(name, f"{folder}/images.txt")
     _check_tables(folder, names, {"bounding_boxes.txt": boxes, "image_class_labels.txt": classes})
     refuse_missing_images({name: folder / "images" / name for name in names.values()}, str(folder))
-    captions = _read_captions(texts, list(names.values()))
+    keys = {number: str(Path(name).with_suffix("")) for number, name in names.items()}
+    remedy = "captions= must name the folder that holds one folder of .txt files a species"
+    captions = read_captions_beside(texts, list(keys.values()), remedy)
     return [
         SourceSample(
-            str(Path(name).with_suffix("")),
+            keys[number],
             folder / "images" / name,
-            captions[name],
+            captions[keys[number]],
             classes[number],
             boxes[number],
         )
         for number, name in names.items()
     ]
+
+
+def read_names(folder: Path) -> dict[str, str]:
+    """Return the path of each image inside ``images/``, by its number in CUB.
+
+    Raises:
+        DataError: images.txt is missing or damaged.
+    """
+    return {number: words[0] for number, words in _table(folder, "images.txt", 2)}
+
+
+def read_boxes(folder: Path) -> dict[str, Box]:
+    """Return the bounding box of each bird, by the image's number in CUB.
+
+    Raises:
+        DataError: bounding_boxes.txt is missing or damaged.
+    """
+    return {number: _box(words) for number, words in _table(folder, "bounding_boxes.txt", 5)}
 
 
 def _table(folder: Path, name: str, columns: int) -> list[tuple[str, list[str]]]:
@@ -105,23 +123,3 @@ def _check_tables(
     for table, rows in tables.items():
         absent = [name for number, name in names.items() if number not in rows]
         refuse(absent, f"images have no row in {folder / table}", "fetch CUB-200-2011 again")
-
-
-def _read_captions(texts: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    paths = {name: (texts / name).with_suffix(".txt") for name in names}
-    absent = [name for name, path in paths.items() if not path.is_file()]
-    refuse(
-        absent,
-        f"of {len(names):,} images have no caption file in {texts}",
-        "captions= must name the folder that holds one folder of .txt files a species",
-    )
-    captions = {
-        name: non_empty(read_text(path, "a caption file").splitlines())
-        for name, path in paths.items()
-    }
-    refuse(
-        [name for name, lines in captions.items() if not lines],
-        f"images have an empty caption file in {texts}",
-        "add captions",
-    )
-    return captions

@@ -77,7 +77,16 @@ def _read_text_files(folder: Path) -> list[SourceSample]:
     return _with_captions(samples)
 
 
-def _read_metadata(folder: Path, metadata: Path) -> list[SourceSample]:
+def read_metadata_captions(metadata: Path) -> list[str]:
+    """Return all captions of a ``metadata.jsonl``, line by line.
+
+    Raises:
+        DataError: a missing or unreadable file.
+    """
+    return [text for row in _rows(metadata) for text in _captions(row)]
+
+
+def _rows(metadata: Path) -> list[dict[str, Any]]:
     lines = read_text(metadata, "the captions of a folder").splitlines()
     rows = [
         _parse(line, f"line {place + 1} of {metadata}")
@@ -86,6 +95,11 @@ def _read_metadata(folder: Path, metadata: Path) -> list[SourceSample]:
     ]
     if not rows:
         raise DataError(f"{metadata} names no images: write one JSON object a line")
+    return rows
+
+
+def _read_metadata(folder: Path, metadata: Path) -> list[SourceSample]:
+    rows = _rows(metadata)
     names = [str(row["file_name"]) for row in rows]
     refuse(
         [name for name, count in Counter(names).items() if count > 1],
@@ -104,7 +118,7 @@ def _read_metadata(folder: Path, metadata: Path) -> list[SourceSample]:
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{where} is not readable JSON ({error}): write one object a line"
         ) from error

@@ -6,7 +6,7 @@ alone cannot describe them, and a format with two kinds of split would make ever
 which one it has. Hence the samples are packed anew: the image's bytes are copied as they are
 (not scaled, so ``size`` and ``format`` do not count) and the description is written beside
 them. It costs the space of the images once more. Only photographs that EXIF turns are encoded
-anew, in their own format, since readers of shards do not turn.
+anew, losslessly as png, since readers of shards do not turn.
 
 A sample is all members that share a name up to its last dot: one image and
 
@@ -82,8 +82,7 @@ def _read_tar(path: Path) -> Iterator[SourceSample]:
     with path.open("rb") as stream:
         for name, image in images.items():
             captions, class_id = _described(stream, texts[name], f"{path}, member {name}")
-            form = IMAGE_FORMATS_OF_SUFFIX[_suffix(image)]
-            packed = Packed(image.offset_data, image.size, form)
+            packed = Packed(image.offset_data, image.size)
             yield SourceSample(f"{path.stem}/{name}", path, captions, class_id, packed=packed)
 
 

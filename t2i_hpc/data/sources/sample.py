@@ -23,11 +23,10 @@ IMAGE_SUFFIXES = tuple(IMAGE_FORMATS_OF_SUFFIX)
 
 @dataclass(frozen=True)
 class Packed:
-    """An image file inside a tar: its first byte there, its size in bytes, its format."""
+    """An image file inside a tar: its first byte there and its size in bytes."""
 
     offset: int
     count: int
-    image_format: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,11 @@ class SourceSample:
     def name(self) -> str:
         """What the image is called in messages."""
         return str(self.path) if self.packed is None else f"{self.key} in {self.path}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image file."""
+        return self.path.stat().st_size if self.packed is None else self.packed.count
 
     def read(self) -> bytes:
         """Return the image file's bytes.
@@ -96,6 +100,40 @@ def read_text(path: Path, holds: str) -> str:
         raise DataError(f"cannot read {path}, {holds}: {error.strerror}") from error
 
 
+def read_captions_folder(folder: Path) -> list[str]:
+    """Return all captions of a folder of ``.txt`` files, one a line, by path.
+
+    Raises:
+        DataError: there are none, or a file cannot be read.
+    """
+    paths = sorted(path for path in folder.rglob("*.txt") if path.is_file())
+    texts = [read_text(path, "a caption file").splitlines() for path in paths]
+    captions = [text for lines in texts for text in non_empty(lines)]
+    if not captions:
+        raise DataError(f"{folder} holds no captions: name a folder of .txt files, one a line")
+    return captions
+
+
+def read_captions_beside(
+    folder: Path, names: Sequence[str], remedy: str
+) -> dict[str, tuple[str, ...]]:
+    """Return the captions of images by name: ``<folder>/<name without suffix>.txt`` of each.
+
+    Raises:
+        DataError: a file is missing or empty; says `remedy` for the former.
+    """
+    paths = {name: folder / f"{name}.txt" for name in names}
+    absent = [name for name, path in paths.items() if not path.is_file()]
+    refuse(absent, f"of {len(names):,} images have no caption file in {folder}", remedy)
+    captions = {
+        name: non_empty(read_text(path, "a caption file").splitlines())
+        for name, path in paths.items()
+    }
+    silent = [name for name, lines in captions.items() if not lines]
+    refuse(silent, f"images have an empty caption file in {folder}", "add captions")
+    return captions
+
+
 def read_json(path: Path, holds: str) -> object:
     """Return a JSON file's value.
 
@@ -104,7 +142,7 @@ def read_json(path: Path, holds: str) -> object:
     """
     try:
         value: object = json.loads(read_text(path, holds))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}, {holds}, is not readable JSON ({error}); fetch the file again"
         ) from error
@@ -112,8 +150,12 @@ def read_json(path: Path, holds: str) -> object:
 
 
 def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts that say something, without surrounding space."""
-    return tuple(text.strip() for text in texts if text.strip())
+    """Return the texts that say something, without surrounding space.
+
+    Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
+    """
+    whole = (text.encode(errors="replace").decode() for text in texts)
+    return tuple(text.strip() for text in whole if text.strip())
 
 
 def refuse(names: Sequence[str], what: str, remedy: str) -> None:

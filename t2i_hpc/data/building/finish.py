@@ -1,0 +1,213 @@
+"""From shards that are done to a split: tables, manifest, words, and the name it is known by.
+
+Everything here can be repeated after an interruption; the renaming of the folder is last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import fsync_folder, write_text
+from t2i_hpc.data.building.shard import Note, Rejection, note_of, rows_of
+from t2i_hpc.data.building.workspace import Build, Part, Workspace
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.tables import INDEX, SHARDS, Index, Shard, save_tables, shard_name
+
+REJECTED = "rejected.jsonl"
+_MOST_NAMED = 8  # parts
+
+
+@dataclass(frozen=True)
+class Built:
+    """A split that is there.
+
+    Attributes:
+        manifest: what it holds.
+        rejected: images that were left out.
+        small: images below the size asked for, which are kept as they are.
+        words: size of the folder's vocabulary.
+    """
+
+    manifest: Manifest
+    rejected: int
+    small: int
+    words: int
+
+    def __str__(self) -> str:
+        manifest = self.manifest
+        parts = [
+            f"{manifest.sample_count:,} samples in {manifest.shard_count:,} shards, "
+            f"{manifest.bytes:,} bytes",
+            f"vocabulary of {self.words:,} words",
+        ]
+        if self.small:
+            size = f"size={manifest.size} px"
+            parts.append(f"{self.small:,} images are smaller than {size} and kept as they are")
+        if self.rejected:
+            parts.append(f"{self.rejected:,} images rejected, see {manifest.folder / REJECTED}")
+        return f"{manifest.folder}: {'; '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A shard that is done: its number in the source, its number in the split, its note."""
+
+    source: int
+    number: int
+    note: Note
+
+
+def finish(workspace: Workspace, build: Build) -> Built:
+    """Make the split of shards that are all done.
+
+    A shard whose samples are all rejected is left out and the next ones move up, so that the
+    numbers of shards have no gap.
+
+    Raises:
+        DataError: shards are missing, too many images were rejected, or the folder's
+            vocabulary has other words.
+    """
+    notes = _notes(workspace, build)
+    rejected = [one for note in notes for one in note.rejected]
+    refuse_rejected(workspace, build, rejected)
+    filled = [(source, note) for source, note in enumerate(notes) if note.count]
+    if not filled:
+        raise DataError(f"none of the {build.samples:,} images can be used: {_first(rejected)}")
+    made = [_Made(source, number, note) for number, (source, note) in enumerate(filled)]
+    words = _publish_words(workspace)
+    _write(workspace, build, made, rejected)
+    _move_up(workspace, made)
+    _clear(workspace, made, rejected)
+    fsync_folder(workspace.split)
+    workspace.split.rename(workspace.target)
+    fsync_folder(workspace.target.parent)
+    shutil.rmtree(workspace.folder, ignore_errors=True)
+    small = sum(note.small for note in notes)
+    return Built(Manifest.load(workspace.target), len(rejected), small, words)
+
+
+def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejection]) -> None:
+    """Refuse too many rejected images, after listing them in the hidden folder.
+
+    Raises:
+        DataError: there are more than the build allows; says why the first was rejected.
+    """
+    workspace.rejected.unlink(missing_ok=True)
+    if len(rejected) <= build.allowed:
+        return
+    write_text(workspace.rejected, _lines(rejected))
+    raise DataError(
+        f"{len(rejected):,} of {build.samples:,} images were rejected, more than the "
+        f"{build.allowed:,} of max_rejected={build.max_rejected:g}: see {workspace.rejected}; "
+        f"finished shards are kept. The first: {_first(rejected)}"
+    )
+
+
+def _first(rejected: Sequence[Rejection]) -> str:
+    return rejected[0]["reason"] if rejected else "there are none"
+
+
+def _lines(rejected: Sequence[Rejection]) -> str:
+    return "".join(json.dumps(one, sort_keys=True, ensure_ascii=False) + "\n" for one in rejected)
+
+
+def _notes(workspace: Workspace, build: Build) -> list[Note]:
+    found = [note_of(workspace, shard, identity) for shard, identity in enumerate(build.identities)]
+    missing = [shard for shard, note in enumerate(found) if note is None]
+    if not missing:
+        return [note for note in found if note is not None]
+    count = workspace.parts()
+    parts = [Part(number, count) for number in range(1, count + 1)]
+    open_parts = [
+        f"part={part}" for part in parts if set(part.of(len(found))).intersection(missing)
+    ]
+    named = ", ".join(open_parts[:_MOST_NAMED]) + (", …" if open_parts[_MOST_NAMED:] else "")
+    raise DataError(
+        f"{len(missing):,} of the {len(found):,} shards of {workspace.target} are not made, the "
+        f"first is {shard_name(missing[0])}: build "
+        + (f"{named} of it" if count > 1 else "it again without part=")
+    )
+
+
+def _publish_words(workspace: Workspace) -> int:
+    """Give the folder of splits its vocabulary, if it has none; return its number of words."""
+    words = Vocabulary.load(workspace.vocabulary)
+    place = workspace.target.parent / VOCABULARY
+    if not place.exists():
+        copy = workspace.folder / "published.json"  # a kill leaves nothing beside the splits
+        words.save(copy)
+        copy.replace(place)
+    elif Vocabulary.load(place).sha256 != words.sha256:
+        raise DataError(
+            f"{place} has other words than {workspace.vocabulary}: splits of one folder share "
+            "one vocabulary, so build again to use that of the folder, or move it away"
+        )
+    return words.size
+
+
+def _move_up(workspace: Workspace, made: Sequence[_Made]) -> None:
+    """Close the gaps of empty shards.
+
+    A moved shard counts as not done any more, in case that this is interrupted: its number may
+    then be that of another tar.
+    """
+    moved = [one for one in made if one.number != one.source]
+    for one in moved:
+        workspace.note(one.source).unlink(missing_ok=True)
+    fsync_folder(workspace.folder)
+    for one in moved:
+        workspace.tar(one.source).replace(workspace.tar(one.number))
+
+
+def _write(
+    workspace: Workspace, build: Build, made: Sequence[_Made], rejected: Sequence[Rejection]
+) -> None:
+    shards = [_shard(one) for one in made]
+    formats = Counter[str]()
+    for one in made:
+        formats.update(one.note.formats)
+    Manifest(
+        folder=workspace.split,
+        name=build.name,
+        split=build.split,
+        size=build.size or max(one.note.largest for one in made),
+        smallest=min(one.note.smallest for one in made),
+        image_format=max(sorted(formats), key=formats.__getitem__),
+        sample_count=sum(shard.count for shard in shards),
+        shard_count=len(shards),
+        bytes=sum(shard.bytes for shard in shards),
+        shards_sha256=save_tables(workspace.split, shards, _rows(workspace, made)),
+    ).save()
+    if rejected:
+        write_text(workspace.split / REJECTED, _lines(rejected))
+
+
+def _shard(one: _Made) -> Shard:
+    note = one.note
+    return Shard(one.number, note.count, note.bytes, note.sha256, note.rows_sha256)
+
+
+def _clear(workspace: Workspace, made: Sequence[_Made], rejected: Sequence[Rejection]) -> None:
+    """Remove what earlier tries with other settings have left."""
+    expected = {shard_name(one.number) for one in made} | {MANIFEST, INDEX, SHARDS}
+    expected |= {REJECTED} if rejected else set()
+    for path in workspace.split.iterdir():
+        if path.name not in expected:
+            path.unlink()
+
+
+def _rows(workspace: Workspace, made: Sequence[_Made]) -> Iterator[Index]:
+    for one in made:
+        rows = rows_of(workspace, one.source, one.note)
+        if rows is None:
+            raise DataError(
+                f"{workspace.rows(one.source)} has changed: delete {workspace.folder} and build "
+                "the split again"
+            )
+        yield rows

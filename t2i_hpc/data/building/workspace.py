@@ -1,0 +1,205 @@
+"""The hidden folder in which a split is made, what lies in it, and who may write there.
+
+Locks die with their processes. Where a file system has none (some network file systems), two
+builds at once only do the same work twice: every file appears whole, under its final name, and
+with the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import write_json
+from t2i_hpc.data.manifest import VOCABULARY
+from t2i_hpc.data.tables import shard_name
+
+PATIENCE = 2.0  # seconds to wait for a lock
+_FORMAT = 1
+_LOCK_NAME = re.compile(r"part-\d+-of-(\d+)\.lock")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Share `number` of `count`, counted from 1."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``3/16``; an empty text is the whole.
+
+        Raises:
+            DataError: no such share.
+        """
+        if not text:
+            return cls()
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        number, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= count:
+            raise DataError(f"part={text} is no share: write e.g. 3/16, from 1/16 to 16/16")
+        return cls(number, count)
+
+    def of(self, shards: int) -> range:
+        """Return the shards that belong to this part: neighbours, nearly equally many a part."""
+        return range((self.number - 1) * shards // self.count, self.number * shards // self.count)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything lies while the split `target` is made."""
+
+    target: Path
+
+    @property
+    def folder(self) -> Path:
+        """The hidden folder."""
+        return self.target.with_name(f".{self.target.name}.partial")
+
+    @property
+    def split(self) -> Path:
+        """What becomes the split."""
+        return self.folder / "split"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The words of the build."""
+        return self.folder / VOCABULARY
+
+    @property
+    def rejected(self) -> Path:
+        """Where rejected images are listed if there are too many of them."""
+        return self.folder / "rejected.jsonl"
+
+    def tar(self, shard: int) -> Path:
+        """A shard."""
+        return self.split / shard_name(shard)
+
+    def note(self, shard: int) -> Path:
+        """What is known of a shard."""
+        return self.folder / f"{shard:06d}.json"
+
+    def rows(self, shard: int) -> Path:
+        """A shard's rows of the index."""
+        return self.folder / f"{shard:06d}.rows"
+
+    def lock_of(self, part: Part) -> Path:
+        """The file that a part locks; its name tells how many parts there are."""
+        return self.folder / f"part-{part.number}-of-{part.count}.lock"
+
+    def parts(self) -> int:
+        """Return into how many parts the work was cut, as far as is known; 1: not at all."""
+        found = (_LOCK_NAME.fullmatch(path.name) for path in self.folder.glob("part-*.lock"))
+        return max((int(match[1]) for match in found if match), default=1)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is built: all that a manifest needs beside the shards.
+
+    Attributes:
+        name: name of the data set.
+        split: name of the split.
+        size: shorter side in pixels to which larger images are scaled; 0: images are kept.
+        samples: number of samples of the source.
+        max_rejected: share of them that may be rejected.
+        identities: of each shard, what its bytes follow from.
+    """
+
+    name: str
+    split: str
+    size: int
+    samples: int
+    max_rejected: float
+    identities: list[str]
+
+    @classmethod
+    def load(cls, workspace: Workspace) -> Build | None:
+        """Return what was built here; None where nothing was, or by another version."""
+        try:
+            content: dict[str, Any] = json.loads(_record(workspace).read_text(encoding="utf-8"))
+            return cls(**content) if content.pop("format") == _FORMAT else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def save(self, workspace: Workspace) -> None:
+        """Write it into the hidden folder."""
+        write_json(_record(workspace), asdict(self) | {"format": _FORMAT})
+
+    @property
+    def allowed(self) -> int:
+        """How many samples may be rejected."""
+        return int(self.max_rejected * self.samples)
+
+
+@contextmanager
+def locked(path: Path, refusal: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder or file for the block, alone or with others that hold it shared.
+
+    Workers whose parent was killed hold its lock until their image is done: hence some patience.
+
+    Raises:
+        DataError: another process holds it; says `refusal`.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not _lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise DataError(refusal)
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the system says of writing into `folder` into one sentence.
+
+    Raises:
+        DataError: the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DataError(
+                f"the disk of {folder} is full ({error.strerror}): make room and run the command "
+                "again, finished shards are kept"
+            ) from error
+        raise DataError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}; finished shards "
+            "are kept"
+        ) from error
+
+
+def _record(workspace: Workspace) -> Path:
+    return workspace.folder / "build.json"
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    """Return whether the lock is ours; a file system without locks says nothing."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

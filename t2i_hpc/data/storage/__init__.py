@@ -1,0 +1,16 @@
+"""Where the bytes of shards come from: a folder, or a server by way of a node-local cache.
+
+A split is read through :class:`Storage` alone, so what reads it knows nothing of servers. What
+fails in passing is tried again for ``data.patience`` seconds, wherever it lies, and then told
+in one sentence.
+"""
+
+from __future__ import annotations
+
+from t2i_hpc.data.storage.cached import CachedStorage
+from t2i_hpc.data.storage.files import LocalStorage
+from t2i_hpc.data.storage.opening import open_storage
+from t2i_hpc.data.storage.protocol import Storage
+from t2i_hpc.data.storage.ranged import RangedStorage
+
+__all__ = ["CachedStorage", "LocalStorage", "RangedStorage", "Storage", "open_storage"]

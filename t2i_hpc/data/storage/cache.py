@@ -1,0 +1,199 @@
+"""A folder of copies that the processes of a node share.
+
+A copy is named by its content, so it is right or it is not there: it is written under another
+name, compared, flushed and renamed. One process fetches while others wait for it. What decides
+that is a lock of the kernel, which dies with its holder; a half-fetched copy that a dead
+process left behind is overwritten or swept away. The copies used longest ago make room for new
+ones; whoever has such a copy open goes on reading it, for a file lives until it is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import fsync_folder
+
+Beat = Callable[[], None]
+_POLL = 0.05  # seconds between two looks at a lock
+_GRACE = 60.0  # seconds beyond patience after which a lock's holder counts as stuck
+_SPARE = 64 << 20  # bytes of the disk that are left free
+_ELSEWHERE = "name another folder with data.cache="
+
+
+class Cache:
+    """Copies of files by name.
+
+    Args:
+        given: the folder; empty: one of this user's in the node's folder for temporary files.
+        limit: bytes that all copies may take.
+        patience: seconds for which a process that fetches may stand still.
+
+    Raises:
+        DataError: the folder cannot be made or belongs to someone else.
+    """
+
+    def __init__(self, given: str, limit: int, patience: float) -> None:
+        self.folder = _folder(given)
+        self.limit, self._patience = limit, patience
+
+    def open(self, name: str, size: int, fetch: Callable[[IO[bytes], Beat], None]) -> int:
+        """Return a descriptor of a copy, which is fetched if it is not there.
+
+        Args:
+            name: of the copy; begins with two hexadecimal digits of its hash.
+            size: its bytes.
+            fetch: writes and compares it; calls its second argument whenever there is progress.
+
+        Raises:
+            DataError: there is no room, or what `fetch` raises.
+        """
+        path = self.folder / "shards" / name
+        while (descriptor := _opened(path, size)) is None:
+            with self.locked(name) as beat:
+                if not path.exists():  # nobody else fetched it meanwhile
+                    self._add(path, size, fetch, beat)
+        return descriptor
+
+    def drop(self, name: str, descriptor: int) -> None:
+        """Remove a copy that was found damaged, unless it was replaced since it was opened."""
+        path = self.folder / "shards" / name
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                path.unlink()
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[Beat]:
+        """Hold the lock of a name; the block calls what it is given whenever there is progress.
+
+        Raises:
+            DataError: its holder stands still, or the file system knows no locks.
+        """
+        path = self.folder / "locks" / name[:2]  # few locks for many names: none need be removed
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._await(descriptor, path)
+            yield lambda: os.utime(descriptor)
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # children may hold the descriptor too
+            os.close(descriptor)
+
+    def _await(self, descriptor: int, path: Path) -> None:
+        begin = time.monotonic()
+        moved = os.fstat(descriptor).st_mtime_ns
+        while not _lock(descriptor, path):
+            latest = os.fstat(descriptor).st_mtime_ns
+            if latest != moved:
+                begin, moved = time.monotonic(), latest
+            if time.monotonic() - begin > self._patience + _GRACE:
+                raise DataError(
+                    f"another process holds {path} and has fetched nothing for "
+                    f"{self._patience + _GRACE:.0f} s: end it or {_ELSEWHERE}"
+                )
+            time.sleep(_POLL)
+
+    def _add(
+        self, path: Path, size: int, fetch: Callable[[IO[bytes], Beat], None], beat: Beat
+    ) -> None:
+        part = path.with_suffix(".part")
+        try:
+            with part.open("w+b") as stream:
+                with self.locked("room"):
+                    self._make_room(size)
+                    os.posix_fallocate(stream.fileno(), 0, size)
+                fetch(stream, beat)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+            fsync_folder(path.parent)
+        except OSError as error:
+            raise DataError(
+                f"cannot keep a copy in {path.parent} ({error.strerror or error}): free space "
+                f"there or {_ELSEWHERE}"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> None:
+        self._sweep()
+        copies = sorted(_stats(self.folder / "shards", "*.tar"))
+        used = sum(count for _, count, _ in copies)
+        used += sum(count for _, count, _ in _stats(self.folder / "shards", "*.part"))
+        for _, count, path in copies:
+            if used + size <= self.limit and self._free() >= size + _SPARE:
+                return
+            path.unlink(missing_ok=True)
+            used -= count
+        if self._free() < size + _SPARE:
+            raise DataError(
+                f"the disk of {self.folder} has {self._free() / 1e9:.1f} GB left, too few for a "
+                f"shard of {size / 1e9:.1f} GB: free space there or {_ELSEWHERE}"
+            )
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def _sweep(self) -> None:
+        """Remove what processes that died while fetching left behind."""
+        for _, _, path in _stats(self.folder / "shards", "*.part"):
+            with (self.folder / "locks" / path.name[:2]).open("a") as stream:
+                if _lock(stream.fileno(), path):
+                    path.unlink(missing_ok=True)
+
+
+def _folder(given: str) -> Path:
+    base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
+    folder = Path(given).expanduser() if given else Path(base) / f"t2i_hpc-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("shards", "locks", "tables"):
+            (folder / name).mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make {folder} ({error.strerror}): {_ELSEWHERE}") from error
+    if not given and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+        raise DataError(f"{folder} belongs to someone else: {_ELSEWHERE}")
+    return folder
+
+
+def _opened(path: Path, size: int) -> int | None:
+    """Return a descriptor of a whole copy and note its use; a copy of another size is removed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if os.fstat(descriptor).st_size == size:
+        with contextlib.suppress(OSError):  # a copy of another user may be read, not touched
+            os.utime(descriptor)
+        return descriptor
+    os.close(descriptor)
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise DataError(
+            f"the file system of {path} knows no locks ({error.strerror}): {_ELSEWHERE}"
+        ) from error
+    return True
+
+
+def _stats(folder: Path, pattern: str) -> Iterator[tuple[float, int, Path]]:
+    """Give (time of last use, bytes, path) of each file."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            yield stat.st_mtime, stat.st_size, path

@@ -1,0 +1,99 @@
+"""Shards that are files here.
+
+``os.pread`` has no file position, so descriptors may be shared by forked workers; a copy that
+was pickled to another process opens its own. The number of open descriptors is bounded, since
+a data set may have more shards than a process may open files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from t2i_hpc.data.manifest import Manifest
+from t2i_hpc.data.storage.patience import IncompleteError, Patience
+from t2i_hpc.data.tables import REBUILD, shard_name
+
+OPEN_FILES = 64
+_ADVICE = (
+    "see whether the file is whole and its file system answers, then start the same command "
+    f"again, or {REBUILD}; data.patience waits longer"
+)
+
+
+class FileStorage:
+    """Positioned reads from files; where they lie is a matter of its subclasses."""
+
+    def __init__(self, manifest: Manifest, patience: float) -> None:
+        self._manifest = manifest
+        self._patience = Patience(patience)
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_files", {}).values():
+            os.close(descriptor)
+
+    def read(self, shard: int, offset: int, count: int) -> bytes:
+        """Return exactly `count` bytes of a shard."""
+        descriptor = self._files.get(shard)
+        if descriptor is not None:
+            self._files.move_to_end(shard)
+            try:
+                content = os.pread(descriptor, count, offset)
+            except OSError:
+                content = b""
+            if len(content) == count:
+                return content
+        return self._patience.attempt(
+            self.name_of(shard),
+            lambda _: self._read_anew(shard, offset, count),
+            _ADVICE,
+            lambda error: isinstance(error, (PermissionError, IsADirectoryError)),
+        )
+
+    def forget(self, shard: int) -> None:
+        """Close a shard."""
+        if shard in self._files:
+            os.close(self._files.pop(shard))
+
+    def name_of(self, shard: int) -> str:
+        """Return the path of a shard."""
+        return str(Path(self._manifest.location or self._manifest.folder) / shard_name(shard))
+
+    def _read_anew(self, shard: int, offset: int, count: int) -> bytes:
+        FileStorage.forget(self, shard)
+        while len(self._files) >= OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        self._files[shard] = self._open(shard)
+        content = os.pread(self._files[shard], count, offset)
+        if len(content) != count:
+            raise IncompleteError("it ends within a sample: it was cut while it was in use")
+        return content
+
+    def _open(self, shard: int) -> int:
+        raise NotImplementedError
+
+
+class LocalStorage(FileStorage):
+    """Shards in the manifest's own folder.
+
+    Args:
+        manifest: of the split.
+        patience: seconds for which a read that fails is tried again.
+    """
+
+    def __init__(self, manifest: Manifest, patience: float = 0.0) -> None:
+        super().__init__(manifest, patience)
+
+    def _open(self, shard: int) -> int:
+        descriptor = os.open(self.name_of(shard), os.O_RDONLY | os.O_CLOEXEC)
+        found, size = os.fstat(descriptor).st_size, self._manifest.shard(shard).bytes
+        if found != size:
+            os.close(descriptor)
+            raise IncompleteError(f"it has {found:,} bytes instead of {size:,}: cut or changed")
+        return descriptor

@@ -1,0 +1,118 @@
+"""Trying again: file systems and servers come back, and a run should outlive their absence.
+
+Waits double from a tenth of a second to ten seconds, and each is a random part of that, so
+that the processes of a cluster do not come back all at once. The first failure is logged:
+whoever watches sees why nothing moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.data.storage.urls import without_secrets
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0  # seconds
+_SHORTEST_TRY = 1.0  # seconds; an attempt that may take none cannot succeed
+_CLIENTS = ("aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs")
+_Result = TypeVar("_Result")
+
+
+class IncompleteError(OSError):
+    """Fewer bytes came than there must be."""
+
+
+def passes(error: Exception) -> bool:
+    """Tell what a file system or a server may do in passing from defects of the program."""
+    if isinstance(error, (OSError, asyncio.TimeoutError)):
+        return True
+    return type(error).__module__.partition(".")[0] in _CLIENTS
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell an answer, such as that a file is not there, from a failure to answer."""
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return True
+    status = getattr(error, "status", 0)
+    if isinstance(status, int) and 400 <= status < 500:
+        return status not in (408, 425, 429)  # timeout, too early, too many requests
+    return "Credential" in type(error).__name__
+
+
+class Patience:
+    """How long something is tried again.
+
+    Args:
+        seconds: in all, from the first failure on; 0: once.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def attempt(
+        self,
+        name: str,
+        action: Callable[[float], _Result],
+        advice: str,
+        refuses: Callable[[Exception], bool] = is_refusal,
+    ) -> _Result:
+        """Return what `action` returns, as soon as it succeeds.
+
+        Args:
+            name: what is read, for messages.
+            action: is given the seconds it may take, 1 at least.
+            advice: what to do when it fails for good.
+            refuses: whether an error is an answer; such a one is believed the second time.
+
+        Raises:
+            DataError: time is up, or it was refused twice.
+        """
+        begin, tries, refusals = time.monotonic(), 0, 0
+        while True:
+            left = self.seconds - (time.monotonic() - begin)
+            try:
+                return action(max(left, _SHORTEST_TRY))
+            except Exception as error:
+                if isinstance(error, DataError) or not passes(error):
+                    raise
+                tries, refusals = tries + 1, refusals + refuses(error)
+                waited = time.monotonic() - begin
+                if refusals > 1 or waited >= self.seconds:
+                    raise DataError(_sentence(name, error, tries, waited, advice)) from None
+                _tell(name, error, tries, self.seconds)
+            _wait(tries, self.seconds - waited)
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong in a few words, without secrets."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return without_secrets(" ".join(error.strerror.split()))
+    if isinstance(error, asyncio.TimeoutError):
+        return "no answer in time"
+    if isinstance(status := getattr(error, "status", None), int):
+        return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
+    return without_secrets(" ".join((str(error) or type(error).__name__).split()))
+
+
+def _sentence(name: str, error: Exception, tries: int, waited: float, advice: str) -> str:
+    often = "once" if tries == 1 else f"{tries} times in {waited:.0f} s"
+    return f"cannot read {name} ({reason(error)}; tried {often}): {advice}"
+
+
+def _tell(name: str, error: Exception, tries: int, seconds: float) -> None:
+    if tries == 1:
+        logging.getLogger(__name__).warning(
+            "cannot read %s (%s): trying again for %.0f s", name, reason(error), seconds
+        )
+
+
+def _wait(tries: int, left: float) -> None:
+    longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(tries - 1, 10))
+    time.sleep(min(longest * random.uniform(0.5, 1.0), max(left, 0.0)))

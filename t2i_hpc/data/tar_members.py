@@ -1,0 +1,189 @@
+"""Walking a tar with distrust: its headers are claims, each of which is checked before use.
+
+The standard library parses single headers; the walk is our own, since that of ``tarfile``
+follows a header before anyone can look at it: it reads as many bytes as a long name claims to
+have, recurses into chains of headers, expands sparse files, and ends quietly at a damaged
+header. Here nothing is read but headers and names, never more of them than a limit, and a
+walk only goes forward.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from t2i_hpc.common.errors import DataError
+
+LARGEST_IMAGE, LARGEST_TEXT = 256 << 20, 1 << 20  # bytes; more is no image and no caption
+_MOST_MEMBERS = 1 << 20
+_LONGEST_NAME = 64 << 10  # bytes of an extended header
+_LONGEST_PADDING = 1 << 20  # empty bytes after the end mark
+_BLOCK = 512
+_PAX, _LONG_NAME = tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME
+# Letters that break a line or a terminal, and bytes that are no UTF-8.
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What else a pax header may change about a member makes tools disagree where it ends.
+_TREACHEROUS = re.compile(r"size|hdrcharset|GNU\.sparse.*", re.DOTALL)
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+
+
+def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
+    """Walk the headers of a whole tar; every member is a plain file with a name inside it.
+
+    Args:
+        path: the tar.
+        folders: pass over the entries of folders, which `tar` itself writes, instead of
+            refusing them.
+
+    Raises:
+        DataError: a damaged, cut, compressed or concatenated tar, a link, a device, a path that
+            leads out, or a header that claims what cannot be.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
+        with path.open("rb") as stream:
+            tar = _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
+            members = _walk(tar)
+            return [_plain(found, path) for found in members if not (folders and _folder(found))]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class _Tar:
+    path: Path
+    descriptor: int
+    size: int
+
+    def damaged(self, reason: str, offset: int) -> DataError:
+        return DataError(
+            f"{self.path} is not a whole tar ({reason} at byte {offset:,}); copy or build it again"
+        )
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self.descriptor, count, offset)
+
+
+def _walk(tar: _Tar) -> Iterator[tarfile.TarInfo]:
+    offset, count = 0, 0
+    long_name: str | None = None
+    while (member := _header(tar, offset)) is not None:
+        count += 1
+        if count > _MOST_MEMBERS:
+            raise DataError(f"{tar.path} has over {_MOST_MEMBERS:,} members: make smaller tars")
+        start = offset + _BLOCK
+        end = start + -(-member.size // _BLOCK) * _BLOCK
+        if member.size < 0 or end > tar.size:
+            raise tar.damaged(f"{member.name!r} claims {member.size:,} bytes", offset)
+        if member.type in (_PAX, _LONG_NAME):
+            if long_name is not None:
+                raise tar.damaged("a second header for one member", offset)
+            long_name = _long_name(tar, member, start)
+        else:
+            member.offset, member.offset_data = offset, start
+            member.name, long_name = long_name or member.name, None
+            yield member
+        offset = end
+    if long_name is not None:
+        raise tar.damaged("a name without its member", offset)
+    _check_end(tar, offset)
+
+
+def _header(tar: _Tar, offset: int) -> tarfile.TarInfo | None:
+    """Return the header at a block; None at the end mark."""
+    block = tar.read(offset, _BLOCK)
+    if block == bytes(_BLOCK):
+        return None
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError, OverflowError) as error:
+        if not offset:
+            _refuse_compressed(tar, block)
+        raise tar.damaged(str(error), offset) from error
+
+
+def _refuse_compressed(tar: _Tar, block: bytes) -> None:
+    for mark, name in _COMPRESSED.items():
+        if block.startswith(mark):
+            raise DataError(
+                f"{tar.path} is compressed ({name}), so no sample can be read by its place: "
+                "unpack it first"
+            )
+
+
+def _long_name(tar: _Tar, member: tarfile.TarInfo, start: int) -> str:
+    """Return the name that an extended header gives to the next member; empty: none."""
+    if member.size > _LONGEST_NAME:
+        raise tar.damaged(f"a name of {member.size:,} bytes", start - _BLOCK)
+    content = tar.read(start, member.size + -member.size % _BLOCK)
+    if any(content[member.size :]):
+        raise tar.damaged("a name that is longer than it claims", start - _BLOCK)
+    content = content[: member.size]
+    records = {"path": content.rstrip(b"\0").decode("utf-8", "surrogateescape")}
+    if member.type == _PAX:
+        records = _pax_records(tar, content, start)
+    if records.get("path") == "":
+        raise tar.damaged("an empty name", start - _BLOCK)
+    for key in records:
+        if _TREACHEROUS.fullmatch(key):
+            raise DataError(
+                f"{tar.path} changes {key!r} of a member in a pax header at byte {start:,}: make "
+                "the tar again without sparse or outsized files"
+            )
+    return records.get("path", "")
+
+
+def _pax_records(tar: _Tar, content: bytes, start: int) -> dict[str, str]:
+    """Parse lines such as ``18 path=some/name``, whose number is their length in bytes."""
+    records: dict[str, str] = {}
+    while content:
+        digits = content[:8].partition(b" ")[0]
+        length = int(digits) if digits.isdigit() else 0
+        line, content = content[:length], content[length:]
+        key, equals, value = line[len(digits) + 1 : -1].partition(b"=")
+        if not equals or not line.endswith(b"\n") or len(line) != length:
+            raise tar.damaged("a pax header that cannot be read", start)
+        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+    return records
+
+
+def _check_end(tar: _Tar, offset: int) -> None:
+    """Refuse a tar without its end mark of two empty blocks, or with anything after it."""
+    rest = tar.size - offset
+    if rest < 2 * _BLOCK:
+        raise tar.damaged("it breaks off", offset)
+    if rest > _LONGEST_PADDING or any(tar.read(offset, rest)):
+        raise DataError(
+            f"{tar.path} goes on after its end mark at byte {offset:,}, like several tars in one "
+            "file: unpack it and make one tar, or keep them apart"
+        )
+
+
+def _folder(member: tarfile.TarInfo) -> bool:
+    return member.isdir() and not member.size  # with a size, tools disagree where it ends
+
+
+def _plain(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+    name = PurePosixPath(member.name)
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name.endswith("/"):
+        raise DataError(f"{path} holds {member.name!r}, which is no plain file; build it again")
+    if _UNFIT.search(member.name):
+        raise DataError(
+            f"{path} holds {member.name!r}, a name with control characters or not in UTF-8; "
+            "rename it and make the tar again"
+        )
+    if name.is_absolute() or ".." in name.parts or not name.stem:
+        raise DataError(f"{path} holds {member.name!r}, a path out of its folder; build it again")
+    return member

@@ -1,0 +1,110 @@
+"""What a run trains on, whichever way its data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.files import sha256_of_json
+from t2i_hpc.common.step import Batch
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.split import Split, open_vocabulary
+from t2i_hpc.data.storage.urls import shown
+from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.webdataset_stream import NOT_PROMISED, WebDatasetStream, expand
+
+Batches = Callable[[int], Iterator[Batch]]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The data of a run.
+
+    Attributes:
+        identity: SHA-256 that is another one where the data is.
+        summary: how much of it there is, for people.
+        samples: how many samples an epoch has; None: nobody knows.
+        vocabulary: of its captions.
+        notice: what does not hold that usually does, for people; usually empty.
+        stream: is given resolution, seed, batch size, rank and world; returns a stream.
+    """
+
+    identity: str
+    summary: str
+    samples: int | None
+    vocabulary: Vocabulary
+    notice: str
+    stream: Callable[..., Any]
+
+    def batches(
+        self, resolution: int, seed: int, batch_size: int, *, rank: int = 0, world: int = 1
+    ) -> Batches:
+        """Return what gives a rank's batches from a number of samples seen on.
+
+        Raises:
+            UserError: whatever is wrong with the data or its values.
+        """
+        stream = self.stream(
+            resolution=resolution, seed=seed, batch_size=batch_size, rank=rank, world=world
+        )
+        batches: Batches = stream.batches
+        return batches
+
+    def epoch(self, setting: str) -> int:
+        """Return the number of samples of an epoch.
+
+        Raises:
+            ConfigurationError: nobody knows it; names the setting that can give it.
+        """
+        if self.samples is None:
+            raise ConfigurationError(
+                "data.reader=webdataset does not know how many samples its tars hold: give "
+                f"{setting}="
+            )
+        return self.samples
+
+
+def open_training_data(config: DataConfig) -> TrainingData:
+    """Open what ``data.reader`` and the rest of a configuration name.
+
+    Raises:
+        UserError: it is not there, damaged, or contradictory.
+    """
+    return _READERS[config.reader](config)
+
+
+def _open_indexed(config: DataConfig) -> TrainingData:
+    if config.urls:
+        raise ConfigurationError(
+            "data.urls= belongs to data.reader=webdataset: set that, or name a folder of shards "
+            "with data.path= alone"
+        )
+    split = Split.open(config, config.train_split)
+    return TrainingData(
+        identity=split.manifest.digest,
+        summary=f"{split.count:,} samples of {config.name}",
+        samples=split.count,
+        vocabulary=split.vocabulary,
+        notice="",
+        stream=partial(Stream, config, split),
+    )
+
+
+def _open_webdataset(config: DataConfig) -> TrainingData:
+    urls, vocabulary = expand(config.urls), open_vocabulary(config)
+    names = [shown(url) for url in urls]
+    return TrainingData(
+        identity=sha256_of_json({"urls": names, "vocabulary": vocabulary.sha256}),
+        summary=f"{len(urls):,} tars of {config.name}",
+        samples=None,
+        vocabulary=vocabulary,
+        notice=NOT_PROMISED,
+        stream=partial(WebDatasetStream, config, vocabulary),
+    )
+
+
+_READERS = {"indexed": _open_indexed, "webdataset": _open_webdataset}

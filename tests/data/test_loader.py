@@ -1,0 +1,152 @@
+"""Batches that processes make ahead: whole, in order, and never a hang."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2i_hpc.common.errors import DataError, RunError
+from t2i_hpc.common.step import Batch
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.images import Pixels
+from t2i_hpc.data.loader import load_ahead, load_here
+from t2i_hpc.data.plan import Plan
+from t2i_hpc.data.reader import StoredSample
+from t2i_hpc.data.samples import Samples
+from t2i_hpc.data.split import Split
+from tests.support.data import make_shards
+
+BATCH, PATIENCE = 4, 60.0
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    shards = make_shards(tmp_path_factory.mktemp("loader"), count=20, size=16)
+    return Split.open(DataConfig(path=str(shards)), "train")
+
+
+def positions(number: int) -> range:
+    return range(number * BATCH, number * BATCH + BATCH)
+
+
+def samples_of(split: Split) -> Samples:
+    config = DataConfig(words=5, margin=1.0)
+    return Samples(split, Plan(split.manifest.counts, 1, 8), config, 16, 1)
+
+
+class Troubled(Samples):
+    """Samples that do something first, when batch number 5 is made."""
+
+    def __init__(self, split: Split, trouble: Callable[[], None]) -> None:
+        config = DataConfig(words=5, margin=1.0)
+        super().__init__(split, Plan(split.manifest.counts, 1, 8), config, 16, 1)
+        self.trouble, self.made = trouble, 0
+
+    def _whole(self, index: int, stored: StoredSample) -> Pixels:
+        self.made += 1
+        if self.made == BATCH * 2 + 1:  # batch 2 of one of two workers
+            self.trouble()
+        return super()._whole(index, stored)
+
+
+def equal(one: Batch, two: Batch) -> bool:
+    names = ("images", "tokens", "lengths", "classes", "positions")
+    same = all(torch.equal(getattr(one, name), getattr(two, name)) for name in names)
+    return same and (one.captions, one.keys) == (two.captions, two.keys)
+
+
+def test_processes_make_the_batches_that_one_process_makes(split: Split) -> None:
+    here = list(itertools.islice(load_here(samples_of(split), positions), 20))
+    assert all(batch.positions.tolist() == list(positions(n)) for n, batch in enumerate(here))
+    for workers in (1, 2, 3):
+        ahead = load_ahead(samples_of(split), positions, workers, PATIENCE)
+        kept = list(itertools.islice(ahead, 20))  # slots were filled many times meanwhile
+        assert all(itertools.starmap(equal, zip(kept, here, strict=True)))
+        ahead.close()  # type: ignore[attr-defined]
+        assert not multiprocessing.active_children()
+
+
+def test_images_are_shown_channels_first_without_a_copy(split: Split) -> None:
+    batch = next(load_here(samples_of(split), positions))
+    assert batch.images.shape == (4, 3, 16, 16)
+    assert batch.images.stride() == (16 * 16 * 3, 1, 16 * 3, 3)
+
+
+def troubled(
+    split: Split, trouble: Callable[[], None], patience: float = PATIENCE
+) -> Iterator[Batch]:
+    return load_ahead(Troubled(split, trouble), positions, 2, patience)
+
+
+def raise_error(error: Exception) -> Callable[[], None]:
+    def trouble() -> None:
+        raise error
+
+    return trouble
+
+
+def test_an_error_comes_after_the_batches_before_it(split: Split) -> None:
+    batches = troubled(split, raise_error(DataError("sample 7 is damaged")))
+    for number in range(4):
+        assert next(batches).positions.tolist() == list(positions(number))
+    with pytest.raises(DataError, match=r"^sample 7 is damaged$"):
+        next(batches)
+    assert not multiprocessing.active_children()
+
+
+def test_a_fault_of_ours_shows_its_trace(split: Split) -> None:
+    batches = troubled(split, raise_error(ZeroDivisionError("of ours")))
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ZeroDivisionError: of ours"):
+        list(itertools.islice(batches, 6))
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGXCPU"])
+def test_a_worker_that_dies_is_told_not_waited_for(split: Split, name: str) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.Signals[name])
+
+    batches = troubled(split, die)
+    with pytest.raises(RunError, match=rf"died of {name}: if it was the kernel for want of mem"):
+        list(itertools.islice(batches, 6))
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_leaves_is_told(split: Split) -> None:
+    batches = troubled(split, lambda: os._exit(7))
+    with pytest.raises(RunError, match="died of exit code 7"):
+        list(itertools.islice(batches, 6))
+
+
+def test_a_worker_that_hangs_is_given_up(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2i_hpc.data.loader._STEP", 0.2)
+    batches = troubled(split, lambda: time.sleep(1000), patience=1.0)
+    with pytest.raises(RunError, match=r"has made no batch for 1 seconds: see whether the file"):
+        list(itertools.islice(batches, 6))
+    assert not multiprocessing.active_children()
+
+
+def test_memory_is_used_again_and_has_no_name(split: Split) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    batches = load_ahead(samples_of(split), positions, 2, PATIENCE)
+    next(batches)
+
+    def shared() -> list[str]:
+        maps = Path("/proc/self/maps").read_text()
+        return re.findall(r"^\S+ rw-s .* /dev/zero", maps, re.MULTILINE)
+
+    begun = shared()
+    for _ in range(50):
+        next(batches)
+    assert len(begun) > 0
+    assert shared() == begun
+    assert set(Path("/dev/shm").iterdir()) <= before
+    batches.close()  # type: ignore[attr-defined]

@@ -1,0 +1,169 @@
+"""A split in parts, on several nodes: the same bytes as a whole build, and nothing missing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.building import workspace
+from t2i_hpc.data.building.workspace import Part
+from t2i_hpc.data.inspection import verify_split
+from t2i_hpc.data.writer import build_part, build_split, merge_split
+from tests.support.data import make_image_folder
+
+
+def prepare(tmp_path: Path) -> ShardsConfig:
+    """Return a build of 6 shards."""
+    images = make_image_folder(tmp_path / "in", range(17))
+    return ShardsConfig(
+        images=str(images), output=str(tmp_path / "out"), size=24, shard_samples=3, workers=0
+    )
+
+
+def content(folder: str) -> dict[str, bytes]:
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def build_parts(config: ShardsConfig, *parts: str) -> None:
+    for part in parts:
+        build_part(replace(config, part=part))
+
+
+@pytest.mark.parametrize(("shards", "count"), [(83, 16), (3, 5), (1, 1), (0, 2), (1_000_000, 7)])
+def test_every_shard_belongs_to_one_part(shards: int, count: int) -> None:
+    parts = [Part(number, count).of(shards) for number in range(1, count + 1)]
+    assert [shard for part in parts for shard in part] == list(range(shards))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/2/3", "-1/4", "1/0", "1 / 2"])
+def test_what_is_no_share_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=f"part={text} is no share: write e.g. 3/16"):
+        build_parts(prepare(tmp_path), text)
+
+
+def test_parts_in_any_order_and_at_the_same_time(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    expected = replace(config, output=str(tmp_path / "whole"))
+    build_split(expected)
+    with ThreadPoolExecutor(4) as threads:
+        jobs = [replace(config, part=f"{number}/4") for number in (3, 1, 4, 2)]
+        assert [list(part) for part in threads.map(build_part, jobs)] == [[3], [0], [4, 5], [1, 2]]
+    assert [path.name for path in Path(config.output).iterdir()] == [".train.partial"]
+    shutil.rmtree(config.images)  # the source is not needed any more
+    built = merge_split(Path(config.output) / "train")
+    assert (built.manifest.sample_count, built.rejected) == (17, 0)
+    assert content(config.output) == content(expected.output)
+    verify_split(built.manifest, lambda _: None)
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    target = Path(config.output) / "train"
+    build_parts(config, "4/4", "1/4")
+    message = r"3 of the 6 shards of .*train are not made, the first is 000001\.tar: build "
+    with pytest.raises(DataError, match=message + "part=2/4, part=3/4 of it"):
+        merge_split(target)
+    build_parts(config, "2/4", "3/4")
+    (target.parent / ".train.partial" / "split" / "000005.tar").unlink()
+    with pytest.raises(DataError, match=r"1 of the 6 shards .* build part=4/4 of it"):
+        merge_split(target)
+    build_parts(config, "4/4")
+    merge_split(target)
+    with pytest.raises(DataError, match="train is merged already"):
+        merge_split(target)
+
+
+def test_parts_of_other_settings_do_not_mix(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    build_parts(config, "1/2")
+    build_parts(replace(config, quality=50), "2/2")
+    with pytest.raises(DataError, match=r"3 of the 6 shards .* build part=1/2 of it"):
+        merge_split(Path(config.output) / "train")
+
+
+def test_an_interrupted_part_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = prepare(tmp_path)
+    build_parts(config, "2/2")
+    (Path(config.output) / ".train.partial" / "000004.json").unlink()
+    capsys.readouterr()
+    build_parts(config, "2/2")
+    assert "resuming: 2 of 3 shards are done\n" in capsys.readouterr().err
+
+
+def test_a_whole_build_takes_up_what_parts_have_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = prepare(tmp_path)
+    build_parts(config, "1/2")
+    capsys.readouterr()
+    build_split(config)
+    assert "resuming: 3 of 6 shards are done\n" in capsys.readouterr().err
+
+
+def test_nothing_to_merge(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train has no parts to merge: name the split"):
+        merge_split(tmp_path / "train")
+    (tmp_path / ".train.partial").mkdir()
+    with pytest.raises(DataError, match=r"\.train\.partial holds no build"):
+        merge_split(tmp_path / "train")
+
+
+def test_who_may_work_beside_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "PATIENCE", 0.0)
+    config = prepare(tmp_path)
+    output = Path(config.output)
+    build_parts(config, "1/2")
+    partial = output / ".train.partial"
+    for path, kind, refusals in (
+        (output, fcntl.LOCK_EX, ["another build is writing"] * 3),  # a whole build
+        (output, fcntl.LOCK_SH, ["another build is writing", None, "not made"]),  # of test/
+        (partial, fcntl.LOCK_SH, [None, None, "parts of .* are being made"]),  # another part
+        (partial / "part-2-of-2.lock", fcntl.LOCK_EX, [None, "part 2/2 is being made", None]),
+    ):
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
+        fcntl.flock(descriptor, kind)
+        whole, part, merge = refusals
+        if whole:
+            with pytest.raises(DataError, match=whole):
+                build_split(config)
+        if part:
+            with pytest.raises(DataError, match=part):
+                build_parts(config, "2/2")
+        else:
+            build_parts(config, "1/2")
+        if merge:
+            with pytest.raises(DataError, match=merge):
+                merge_split(output / "train")
+        os.close(descriptor)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    config = prepare(tmp_path)
+    build_parts(config, "1/2", "2/2")
+    assert merge_split(Path(config.output) / "train").manifest.sample_count == 17
+
+
+def test_splits_of_one_folder_share_a_vocabulary(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    other = replace(config, images=str(make_image_folder(tmp_path / "b", range(3, 6))))
+    build_parts(config, "1/1")
+    build_parts(replace(other, split="test"), "1/1")
+    merge_split(Path(config.output) / "train")
+    with pytest.raises(DataError, match=r"vocabulary\.json has other words than .*build again"):
+        merge_split(Path(config.output) / "test")
+    build_parts(replace(other, split="test"), "1/1")  # the folder has words by now
+    assert merge_split(Path(config.output) / "test").manifest.sample_count == 3

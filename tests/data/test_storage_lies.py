@@ -1,0 +1,150 @@
+"""Servers that send other bytes than the manifest vouches for: fetched again, or named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.errors import ConfigurationError, DataError
+from t2i_hpc.common.step import Batch
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.split import Split
+from tests.support.data import make_shards
+from tests.support.servers import (
+    FileServer,
+    fail,
+    first_times,
+    flip_a_bit,
+    serving,
+)
+from tests.support.streams import assert_expected, take
+
+LONG = 60.0  # seconds; nothing takes as long unless it is broken
+READS = ["shards", "ranges"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("remote"), count=22, size=24, shard_samples=5)
+
+
+@pytest.fixture
+def server(shards: Path) -> Iterator[FileServer]:
+    with serving(shards) as server:
+        yield server
+
+
+@pytest.fixture
+def config(server: FileServer, tmp_path: Path) -> DataConfig:
+    return DataConfig(
+        path=server.url,
+        cache=str(tmp_path / "cache"),
+        patience=LONG,
+        words=6,
+        shuffle_window=2,
+        workers=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(shards: Path) -> list[Batch]:
+    """The first batches as they are read from the folder."""
+    return take(DataConfig(path=str(shards), words=6, shuffle_window=2, workers=0))
+
+
+def test_a_wrong_byte_is_fetched_again(
+    server: FileServer, config: DataConfig, expected: list[Batch]
+) -> None:
+    for name, at in ((".tar", 600), ("index.npy", 200), ("shards.npy", 300)):
+        server.fault = first_times(1, name, lambda handler, at=at: flip_a_bit(handler, at))  # type: ignore[misc]
+        cache = config.cache + name
+        server.asked.clear()
+        assert_expected(take(replace(config, cache=cache)), expected)
+        twice = [path for path, count in server.asked.items() if count == 2]
+        assert any(path.endswith(name) for path in twice)
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_a_shard_that_changed_is_named(server: FileServer, config: DataConfig, reads: str) -> None:
+    # The last byte of a request is padding of the tar, but for a single sample it is its JSON.
+    server.fault = lambda handler, path: path.endswith(".tar") and flip_a_bit(handler, -1)
+    with pytest.raises(DataError, match=r"http://127\S*/train/00000\d\.tar has changed since"):
+        take(replace(config, remote_reads=reads))
+    assert not list(Path(config.cache).rglob("*.tar"))
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_a_shard_that_ends_early_is_named(
+    shards: Path, tmp_path: Path, config: DataConfig, reads: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    for tar in (copy / "train").glob("*.tar"):
+        os.truncate(tar, 700)
+    with serving(copy) as server:
+        config = replace(config, path=server.url, remote_reads=reads, patience=0.3)
+        with pytest.raises(DataError, match=r"\.tar \([\d,]+ of [\d,]+ bytes came; tried \d times"):
+            take(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [("shards.npy", -1), ("index.npy", 200), ("index.npy", -1)]
+)
+def test_a_table_that_is_not_the_manifests_is_refused(
+    server: FileServer, config: DataConfig, name: str, at: int
+) -> None:
+    server.fault = lambda handler, path: path.endswith(name) and flip_a_bit(handler, at)
+    with pytest.raises(DataError, match=rf"the split http://127\S*/train is damaged: .*{name}"):
+        Split.open(config, "train")
+    assert server.asked[f"train/{name}"] == 2
+
+
+def test_a_split_that_is_not_there(server: FileServer, config: DataConfig) -> None:
+    with pytest.raises(DataError, match=r"/trian/manifest\.json \(there is no such file"):
+        Split.open(config, "trian")
+    assert server.asked["trian/manifest.json"] == 2
+
+
+def test_a_server_that_forbids_is_told_without_secrets(
+    server: FileServer, config: DataConfig
+) -> None:
+    server.fault = lambda handler, path: fail(handler, 403)
+    address = server.url.replace("//", "//me:secret@") + "/?signature=hidden"
+    with pytest.raises(DataError, match="the server answers 403 Forbidden") as caught:
+        Split.open(replace(config, path=address), "train")
+    assert "secret" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_new_manifest_is_noticed(tmp_path: Path) -> None:
+    first = make_shards(tmp_path / "a", count=4, size=16)
+    second = make_shards(tmp_path / "b", count=6, size=16)
+    with serving(tmp_path) as server:
+        config = DataConfig(cache=str(tmp_path / "cache"), patience=LONG)
+        for shards, count in ((first, 4), (second, 6)):
+            shards.rename(tmp_path / "now")
+            split = Split.open(replace(config, path=f"{server.url}/now"), "train")
+            assert split.count == count
+            assert split.sample(count - 1).key == f"{count - 1:04d}.png"
+            (tmp_path / "now").rename(tmp_path / f"old{count}")
+
+
+def test_a_cache_that_cannot_hold_a_shard(config: DataConfig) -> None:
+    with pytest.raises(ConfigurationError, match=r"cache_gigabytes=1e-06 is less than a shard"):
+        Split.open(replace(config, cache_gigabytes=1e-6), "train")
+
+
+def test_a_cache_that_cannot_hold_a_window_is_told(
+    config: DataConfig, shards: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = max(path.stat().st_size for path in (shards / "train").glob("*.tar"))
+    Split.open(replace(config, cache_gigabytes=size * 1.5e-9), "train")
+    assert "raise it, lower data.shuffle_window or take data.remote_reads=ranges" in caplog.text
+    caplog.clear()
+    Split.open(config, "train")
+    assert not caplog.records

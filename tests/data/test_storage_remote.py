@@ -1,0 +1,158 @@
+"""Shards on web servers that die, hang, cut and lie: the same batches, or one sentence."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.step import Batch
+from t2i_hpc.config.data import DataConfig
+from tests.support.data import make_shards
+from tests.support.servers import (
+    FileServer,
+    Handler,
+    MortalServer,
+    cut,
+    fail,
+    first_times,
+    hang,
+    serving,
+)
+from tests.support.streams import assert_expected, stream_of, take
+
+LONG = 60.0  # seconds; nothing takes as long unless it is broken
+READS = ["shards", "ranges"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("remote"), count=22, size=24, shard_samples=5)
+
+
+@pytest.fixture
+def server(shards: Path) -> Iterator[FileServer]:
+    with serving(shards) as server:
+        yield server
+
+
+@pytest.fixture
+def config(server: FileServer, tmp_path: Path) -> DataConfig:
+    return DataConfig(
+        path=server.url,
+        cache=str(tmp_path / "cache"),
+        patience=LONG,
+        words=6,
+        shuffle_window=2,
+        workers=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(shards: Path) -> list[Batch]:
+    """The first batches as they are read from the folder."""
+    return take(DataConfig(path=str(shards), words=6, shuffle_window=2, workers=0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("reads", READS)
+def test_a_server_gives_the_batches_of_the_folder(
+    server: FileServer, config: DataConfig, expected: list[Batch], reads: str, workers: int
+) -> None:
+    assert_expected(take(replace(config, remote_reads=reads, workers=workers)), expected)
+    if reads == "shards":
+        tars = {path: count for path, count in server.asked.items() if path.endswith(".tar")}
+        assert tars == {f"train/{number:06d}.tar": 1 for number in range(5)}
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_a_server_that_knows_no_ranges(
+    server: FileServer, config: DataConfig, expected: list[Batch], reads: str
+) -> None:
+    server.ranges = False
+    assert_expected(take(replace(config, remote_reads=reads)), expected)
+
+
+def test_a_second_start_fetches_only_what_may_have_changed(
+    server: FileServer, config: DataConfig, expected: list[Batch]
+) -> None:
+    take(config)
+    server.asked.clear()
+    assert_expected(take(config), expected)
+    assert server.asked == {"train/manifest.json": 1, "vocabulary.json": 1}
+
+
+@pytest.fixture
+def mortal(shards: Path) -> Iterator[MortalServer]:
+    server = MortalServer(shards)
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("reads", READS)
+def test_a_server_that_dies_and_comes_back(
+    mortal: MortalServer, config: DataConfig, expected: list[Batch], reads: str, workers: int
+) -> None:
+    config = replace(config, path=mortal.url, remote_reads=reads, workers=workers)
+    batches = stream_of(config).batches(0)
+    found = [next(batches)]
+    mortal.kill()
+    threading.Timer(0.3, mortal.start).start()
+    found += itertools.islice(batches, 5)
+    batches.close()  # type: ignore[attr-defined]
+    assert_expected(found, expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("reads", READS)
+def test_a_server_that_dies_for_good(
+    mortal: MortalServer, config: DataConfig, reads: str, workers: int
+) -> None:
+    config = replace(config, path=mortal.url, remote_reads=reads, workers=workers, patience=0.5)
+    batches = stream_of(config).batches(0)
+    mortal.kill()
+    with pytest.raises(DataError, match=r"cannot read http://127.*\.tar .*patience") as caught:
+        list(itertools.islice(batches, 20))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_a_server_that_hangs(server: FileServer, config: DataConfig, reads: str) -> None:
+    stream = stream_of(replace(config, remote_reads=reads, patience=0.5))
+    server.fault = lambda handler, path: hang(handler)
+    with pytest.raises(DataError, match=r"\.tar \(no answer in time"):
+        next(stream.batches(0))
+
+
+def refuse(handler: Handler) -> bool:
+    return fail(handler, 404)
+
+
+@pytest.mark.parametrize("fault", [fail, cut, refuse], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("name", [".tar", "manifest.json", "shards.npy", "index.npy", "ry.json"])
+def test_a_fault_that_passes(
+    server: FileServer,
+    config: DataConfig,
+    expected: list[Batch],
+    name: str,
+    fault: Callable[[Handler], bool],
+) -> None:
+    server.fault = first_times(1, name, fault)
+    assert_expected(take(config), expected)
+
+
+@pytest.mark.parametrize("fault", [fail, cut], ids=lambda fault: fault.__name__)
+def test_ranges_outlive_faults_that_pass(
+    server: FileServer,
+    config: DataConfig,
+    expected: list[Batch],
+    fault: Callable[[Handler], bool],
+) -> None:
+    server.fault = first_times(3, ".tar", fault)
+    assert_expected(take(replace(config, remote_reads="ranges")), expected)

@@ -1,0 +1,72 @@
+"""What a run trains on: named by its content, refused in one sentence where it is contradictory."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.errors import ConfigurationError, DataError
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.split import Split
+from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.training import open_training_data
+from t2i_hpc.data.webdataset_stream import WebDatasetStream
+
+
+@pytest.fixture
+def indexed(shards: Path) -> DataConfig:
+    return DataConfig(path=str(shards), workers=0)
+
+
+@pytest.fixture
+def drawn(shards: Path, indexed: DataConfig) -> DataConfig:
+    return replace(indexed, reader="webdataset", urls=[f"{shards}/train/{{000000..000004}}.tar"])
+
+
+def test_indexed_data_is_its_manifest(indexed: DataConfig) -> None:
+    data, split = open_training_data(indexed), Split.open(indexed, "train")
+    assert data.identity == split.manifest.digest
+    assert data.epoch("system.epoch_images") == split.count
+    assert data.vocabulary.words == split.vocabulary.words
+    assert data.summary == "24 samples of demo"
+    assert not data.notice
+    ours = next(data.batches(16, 3, 8, rank=1, world=2)(40))
+    theirs = next(Stream(indexed, split, 16, 3, 8, rank=1, world=2).batches(40))
+    assert ours.keys == theirs.keys
+
+
+def test_drawn_data_is_its_list_and_vocabulary(drawn: DataConfig, tmp_path: Path) -> None:
+    data = open_training_data(drawn)
+    assert data.summary == "5 tars of demo"
+    assert "resuming at the very sample" in data.notice
+    others = {
+        open_training_data(config).identity
+        for config in (drawn, replace(drawn, urls=drawn.urls * 2), replace(drawn, path="demo"))
+    }
+    assert len(others) == 3
+    one_by_one = [f"{drawn.path}/train/{number:06d}.tar" for number in range(5)]
+    assert open_training_data(replace(drawn, urls=one_by_one)).identity == data.identity
+    stream = WebDatasetStream(drawn, data.vocabulary, 16, 3, 8)
+    for ours, theirs in zip(
+        itertools.islice(data.batches(16, 3, 8)(0), 3), stream.batches(0), strict=False
+    ):
+        assert ours.keys == theirs.keys
+
+
+def test_an_epoch_nobody_knows_is_asked_for(drawn: DataConfig) -> None:
+    with pytest.raises(ConfigurationError, match=r"give system\.epoch_images="):
+        open_training_data(drawn).epoch("system.epoch_images")
+
+
+def test_contradictions_are_refused(indexed: DataConfig, drawn: DataConfig) -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.urls= belongs to data\.reader=webdataset"):
+        open_training_data(replace(drawn, reader="indexed"))
+    with pytest.raises(ConfigurationError, match=r"needs data\.urls="):
+        open_training_data(replace(indexed, reader="webdataset"))
+    with pytest.raises(DataError, match=r"data\.urls=pipe:… would run a command"):
+        open_training_data(replace(drawn, urls=["pipe:cat a"]))
+    with pytest.raises(DataError, match=r"data\.path= is missing"):
+        open_training_data(replace(drawn, path=""))

@@ -1,0 +1,120 @@
+"""What a stream without a manifest cannot read is told; a little of it is left out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.data import webdataset_samples
+from tests.support.data import image_bytes
+from tests.support.servers import MortalServer, fail, serving
+from tests.support.tars import (
+    foreign,
+    keys_of,
+    stream_of,
+    take,
+    write_tars,
+)
+
+
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tars")
+    return write_tars(folder, [foreign(number) for number in range(22)])
+
+
+@pytest.fixture
+def mortal(urls: str) -> Iterator[MortalServer]:
+    server = MortalServer(Path(urls).parent)
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_that_dies_is_told_once(mortal: MortalServer, workers: int) -> None:
+    batches = stream_of(f"{mortal.url}/{{0..4}}.tar", workers=workers).batches(0)
+    next(batches)
+    mortal.kill()
+    with pytest.raises(DataError, match=r"^cannot read http://127\S*\.tar .*tried \d+ times"):
+        list(itertools.islice(batches, 50))
+
+
+def test_a_server_that_fails_within_a_tar_is_told_once(
+    urls: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webdataset_samples, "BLOCK", 4096)
+    with serving(Path(urls).parent) as server:
+        server.fault = lambda handler, _: (
+            "bytes=0-" not in handler.headers["Range"] and fail(handler)
+        )
+        with pytest.raises(
+            DataError, match=r"^cannot read http://\S*\.tar \(the server answers 500"
+        ):
+            take(stream_of(f"{server.url}/{{0..4}}.tar"), 9)
+
+
+def test_a_tar_that_is_not_on_the_server(mortal: MortalServer) -> None:
+    with pytest.raises(DataError, match=r"/nothing\.tar \(there is no such file; tried 2 times"):
+        take(stream_of(f"{mortal.url}/nothing.tar", patience=20), 1)
+
+
+def test_a_few_useless_samples_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = [foreign(number) for number in range(100)]
+    samples[3]["png"] = samples[3]["png"][:60]
+    del samples[5]["txt"]
+    samples[7]["jpg"] = image_bytes(7, "JPEG")
+    samples[9] = foreign(9, "json") | {"json": b'{"caption": '}
+    urls = write_tars(tmp_path / "tars", samples, each=100)
+    batches = take(stream_of(urls, shuffle_buffer=1), 13)
+    assert not {"0003", "0005", "0007", "0009"} & set(keys_of(batches))
+    told = caplog.messages
+    assert len(told) == len(set(told)) == 4
+    assert any("0003 in " in text and "0.tar" in text and "decode" in text for text in told)
+    assert any("0005 in " in text and "it has no caption" in text for text in told)
+    assert any("0007 in " in text and "more than one image" in text for text in told)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_many_useless_samples_end_the_run(tmp_path: Path, workers: int) -> None:
+    samples = [foreign(number) for number in range(12)]
+    for sample in samples[::3]:
+        sample["png"] = b"no image"
+    stream = stream_of(write_tars(tmp_path / "tars", samples), workers=workers)
+    with pytest.raises(DataError, match=r"^11 samples or tars of data\.urls cannot be used.*\.tar"):
+        take(stream, 50)
+
+
+@pytest.mark.parametrize(
+    ("within_a_member", "reason"), [(True, "breaks off: "), (False, "its end is missing")]
+)
+def test_a_tar_that_was_cut_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, within_a_member: bool, reason: str
+) -> None:
+    urls = write_tars(tmp_path / "tars", [foreign(number) for number in range(30)], 10)
+    tar = tmp_path / "tars" / "1.tar"
+    end = len(tar.read_bytes().rstrip(b"\0"))
+    os.truncate(tar, end // 3 if within_a_member else -(-end // 512) * 512)
+    take(stream_of(urls, shuffle_buffer=1), 12)
+    assert f"left out: {tar} (it is damaged or breaks off: " in caplog.messages[0]
+    assert reason in caplog.messages[0]
+    with pytest.raises(DataError, match=r"cannot be used.*1\.tar"):
+        take(stream_of(str(tar), shuffle_buffer=1), 60)
+
+
+def test_tars_without_samples_do_not_hang(tmp_path: Path) -> None:
+    urls = write_tars(tmp_path / "tars", [{"__key__": "a", "cls": b"1"}])
+    with pytest.raises(DataError, match=r"0\.tar \(.*: it holds no samples\)"):
+        take(stream_of(urls), 1)
+
+
+def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(DataError, match=r"cannot be used.*a\.tar"):
+        take(stream_of(str(tmp_path / "a.tar")), 1)
