@@ -93,11 +93,16 @@ class Reader:
     def _files(self, shard: int, row: _Row) -> tuple[bytes, bytes]:
         """Return image file and description, in one read where they lie side by side."""
         image, text, _, image_bytes, text_bytes, _ = row
-        if not 0 <= text - (image + image_bytes) <= _GAP:
+        begin, end = min(image, text), max(image + image_bytes, text + text_bytes)
+        if end - begin > image_bytes + text_bytes + _GAP:
             read = self._storage.read
             return read(shard, image, image_bytes), read(shard, text, text_bytes)
-        both = self._storage.read(shard, image, text + text_bytes - image)
-        return both[:image_bytes], both[text - image :]
+        both, image, text = (
+            self._storage.read(shard, begin, end - begin),
+            image - begin,
+            text - begin,
+        )
+        return both[image : image + image_bytes], both[text : text + text_bytes]
 
 
 def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:

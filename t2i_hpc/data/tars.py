@@ -8,13 +8,13 @@ by their first bytes alone, which says what they claim to be; verify decodes the
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -41,14 +41,25 @@ class Record:
     description: dict[str, object]
 
 
+def tar_writer() -> Any:
+    """Return webdataset's writer of tars; it brings torch along, which nothing else here needs."""
+    from webdataset.writer import TarWriter
+
+    return TarWriter
+
+
 def write_tar(path: Path, records: Iterable[Record]) -> None:
-    """Write a WebDataset shard; owner, mode and time are fixed, so equal samples, equal bytes."""
+    """Write a shard with webdataset's writer, and flush it to the disk.
+
+    Owner, mode and time are fixed, so equal samples give equal bytes.
+    """
+    fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
     with path.open("wb") as stream:
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with tar_writer()(stream, encoder=False, **fixed) as tar:
             for record in records:
                 text = json.dumps(record.description, sort_keys=True, ensure_ascii=False)
-                _add(tar, f"{record.key}.{SUFFIXES[record.image_format]}", record.image)
-                _add(tar, f"{record.key}.json", text.encode())
+                image = {SUFFIXES[record.image_format]: record.image}
+                tar.write({"__key__": record.key, **image, "json": text.encode()})
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -78,12 +89,6 @@ def checksum(image: bytes, text: bytes) -> int:
 def sample_names(path: Path) -> list[str]:
     """Return the name of each sample's image member, in the order of :func:`index_tar`."""
     return [member.name for member in members_of(path) if not member.name.endswith(".json")]
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), 0o644
-    tar.addfile(member, io.BytesIO(content))
 
 
 def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
