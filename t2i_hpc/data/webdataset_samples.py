@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from t2i_hpc.common.errors import DataError, UserError
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.sources.sample import IMAGE_FORMATS_OF_SUFFIX
+from t2i_hpc.data.sources.sample import IMAGE_FORMATS_OF_SUFFIX, captions_in, non_empty
 from t2i_hpc.data.storage.patience import Patience
 from t2i_hpc.data.storage.server import BLOCK, Server
 from t2i_hpc.data.storage.urls import is_remote, shown
@@ -121,8 +121,8 @@ def stored_sample(members: dict[str, Any], number: int) -> StoredSample:
     if len(images) != 1:
         raise ValueError("it has no image" if not images else "it has more than one image")
     content = _description(members.get("json"))
-    captions = _stripped(members.get("txt", b"").decode("utf-8", "replace").splitlines())
-    captions = captions or _stripped(_captions(content))
+    captions = non_empty(members.get("txt", b"").decode("utf-8", "replace").splitlines())
+    captions = captions or captions_in(content)
     if not captions:
         raise ValueError("it has no caption: a .txt, or 'captions', 'caption' or 'text' in .json")
     given = content.get("class")
@@ -215,14 +215,3 @@ def _description(text: bytes | None) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("its .json is nested too deep") from error
     return content if isinstance(content, dict) else {}
-
-
-def _captions(content: dict[str, Any]) -> list[str]:
-    values = (content.get(name) for name in ("captions", "caption", "text"))
-    found: Any = next((value for value in values if value), [])
-    texts = found if isinstance(found, list) else [found]
-    return [text for text in texts if isinstance(text, str)]
-
-
-def _stripped(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(text.strip() for text in texts if text.strip())

@@ -32,6 +32,7 @@ from t2i_hpc.data.sources.sample import (
     IMAGE_FORMATS_OF_SUFFIX,
     Packed,
     SourceSample,
+    captions_in,
     folder_at,
     non_empty,
     refuse,
@@ -117,7 +118,7 @@ def _described(stream: IO[bytes], texts: _Members, where: str) -> tuple[tuple[st
     """Return captions and class (-1: none) of a sample."""
     content = _content(stream, texts[".json"], where) if ".json" in texts else {}
     number = content.get("class")
-    captions = non_empty(_captions(content))
+    captions = captions_in(content)
     if ".txt" in texts:
         captions = non_empty(_read(stream, texts[".txt"]).splitlines()) or captions
     if not captions:
@@ -133,13 +134,6 @@ def _content(stream: IO[bytes], member: tarfile.TarInfo, where: str) -> dict[str
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} has unreadable JSON ({error}): make the tar again") from error
     return content if isinstance(content, dict) else {}
-
-
-def _captions(content: dict[str, Any]) -> list[str]:
-    values = (content.get(name) for name in ("captions", "caption", "text"))
-    found: Any = next((value for value in values if value), [])
-    texts = found if isinstance(found, list) else [found]
-    return [text for text in texts if isinstance(text, str)]
 
 
 def _read(stream: IO[bytes], member: tarfile.TarInfo) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import SUFFIXES, Box
@@ -156,6 +157,17 @@ def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
     """
     whole = (text.encode(errors="replace").decode() for text in texts)
     return tuple(text.strip() for text in whole if text.strip())
+
+
+def captions_in(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the captions in the description that lies beside an image in a tar of others.
+
+    They stand under ``captions``, ``caption`` or ``text``, as a list or as one text.
+    """
+    values = (content.get(name) for name in ("captions", "caption", "text"))
+    found: Any = next((value for value in values if value), [])
+    texts = found if isinstance(found, list) else [found]
+    return non_empty([text for text in texts if isinstance(text, str)])
 
 
 def refuse(names: Sequence[str], what: str, remedy: str) -> None:

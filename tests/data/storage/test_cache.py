@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -17,27 +17,10 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.storage import cache as module
 from t2i_hpc.data.storage.cache import Beat, Cache
-from tests.support.data import make_shards
-from tests.support.servers import FileServer, Handler, serving
+from tests.data.storage.conftest import LONG
+from tests.support.servers import FileServer, Handler
 
-LONG = 60.0  # seconds; nothing takes as long unless it is broken
 FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("cache"), count=20, size=24, shard_samples=5)
-
-
-@pytest.fixture
-def server(shards: Path) -> Iterator[FileServer]:
-    with serving(shards) as server:
-        yield server
-
-
-@pytest.fixture
-def config(server: FileServer, tmp_path: Path) -> DataConfig:
-    return DataConfig(path=server.url, cache=str(tmp_path / "cache"), patience=LONG)
 
 
 def copies(config: DataConfig, pattern: str = "*") -> list[Path]:

@@ -13,7 +13,6 @@ import pytest
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
-from tests.support.data import make_shards
 from tests.support.servers import (
     FileServer,
     Handler,
@@ -22,41 +21,10 @@ from tests.support.servers import (
     fail,
     first_times,
     hang,
-    serving,
 )
 from tests.support.streams import assert_expected, stream_of, take
 
-LONG = 60.0  # seconds; nothing takes as long unless it is broken
 READS = ["shards", "ranges"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("remote"), count=22, size=24, shard_samples=5)
-
-
-@pytest.fixture
-def server(shards: Path) -> Iterator[FileServer]:
-    with serving(shards) as server:
-        yield server
-
-
-@pytest.fixture
-def config(server: FileServer, tmp_path: Path) -> DataConfig:
-    return DataConfig(
-        path=server.url,
-        cache=str(tmp_path / "cache"),
-        patience=LONG,
-        words=6,
-        shuffle_window=2,
-        workers=0,
-    )
-
-
-@pytest.fixture(scope="module")
-def expected(shards: Path) -> list[Batch]:
-    """The first batches as they are read from the folder."""
-    return take(DataConfig(path=str(shards), words=6, shuffle_window=2, workers=0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

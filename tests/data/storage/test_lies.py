@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
+from tests.data.storage.conftest import LONG
 from tests.support.data import make_shards
 from tests.support.servers import (
     FileServer,
@@ -24,37 +24,7 @@ from tests.support.servers import (
 )
 from tests.support.streams import assert_expected, take
 
-LONG = 60.0  # seconds; nothing takes as long unless it is broken
 READS = ["shards", "ranges"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("remote"), count=22, size=24, shard_samples=5)
-
-
-@pytest.fixture
-def server(shards: Path) -> Iterator[FileServer]:
-    with serving(shards) as server:
-        yield server
-
-
-@pytest.fixture
-def config(server: FileServer, tmp_path: Path) -> DataConfig:
-    return DataConfig(
-        path=server.url,
-        cache=str(tmp_path / "cache"),
-        patience=LONG,
-        words=6,
-        shuffle_window=2,
-        workers=0,
-    )
-
-
-@pytest.fixture(scope="module")
-def expected(shards: Path) -> list[Batch]:
-    """The first batches as they are read from the folder."""
-    return take(DataConfig(path=str(shards), words=6, shuffle_window=2, workers=0))
 
 
 def test_a_wrong_byte_is_fetched_again(

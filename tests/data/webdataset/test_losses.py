@@ -22,12 +22,6 @@ from tests.support.tars import (
 )
 
 
-@pytest.fixture(scope="module")
-def urls(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tars")
-    return write_tars(folder, [foreign(number) for number in range(22)])
-
-
 @pytest.fixture
 def mortal(urls: str) -> Iterator[MortalServer]:
     server = MortalServer(Path(urls).parent)

@@ -29,12 +29,6 @@ from tests.support.tars import (
 )
 
 
-@pytest.fixture(scope="module")
-def urls(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tars")
-    return write_tars(folder, [foreign(number) for number in range(22)])
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_a_batch_holds(urls: str, workers: int) -> None:
     batches = take(stream_of(urls, workers=workers), 12, start=40)
