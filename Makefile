@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 MINUTES ?= 5
 WORKERS ?= 2
 
-.PHONY: demo test lint format wheel clean help
+.PHONY: demo test slurm lint format wheel clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -38,7 +38,18 @@ demo: $(READY)
 	  echo "4/4 page and picture" && \
 	  $(RUN).report run=$$run
 
-test: $(READY)
+# Slurm's tests run on a real cluster of two nodes, which root can have on one machine.
+SLURM := slurmctld slurmd slurm-client munge slurmdbd slurm-wlm-mysql-plugin \
+  mariadb-server-core mariadb-client-core
+
+slurm:
+	@PATH=$$PATH:/usr/sbin; command -v slurmdbd >/dev/null && command -v mariadbd >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(SLURM) \
+	      >/dev/null; } || \
+	  echo "Slurm cannot be installed here: its tests say so and are skipped"
+
+test: $(READY) slurm
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)

@@ -7,7 +7,8 @@ Every row makes the same training samples (a 256 px crop of a 304 px JPEG, mirro
 with the words of one caption) from the same 400 synthetic images, on local files in the page
 cache. "raw decode" turns bytes in memory into pixels, always in the same memory, and does
 nothing else: no loader that decodes whole images can beat it with as many processes. The share
-of it is given for as many cores as a row uses. Rounds go around all rows and each figure's
+of it is given for as many cores as a row uses. "whole images" is our stream without the
+libjpeg-turbo that decodes windows alone. Rounds go around all rows and each figure's
 best one counts: other work on the machine only ever slows a loader down. CPU time of the main
 process, which is all of a loader's without workers, suffers least. The second table is that of
 benchmarks/plan.py.
@@ -28,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import simplejpeg
@@ -41,6 +43,7 @@ from benchmarks import plan
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.captions import encode_caption, pad
+from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import Pixels, crop_and_flip, decode, encode, resize_shorter
 from t2i_hpc.data.split import Split, stack
 from t2i_hpc.data.stream import Stream
@@ -149,10 +152,13 @@ def raw_decode_twice(work: Work) -> Iterator[int]:
             process.join()
 
 
-def ours(work: Work, workers: int) -> Iterator[int]:
-    """Read through our stream."""
+def ours(work: Work, workers: int, crops: bool = True) -> Iterator[int]:
+    """Read through our stream, with or without a decoder of windows."""
     config = DataConfig(path=work.config.path, workers=workers)
-    for batch in Stream(config, work.split, work.resolution, 0, work.batch).batches(0):
+    found = find_crop_decoder() if crops else None
+    with patch("t2i_hpc.data.samples.find_crop_decoder", return_value=found):
+        stream = Stream(config, work.split, work.resolution, 0, work.batch)
+    for batch in stream.batches(0):
         yield len(batch.images)
 
 
@@ -220,6 +226,8 @@ def loaders(work: Work) -> dict[str, tuple[Loader, str]]:
     }
     for workers, limit in ((0, _ONE), (1, _ONE), (2, _TWO)):
         rows[f"ours, workers={workers}"] = (partial(ours, work, workers), limit)
+        name = f"ours, whole images, workers={workers}"
+        rows[name] = (partial(ours, work, workers, crops=False), limit)
     for workers, limit in ((0, _ONE), (2, _TWO)):
         name = f"PIL + transforms, workers={workers}"
         rows[name] = (partial(per_sample, work, workers), limit)

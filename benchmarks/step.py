@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.system import SSAGANConfig
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.systems.encoders import scale_images
@@ -95,7 +95,7 @@ def build_step(variant: str, size: Size) -> Callable[[], object]:
     )
     noise = torch.randn(size.batch, system.noise_width)
     if variant == "ours":
-        engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")), "fp32")
+        engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")))
         return lambda: engine.step(batch, noise)
     plain, images = PlainStep(system), scale_images(batch.images)
     return lambda: plain.run(images, batch.tokens, batch.lengths, batch.classes, noise)

@@ -12,7 +12,7 @@ from t2i_hpc.config.door import Door
 from t2i_hpc.config.system import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.training import open_training_data
-from t2i_hpc.engine.stop import STOPPED_EXIT_CODE
+from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE
 
 
 def pretrain(config: TrainConfig) -> int:

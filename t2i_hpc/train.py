@@ -15,11 +15,11 @@ from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import TrainingData, open_training_data
-from t2i_hpc.engine.checkpoint import list_checkpoints
+from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
 from t2i_hpc.engine.loop import Job, Loop
 from t2i_hpc.engine.progress import ProgressLine, open_progress
 from t2i_hpc.engine.run_directory import locked, prepare_run, run_folder
-from t2i_hpc.engine.stop import STOPPED_EXIT_CODE, listening
+from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE, listening
 from t2i_hpc.engine.world import World, joined_world
 from t2i_hpc.generation.retrieval import RetrievalReport
 from t2i_hpc.generation.samples import SampleGrids
@@ -109,8 +109,8 @@ DOOR = Door(
     "train",
     "Trains a text-to-image system on shards. The same command finds its run again and goes "
     "on.\nCtrl-C, SIGTERM, SIGUSR1, SIGUSR2 or a file `stop` in the run directory: saves and "
-    f"leaves with exit code {STOPPED_EXIT_CODE};\na file `save` there: saves and goes on. Exit code "
-    f"{LOST_RANK}: a rank was lost. After either the same command goes on.",
+    f"leaves with exit code {STOPPED_EXIT_CODE};\na file `save` there: saves and goes on. "
+    f"Exit code {LOST_RANK}: a rank was lost. After either the same command goes on.",
     TrainConfig,
     train,
     (

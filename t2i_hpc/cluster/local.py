@@ -1,7 +1,7 @@
 """Several ranks of a task as processes of this machine.
 
-Each process gets torchrun's variables and a free port. When one dies the others are ended,
-since they would wait for it in a collective; signals are passed on to all.
+Each process gets torchrun's variables and a free port. When one dies the others have a while to
+find that out and say what they know; then they are ended. Signals are passed on to all.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from t2i_hpc.common.exit_codes import LOST_RANK
+
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 15.0  # longer than a rank takes to miss another
+_LAST_SECONDS = 10.0
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_ranks(task: str, words: Sequence[str], processes: int) -> int:
     """Run ``python -m t2i_hpc.<task> words…`` as that many ranks; return the exit code.
 
-    The code is 0 when all ranks ended with 0, else the first other one that was seen.
+    The code is 0 when all ranks ended with 0, else the first that is the cause of an end; where a
+    signal ended a rank, that of a lost rank. Such a signal is told on standard error.
     """
     port = free_port()
     command = [sys.executable, "-m", f"t2i_hpc.{task}", *words]
@@ -63,16 +67,36 @@ def free_port() -> int:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Return when all ranks ended with 0 or one ended otherwise."""
+    """Return when all ranks ended with 0, or one did otherwise and the others had time for it."""
     while True:
         codes = [rank.poll() for rank in ranks]
-        bad = [code for code in codes if code]
-        if bad:
+        if any(codes):
+            _tell_of_signals(ranks)
             _wait_for_all(ranks, _GRACE_SECONDS)
-            return bad[0] if bad[0] > 0 else 128 - bad[0]
+            return _code_of_all([rank.poll() for rank in ranks])
         if all(code == 0 for code in codes):
             return 0
         time.sleep(_POLL_SECONDS)
+
+
+def _tell_of_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    for number, rank in enumerate(ranks):
+        if rank.returncode is not None and rank.returncode < 0:
+            name = signal.strsignal(-rank.returncode)
+            sys.stderr.write(
+                f"t2i_hpc: rank {number} (pid {rank.pid}) was ended by signal "
+                f"{-rank.returncode} ({name})\n"
+            )
+
+
+def _code_of_all(codes: Sequence[int | None]) -> int:
+    """Choose among exit codes of which one is not 0: causes before effects."""
+    own = [code for code in codes if code and code > 0]
+    causes = [code for code in own if code != LOST_RANK]
+    if own:
+        return (causes or own)[0]
+    killed = min(code for code in codes if code)
+    return LOST_RANK if len(codes) > 1 else 128 - killed
 
 
 def _wait_for_all(ranks: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
@@ -87,7 +111,7 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
         alive = [rank for rank in ranks if rank.poll() is None]
         for rank in alive:
             _signal_session(rank, number)
-        _wait_for_all(alive, _GRACE_SECONDS)
+        _wait_for_all(alive, _LAST_SECONDS)
 
 
 def _signal_session(rank: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.system import DAMSMPretrainingConfig, SSAGANConfig, SystemConfig
 from t2i_hpc.config.tasks import (
+    CheckpointsConfig,
     ConvertConfig,
     EvaluateConfig,
     FetchConfig,
@@ -22,6 +23,7 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "report": ReportConfig,
+    "checkpoints": CheckpointsConfig,
     "shards": ShardsConfig,
     "fetch": FetchConfig,
     "convert": ConvertConfig,

@@ -47,6 +47,17 @@ class GenerateConfig(GenerationConfig):
 
 
 @dataclass
+class CheckpointsConfig:
+    """List, verify or export a run's checkpoints."""
+
+    run: str = setting("", "run directory")
+    action: str = setting("list", "what to do", choices=("list", "verify", "export"))
+    checkpoint: str = setting("latest", "export: latest or the number of images of one")
+    what: str = setting("generator", "export: a network by name, or all")
+    output: str = setting("", "export: .safetensors file to write")
+
+
+@dataclass
 class ReportConfig:
     """Write one self-contained HTML page and one PNG about a run."""
 

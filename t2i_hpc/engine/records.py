@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from t2i_hpc.common.files import append_json_line, read_json_lines, write_text
-from t2i_hpc.engine.checkpoint import Progress
+from t2i_hpc.engine.checkpoints.checkpoint import Progress
 
 
 class Records:

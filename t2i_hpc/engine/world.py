@@ -1,7 +1,7 @@
 """Which rank am I, of how many, on which device: from torchrun, srun or nothing.
 
 One function answers for every launcher, so that a task never cares who started it. With one
-rank there is no process group at all.
+rank there is no process group at all. With several, a lifeline watches over them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import torch
 import torch.distributed as dist
 
 from t2i_hpc.common.allocator import keep_freed_memory
-from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.stops.lifeline import Lifeline
+from t2i_hpc.engine.stops.lifeline_ends import tie_lifeline
 
 _FIRST_PORT, _PORTS = 20_000, 20_000
 
@@ -34,6 +36,7 @@ class World:
         local_rank, local_size: on this node.
         device: where this rank computes.
         control: group of CPU ranks for decisions (None with one rank).
+        lifeline: names a rank that is lost (None with one rank).
     """
 
     rank: int
@@ -42,6 +45,7 @@ class World:
     local_size: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    lifeline: Lifeline | None = None
 
     @property
     def is_main(self) -> bool:
@@ -55,6 +59,11 @@ class World:
         raised = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.control)
         return [bool(flag) for flag in raised]
+
+    def doing(self, what: str) -> None:
+        """Say what all ranks begin to do now, e.g. "saving"; errors about lost ranks name it."""
+        if self.lifeline is not None:
+            self.lifeline.doing(what)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -137,25 +146,43 @@ def joined_world(config: EngineConfig) -> Iterator[World]:
         yield World(0, 1, 0, 1, device)
         return
     control = _join(place, device, config.timeout)
-    world = World(place.rank, place.size, place.local_rank, place.local_size, device, control)
+    life = tie_lifeline(place.rank, place.size, place.address, config.timeout, control)
     try:
-        yield world
-    finally:
-        # gloo can abort at interpreter exit while a wrapped module still holds the group.
-        gc.collect()
-        dist.destroy_process_group()
+        yield World(
+            place.rank, place.size, place.local_rank, place.local_size, device, control, life
+        )
+    except BaseException as error:
+        life.close(error)
+        _leave_group()
+        raise
+    _leave_group()
+    life.close()
+
+
+def _leave_group() -> None:
+    # gloo can abort at interpreter exit while a wrapped module still holds the group.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _join(place: Place, device: torch.device, timeout: float) -> dist.ProcessGroup:
-    limit = datetime.timedelta(seconds=timeout)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"tcp://{place.address}:{place.port}",
-        rank=place.rank,
-        world_size=place.size,
-        timeout=limit,
-    )
-    control = dist.new_group(backend="gloo", timeout=limit)
+    # Twice the timeout: the lifeline, which knows more, is to speak before a collective does.
+    limit = datetime.timedelta(seconds=2 * timeout)
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"tcp://{place.address}:{place.port}",
+            rank=place.rank,
+            world_size=place.size,
+            timeout=limit,
+        )
+        control = dist.new_group(backend="gloo", timeout=limit)
+    except (dist.DistError, RuntimeError) as error:
+        raise RunError(
+            f"rank {place.rank} on {socket.gethostname()} did not meet all {place.size} ranks at "
+            f"{place.address}:{place.port} ({str(error).splitlines()[0]}): see whether every rank "
+            "was started and whether its node reaches that address"
+        ) from error
     if not isinstance(control, dist.ProcessGroup):
         raise ConfigurationError("torch.distributed gave no group for decisions")
     return control

@@ -15,7 +15,7 @@ from t2i_hpc.common.seeds import noise
 from t2i_hpc.common.step import Painter, Pictures
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.engine.checkpoint import (
+from t2i_hpc.engine.checkpoints.checkpoint import (
     Checkpoint,
     choose_checkpoint,
     list_checkpoints,

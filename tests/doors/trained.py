@@ -10,7 +10,8 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.system import DAMSMConfig, SSAGANConfig, TextEncoderConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.engine.checkpoint import Progress, save_checkpoint
+from t2i_hpc.engine.checkpoints.checkpoint import Progress
+from t2i_hpc.engine.checkpoints.writing import save_checkpoint
 from t2i_hpc.engine.run_directory import prepare_run
 from t2i_hpc.systems import build_system
 
@@ -32,5 +33,5 @@ def make_run(folder: Path, shards: Path, checkpoints: tuple[int, ...] = (100, 20
     for images in checkpoints:
         torch.manual_seed(images)
         system = build_system(system_config, vocabulary.size)
-        save_checkpoint(folder, system.modules, {}, {}, Progress(images, images // 10, 1.0))
+        save_checkpoint(folder, system.modules, {}, Progress(images, images // 10, 1.0))
     return folder

@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.engine.checkpoint import list_checkpoints
-from t2i_hpc.engine.stop import STOPPED_EXIT_CODE
+from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
+from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE
 from tests.support.training import TINY, environment, only_run, run_door, train_tiny
 
 
@@ -160,5 +160,5 @@ def test_a_diverged_run_stops_with_advice(shards: Path, tmp_path: Path) -> None:
         "system.optimiser.discriminator_learning_rate=1e30",
     )
     assert done.returncode == 2
-    assert "became" in done.stderr
+    assert "is not finite" in done.stderr
     assert "lower a learning rate" in done.stderr

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.system import SSAGANConfig
 from t2i_hpc.convert import import_reference
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.ssa_gan import SSAGAN, SSAGANStep
@@ -95,7 +95,7 @@ def test_losses_weights_and_image(
         return steps[-1]
 
     monkeypatch.setattr(system, "begin", remember)
-    engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")), "fp32")
+    engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")))
     positions = torch.arange(golden.batch)
     for step in range(_STEPS):
         captions, lengths = golden.array(f"captions{step}"), golden.array(f"lengths{step}")

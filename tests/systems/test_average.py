@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from t2i_hpc.common.step import Average
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from tests.support.training import only_run, tiny_batch, tiny_config, tiny_system, train_tiny
@@ -45,7 +45,7 @@ def test_early_weights_are_soon_forgotten() -> None:
 
 def test_the_average_draws_and_is_not_trained() -> None:
     system = averaging()
-    engine = DDPEngine(system, CPU, "fp32")
+    engine = DDPEngine(system, CPU)
     noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
     for step in range(3):
         engine.step(tiny_batch(), noise, 1000 + 4 * step)
@@ -65,7 +65,7 @@ def test_it_changes_nothing_of_the_training() -> None:
     for config in (tiny_config(), averaging().config):
         torch.manual_seed(0)
         system = SSAGAN(config, 20)
-        DDPEngine(system, CPU, "fp32").step(tiny_batch(), noise)
+        DDPEngine(system, CPU).step(tiny_batch(), noise)
         weights.append(system.generator.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not tiny_system().averages

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.step import Matcher, Painter, total
 from t2i_hpc.config.system import DAMSMPretrainingConfig, PretrainedTrunkConfig
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.damsm import DAMSMPretraining
@@ -79,7 +79,7 @@ def test_both_encoders_learn_and_the_trunk_stays() -> None:
 
 def test_a_batch_is_learnt_by_heart() -> None:
     encoders = system()
-    engine = DDPEngine(encoders, ALONE, "fp32")
+    engine = DDPEngine(encoders, ALONE)
     batch = tiny_batch()
     for _ in range(30):
         engine.step(batch, torch.empty(4, 0))
@@ -114,7 +114,7 @@ def test_inceptions_batch_statistics_move_where_they_are_to(moved: bool) -> None
     encoders = system(config)
     before = {name: value.clone() for name, value in encoders.image_encoder.trunk.named_buffers()}
     weights = [value.clone() for value in encoders.image_encoder.trunk.parameters()]
-    DDPEngine(encoders, ALONE, "fp32").step(tiny_batch(), torch.empty(4, 0))
+    DDPEngine(encoders, ALONE).step(tiny_batch(), torch.empty(4, 0))
     after = dict(encoders.image_encoder.trunk.named_buffers())
     means = [name for name in before if name.endswith("running_mean")]
     assert len(means) == 94

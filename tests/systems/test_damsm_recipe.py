@@ -12,7 +12,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.system import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.pretrain import with_epoch
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.damsm import falling
@@ -35,7 +35,7 @@ def test_the_learning_rate_falls_as_the_reference_loop_does() -> None:
 def test_rate_and_moments_follow_the_images_seen() -> None:
     config = replace(settings(), learning_rate_decay=0.5, epoch_images=8)
     encoders = system(config)
-    engine = DDPEngine(encoders, ALONE, "fp32")
+    engine = DDPEngine(encoders, ALONE)
     rates, steps = [], []
     for seen in range(0, 20, 4):
         engine.step(tiny_batch(4, seen), torch.empty(4, 0), seen)
@@ -48,7 +48,7 @@ def test_rate_and_moments_follow_the_images_seen() -> None:
 
 def test_moments_are_kept_where_they_are_to_be() -> None:
     encoders = system(replace(settings(), epoch_images=4, restart_moments=False))
-    engine = DDPEngine(encoders, ALONE, "fp32")
+    engine = DDPEngine(encoders, ALONE)
     for seen in range(0, 12, 4):
         engine.step(tiny_batch(4, seen), torch.empty(4, 0), seen)
     state = next(iter(engine.optimisers["text_encoder"].state.values()))
@@ -59,7 +59,7 @@ def test_only_the_text_encoders_gradient_is_clipped() -> None:
     config = settings()
     config.text_encoder.clip = 1e-3
     encoders = system(config)
-    DDPEngine(encoders, ALONE, "fp32").step(tiny_batch(), torch.empty(4, 0))
+    DDPEngine(encoders, ALONE).step(tiny_batch(), torch.empty(4, 0))
     norms = {
         name: torch.stack([p.grad.norm() for p in part.parameters() if p.grad is not None]).norm()
         for name, part in encoders.parts.items()

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems import build_system
 from tests.support.training import tiny_batch, tiny_config, tiny_system
@@ -29,7 +30,7 @@ def test_phases_follow_the_training_of_the_text_encoder() -> None:
 def test_a_frozen_text_encoder_stays_as_it_is_and_the_rest_moves() -> None:
     system = tiny_system("frozen")
     before = {name: value.clone() for name, value in system.modules.state_dict().items()}
-    DDPEngine(system, CPU, "fp32").step(tiny_batch(), torch.randn(4, 100))
+    DDPEngine(system, CPU).step(tiny_batch(), torch.randn(4, 100))
     moved = {
         name.split(".")[0]
         for name, value in system.modules.state_dict().items()
@@ -40,7 +41,7 @@ def test_a_frozen_text_encoder_stays_as_it_is_and_the_rest_moves() -> None:
 
 def test_the_step_reports_unweighted_terms() -> None:
     system = tiny_system("frozen", damsm=0.05)
-    values = DDPEngine(system, CPU, "fp32").step(tiny_batch(), torch.randn(4, 100))
+    values = DDPEngine(system, CPU).step(tiny_batch(), torch.randn(4, 100))
     assert set(values) == {
         "discriminator/real",
         "discriminator/mismatch",
@@ -57,7 +58,7 @@ def test_the_step_reports_unweighted_terms() -> None:
 
 def test_the_penalty_lets_adam_see_zeros() -> None:
     system = tiny_system("frozen")
-    engine = DDPEngine(system, CPU, "fp32")
+    engine = DDPEngine(system, CPU)
     engine.step(tiny_batch(), torch.randn(4, 100))
     steps = {int(state["step"]) for state in engine.optimisers["discriminator"].state.values()}
     assert steps == {2}
@@ -66,7 +67,7 @@ def test_the_penalty_lets_adam_see_zeros() -> None:
 def test_bf16_stays_near_fp32() -> None:
     values = []
     for precision in ("fp32", "bf16"):
-        engine = DDPEngine(tiny_system("frozen"), CPU, precision)
+        engine = DDPEngine(tiny_system("frozen"), CPU, EngineConfig(precision=precision))
         noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
         values.append(engine.step(tiny_batch(), noise))
     for name, exact in values[0].items():

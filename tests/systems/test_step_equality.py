@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.step import Batch
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.ssa_gan import SSAGAN
@@ -57,7 +57,7 @@ def test_two_steps_equal_the_plain_steps(training: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(ssa_gan, "scale_images", double_images)
     ours, plain = double_system(training), double_system(training)
     start = {name: value.clone() for name, value in ours.modules.state_dict().items()}
-    engine, reference = DDPEngine(ours, CPU, "fp32"), PlainStep(plain)
+    engine, reference = DDPEngine(ours, CPU), PlainStep(plain)
     for step in range(STEPS):
         batch, noise = samples(step)
         values = engine.step(batch, noise)

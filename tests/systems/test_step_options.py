@@ -11,7 +11,7 @@ import torch
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import total
 from t2i_hpc.config.fields import check
-from t2i_hpc.engine.ddp import DDPEngine
+from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.systems import encoders
@@ -111,7 +111,7 @@ def test_a_merged_schedule_is_the_sum_of_both_phases() -> None:
 
 def test_the_discriminator_steps_once_when_merged() -> None:
     system = option_system({"discriminator_schedule": "merged", "damsm.weight": 0.0})
-    engine = DDPEngine(system, CPU, "fp32")
+    engine = DDPEngine(system, CPU)
     values = engine.step(tiny_batch(), torch.randn(4, 100))
     assert "discriminator/gradient" in values
     steps = {int(state["step"]) for state in engine.optimisers["discriminator"].state.values()}
@@ -131,7 +131,7 @@ def test_the_text_encoders_gradient_is_clipped_and_the_heads_are_not(training: s
     for clip in (None, 1e-3):
         torch.manual_seed(0)
         system = option_system({"text_encoder.training": training, "text_encoder.clip": clip})
-        engine = DDPEngine(system, CPU, "fp32")
+        engine = DDPEngine(system, CPU)
         noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
         engine.step(tiny_batch(), noise)
         norms[clip] = [length(system.parts[name]) for name in ("text_encoder", "image_heads")]
@@ -152,7 +152,7 @@ def test_batch_statistics_move_while_fine_tuning(monkeypatch: pytest.MonkeyPatch
         }
     )
     state = system.modules["image_encoder"].state_dict()
-    engine = DDPEngine(system, CPU, "fp32")
+    engine = DDPEngine(system, CPU)
     engine.step(tiny_batch(), torch.randn(4, 100))
     assert int(state["trunk.early.0.bn.num_batches_tracked"]) == 2
 

@@ -1,0 +1,1 @@
+"""What is kept of a run: written whole, found again, compared, thinned out."""

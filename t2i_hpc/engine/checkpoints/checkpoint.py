@@ -1,0 +1,234 @@
+"""Checkpoints that are whole or not there, in a format of no engine and no world.
+
+A checkpoint is a folder ``checkpoints/<images seen>/`` with
+
+- ``weights.safetensors``: every network's parameters and buffers by name;
+- ``optimisers.safetensors``: Adam's moments and step counts by ``part/parameter/moment``, and
+  the loss scalers of fp16 by ``scaler/parts``;
+- ``state.json``: the counters, what made it, size and SHA-256 of the other files, and the
+  checksum of all that.
+
+It is written under a temporary name, flushed, and renamed last; so a folder under its final
+name was whole when the power went. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.files import sha256_of_file, sha256_of_json
+from t2i_hpc.engine.checkpoints.fitting import check_fit
+from t2i_hpc.engine.checkpoints.folders import folder_of, those_set_aside
+
+_LOG = logging.getLogger("t2i_hpc")
+FORMAT = 2
+WEIGHTS, OPTIMISERS, STATE = "weights.safetensors", "optimisers.safetensors", "state.json"
+
+
+class DamagedCheckpointError(RunError):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: images and steps done, seconds of training over all sessions."""
+
+    images_seen: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+    def crossed(self, interval: int, batch_size: int) -> bool:
+        """Whether the last step reached a multiple of `interval` images; 0 is never reached."""
+        before = self.images_seen - batch_size
+        return bool(interval) and self.images_seen // interval > before // interval
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on the disk; `state` is what its state.json says."""
+
+    folder: Path
+    progress: Progress
+    state: Mapping[str, Any]
+
+    @property
+    def weights(self) -> Path:
+        """The networks' file."""
+        return self.folder / WEIGHTS
+
+    @property
+    def moments(self) -> Path:
+        """The optimisers' file."""
+        return self.folder / OPTIMISERS
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the weights."""
+        return str(self.state["files"][WEIGHTS]["sha256"])
+
+    @property
+    def checksum(self) -> str:
+        """Identity of the whole checkpoint."""
+        return str(self.state["checksum"])
+
+
+def list_checkpoints(run: Path) -> list[int]:
+    """Return the numbers of images of the checkpoints that are there, ascending."""
+    names = [path.name for path in (run / "checkpoints").glob("[0-9]*")]
+    return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):010d}")
+
+
+def look_at(run: Path, images: int) -> Checkpoint:
+    """Return the checkpoint of that many images; its tensors' files are not looked at.
+
+    Raises:
+        DamagedCheckpointError: its state.json is missing, or not what was written.
+        RunError: it cannot be read, or is of another format.
+    """
+    folder = folder_of(run, images)
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+        written = {key: value for key, value in state.items() if key != "checksum"}
+        known = state["format"]
+        whole = state.get("checksum") == sha256_of_json(written)
+        progress = Progress(**state["progress"]) if known == FORMAT else Progress(images)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DamagedCheckpointError(f"checkpoint {folder} has no {STATE}") from error
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpointError(f"checkpoint {folder}: {STATE} is damaged") from error
+    if known != FORMAT and type(known) is int and (whole or "checksum" not in state):
+        raise RunError(
+            f"checkpoint {folder} is of format {known}, and this version of t2i_hpc reads "
+            f"format {FORMAT}: take the version that wrote it, or begin another run"
+        )
+    if not whole or progress.images_seen != images:
+        raise DamagedCheckpointError(f"checkpoint {folder}: {STATE} is not what was written")
+    return Checkpoint(folder, progress, state)
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Compare the tensors' files with what was written.
+
+    Raises:
+        DamagedCheckpointError: one is missing or another.
+        RunError: one cannot be read.
+    """
+    for name, written in checkpoint.state["files"].items():
+        path = checkpoint.folder / name
+        try:
+            same = path.stat().st_size == written["bytes"]
+            same = same and sha256_of_file(path) == written["sha256"]
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise DamagedCheckpointError(
+                f"checkpoint {checkpoint.folder} is damaged: {name} is missing"
+            ) from error
+        except OSError as error:
+            raise _unreadable(checkpoint.folder, error) from error
+        if not same:
+            raise DamagedCheckpointError(
+                f"checkpoint {checkpoint.folder} is damaged: {name} does not match its SHA-256"
+            )
+
+
+def open_checkpoint(run: Path, images: int) -> Checkpoint:
+    """Open the checkpoint of that many images and verify its files.
+
+    Raises:
+        RunError: it is missing, damaged or of another format.
+    """
+    checkpoint = look_at(run, images)
+    verify(checkpoint)
+    return checkpoint
+
+
+def _unreadable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"checkpoint {folder} cannot be read: {error}; mend that and start the same command again, "
+        "or move the folder away and the one before is taken"
+    )
+
+
+def newest_checkpoint(run: Path) -> Checkpoint | None:
+    """Return the newest valid checkpoint, naming the damaged ones; None where there is none.
+
+    Raises:
+        RunError: one cannot be read, or there are damaged ones alone.
+    """
+    damaged = [path.name for path in those_set_aside(run)]
+    for images in reversed(list_checkpoints(run)):
+        try:
+            return open_checkpoint(run, images)
+        except DamagedCheckpointError as error:
+            damaged.append(folder_of(run, images).name)
+            _LOG.warning("%s; the one before is taken", error)
+    if damaged:
+        raise only_damaged(run, damaged)
+    return None
+
+
+def only_damaged(run: Path, names: Sequence[str]) -> RunError:
+    """Return the error of a run all of whose checkpoints are damaged."""
+    return RunError(
+        f"{run / 'checkpoints'} holds damaged checkpoints alone ({', '.join(names)}): put a whole "
+        "copy of one back under its number, or delete them all to begin the run anew"
+    )
+
+
+def choose_checkpoint(run: Path, which: str) -> Checkpoint:
+    """Return ``latest`` or the checkpoint of a number of images.
+
+    Raises:
+        RunError: the run has none, or not that one.
+    """
+    if which == "latest":
+        newest = newest_checkpoint(run)
+        if newest is None:
+            raise RunError(f"{run} has no checkpoint yet: train it first")
+        return newest
+    there = list_checkpoints(run)
+    if not which.isdecimal() or int(which) not in there:
+        raise RunError(
+            f"checkpoint={which} is not in {run}; it has: "
+            f"{', '.join(map(str, there)) or 'none'} (images), or latest"
+        )
+    return open_checkpoint(run, int(which))
+
+
+def load_weights(checkpoint: Checkpoint, modules: nn.Module) -> None:
+    """Load the networks, all of them or nothing.
+
+    Raises:
+        RunError: the networks have other names, shapes or types.
+    """
+    found = read_tensors(checkpoint.weights)
+    check_fit(checkpoint.weights, found, modules.state_dict())
+    modules.load_state_dict(found)
+
+
+def read_moments(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the optimisers' state by ``part/parameter/moment``."""
+    return read_tensors(checkpoint.moments)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name.
+
+    Raises:
+        RunError: it is no whole safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read: {error}; take another checkpoint") from error

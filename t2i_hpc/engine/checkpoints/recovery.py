@@ -1,0 +1,101 @@
+"""Which checkpoint a session starts from: the newest valid one, the same on all ranks.
+
+Rank 0 looks, since it writes: it sets damaged checkpoints aside and says which one it takes.
+On a network file system another rank may see it later, so it is given some time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from t2i_hpc.common.errors import RunError
+from t2i_hpc.engine.agreement import raise_together, share_text
+from t2i_hpc.engine.checkpoints.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    list_checkpoints,
+    only_damaged,
+    open_checkpoint,
+)
+from t2i_hpc.engine.checkpoints.folders import folder_of, set_aside, those_set_aside
+from t2i_hpc.engine.world import World
+
+_LOG = logging.getLogger("t2i_hpc")
+_PATIENCE_SECONDS = 30.0
+_POLL_SECONDS = 0.2
+
+
+def recover(run: Path) -> Checkpoint | None:
+    """Return the newest valid checkpoint, None in a new run; set damaged ones aside.
+
+    Raises:
+        RunError: one cannot be read or is of another format, or there are damaged ones alone.
+    """
+    for images in reversed(list_checkpoints(run)):
+        try:
+            return open_checkpoint(run, images)
+        except DamagedCheckpointError as error:
+            aside = set_aside(folder_of(run, images))
+            _LOG.warning("%s; it is kept as %s, and the one before is taken", error, aside.name)
+    damaged = [path.name for path in those_set_aside(run)]
+    if damaged:
+        raise only_damaged(run, damaged)
+    return None
+
+
+def recover_together(
+    run: Path, world: World, patience: float = _PATIENCE_SECONDS
+) -> Checkpoint | None:
+    """Return the checkpoint that rank 0 takes, on every rank; a collective call.
+
+    Args:
+        run: the run directory.
+        world: this rank's place.
+        patience: seconds that a rank waits for what it does not see yet.
+
+    Raises:
+        RunError: on all ranks, what the first one has to say.
+    """
+    chosen: Checkpoint | None = None
+    error: RunError | None = None
+    if world.is_main:
+        chosen, error = _attempt_recovery(run)
+    raise_together(world, error)
+    text = share_text(world, f"{chosen.progress.images_seen} {chosen.checksum}" if chosen else "")
+    if not text:
+        return None
+    if not world.is_main:
+        images, checksum = text.split()
+        chosen, error = _await(run, int(images), checksum, patience)
+    raise_together(world, error)
+    return chosen
+
+
+def _attempt_recovery(run: Path) -> tuple[Checkpoint | None, RunError | None]:
+    try:
+        return recover(run), None
+    except RunError as error:
+        return None, error
+
+
+def _await(
+    run: Path, images: int, checksum: str, patience: float
+) -> tuple[Checkpoint | None, RunError | None]:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            found = open_checkpoint(run, images)
+            if found.checksum == checksum:
+                return found, None
+            reason = "another one lies there"
+        except RunError as error:
+            reason = str(error)
+        if time.monotonic() >= end:
+            break
+        time.sleep(_POLL_SECONDS)
+    return None, RunError(
+        f"rank 0 goes on from {folder_of(run, images)}, which another rank does not see as it is "
+        f"({reason}): put runs= on a file system that all nodes share"
+    )

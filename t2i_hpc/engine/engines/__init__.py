@@ -1,0 +1,1 @@
+"""How one training step is run: torch's DistributedDataParallel, or DeepSpeed's ZeRO."""

@@ -1,0 +1,155 @@
+"""How far a training goes, and why a session ends before that.
+
+A session that has a last instant, by ``engine.max_minutes`` or because its Slurm job has one,
+stops early enough for the checkpoint. How early is learnt: twice the longest save of this
+session, twice its longest step, and a few seconds. Before the first save is known, half a
+minute stands for it, or a twentieth of the session where that is shorter. Rank 0 decides, which
+writes the checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.checkpoints.checkpoint import Progress
+from t2i_hpc.engine.checkpoints.folders import folder_of
+from t2i_hpc.engine.run_files import RunFiles
+from t2i_hpc.engine.stops.stop import RequestFiles, StopRequest
+
+_FIRST_GUESS, _SHARE = 30.0, 0.05
+_SPARE_SECONDS = 3.0
+
+
+class Limits:
+    """The end of a training in images or minutes, and of a session; each rank for itself.
+
+    Args:
+        config: the limits asked for.
+        stop: what signals asked for.
+        run: where rank 0 looks for requests and checkpoints; None on other ranks.
+    """
+
+    def __init__(self, config: EngineConfig, stop: StopRequest, run: RunFiles | None) -> None:
+        self._config, self._stop, self._run = config, stop, run
+        self._files = RequestFiles(run.folder) if run else None
+        self.clock = SessionClock(config.max_minutes, os.environ)
+        self._written: _Written | None = None
+        self._told = False
+
+    def reached(self, progress: Progress) -> bool:
+        """Whether the training is at its end."""
+        config = self._config
+        late = config.minutes is not None and progress.seconds >= 60 * config.minutes
+        return late or progress.images_seen >= config.images
+
+    def stop(self, progress: Progress) -> bool:
+        """Whether the session ends after this step; to be asked once a step."""
+        self.clock.step_done()
+        if self._files:
+            self._files.look()
+        self._learn_of_save()
+        reason = self._reason()
+        if reason and self._run and not self._told:
+            self._told = True
+            self._run.line.say(f"{reason}: stopping to save")
+        return reason is not None or self.reached(progress)
+
+    def save_is_asked_for(self) -> bool:
+        """Whether the file ``save`` was there; asked once, it is forgotten."""
+        if not (self._files and self._files.save):
+            return False
+        self._files.save = False
+        return True
+
+    def saving(self, progress: Progress) -> None:
+        """Take note that a checkpoint begins to be written, to learn how long it takes."""
+        if self._run:
+            folder = folder_of(self._run.folder, progress.images_seen)
+            self._written = _Written(folder, time.monotonic())
+
+    def _learn_of_save(self) -> None:
+        if self._written and self._written.folder.exists():
+            self.clock.saved(time.monotonic() - self._written.begun)
+            self._written = None
+
+    def _reason(self) -> str | None:
+        if self._stop.requested:
+            return self._stop.reason
+        if self._files and self._files.stop:
+            return "the file stop"
+        if self._run and self.clock.is_late():
+            return f"time limit in {max(0.0, self.clock.left):.0f} s"
+        return None
+
+    def outlook(self, progress: Progress, images_per_second: float) -> tuple[float, float | None]:
+        """Return the share done and the seconds left, by whichever end comes first."""
+        config = self._config
+        share = progress.images_seen / config.images
+        missing = config.images - progress.images_seen
+        left = missing / images_per_second if images_per_second > 0 else None
+        if config.minutes is not None:
+            share = max(share, progress.seconds / (60 * config.minutes))
+            by_time = 60 * config.minutes - progress.seconds
+            left = by_time if left is None else min(left, by_time)
+        return min(1.0, share), left
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A checkpoint that is being written, and when that began."""
+
+    folder: Path
+    begun: float
+
+
+class SessionClock:
+    """How long a session has left, and how long it needs to end well.
+
+    Args:
+        max_minutes: of the session, from now on; None: any.
+        environment: where Slurm says when the job ends (``SLURM_JOB_END_TIME``, seconds since
+            1970).
+    """
+
+    def __init__(self, max_minutes: float | None, environment: Mapping[str, str]) -> None:
+        now = time.monotonic()
+        ends = [math.inf if max_minutes is None else now + 60 * max_minutes]
+        if (end := environment.get("SLURM_JOB_END_TIME", "")).isdigit():
+            ends.append(now + int(end) - time.time())
+        self._end = min(ends)
+        self.longest_save = max(0.0, min(_FIRST_GUESS, _SHARE * (self._end - now)))
+        self._longest_step = 0.0
+        self._saves_known = False
+        self._mark: float | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds to the session's last instant; infinite where it has none."""
+        return self._end - time.monotonic()
+
+    @property
+    def margin(self) -> float:
+        """Seconds that the end of a session takes: a step and a save, twice, and some spare."""
+        return 2 * self.longest_save + 2 * self._longest_step + _SPARE_SECONDS
+
+    def step_done(self) -> None:
+        """Learn how long a step takes; the first of a session, which compiles, is no measure."""
+        now = time.monotonic()
+        if self._mark is not None:
+            self._longest_step = max(self._longest_step, now - self._mark)
+        self._mark = now
+
+    def saved(self, seconds: float) -> None:
+        """Learn how long a checkpoint took, from its beginning until it was on the disk."""
+        self.longest_save = max(self.longest_save, seconds) if self._saves_known else seconds
+        self._saves_known = True
+
+    def is_late(self) -> bool:
+        """Whether it is time to stop and save."""
+        return self.left <= self.margin

@@ -1,0 +1,27 @@
+"""The lab of the Slurm tests: one for all tests of a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import Lab, missing, started
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    reason = missing()
+    if reason:
+        (pytest.fail if os.environ.get("SLURM_TESTS") == "required" else pytest.skip)(reason)
+    # Sockets have short names: a folder of pytest's would be too deep.
+    folder = Path(tempfile.mkdtemp(prefix="lab"))
+    try:
+        with started(folder) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

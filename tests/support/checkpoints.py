@@ -1,0 +1,71 @@
+"""Runs with checkpoints of the tiny system, written as training writes them."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
+from t2i_hpc.engine.checkpoints.checkpoint import Progress
+from t2i_hpc.engine.checkpoints.folders import folder_of
+from t2i_hpc.engine.checkpoints.saving import Saver
+from t2i_hpc.engine.checkpoints.writing import save_checkpoint
+from t2i_hpc.engine.engines.ddp import DDPEngine
+from t2i_hpc.engine.progress import Silence
+from t2i_hpc.engine.run_files import RunFiles
+from t2i_hpc.engine.world import World
+from t2i_hpc.systems.ssa_gan import SSAGAN
+from tests.support.training import tiny_batch, tiny_system
+
+CPU = World(0, 1, 0, 1, torch.device("cpu"))
+NOISE = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
+
+
+def stepped(steps: int = 1) -> tuple[SSAGAN, DDPEngine]:
+    """Return the tiny system and its engine after some steps."""
+    system = tiny_system()
+    engine = DDPEngine(system, CPU)
+    for _ in range(steps):
+        engine.step(tiny_batch(), NOISE)
+    return system, engine
+
+
+def saver_of(run: Path, engine: DDPEngine) -> Saver:
+    """Return what loads and writes a run's checkpoints."""
+    return Saver(RunFiles(run, Silence()), engine)
+
+
+def progress_of(images: int) -> Progress:
+    """Return the progress after so many images in batches of four."""
+    return Progress(images, images // 4, 1.5)
+
+
+@lru_cache
+def _stepped_once() -> tuple[dict[str, Tensor], SSAGAN]:
+    system, engine = stepped()
+    return engine.read_moments(), system
+
+
+def make_checkpoints(run: Path, *numbers: int) -> list[Path]:
+    """Write checkpoints of one and the same training step; return their folders."""
+    moments, system = _stepped_once()
+    for images in numbers:
+        save_checkpoint(run, system.modules, moments, progress_of(images))
+    return [folder_of(run, images) for images in numbers]
+
+
+def rewrite_state(folder: Path, changes: dict[str, Any], *, honest: bool = True) -> None:
+    """Change values of state.json; `honest` makes hashes and checksum fit again."""
+    state = json.loads((folder / "state.json").read_text()) | changes
+    if honest:
+        for name in state["files"]:
+            path = folder / name
+            state["files"][name] = {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}
+        del state["checksum"]
+        state["checksum"] = sha256_of_json(state)
+    write_json(folder / "state.json", state)
