@@ -235,7 +235,7 @@ def test_what_killed_sessions_left_is_cleared_at_the_next_save(tmp_path: Path) -
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from t2i_hpc.engine import checkpoint_folders
+from t2i_hpc.engine.checkpoints import folders
 
 def half(path, **words):
     if Path(path).exists():
@@ -243,7 +243,7 @@ def half(path, **words):
         os.kill(os.getpid(), signal.SIGKILL)
 
 shutil.rmtree = half
-checkpoint_folders.remove(Path(sys.argv[1]))
+folders.remove(Path(sys.argv[1]))
 """
 
 
