@@ -89,8 +89,9 @@ class EngineConfig:
     )
     optimiser: str = setting(
         "auto",
-        "build of Adam; auto: fused on a GPU, else adam; apex: NVIDIA's, built from source",
-        choices=("auto", "adam", "fused", "apex"),
+        "build of Adam; auto: fused on a GPU, else adam; deepspeed: its own, compiled at the first "
+        "start; apex: NVIDIA's, built from source",
+        choices=("auto", "adam", "fused", "deepspeed", "apex"),
         identity=False,
     )
     compile: list[str] = setting(

@@ -14,11 +14,14 @@ from t2i_hpc.common.step import OptimiserSettings
 from t2i_hpc.engine.engines.optimisers import (
     build_optimiser,
     find_apex_adam,
+    forget_moments,
     read_moments,
     write_moments,
 )
 
 CPU = torch.device("cpu")
+DEEPSPEED = pytest.param("deepspeed", marks=pytest.mark.slow)  # compiles itself for a minute
+BUILDS = ["adam", "fused", "apex", DEEPSPEED]
 SETTINGS = OptimiserSettings(1e-2, (0.5, 0.9))
 # As NVIDIA's: moments of a parameter in its state, the count of steps in its group.
 FUSED_ADAM = """
@@ -86,7 +89,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("apex")
-@pytest.mark.parametrize("kind", ["auto", "fused", "apex"])
+@pytest.mark.parametrize("kind", ["auto", "fused", "apex", DEEPSPEED])
 def test_builds_agree_within_rounding(kind: str) -> None:
     ours, theirs = network(), network()
     train(ours, build("adam", ours), 0, 5)
@@ -96,8 +99,8 @@ def test_builds_agree_within_rounding(kind: str) -> None:
 
 
 @pytest.mark.usefixtures("apex")
-@pytest.mark.parametrize("second", ["adam", "fused", "apex"])
-@pytest.mark.parametrize("first", ["adam", "fused", "apex"])
+@pytest.mark.parametrize("second", BUILDS)
+@pytest.mark.parametrize("first", BUILDS)
 def test_a_training_goes_on_with_another_build(first: str, second: str) -> None:
     whole, part = network(), network()
     train(whole, build(first, whole), 0, 6)
@@ -114,6 +117,19 @@ def test_a_training_goes_on_with_another_build(first: str, second: str) -> None:
         if first == second:
             assert torch.equal(one, two)
         assert torch.allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("apex")
+@pytest.mark.parametrize("kind", BUILDS)
+def test_forgotten_moments_are_those_of_a_new_build(kind: str) -> None:
+    ours, theirs = network(), network()
+    optimiser = build(kind, ours)
+    train(ours, optimiser, 0, 3)
+    theirs.load_state_dict(ours.state_dict())
+    forget_moments(optimiser)
+    train(ours, optimiser, 3, 6)
+    train(theirs, build(kind, theirs), 3, 6)
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
 
 
 def test_auto_is_plain_on_the_cpu() -> None:

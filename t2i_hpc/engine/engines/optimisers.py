@@ -1,11 +1,12 @@
-"""Adam in the builds that clusters have: torch's, torch's fused, NVIDIA apex's.
+"""Adam in the builds that clusters have: torch's, torch's fused, DeepSpeed's, NVIDIA apex's.
 
-All of them keep the same moments (``exp_avg``, ``exp_avg_sq``) and a step count, so a run goes
-on with another one after a restart.
+All of them keep the same moments (``exp_avg``, ``exp_avg_sq``) and a step count, which each puts
+somewhere else; so a run goes on with another one after a restart.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import OptimiserSettings
+from t2i_hpc.engine.engines.compilation import require_compilation
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -30,7 +32,8 @@ def build_optimiser(
     Args:
         part: its parameters must lie on `device` already.
         settings: learning rate, β₁, β₂, ε.
-        kind: ``adam``, ``fused``, ``apex``, or ``auto``: fused on a GPU, else plain.
+        kind: ``adam``, ``fused``, ``deepspeed``, ``apex``, or ``auto``: fused on a GPU, else
+            plain.
 
     Raises:
         ConfigurationError: apex is not NVIDIA's or not there, or wants a GPU.
@@ -48,8 +51,25 @@ def build_optimiser(
             )
         apex_adam: torch.optim.Optimizer = find_apex_adam()(parameters, adam_w_mode=False, **words)
         return apex_adam
+    if kind == "deepspeed":
+        return _deepspeed_adam(parameters, words, device)
     fused = kind == "fused" or (kind == "auto" and device.type == "cuda")
     return torch.optim.Adam(parameters, fused=fused or None, **words)
+
+
+def _deepspeed_adam(
+    parameters: list[nn.Parameter], words: dict[str, Any], device: torch.device
+) -> torch.optim.Optimizer:
+    require_compilation("engine.optimiser=deepspeed", "take engine.optimiser=auto")
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+    if device.type == "cpu":
+        on_cpu: torch.optim.Optimizer = DeepSpeedCPUAdam(parameters, adamw_mode=False, **words)
+        return on_cpu
+    on_gpu: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=False, **words)
+    return on_gpu
 
 
 def find_apex_adam() -> Any:
@@ -82,15 +102,12 @@ def find_apex_adam() -> Any:
 def read_moments(part: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the moments and step counts by ``parameter/moment``; empty before the first step."""
     found: dict[str, Tensor] = {}
-    groups = {id(p): group for group in optimiser.param_groups for p in group["params"]}
     for name, parameter in trainable(part):
         state = optimiser.state.get(parameter, {})
         if MOMENTS[0] not in state:
             continue
         found |= {f"{name}/{key}": state[key] for key in MOMENTS}
-        # apex counts the steps of a whole group
-        count = state.get("step", groups[id(parameter)].get("step", 0))
-        found[f"{name}/step"] = torch.as_tensor(count, dtype=torch.float32)
+        found[f"{name}/step"] = read_step(optimiser, state)
     return found
 
 
@@ -98,18 +115,44 @@ def write_moments(
     part: nn.Module, optimiser: torch.optim.Optimizer, moments: dict[str, Tensor]
 ) -> None:
     """Give an optimiser what :func:`read_moments` returned, from this or another build."""
-    counts_groups = type(optimiser).__module__.startswith("apex")
-    on_device = bool(optimiser.param_groups[0].get("fused"))
     for name, parameter in trainable(part):
         if f"{name}/{MOMENTS[0]}" not in moments:
             continue
         state: dict[str, Any] = {
             key: torch.empty_like(parameter).copy_(moments[f"{name}/{key}"]) for key in MOMENTS
         }
-        count = moments[f"{name}/step"]
-        if counts_groups:
-            for group in optimiser.param_groups:
-                group["step"] = int(count)
-        else:
-            state["step"] = count.to(parameter.device) if on_device else count.cpu()
+        write_step(optimiser, state, moments[f"{name}/step"])
         optimiser.state[parameter] = state
+
+
+def read_step(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Tensor:
+    """Return the step count of a parameter's state: float32 ()."""
+    count = state.get("step", optimiser.param_groups[0].get("step", 0))
+    return torch.as_tensor(count, dtype=torch.float32).cpu()
+
+
+def write_step(optimiser: torch.optim.Optimizer, state: dict[str, Any], count: Tensor) -> None:
+    """Put a step count where an optimiser looks for it.
+
+    apex counts for a whole group, DeepSpeed in a plain number, torch in a tensor on the CPU, or
+    on the device where it is fused.
+    """
+    build = type(optimiser).__module__.partition(".")[0]
+    if build == "apex":
+        for group in optimiser.param_groups:
+            group["step"] = int(count)
+    elif build == "deepspeed":
+        state["step"] = int(count)
+    else:
+        fused = bool(optimiser.param_groups[0].get("fused"))
+        place = state[MOMENTS[0]].device if fused else torch.device("cpu")
+        state["step"] = count.detach().clone().to(place)
+
+
+def forget_moments(optimiser: torch.optim.Optimizer) -> None:
+    """Let an optimiser begin anew, wherever its state lies."""
+    for state in optimiser.state.values():
+        for key in MOMENTS:
+            if key in state:
+                state[key].zero_()
+        write_step(optimiser, state, torch.zeros(()))

@@ -12,6 +12,7 @@ import torch
 
 from t2i_hpc.common.step import OptimiserSettings
 from t2i_hpc.config.engine import ScheduleConfig
+from t2i_hpc.engine.engines.optimisers import forget_moments
 
 
 def learning_rate(settings: OptimiserSettings, schedule: ScheduleConfig, images_seen: int) -> float:
@@ -63,4 +64,4 @@ def keep_schedule(
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(settings, schedule, images_seen)
     if restarts(settings, images_seen, batch_size):
-        optimiser.state.clear()
+        forget_moments(optimiser)

@@ -7,11 +7,9 @@ asks the environment for ranks that the world knows already.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +20,7 @@ import torch.distributed as dist
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import System
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.engines.compilation import require_compilation
 from t2i_hpc.engine.world import World
 
 _NEVER = 0.0  # DeepSpeed clips at 1.0 unless it is told not to
@@ -91,18 +90,7 @@ def prepared_deepspeed(world: World) -> Any:
     Raises:
         ConfigurationError: it is not installed, or has nothing to compile its small parts with.
     """
-    missing = [name for name in ("deepspeed", "ninja") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigurationError(
-            f"engine=deepspeed needs {' and '.join(missing)}: pip install 't2i-hpc[deepspeed]', or "
-            "take engine=ddp"
-        )
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise ConfigurationError(
-            "engine=deepspeed compiles a small part of itself at its first start and finds no "
-            f"{compiler}: load a compiler module or set CXX, or take engine=ddp"
-        )
+    require_compilation("engine=deepspeed", "take engine=ddp")
     if world.device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     for name, value in _environment(world):

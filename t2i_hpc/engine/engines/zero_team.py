@@ -17,9 +17,12 @@ from t2i_hpc.engine.engines.engine import PhaseLoss
 from t2i_hpc.engine.engines.optimisers import (
     MOMENTS,
     build_optimiser,
+    forget_moments,
     read_moments,
+    read_step,
     trainable,
     write_moments,
+    write_step,
 )
 from t2i_hpc.engine.engines.zero_setup import settings
 from t2i_hpc.engine.world import World
@@ -76,9 +79,7 @@ class Team:
 
     def forget(self) -> None:
         """Let the moments begin anew."""
-        for state in self.optimiser.state.values():
-            for value in state.values():
-                value.zero_()
+        forget_moments(self.optimiser)
 
     def refresh(self) -> None:
         """Take over weights that were loaded into the networks."""
@@ -92,13 +93,13 @@ class Team:
         if not any(MOMENTS[0] in state for state in self.optimiser.state.values()):
             return {}
         self._find_moments()
-        count = next(iter(self.optimiser.state.values()))["step"]
+        count = read_step(self.optimiser, next(iter(self.optimiser.state.values())))
         found: dict[str, Tensor] = {}
         for name, parameter in trainable(part):
             found |= {
                 f"{name}/{key}": _fragmented(parameter).get_full_hp_param(key) for key in MOMENTS
             }
-            found[f"{name}/step"] = torch.as_tensor(count, dtype=torch.float32).cpu()
+            found[f"{name}/step"] = count.clone()
         return found
 
     def write(self, part: nn.Module, moments: dict[str, Tensor]) -> None:
@@ -112,17 +113,15 @@ class Team:
                 value = moments[f"{name}/{key}"].to(parameter.device)
                 _fragmented(parameter).set_full_hp_param(value, key)
             for state in self.optimiser.state.values():
-                state["step"].fill_(moments[f"{name}/step"].item())
+                write_step(self.optimiser, state, moments[f"{name}/step"])
 
     def _begin_moments(self) -> None:
         """Make the moments that DeepSpeed makes at its first step."""
         for flat in self.engine.optimizer.single_partition_of_fp32_groups:
             state = self.optimiser.state[flat]
             if not state:
-                fused = bool(self.optimiser.param_groups[0].get("fused"))
-                device = flat.device if fused else torch.device("cpu")
-                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 state |= {key: torch.zeros_like(flat) for key in MOMENTS}
+                write_step(self.optimiser, state, torch.zeros(()))
         self._find_moments()
 
     def _find_moments(self) -> None:
