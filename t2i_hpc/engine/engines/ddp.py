@@ -36,7 +36,6 @@ _SCALER = "scaler"
 # for not sending buffers still sends them once, and older torch does not know it.
 _KNOWN_WARNINGS = (
     "Grad strides do not match",
-    "find_unused_parameters=True was specified",
     "`broadcast_buffers` is deprecated",
 )
 
@@ -190,9 +189,15 @@ class DDPEngine(Engine):
             return module
         for known in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=known)
-        # The penalty reaches fewer parameters than the hinge loss, so DDP must look each
-        # time; batch statistics are global already, so no buffers need to be sent. Gradients
-        # lie where they are averaged: no second copy of them.
+        # The penalty reaches fewer parameters than the hinge loss, so DDP must look each time.
+        # It would have to anyway: where it need not, it regroups the gradients after the first
+        # step of a session, sums are taken in another order, and a resumed run would not be
+        # equal to the bit. That all are used some time is no mistake then, of which it would
+        # warn on standard error; with one that never is, it does not.
+        idle = nn.Parameter(torch.zeros((), device=self.world.device))
+        module.register_parameter("idle", idle)
+        # Batch statistics are global already, so no buffers are sent. Gradients lie where they
+        # are averaged: no second copy of them.
         return DistributedDataParallel(
             module,
             find_unused_parameters=True,

@@ -31,16 +31,27 @@ Moments = Mapping[str, Tensor]
 
 
 class PhaseLoss(nn.Module):
-    """The parts a phase updates, with the loss as forward."""
+    """The parts a phase updates, with the loss as forward.
 
-    def __init__(self, parts: list[nn.Module]) -> None:
+    Args:
+        parts: what is updated.
+        anchored: add a zero that every parameter is part of. So each gets a gradient, if only
+            zeros, on every rank and in every phase: Adam counts the step as the reference's
+            does, and no rank waits for what another does not send.
+    """
+
+    def __init__(self, parts: list[nn.Module], anchored: bool = False) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts, self.anchored = nn.ModuleList(parts), anchored
 
     def forward(self, loss: Callable[[Any], Losses], context: Any) -> tuple[Tensor, Losses]:
         """Return the weighted sum (with graph) and the single terms."""
         losses = loss(context)
-        return total(losses), {
+        value = total(losses)
+        if self.anchored:
+            trained = [p for p in self.parts.parameters() if p.requires_grad]
+            value = value + torch.stack([p.flatten()[0] * 0 for p in trained]).sum()
+        return value, {
             name: Term(term.value.detach(), term.weight) for name, term in losses.items()
         }
 

@@ -58,7 +58,7 @@ class DeepSpeedEngine(Engine):
         team = self.teams[phase.updates]
         with self.precision.autocast():
             loss, losses = team.loss(phase.loss, context)
-        team.engine.backward(loss + team.anchor())
+        team.engine.backward(loss)
         if not last:
             team.engine.step()  # counts the micro-batch
         terms: Losses = losses

@@ -40,7 +40,7 @@ class Team:
         config: EngineConfig,
     ) -> None:
         self.updates = updates
-        self.loss = PhaseLoss([system.parts[name] for name in updates])
+        self.loss = PhaseLoss([system.parts[name] for name in updates], anchored=True)
         self.trained = {
             f"{part}.{name}": p for part in updates for name, p in trainable(system.parts[part])
         }
@@ -64,14 +64,6 @@ class Team:
         self.optimiser: torch.optim.Optimizer = (
             self.engine.optimizer.optimizer if self.partitioned else optimiser
         )
-
-    def anchor(self) -> Tensor:
-        """Return a zero that every parameter is part of.
-
-        So each gets a gradient, if only zeros, on every rank and in every phase: Adam counts
-        the step, and no rank waits for what another does not send.
-        """
-        return torch.stack([p.flatten()[0] * 0 for p in self.trained.values()]).sum()
 
     def gradients(self) -> dict[str, Tensor]:
         """Return the gradients by ``part.parameter``; stage 0 keeps them whole."""
