@@ -30,6 +30,7 @@ import torch
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import RunError, UserError
 from t2i_hpc.common.step import Batch
+from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.arrays import Arrays, Texts
 from t2i_hpc.data.batch_maker import BatchMaker, Planned
 
@@ -37,6 +38,7 @@ Positions = Callable[[int], Sequence[int]]
 _SLOTS = 3  # of a worker: one is copied while two are made ahead
 _LOOK_FOR_PARENT = 2.0  # seconds
 _STEP = 5.0  # seconds
+_ANSWER = 600.0  # seconds beyond data.patience after which a process counts as stuck
 _FREE = b"free"
 
 
@@ -48,6 +50,20 @@ class _Crash:
 
 
 _Answer = Texts | UserError | _Crash
+
+
+def load(maker: BatchMaker, positions: Positions, config: DataConfig) -> Iterator[Batch]:
+    """Yield batch after batch, made by as many processes as the configuration says.
+
+    Closing the iterator ends the processes.
+
+    Raises:
+        UserError: a sample could not be read or decoded.
+        RunError: a process died or does not answer.
+    """
+    if not config.workers:
+        return load_here(maker, positions)
+    return load_ahead(maker, positions, config.workers, config.patience + _ANSWER)
 
 
 def load_here(samples: BatchMaker, positions: Positions) -> Iterator[Batch]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.loader import load_ahead, load_here
-from t2i_hpc.data.plan import Plan, batch_positions
+from t2i_hpc.data.loader import load
+from t2i_hpc.data.plan import Plan
 from t2i_hpc.data.samples import Samples
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
-
-_ANSWER = 600.0  # seconds beyond patience after which a loader process counts as stuck
 
 
 class Stream:
@@ -46,18 +44,12 @@ class Stream:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size % world:
-            raise ConfigurationError(
-                f"engine.batch_size={batch_size} cannot be divided by {world} ranks: take a "
-                f"multiple of {world}, e.g. {world * max(1, round(batch_size / world))}"
-            )
+        share = Share(batch_size, rank, world)
         if rank == 0:
             _warn_of_upscaling(split, resolution)
         plan = Plan(split.manifest.counts, seed, config.shuffle_window)
         self._samples = Samples(split, plan, config, resolution, seed)
-        self._batch_size, self._rank, self._world = batch_size, rank, world
-        self._workers = config.workers
-        self._patience = config.patience + _ANSWER
+        self._config, self._share = config, share
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Return batches without end, the first of which begins at sample `start` ≥ 0.
@@ -68,14 +60,7 @@ class Stream:
             DataError: a sample cannot be read or decoded.
             RunError: a loader process died or does not answer.
         """
-
-        def positions(number: int) -> range:
-            begin = start + number * self._batch_size
-            return batch_positions(begin, self._batch_size, self._rank, self._world)
-
-        if not self._workers:
-            return load_here(self._samples, positions)
-        return load_ahead(self._samples, positions, self._workers, self._patience)
+        return load(self._samples, self._share.positions(start), self._config)
 
 
 def _warn_of_upscaling(split: Split, resolution: int) -> None:

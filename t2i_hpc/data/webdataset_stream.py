@@ -23,9 +23,9 @@ from t2i_hpc.data.batch_maker import DRAWS, BatchMaker, Planned
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.draws import uniform
 from t2i_hpc.data.images import Pixels, Scratch, decode, resize_shorter, window
-from t2i_hpc.data.loader import load_ahead, load_here
-from t2i_hpc.data.plan import batch_positions
+from t2i_hpc.data.loader import load
 from t2i_hpc.data.reader import StoredSample
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.storage.urls import is_remote, shown
 from t2i_hpc.data.webdataset_samples import Losses, endless_samples, stored_sample
 
@@ -34,7 +34,6 @@ NOT_PROMISED = (
     "samples; every sample once an epoch; resuming at the very sample; the same batch for any "
     "number of ranks and workers. Shards made by t2i_hpc.shards source=index have them all"
 )
-_ANSWER = 600.0  # seconds beyond patience after which a loader process counts as stuck
 
 
 class WebDatasetStream:
@@ -64,14 +63,9 @@ class WebDatasetStream:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size % world:
-            raise ConfigurationError(
-                f"engine.batch_size={batch_size} cannot be divided by {world} ranks: take a "
-                f"multiple of {world}"
-            )
         self._config, self._vocabulary = config, vocabulary
         self._resolution, self._seed = resolution, seed
-        self._batch_size, self._rank, self._world = batch_size, rank, world
+        self._share = Share(batch_size, rank, world)
         self._urls = expand(config.urls)
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -84,18 +78,15 @@ class WebDatasetStream:
             DataError: a tar cannot be read, or too many samples cannot be used.
             RunError: a loader process died or does not answer.
         """
-
-        def positions(number: int) -> range:
-            begin = start + number * self._batch_size
-            return batch_positions(begin, self._batch_size, self._rank, self._world)
-
-        config = self._config
         samples = _Drawn(
-            self._urls, self._vocabulary, config, self._resolution, self._seed, start=start
+            self._urls,
+            self._vocabulary,
+            self._config,
+            self._resolution,
+            self._seed,
+            start=start,
         )
-        if not config.workers:
-            return load_here(samples, positions)
-        return load_ahead(samples, positions, config.workers, config.patience + _ANSWER)
+        return load(samples, self._share.positions(start), self._config)
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
