@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from benchmarks.step import Size
 from t2i_hpc.common.step import Batch, System
 
-_VOCABULARY, _WORDS = 5450, 18  # CUB
+VOCABULARY, _WORDS = 5450, 18  # CUB
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is measured: networks of `width` at `resolution` px, on `batch` images."""
+
+    width: int = 64
+    resolution: int = 256
+    batch: int = 4
+    damsm: bool = True
+    mask_width: int = 100
+    schedule: str = "two_steps"
 
 
 def random_batch(size: Size, system: System, device: torch.device) -> tuple[Batch, Tensor]:
@@ -16,7 +29,7 @@ def random_batch(size: Size, system: System, device: torch.device) -> tuple[Batc
     sides = (size.resolution, size.resolution)
     batch = Batch(
         torch.randint(0, 256, (size.batch, 3, *sides), dtype=torch.uint8),
-        torch.randint(1, _VOCABULARY, (size.batch, _WORDS)),
+        torch.randint(1, VOCABULARY, (size.batch, _WORDS)),
         torch.full((size.batch,), _WORDS),
         torch.arange(size.batch),
         torch.arange(size.batch),

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.batches import random_batch
-from benchmarks.step import Size, build_system, count_flops
+from benchmarks.batches import Size, random_batch
+from benchmarks.step import build_system, count_flops
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World

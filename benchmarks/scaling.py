@@ -23,8 +23,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.batches import random_batch
-from benchmarks.step import Size, build_system
+from benchmarks.batches import Size, random_batch
+from benchmarks.step import build_system
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.engines.build import build_engine

@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.batches import VOCABULARY, Size, random_batch
 from t2i_hpc.common.allocator import keep_freed_memory
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.system import SSAGANConfig
 from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
@@ -37,20 +37,7 @@ from t2i_hpc.systems.ssa_gan import SSAGAN
 from tests.systems.plain_step import PlainStep
 
 VARIANTS = ("plain", "ours")
-_VOCABULARY, _WORDS = 5450, 18  # CUB
 _ROW = "{:<8}{:>18}{:>18}{:>18}\n"
-
-
-@dataclass(frozen=True)
-class Size:
-    """What is measured: networks of `width` at `resolution` px, on `batch` images."""
-
-    width: int = 64
-    resolution: int = 256
-    batch: int = 4
-    damsm: bool = True
-    mask_width: int = 100
-    schedule: str = "two_steps"
 
 
 @dataclass(frozen=True)
@@ -74,26 +61,18 @@ def build_system(size: Size) -> SSAGAN:
     )
     if not size.damsm:
         config.damsm.weight = 0.0
-        return SSAGAN(config, _VOCABULARY)
+        return SSAGAN(config, VOCABULARY)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "image_encoder.safetensors"
         save_file(build_image_encoder("inception_v3", 256).state_dict(), path)
         config.image_encoder.weights = str(path)
-        return SSAGAN(config, _VOCABULARY)
+        return SSAGAN(config, VOCABULARY)
 
 
 def build_step(variant: str, size: Size) -> Callable[[], object]:
     """Return a function that runs one training step on random samples."""
     system = build_system(size)
-    sides = (size.resolution, size.resolution)
-    batch = Batch(
-        torch.randint(0, 256, (size.batch, 3, *sides), dtype=torch.uint8),
-        torch.randint(1, _VOCABULARY, (size.batch, _WORDS)),
-        torch.full((size.batch,), _WORDS),
-        torch.arange(size.batch),
-        torch.arange(size.batch),
-    )
-    noise = torch.randn(size.batch, system.noise_width)
+    batch, noise = random_batch(size, system, torch.device("cpu"))
     if variant == "ours":
         engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")))
         return lambda: engine.step(batch, noise)

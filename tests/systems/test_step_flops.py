@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.step import Size, build_step, count_flops
+from benchmarks.batches import Size
+from benchmarks.step import build_step, count_flops
 
 # Mask predictors as narrow as the rest, so that the parts weigh as at the published width.
 SMALL = Size(width=8, resolution=64, batch=2, damsm=False, mask_width=12)
