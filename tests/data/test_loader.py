@@ -147,6 +147,7 @@ def test_memory_is_used_again_and_has_no_name(split: Split) -> None:
     for _ in range(50):
         next(batches)
     assert len(begun) > 0
-    assert shared() == begun
+    # Those of earlier tests may be given back meanwhile, by whatever collects garbage.
+    assert set(shared()) <= set(begun)
     assert set(Path("/dev/shm").iterdir()) <= before
     batches.close()  # type: ignore[attr-defined]
