@@ -33,6 +33,10 @@ class EvaluationError(UserError):
     """Shards of an evaluation that do not fit together, or too few images."""
 
 
+class ClusterError(UserError):
+    """A batch system that is not there, refuses a job, or cannot run it as it is."""
+
+
 def nearest(word: str, offered: Iterable[str], count: int = 3) -> str:
     """Return a clause such as ``did you mean 'a' or 'b'?`` naming the nearest of `offered`.
 
