@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -173,12 +173,23 @@ def loss_differences(one: Outcome, two: Outcome) -> dict[str, float]:
     return found
 
 
-def weight_differences(one: Outcome, two: Outcome) -> dict[str, float]:
+def weights_without_gradient(single: Outcome, double: Outcome) -> set[str]:
+    """Return what moves in float32 by rounding alone, and the running means that follow it."""
+
+    def moved(outcome: Outcome, name: str) -> float:
+        return float((outcome.weights[name] - outcome.start[name]).double().norm())
+
+    names = {name for name, value in single.weights.items() if value.is_floating_point()}
+    idle = {name for name in names if moved(double, name) < 1e-3 * moved(single, name)}
+    return idle | {name for name in names if name.endswith("running_mean")}
+
+
+def weight_differences(one: Outcome, two: Outcome, but: Collection[str] = ()) -> dict[str, float]:
     """Return for each network ‖w₂ - w₁‖ by the size of its update ‖w₁ - w_start‖."""
     apart: dict[str, float] = defaultdict(float)
     moved: dict[str, float] = defaultdict(float)
     for name, value in one.weights.items():
-        if value.is_floating_point():
+        if value.is_floating_point() and name not in but:
             network = name.split(".")[0]
             apart[network] += float((two.weights[name] - value).double().square().sum())
             moved[network] += float((value - one.start[name]).double().square().sum())
