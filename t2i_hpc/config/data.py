@@ -29,6 +29,11 @@ class DataConfig:
         minimum=1,
         maximum=512,
     )
+    tokeniser: str = setting(
+        "",
+        "tokenizer.json of a pretrained text encoder (BERT); empty: the shards' own vocabulary",
+        file=True,
+    )
     margin: float = setting(
         76 / 64,
         "shorter side before the random crop, over the resolution",

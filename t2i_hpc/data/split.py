@@ -21,6 +21,7 @@ from t2i_hpc.data.storage.opening import open_cache
 from t2i_hpc.data.storage.server import Server
 from t2i_hpc.data.storage.tables import fetch_manifest, fetch_vocabulary
 from t2i_hpc.data.storage.urls import is_remote, join
+from t2i_hpc.data.word_pieces import WordPieces
 
 DEMO = "demo"
 
@@ -112,9 +113,13 @@ def stack(images: Iterable[Pixels]) -> torch.Tensor:
 def open_vocabulary(config: DataConfig) -> Vocabulary:
     """Return the vocabulary in the folder ``config.path``, here or on a server.
 
+    Where ``config.tokeniser`` names another encoder's tokenisation, that takes its place.
+
     Raises:
         DataError: no such folder, or the vocabulary is missing or damaged.
     """
+    if config.tokeniser:
+        return WordPieces.load(Path(config.tokeniser))
     if is_remote(config.path, "data.path"):
         return fetch_vocabulary(config.path, Server(config.patience), open_cache(config))
     return Vocabulary.load(_folder(config) / VOCABULARY)

@@ -1,0 +1,97 @@
+"""BERT as a text encoder: word and sentence features with the shapes of the LSTM's.
+
+The encoder puts its two special tokens around a caption itself and hands back one feature for
+each token between them, so that whoever calls it need not know which encoder it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from t2i_hpc.models.text_encoder import TextFeatures
+
+Pooling = Literal["mean", "first"]
+
+
+class BERTTextEncoder(nn.Module):
+    """Words and sentences of length `width` from a BERT of any width.
+
+    Args:
+        bert: without its pooler, whose parameters nothing would reach.
+        width: length of a word's and a sentence's vector.
+        first, last: numbers of the tokens around a caption ([CLS] and [SEP]).
+        pooling: a sentence is the mean over all of a caption's tokens, as in sentence
+            transformers, or the first one's feature, as in BERT's own classifier.
+    """
+
+    def __init__(
+        self, bert: BertModel, width: int, *, first: int, last: int, pooling: Pooling = "mean"
+    ) -> None:
+        super().__init__()
+        self.bert, self.width, self.pooling = bert, width, pooling
+        self.first, self.last = first, last
+        hidden = bert.config.hidden_size
+        self.projection = nn.Identity() if hidden == width else nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
+        """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T."""
+        framed, inside = self._frame(tokens, lengths.to(tokens.device))
+        hidden = self.bert(input_ids=framed, attention_mask=inside.long()).last_hidden_state
+        projected = self.projection(hidden) * inside[:, :, None]
+        place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        is_word = place <= lengths.to(tokens.device)[:, None]
+        words = projected[:, 1:-1] * is_word[:, :, None]
+        return TextFeatures(words.transpose(1, 2), self._sentence(projected, inside))
+
+    def _frame(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, T + 2) with the special ones, and where they are no padding."""
+        place = torch.arange(tokens.shape[1] + 2, device=tokens.device)[None, :]
+        framed = nn.functional.pad(tokens, (1, 1))
+        framed = torch.where(place == 0, self.first, framed)
+        framed = torch.where(place == lengths[:, None] + 1, self.last, framed)
+        inside = place <= lengths[:, None] + 1
+        return framed.masked_fill(~inside, 0), inside
+
+    def _sentence(self, projected: Tensor, inside: Tensor) -> Tensor:
+        if self.pooling == "first":
+            return projected[:, 0]
+        return projected.sum(1) / inside.sum(1, keepdim=True)
+
+
+def new_bert(
+    vocabulary_size: int, width: int, *, layers: int, heads: int, feed_forward: int, dropout: float
+) -> tuple[BertModel, int, int]:
+    """Return a BERT without training, and the numbers of the two tokens it has beside the words.
+
+    Args:
+        vocabulary_size: number of word ids, 0 being padding.
+        width: of its features; a multiple of `heads`.
+        layers, heads, feed_forward, dropout: of the transformer.
+    """
+    config = BertConfig(
+        vocab_size=vocabulary_size + 2,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=feed_forward,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return BertModel(config, add_pooling_layer=False), vocabulary_size, vocabulary_size + 1
+
+
+def pretrained_bert(folder: Path) -> BertModel:
+    """Read a BERT from a folder with config.json and model.safetensors; nothing is downloaded.
+
+    Raises:
+        OSError, ValueError: a file is missing or damaged, or the folder holds another network.
+    """
+    bert: BertModel = BertModel.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
+    )
+    return bert
