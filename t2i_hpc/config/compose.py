@@ -8,6 +8,7 @@ group values name their nearest neighbours. No value of a user is ever instantia
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -121,6 +122,7 @@ def to_yaml(config: Any) -> str:
 
 def register_schemas() -> None:
     """Tell hydra the dataclasses under the names that configs/ uses."""
+    OmegaConf.register_new_resolver("package_file", _package_file, replace=True)
     store = ConfigStore.instance()
     for task, schema in TASK_SCHEMAS.items():
         store.store(name=f"schema_{task}", node=schema)
@@ -137,6 +139,15 @@ def groups_of(task: str) -> list[str]:
     """Return the groups that a task's configuration has."""
     text = (resource("configs") / f"{task}.yaml").read_text(encoding="utf-8")
     return [name for name in _GROUPS if f"{name}:" in text]
+
+
+def _package_file(package: str, path: str) -> str:
+    """Return the path of a file that comes inside a package: ``${package_file:name,a/b}``."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        name = package.replace("_", "-")
+        raise ConfigurationError(f"{path} comes inside a package: pip install {name}")
+    return str(Path(spec.origin).parent / path)
 
 
 def _compose(task: str, words: list[str], roots: Sequence[Path]) -> DictConfig:

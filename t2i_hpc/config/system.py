@@ -19,9 +19,38 @@ class SystemConfig:
 
 
 @dataclass
-class TextEncoderConfig:
-    """Bidirectional LSTM over word embeddings (AttnGAN's DAMSM text encoder)."""
+class BERTConfig:
+    """BERT in the place of the LSTM: a pretrained one, or one of these sizes trained by DAMSM."""
 
+    pretrained: str = setting(
+        "",
+        "model.safetensors of a pretrained BERT, its config.json beside it; data.tokeniser then "
+        "names its tokenizer.json; empty: random weights, and the shards' own vocabulary",
+        file=True,
+    )
+    layers: int = setting(12, "transformer layers of a new one", minimum=1)
+    heads: int = setting(8, "attention heads of a new one; they divide the width", minimum=1)
+    feed_forward: int = setting(3072, "width inside of its layers", minimum=1)
+    dropout: float = setting(0.1, "dropout of a new one", minimum=0.0, maximum=0.95)
+    pooling: str = setting(
+        "mean",
+        "sentence: the mean of a caption's tokens, or its first ([CLS])",
+        choices=("mean", "first"),
+    )
+    first_token: int = setting(101, "a pretrained one's number of [CLS]", minimum=0)
+    last_token: int = setting(102, "a pretrained one's number of [SEP]", minimum=0)
+
+
+@dataclass
+class TextEncoderConfig:
+    """What turns captions into word and sentence features."""
+
+    name: str = setting(
+        "lstm",
+        "lstm: bidirectional, over word embeddings (AttnGAN's DAMSM); bert: needs t2i-hpc[bert]",
+        choices=("lstm", "bert"),
+    )
+    bert: BERTConfig = section(BERTConfig)
     weights: str = setting("", "safetensors file of pre-trained weights; empty: random", file=True)
     width: int = setting(256, "length of word and sentence vectors", minimum=2)
     embedding_width: int = setting(300, "length of word embeddings", minimum=1)

@@ -7,30 +7,27 @@ each token between them, so that whoever calls it need not know which encoder it
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from t2i_hpc.models.text_encoder import TextFeatures
-
-Pooling = Literal["mean", "first"]
+from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
 
 
-class BERTTextEncoder(nn.Module):
+class BERTTextEncoder(TextEncoder):
     """Words and sentences of length `width` from a BERT of any width.
 
     Args:
         bert: without its pooler, whose parameters nothing would reach.
         width: length of a word's and a sentence's vector.
         first, last: numbers of the tokens around a caption ([CLS] and [SEP]).
-        pooling: a sentence is the mean over all of a caption's tokens, as in sentence
-            transformers, or the first one's feature, as in BERT's own classifier.
+        pooling: ``mean`` makes a sentence of all of a caption's tokens, as sentence transformers
+            do; ``first`` takes the first one's feature, as BERT's own classifier does.
     """
 
     def __init__(
-        self, bert: BertModel, width: int, *, first: int, last: int, pooling: Pooling = "mean"
+        self, bert: BertModel, width: int, *, first: int, last: int, pooling: str = "mean"
     ) -> None:
         super().__init__()
         self.bert, self.width, self.pooling = bert, width, pooling

@@ -1,7 +1,8 @@
-"""AttnGAN's text encoder: a bidirectional LSTM over word embeddings."""
+"""Text encoders: what they give, and AttnGAN's, a bidirectional LSTM over word embeddings."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -20,7 +21,21 @@ class TextFeatures(NamedTuple):
     sentence: Tensor
 
 
-class LSTMTextEncoder(nn.Module):
+class TextEncoder(nn.Module, ABC):
+    """Turns word ids into features.
+
+    Attributes:
+        width: D, length of a word's and a sentence's vector.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
+        """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T, in any order."""
+
+
+class LSTMTextEncoder(TextEncoder):
     """Words and sentences of length `width` (half a direction).
 
     Args:

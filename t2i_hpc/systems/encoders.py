@@ -18,19 +18,36 @@ from t2i_hpc.config.system import DAMSMConfig, ImageEncoderConfig, TextEncoderCo
 from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
 from t2i_hpc.losses.precision import at_least_float32
 from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
-from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextFeatures
+from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextEncoder, TextFeatures
 
 _LOG = logging.getLogger("t2i_hpc")
 
 
-def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> LSTMTextEncoder:
-    """Build the text encoder, from its weights file where one is named."""
-    encoder = LSTMTextEncoder(vocabulary_size, config.width, config.embedding_width, config.dropout)
+def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
+    """Build the text encoder, from its weights file where one is named.
+
+    Raises:
+        ConfigurationError: a file is damaged or does not fit.
+    """
+    encoder = _TEXT_ENCODERS[config.name](config, vocabulary_size)
     if config.weights:
         load_weights(encoder, Path(config.weights), "system.text_encoder.weights")
-    else:
+    elif not config.bert.pretrained:
         _LOG.info("text encoder: random weights (system.text_encoder.weights is empty)")
     return encoder
+
+
+def _build_lstm(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
+    return LSTMTextEncoder(vocabulary_size, config.width, config.embedding_width, config.dropout)
+
+
+def _build_bert(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
+    from t2i_hpc.systems.bert import build_bert
+
+    return build_bert(config.bert, config.width, vocabulary_size)
+
+
+_TEXT_ENCODERS = {"lstm": _build_lstm, "bert": _build_bert}
 
 
 def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder:

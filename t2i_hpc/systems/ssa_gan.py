@@ -33,7 +33,7 @@ from t2i_hpc.losses.gradient_penalty import (
 )
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextFeatures
+from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_images_encoder,
@@ -76,9 +76,7 @@ class SSAGAN:
         self.discriminator = MatchingDiscriminator(
             config.resolution, config.discriminator_width, config.text_encoder.width
         )
-        self.text_encoder: LSTMTextEncoder = build_text_encoder(
-            config.text_encoder, vocabulary_size
-        )
+        self.text_encoder: TextEncoder = build_text_encoder(config.text_encoder, vocabulary_size)
         self.image_encoder: ImageEncoder | None = None
         if self._needs_image_encoder():
             self.image_encoder = build_images_encoder(
