@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.config.df_gan import DFGANConfig
+from t2i_hpc.config.staged_gan import StagedGANConfig
 from t2i_hpc.config.system import DAMSMPretrainingConfig, SSAGANConfig, SystemConfig
 from t2i_hpc.config.tasks import (
     CheckpointsConfig,
@@ -32,5 +34,7 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
 
 SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
     "ssa_gan": SSAGANConfig,
+    "df_gan": DFGANConfig,
+    "staged_gan": StagedGANConfig,
     "damsm": DAMSMPretrainingConfig,
 }

@@ -66,10 +66,11 @@ class _ConvertDoor(Door[ConvertConfig]):
 
 DOOR = _ConvertDoor(
     task="convert",
-    summary="Turns published checkpoints of SSA-GAN, DF-GAN and DAMSM into safetensors files "
-    "that\nsystem.*.weights load, and back. Names, shapes and widths are checked; no pickle is "
-    "trusted.\nParts: ssa_gan generator, discriminator; df_gan generator, discriminator, head; "
-    "damsm text, image.",
+    summary="Turns published checkpoints of SSA-GAN, DF-GAN, AttnGAN, DM-GAN and DAMSM into "
+    "safetensors files\nthat system.*.weights load, and back. Names, shapes and widths are "
+    "checked; no pickle is trusted.\nParts: ssa_gan generator, discriminator; df_gan generator, "
+    "discriminator, head; attn_gan and dm_gan\ngenerator, discriminator64, discriminator128, "
+    "discriminator256; damsm text, image.",
     config=ConvertConfig,
     run=run,
     examples=(

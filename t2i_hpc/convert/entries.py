@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from t2i_hpc.convert.parts import Layout
+from t2i_hpc.convert.layouts import Layout
 from t2i_hpc.convert.shapes import ConversionError, count_blocks
 
 _COUNTER = "num_batches_tracked"

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-from torch import nn
+from collections.abc import Mapping
 
 from t2i_hpc.common.errors import nearest
 from t2i_hpc.convert import names
+from t2i_hpc.convert.layouts import Layout, Part
 from t2i_hpc.convert.shapes import ConversionError, Shapes
+from t2i_hpc.convert.staged_parts import discriminator_parts, generator_part
 from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead
 from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One way in which the reference names a part's tensors.
-
-    Attributes:
-        network: our class.
-        build: makes it from the shapes of the reference's tensors.
-        pairs: (their name, our name) for a number of blocks, in their order.
-        mark: one of their tensors that tells this layout from the part's other ones.
-        blocks: what stands before a block's number in their names.
-        dead: end of the names of 1×1 convolutions that every block of theirs carries, and
-            ours only where it is used.
-    """
-
-    network: type[nn.Module]
-    build: Callable[[Shapes], nn.Module]
-    pairs: Callable[[int], names.Pairs]
-    mark: str
-    blocks: str = "block"
-    dead: str = ""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part's layouts, and its name inside checkpoints that hold several parts."""
-
-    layouts: tuple[Layout, ...]
-    nested: str = ""
 
 
 def find_part(system: str, part: str) -> Part:
@@ -123,6 +92,12 @@ def _build_image_encoder(shapes: Shapes) -> ImageEncoder:
     return ImageEncoder(trunk, trunk.local_width, trunk.pooled_width, width)
 
 
+def _staged(system: str, stage: str, norm: str) -> dict[tuple[str, str], Part]:
+    """Return a generator of stages and its discriminators."""
+    parts = {"generator": generator_part(stage), **discriminator_parts(norm)}
+    return {(system, name): part for name, part in parts.items()}
+
+
 _MATCHING_DISCRIMINATOR = Layout(
     MatchingDiscriminator,
     _build_matching_discriminator,
@@ -186,4 +161,6 @@ PARTS: Mapping[tuple[str, str], Part] = {
             ),
         )
     ),
+    **_staged("attn_gan", "attention", "batch"),
+    **_staged("dm_gan", "memory", "spectral"),
 }

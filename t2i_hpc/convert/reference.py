@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.convert.entries import Sizes, check_sizes, entries, reference_sizes, sizes
-from t2i_hpc.convert.parts import Layout, find_part
+from t2i_hpc.convert.layouts import Layout
+from t2i_hpc.convert.parts import find_part
 from t2i_hpc.convert.shapes import ConversionError, Shapes, count_blocks
 
 _PREFIX = "module."
@@ -25,9 +26,10 @@ def import_reference(system: str, part: str, state_dict: Mapping[str, Tensor]) -
     discriminators' dead convolutions are checked and dropped.
 
     Args:
-        system: ``ssa_gan``, ``df_gan`` or ``damsm``.
-        part: ``generator`` or ``discriminator`` (both GANs), ``head`` (df_gan); ``text`` or
-            ``image`` (damsm).
+        system: ``ssa_gan``, ``df_gan``, ``attn_gan``, ``dm_gan`` or ``damsm``.
+        part: ``generator`` (all GANs); ``discriminator`` (ssa_gan, df_gan), ``head`` (df_gan);
+            ``discriminator64``, ``discriminator128``, ``discriminator256`` (attn_gan, dm_gan);
+            ``text`` or ``image`` (damsm).
         state_dict: with or without the prefix ``module.``, with or without
             ``num_batches_tracked``.
 
@@ -38,6 +40,11 @@ def import_reference(system: str, part: str, state_dict: Mapping[str, Tensor]) -
         regions and code. Of DF-GAN's CVPR 2022 layout the discriminator gives features only,
         head(features, sentence) → logits (B,), and
         :class:`~t2i_hpc.models.df_discriminator.PairedDiscriminator` joins the two.
+        AttnGAN's and DM-GAN's: generator(noise, sentence, words, padding_mask) →
+        :class:`~t2i_hpc.models.staged_generator.StagedPictures`, with the words hidden that
+        the mask names; set its ``reference_mask`` to hide them as the weights were trained
+        with. discriminator(image, sentence) →
+        :class:`~t2i_hpc.models.staged_discriminator.Judgement`.
 
     Raises:
         ConversionError: unknown system or part; missing, unexpected or mis-shaped tensors.

@@ -130,5 +130,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def _short(name: str) -> str:
+    """Return e.g. d64.real for discriminator64/real."""
     phase, _, term = name.partition("/")
-    return f"{phase[:1]}.{term}"
+    number = phase[len(phase.rstrip("0123456789")) :]
+    return f"{phase[:1]}{number}.{term}"

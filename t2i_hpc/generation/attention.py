@@ -14,7 +14,7 @@ from torch import Tensor
 from t2i_hpc.common.step import Matcher
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.generation.captions import encode_captions
+from t2i_hpc.generation.captions import encode_captions, spelt
 from t2i_hpc.reporting.attention import WordMap, attention_grid
 from t2i_hpc.reporting.grids import save_picture
 
@@ -37,10 +37,7 @@ class AttentionPictures:
         self.tokens, self.lengths = encode_captions(
             self.captions, split.vocabulary, config.data.words, config.seed
         )
-        self.words = [
-            [split.vocabulary.words[token] for token in row[:length]]
-            for row, length in zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)
-        ]
+        self.words = spelt(self.tokens, self.lengths, split.vocabulary)
 
     def __call__(self, images_seen: int) -> None:
         """Write the maps of the system as it is now."""

@@ -27,3 +27,9 @@ def encode_captions(
         words,
     )
     return torch.from_numpy(tokens), torch.from_numpy(lengths)
+
+
+def spelt(tokens: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[list[str]]:
+    """Return the words of each row of tokens (B, T), of which the first `lengths` (B,) count."""
+    rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
+    return [[vocabulary.words[token] for token in row[:length]] for row, length in rows]

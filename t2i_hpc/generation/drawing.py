@@ -21,10 +21,11 @@ from torch import Tensor
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.common.seeds import noise
+from t2i_hpc.common.step import Pictures
 from t2i_hpc.config.evaluation import GenerationConfig
 from t2i_hpc.generation.captions import encode_captions
 from t2i_hpc.generation.request import ReadRow
-from t2i_hpc.generation.samples import draw_in_parts
+from t2i_hpc.generation.samples import draw_in_parts, first_of, joined, staged
 from t2i_hpc.generation.trained import TrainedRun, to_uint8
 from t2i_hpc.reporting.grids import (
     cell_box,
@@ -44,12 +45,13 @@ class Drawing:
     Attributes:
         images: uint8 (rows·columns, 3, R, R).
         last_masks: (rows·columns, 1, h, w) in [0, 1], of the last block; None without masks.
-        stages: masks of all blocks for the first picture of each row, each (rows, 1, h, w).
+        firsts: the first picture of each row: images of all stages, masks of all blocks and
+            attention, each (rows, …).
     """
 
     images: Tensor
     last_masks: Tensor | None
-    stages: Sequence[Tensor]
+    firsts: Pictures
 
 
 def asked_hash(trained: TrainedRun, rows: Sequence[ReadRow], config: GenerationConfig) -> str:
@@ -89,16 +91,15 @@ def draw(trained: TrainedRun, captions: Sequence[str], config: GenerationConfig)
         captions, trained.held_out.vocabulary, trained.config.data.words, config.seed
     )
     latent = noise(config.seed, "noise", range(config.columns), trained.system.noise_width)
-    images, last, firsts = [], [], []
+    images, last, parts = [], [], []
     for own, length in zip(tokens, lengths, strict=True):
         row = draw_in_parts(
             trained.system, own.expand(len(latent), -1), length.expand(len(latent)), latent
         )
         images.append(to_uint8(row.images[-1]))
         last += list(row.masks[-1:])
-        firsts.append([mask[:1] for mask in row.masks])
-    stages = [torch.cat(masks) for masks in zip(*firsts, strict=True)]
-    return Drawing(torch.cat(images), torch.cat(last) if last else None, stages)
+        parts.append(first_of(row))
+    return Drawing(torch.cat(images), torch.cat(last) if last else None, joined(parts))
 
 
 def save_drawing(
@@ -108,7 +109,9 @@ def save_drawing(
 
     ``pictures.png`` has rows of captions × columns of noise; ``masks.png`` the masks of all
     blocks for the first picture of each row (SSA-GAN Fig. 5); ``pairs.png`` every picture with
-    its last mask on its left (Figs. 6 and 11); ``pictures.json`` what was drawn.
+    its last mask on its left (Figs. 6 and 11); ``stages.png`` the images of all stages and
+    ``words.png`` the words that they read, for the first picture of each row (AttnGAN Fig. 4);
+    ``pictures.json`` what was drawn.
 
     Args:
         drawing: what :func:`draw` returned.
@@ -121,10 +124,13 @@ def save_drawing(
     grids = {"pictures.png": picture_grid(drawing.images, config.columns, captions)}
     if config.masks and drawing.last_masks is not None:
         first = drawing.images[:: config.columns]
-        grids["masks.png"] = mask_grid(first, drawing.stages, captions)
+        grids["masks.png"] = mask_grid(first, drawing.firsts.masks, captions)
         grids["pairs.png"] = paired_grid(
             drawing.images, drawing.last_masks, config.columns, captions
         )
+    words = [row.words for row in rows]
+    shown = staged(drawing.firsts, slice(None), words).grids(captions)
+    grids |= {f"{name}.png": grid for name, grid in shown.items()}
     record = {
         **about,
         "captions": captions,

@@ -9,7 +9,7 @@ from pathlib import Path
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.evaluation import GenerationConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.generation.captions import encode_captions
+from t2i_hpc.generation.captions import encode_captions, spelt
 from t2i_hpc.generation.swaps import Row, expand
 
 
@@ -85,11 +85,11 @@ def read_rows(rows: Sequence[Row], split: Split, longest: int, seed: int) -> lis
         ReadRow(
             row.caption,
             row.asked,
-            [vocabulary.words[token] for token in ids[:length]],
+            words,
             vocabulary.unknown(row.caption),
-            len(vocabulary.encode(row.caption)) - length,
+            len(vocabulary.encode(row.caption)) - len(words),
         )
-        for row, ids, length in zip(rows, tokens.tolist(), lengths.tolist(), strict=True)
+        for row, words in zip(rows, spelt(tokens, lengths, vocabulary), strict=True)
     ]
 
 

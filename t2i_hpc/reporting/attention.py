@@ -28,25 +28,34 @@ class WordMap:
         """The largest weight, over that of even attention: 1 for a word that looks everywhere."""
         return float(self.weights.max()) * self.weights.numel()
 
+    @property
+    def label(self) -> str:
+        """What is written above the map."""
+        return f"{self.word} {self.peak:.1f}x"
+
 
 def attention_grid(
-    images: Tensor, rows: Sequence[Sequence[WordMap]], captions: Sequence[str]
+    images: Tensor,
+    rows: Sequence[Sequence[WordMap]],
+    captions: Sequence[str],
+    heads: Sequence[str] | None = None,
 ) -> Image.Image:
     """Lay out one row a picture: caption, the picture, then it in the light of each word.
 
     A cell is as bright as the word's weight over its largest weight, and labelled with the word
-    and its peak.
+    and its peak, or what else a map says of itself.
 
     Args:
         images: uint8 (R, 3, H, W).
         rows: the words of each picture; rows may have different numbers of them.
         captions: R texts.
+        heads: what is written above each picture; None for nothing.
     """
     height, width = images.shape[2:]
     cells, labels = [], []
-    for image, words in zip(images, rows, strict=True):
+    for image, words, head in zip(images, rows, heads or [""] * len(rows), strict=True):
         cells.append([image, *(_lit(image, word.weights) for word in words)])
-        labels.append(["", *(f"{word.word} {word.peak:.1f}x" for word in words)])
+        labels.append([head, *(word.label for word in words)])
     scale = max(1, -(-_SMALLEST_CELL // min(height, width)))
     return labelled_grid(cells, labels, captions, scale)
 

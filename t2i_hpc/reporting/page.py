@@ -5,13 +5,13 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 
-from t2i_hpc.reporting import sections
+from t2i_hpc.reporting import sections, stage_sections
 from t2i_hpc.reporting.record import RunRecord
 from t2i_hpc.reporting.scores import score_curves
 
 
 def render(record: RunRecord) -> str:
-    """Return the page: headline, samples, scores, masks, attention, losses, speed, how it was made.
+    """Return the page: headline, samples, scores, stages, masks, losses, speed, how it was made.
 
     Styles, script, charts and pictures are inline; text of the run is escaped. Without scripts
     all pictures stand below each other.
@@ -22,6 +22,8 @@ def render(record: RunRecord) -> str:
         sections.cards(record, curves),
         sections.samples(record),
         sections.score_section(curves),
+        stage_sections.stages(record),
+        stage_sections.words(record),
         sections.masks(record),
         sections.attention(record),
         sections.losses(record),

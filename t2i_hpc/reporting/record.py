@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +42,8 @@ class RunRecord:
         masks: mask grids, in the order of training.
         attention: attention maps of encoders, in the order of training.
         captions: captions of the rows of the grids.
+        stages: images of all stages of a generator, in the order of training.
+        words: the words that its stages read, in the order of training.
     """
 
     folder: Path
@@ -54,6 +56,8 @@ class RunRecord:
     masks: list[Frame]
     attention: list[Frame]
     captions: list[str]
+    stages: list[Frame] = field(default_factory=list)
+    words: list[Frame] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -74,6 +78,8 @@ class RunRecord:
             masks=_frames(folder / "masks"),
             attention=_frames(folder / "attention"),
             captions=_json(folder / "samples" / "captions.json", []),
+            stages=_frames(folder / "stages"),
+            words=_frames(folder / "words"),
         )
         if not (record.metrics or record.scores or record.samples or record.attention):
             raise RunError(

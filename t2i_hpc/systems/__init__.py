@@ -5,15 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import System
+from t2i_hpc.config.registry import SYSTEM_SCHEMAS
 from t2i_hpc.config.system import SystemConfig
 from t2i_hpc.systems.damsm import DAMSMPretraining
+from t2i_hpc.systems.df_gan import DFGAN
 from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.staged_gan import StagedGAN
 
 SYSTEMS: dict[str, Callable[[Any, int], System]] = {
     "ssa_gan": SSAGAN,
+    "df_gan": DFGAN,
+    "attn_gan": StagedGAN,
+    "dm_gan": StagedGAN,
+    "attndm_gan": StagedGAN,
+    "dmattn_gan": StagedGAN,
     "damsm": DAMSMPretraining,
 }
+
+
+def register_system(
+    name: str, schema: type[SystemConfig], build: Callable[[Any, int], System]
+) -> None:
+    """Add a system of one's own, to be called before a door is opened.
+
+    Args:
+        name: what ``system.name`` says, and ``schema_<name>`` in a file of ``system/``.
+        schema: its configuration dataclass.
+        build: makes it from the configuration and the number of word ids.
+
+    Raises:
+        ConfigurationError: there is a system of that name.
+    """
+    if name in SYSTEMS or name in SYSTEM_SCHEMAS:
+        raise ConfigurationError(f"there is a system {name} already: choose another name")
+    SYSTEMS[name], SYSTEM_SCHEMAS[name] = build, schema
 
 
 def build_system(config: SystemConfig, vocabulary_size: int) -> System:

@@ -15,6 +15,8 @@ from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead
 from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.ssa_generator import SSAGenerator, parameter_count
+from t2i_hpc.models.staged_discriminator import StagedDiscriminator
+from t2i_hpc.models.staged_generator import SinglePictureGenerator, StagedGenerator
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from tests.golden.case import case, published
 
@@ -26,6 +28,14 @@ PUBLISHED = {
     "dfnew_G": ("df_gan", "generator", 9_744_131),
     "dfnew_D": ("df_gan", "discriminator", 6_619_206 - 3 * (256 * 256 + 256)),
     "dfnew_C": ("df_gan", "head", 295_936),
+    "attn_G": ("attn_gan", "generator", 7_084_592),
+    "attn_D0": ("attn_gan", "discriminator64", 6_313_730),
+    "attn_D1": ("attn_gan", "discriminator128", 19_424_002),
+    "attn_D2": ("attn_gan", "discriminator256", 71_858_946),
+    "dm_G": ("dm_gan", "generator", 21_449_042),
+    "dm_D0": ("dm_gan", "discriminator64", 1_878_242),
+    "dm_D1": ("dm_gan", "discriminator128", 5_155_810),
+    "dm_D2": ("dm_gan", "discriminator256", 18_264_546),
     "rnn": ("damsm", "text", 8_629_420),
     "cnn": ("damsm", "image", 22_506_720),
 }
@@ -35,14 +45,25 @@ GOLDEN = {
     "dfgan G": ("df_gan", "generator"),
     "dfgan D": ("df_gan", "discriminator"),
     "dfgan C": ("df_gan", "head"),
+    "attngan G": ("attn_gan", "generator"),
+    "attngan D 1": ("attn_gan", "discriminator128"),
+    "dmgan G": ("dm_gan", "generator"),
+    "dmgan D 2": ("dm_gan", "discriminator256"),
     "damsm text": ("damsm", "text"),
     "damsm image": ("damsm", "image"),
 }
 
 
+def attention_generator(
+    stages: int, kind: type[StagedGenerator] = StagedGenerator, residuals: int = 0
+) -> StagedGenerator:
+    kinds = ["initial", *["attention"] * (stages - 1)]
+    return kind(kinds, 32 << stages, width=2, noise_width=7, sentence_width=6, residuals=residuals)
+
+
 def golden_weights(name: str) -> dict[str, Tensor]:
-    file, part = name.split()
-    return case(file).weights(part)
+    file, *place = name.split()
+    return case(file).weights(*place)
 
 
 def generator_weights() -> dict[str, Tensor]:
@@ -99,6 +120,16 @@ def test_export_gives_back_what_was_imported(name: str) -> None:
         ("df_gan", "head", lambda _: DFHead(3, 12)),
         ("df_gan", "generator", lambda r: DFGenerator(r, width=3, noise_width=7)),
         ("df_gan", "generator", lambda r: EarlyDFGenerator(r, width=3, sentence_width=12)),
+        ("attn_gan", "generator", lambda _: attention_generator(1, residuals=2)),
+        ("attn_gan", "generator", lambda _: attention_generator(2, residuals=3)),
+        ("attn_gan", "generator", lambda _: attention_generator(3, SinglePictureGenerator)),
+        ("attn_gan", "discriminator128", lambda _: StagedDiscriminator(128, 3, 12)),
+        (
+            "attn_gan",
+            "discriminator256",
+            lambda _: StagedDiscriminator(256, 2, 12, unconditional=False),
+        ),
+        ("dm_gan", "discriminator64", lambda _: StagedDiscriminator(64, 3, 12, norm="spectral")),
         ("damsm", "text", lambda _: LSTMTextEncoder(9, 6, 5)),
     ],
 )
@@ -186,6 +217,10 @@ def test_another_part_or_system() -> None:
     refused("ssa_gan", "generator", golden_weights("dfgan G"))
     refused("df_gan", "head", golden_weights("dfgan D"))
     refused("damsm", "text", {})
+    assert "unexpected: h_net2.A" in refused("attn_gan", "generator", golden_weights("dmgan G"))
+    refused("dm_gan", "discriminator64", golden_weights("dmgan D 1"))
+    refused("attn_gan", "discriminator128", golden_weights("attngan D 0"))
+    refused("dm_gan", "discriminator128", golden_weights("attngan D 1"))
     assert "did you mean 'ssa_gan'" in refused("ssagan", "generator", {})
     assert "offered: discriminator, generator" in refused("ssa_gan", "head", {})
 

@@ -33,11 +33,13 @@ class Case:
         self.batch = int(self.facts["batch"])
         self.step = int(self.facts.get("subsample", 8))
 
-    def weights(self, part: str, gain: float = 1.0) -> dict[str, Tensor]:
-        return fill.state_dict(self.facts[part], self.seed, gain)
+    def weights(self, part: str, number: str = "", *, gain: float = 1.0) -> dict[str, Tensor]:
+        """Fill a part; `number` tells several of one kind apart."""
+        shapes = self.facts[part][int(number)] if number else self.facts[part]
+        return fill.state_dict(shapes, self.seed, gain)
 
     def network(self, system: str, name: str, part: str, gain: float = 1.0) -> nn.Module:
-        return import_reference(system, name, self.weights(part, gain))
+        return import_reference(system, name, self.weights(*part.split(), gain=gain))
 
     def input(self, name: str, *shape: int, scale: float = 1.0) -> Tensor:
         return fill.values(name, (self.batch, *shape), self.seed, scale)
@@ -57,9 +59,12 @@ class Case:
             assert wide.mean().item() == mean, name
         if found.ndim == 4 and found.shape[-1] >= 64:
             wide = wide[..., :: self.step, :: self.step]
+        self.check_values(name, wide)
+
+    def check_values(self, name: str, found: Tensor) -> None:
         stored = self.values.get(name, self.values.get(f"{name}.sub"))
         assert stored is not None, name
-        np.testing.assert_allclose(wide.numpy(), stored, rtol=0, atol=VALUE, err_msg=name)
+        np.testing.assert_allclose(found.detach(), stored, rtol=0, atol=VALUE, err_msg=name)
 
     def check_norm(self, name: str, found: Tensor) -> None:
         expected = pytest.approx(float(self.values[f"{name}.l2"]), rel=NORM)

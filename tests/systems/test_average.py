@@ -14,6 +14,7 @@ from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from tests.support.training import only_run, tiny_batch, tiny_config, tiny_system, train_tiny
+from tests.systems.tiny import built
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -80,3 +81,18 @@ def test_it_is_saved_and_resumed_to_the_bit(shards: Path, tmp_path: Path) -> Non
     first, second = (load_file(only_run(tmp_path / run) / name) for run in ("a", "b"))
     assert any(key.startswith("generator_average.") for key in first)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["df_gan", "attn_gan", "dm_gan"])
+def test_the_average_of_the_other_systems_draws(name: str) -> None:
+    torch.manual_seed(0)
+    system = built(name)
+    batch, noise = tiny_batch(), torch.randn(4, system.noise_width)
+    (average,) = system.averages
+    drawn = system.draw(batch.tokens, batch.lengths, noise).images[-1]
+    with torch.no_grad():
+        for parameter in average.source.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(system.draw(batch.tokens, batch.lengths, noise).images[-1], drawn)
+    average.target.load_state_dict(average.source.state_dict())
+    assert not torch.equal(system.draw(batch.tokens, batch.lengths, noise).images[-1], drawn)

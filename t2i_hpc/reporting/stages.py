@@ -1,0 +1,99 @@
+"""What the stages of a generator did: their images side by side, and the words they read.
+
+AttnGAN's Fig. 4: for a caption the images of all stages, then for each stage that reads words
+the five that it reads most, as light on the image. Attention sums to 1 over the words at each
+place, so a word's share is the mean of its map; DM-GAN's memory is read in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from t2i_hpc.reporting.attention import WordMap, attention_grid
+from t2i_hpc.reporting.grids import labelled_grid
+
+_WORDS = 5
+
+
+@dataclass(frozen=True)
+class ReadWord(WordMap):
+    """A word, where it is read, and how much of all reading is of it (0 to 1)."""
+
+    share: float
+
+    @property
+    def label(self) -> str:
+        """What is written above the map."""
+        return f"{self.word} {self.share:.0%}"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """One picture a caption, as it passed the stages.
+
+    Attributes:
+        images: uint8 (R, 3, h, w) for each stage with an image, smallest first.
+        attention: (R, T, h, w) for each stage that reads words, first to last.
+        words: the words of each caption, at most T.
+    """
+
+    images: Sequence[Tensor]
+    attention: Sequence[Tensor]
+    words: Sequence[Sequence[str]]
+
+    def grids(self, captions: Sequence[str]) -> dict[str, Image.Image]:
+        """Return the grids there are something to show in, by name."""
+        grids = {}
+        if len(self.images) > 1:
+            grids["stages"] = stage_grid(self.images, captions)
+        if self.attention:
+            grids["words"] = word_grid(self, captions)
+        return grids
+
+
+def stage_grid(images: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
+    """Lay out one row a caption: the images of all stages, enlarged to the last one's size.
+
+    Args:
+        images: uint8 (R, 3, h, w), smallest first; pixels are repeated, not smoothed.
+        captions: R texts.
+    """
+    side = images[-1].shape[-2:]
+    columns = [F.interpolate(image, tuple(side), mode="nearest") for image in images]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    head = [f"{image.shape[-2]} x {image.shape[-1]}" for image in images]
+    return labelled_grid(rows, [head, *([] for _ in rows[1:])], captions)
+
+
+def word_grid(staged: Staged, captions: Sequence[str]) -> Image.Image:
+    """Lay out a row for each caption and stage that reads: the image, then its words on it."""
+    pictures, rows, texts, heads = [], [], [], []
+    for row, caption in enumerate(captions):
+        for stage, maps in enumerate(staged.attention):
+            pictures.append(row)
+            rows.append(most_read(staged.words[row], maps[row]))
+            texts.append(caption if stage == 0 else "")
+            heads.append(f"stage {stage + 2}")
+    return attention_grid(staged.images[-1][pictures], rows, texts, heads)
+
+
+def most_read(words: Sequence[str], maps: Tensor, most: int = _WORDS) -> list[ReadWord]:
+    """Return the words with the largest shares, largest first; a repeated word counts once.
+
+    Args:
+        words: n words.
+        maps: (T, h, w) with T ≥ n, summing to 1 over T at each place.
+        most: how many words to return, where there are so many.
+    """
+    read = [
+        ReadWord(word, weights / weights.sum().clamp(min=1e-12), float(weights.mean()))
+        for word, weights in zip(words, maps.float(), strict=False)
+    ]
+    ranked = sorted(read, key=lambda word: -word.share)
+    first = {word.word: word for word in reversed(ranked)}
+    return [word for word in ranked if word is first[word.word]][:most]

@@ -1,0 +1,143 @@
+"""DF-GAN as of CVPR 2022 (Tao et al.): noise and sentence steer every layer of the generator.
+
+Two phases: ``discriminator``, with hinge losses and the matching-aware gradient penalty of one
+forward of the real pairs in one update, and ``generator``. There is no DAMSM on generated images.
+DF-GAN's first version, which updates its discriminator twice, is ``ssa_gan`` with
+``block=affine``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
+from t2i_hpc.config.df_gan import DFGANConfig
+from t2i_hpc.losses.adversarial import hinge_fake, hinge_mismatch, hinge_real, mismatched
+from t2i_hpc.losses.gradient_penalty import gradient_penalty, penalty_inputs
+from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead, PairedDiscriminator
+from t2i_hpc.models.df_generator import DFGenerator
+from t2i_hpc.systems.encoders import build_text_encoder, frozen, scale_images
+
+_CUT = 2.0  # standard deviations beyond which pictures take no noise
+
+
+@dataclass(frozen=True)
+class DFGANStep:
+    """What the phases of one step share.
+
+    Attributes:
+        real: images (B, 3, R, R) in [-1, 1].
+        sentence: (B, S), without graph.
+        fake: generated images with the generator's graph.
+    """
+
+    real: Tensor
+    sentence: Tensor
+    fake: Tensor
+
+
+class DFGAN:
+    """The system ``df_gan``; see the module's text."""
+
+    def __init__(self, config: DFGANConfig, vocabulary_size: int) -> None:
+        self.config = config
+        self.noise_width, self.resolution = config.noise_width, config.resolution
+        width = config.text_encoder.width
+        self.generator = DFGenerator(
+            config.resolution,
+            width=config.generator_width,
+            noise_width=config.noise_width,
+            sentence_width=width,
+        )
+        self.discriminator = PairedDiscriminator(
+            DFDiscriminator(config.resolution, config.discriminator_width),
+            DFHead(config.discriminator_width, width),
+        )
+        self.text_encoder = build_text_encoder(config.text_encoder, vocabulary_size)
+        self.text_encoder.requires_grad_(False)
+        self.parts: Mapping[str, nn.Module] = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+        }
+        self.averages: Sequence[Average] = self._averages()
+        networks = {**self.parts, "text_encoder": self.text_encoder}
+        if self.averages:
+            networks["generator_average"] = self.averages[0].target
+        self.modules = nn.ModuleDict(networks)
+        optimiser = config.optimiser
+        betas = (optimiser.beta1, optimiser.beta2)
+        self.optimisers: Mapping[str, OptimiserSettings] = {
+            "generator": OptimiserSettings(optimiser.generator_learning_rate, betas),
+            "discriminator": OptimiserSettings(optimiser.discriminator_learning_rate, betas),
+        }
+        self.phases: Sequence[Phase] = [
+            Phase("discriminator", ("discriminator",), self.discriminator_losses),
+            Phase("generator", ("generator",), self.generator_losses),
+        ]
+
+    def begin(self, batch: Batch, noise: Tensor) -> DFGANStep:
+        """Encode the captions and draw the fake images of a step."""
+        for name, network in self.modules.items():
+            network.train(name in self.parts)
+        with torch.no_grad():
+            sentence = self.text_encoder(batch.tokens, batch.lengths).sentence
+        fake = self.generator(noise, sentence).images[-1]
+        return DFGANStep(scale_images(batch.images), sentence, fake)
+
+    @torch.no_grad()
+    def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
+        """Draw pictures (B, 3, R, R) in evaluation mode, with the average if kept."""
+        self.modules.eval()
+        generator = self.averages[0].target if self.averages else self.generator
+        sentence = self.text_encoder(tokens, lengths).sentence
+        scale = self.config.truncation
+        pictures: Pictures = generator(scale * truncated(noise) if scale else noise, sentence)
+        return pictures
+
+    def discriminator_losses(self, step: DFGANStep) -> Losses:
+        """Hinge losses and the penalty from one forward of the real pairs, in float32."""
+        config, network = self.config, self.discriminator
+        with torch.autocast(step.real.device.type, enabled=False):
+            image, sentence = penalty_inputs(step.real, step.sentence)
+            real = network.features(image)
+            matching = network.judge(real, sentence)
+            penalty = gradient_penalty(matching, (image, sentence), config.penalty_power)
+        # Not joined with the real images, or the penalty would differentiate these as well.
+        fake = network(step.fake.detach(), step.sentence)
+        wrong = network.judge(real, mismatched(step.sentence))
+        return {
+            "real": Term(hinge_real(matching)),
+            "mismatch": Term(hinge_mismatch(wrong, config.mismatch), 0.5),
+            "fake": Term(hinge_fake(fake), 0.5),
+            "gradient": Term(penalty, config.penalty_weight),
+        }
+
+    def generator_losses(self, step: DFGANStep) -> Losses:
+        """What the discriminator says of the fake images."""
+        with frozen(self.discriminator):
+            logits = self.discriminator(step.fake, step.sentence)
+        return {"adversarial": Term(-logits.mean())}
+
+    def _averages(self) -> list[Average]:
+        if not self.config.average_images:
+            return []
+        average = copy.deepcopy(self.generator).requires_grad_(False)
+        return [Average(self.generator, average, self.config.average_images)]
+
+
+def truncated(noise: Tensor) -> Tensor:
+    """Return normal noise of any shape bent to the normal distribution cut at ±2 deviations.
+
+    Each number keeps its place in its distribution (its quantile), so pictures remain functions
+    of the noise.
+    """
+    wide = noise.double()
+    edge = torch.special.ndtr(wide.new_tensor(-_CUT))
+    share = edge + (1 - 2 * edge) * torch.special.ndtr(wide)
+    bent: Tensor = torch.special.ndtri(share)
+    return bent.to(noise.dtype)

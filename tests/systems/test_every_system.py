@@ -1,0 +1,126 @@
+"""Every system that draws pictures: trains, resumes to the bit, and is the same on two ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from t2i_hpc.common.collectives import mean_over_ranks
+from t2i_hpc.common.seeds import noise
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.engines.build import build_engine
+from t2i_hpc.engine.world import World
+from t2i_hpc.systems import df_gan, ssa_gan, staged_gan
+from t2i_hpc.train import DOOR
+from tests.support.ranks import SmallTrunk, run_ranks
+from tests.support.training import only_run, tiny_batch
+from tests.systems.tiny import SYSTEMS, TINY, built
+
+BATCH, STEPS = 4, 2
+# Softmax over words takes out what all keys share; Adam makes steps of the rounding that is left.
+NO_GRADIENT = ".key.bias"
+BOTH_ENGINES = ("df_gan", "attn_gan", "dm_gan")
+Trained = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
+
+
+def train(shards: Path, runs: Path, name: str, images: int) -> None:
+    words = (f"data.path={shards}", f"runs={runs}", f"engine.images={images}")
+    assert DOOR.open([*SYSTEMS[name], *TINY, *words]) == 0
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_run_goes_on_to_the_same_bits(name: str, shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path / "cut", name, 4)
+    train(shards, tmp_path / "cut", name, 12)
+    train(shards, tmp_path / "whole", name, 12)
+    cut, whole = (only_run(tmp_path / runs) for runs in ("cut", "whole"))
+    assert cut.name == whole.name
+    for file in ("weights", "optimisers"):
+        place = f"checkpoints/0000000012/{file}.safetensors"
+        ours, theirs = load_file(cut / place), load_file(whole / place)
+        assert ours.keys() == theirs.keys()
+        assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
+    assert (whole / "samples" / "0000000012.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Trained]]:
+    """What every system becomes on one rank and on two."""
+    found = []
+    for size in (1, 2):
+        folder = tmp_path_factory.mktemp(f"world{size}")
+        run_ranks(train_all, size, folder)
+        ranks = [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+        for name, (_, weights) in ranks[0].items():
+            for other in ranks[1:]:
+                assert all(torch.equal(v, other[name][1][k]) for k, v in weights.items()), name
+        found.append(ranks[0])
+    return found
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_two_ranks_train_as_one_does(worlds: list[dict[str, Trained]], name: str) -> None:
+    """In float64, where rounding is no longer seen."""
+    (losses, weights), (others, other_weights) = (world[name] for world in worlds)
+    for ours, theirs in zip(losses, others, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-9)
+    for key, value in weights.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(other_weights[key], value, rtol=0, atol=1e-8, msg=key)
+
+
+@pytest.mark.parametrize("name", BOTH_ENGINES)
+def test_zero_trains_as_ddp_does(worlds: list[dict[str, Trained]], name: str) -> None:
+    """On two ranks, in float32; products of matrices and vectors round by where memory begins."""
+    ddp, zero = (worlds[1][f"{name} {engine}"] for engine in ("ddp", "deepspeed"))
+    for ours, theirs in zip(ddp[0], zero[0], strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5)
+    for key, value in ddp[1].items():
+        if not key.endswith(NO_GRADIENT):
+            torch.testing.assert_close(zero[1][key], value, rtol=0, atol=1e-5, msg=key)
+
+
+def train_all(world: World) -> dict[str, Trained]:
+    """Train every system; on two ranks some in float32 with both engines too."""
+    found = {name: train_one(name, world, "ddp", torch.float64) for name in SYSTEMS}
+    if world.size == 1:
+        return found
+    for engine in ("ddp", "deepspeed"):
+        for name in BOTH_ENGINES:
+            found[f"{name} {engine}"] = train_one(name, world, engine, torch.float32)
+    return found
+
+
+def train_one(name: str, world: World, engine: str, precision: torch.dtype) -> Trained:
+    """Run some steps; return their losses, means over the ranks, and the weights."""
+    system = shaken(name, precision)
+    runner = build_engine(system, world, EngineConfig(name=engine, batch_size=BATCH))
+    share, losses = BATCH // world.size, []
+    for step in range(STEPS):
+        first = step * BATCH + world.rank * share
+        latent = noise(1, "noise", range(first, first + share), system.noise_width)
+        values = runner.step(tiny_batch(share, first), latent.to(precision), step * BATCH)
+        means = mean_over_ranks(torch.stack([value.double() for value in values.values()]))
+        losses.append(dict(zip(values, means.tolist(), strict=True)))
+    state = system.modules.state_dict()
+    return losses, {name: value.clone() for name, value in state.items()}
+
+
+def shaken(name: str, precision: torch.dtype) -> Any:
+    """Build a system whose weights are none of them zero, in `precision` throughout."""
+    torch.manual_seed(0)
+    system = built(name)
+    if "image_encoder" in system.modules:
+        encoder = system.modules["image_encoder"]
+        encoder.trunk = SmallTrunk(encoder).requires_grad_(False)
+    with torch.no_grad():
+        for parameter in system.modules.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    for module in (ssa_gan, df_gan, staged_gan):
+        vars(module)["scale_images"] = lambda images: images.to(precision) / 127.5 - 1.0
+    system.modules.to(precision)
+    return system

@@ -1,0 +1,67 @@
+"""docs/new-system.md, as it stands there: its files are written and its commands run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.config.system import SSAGANConfig
+from t2i_hpc.systems import register_system
+from t2i_hpc.systems.ssa_gan import SSAGAN
+from tests.support.training import only_run
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "new-system.md").read_text(encoding="utf-8")
+SMALL = (
+    "system.resolution=64",
+    "system.width=2",
+    "system.text_encoder.width=16",
+    "engine.batch_size=4",
+    "engine.images=8",
+    "engine.device=cpu",
+    "engine.threads=1",
+    "data.workers=0",
+)
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_text_runs(tmp_path: Path, shards: Path) -> None:
+    code = block("python")
+    assert len((code + block("yaml")).splitlines()) <= 60
+    (tmp_path / "least_squares.py").write_text(code, encoding="utf-8")
+    group = tmp_path / "configs" / "system" / "least_squares.yaml"
+    group.parent.mkdir(parents=True)
+    group.write_text(block("yaml"), encoding="utf-8")
+    line = next(line for line in block("sh").splitlines() if " train " in line)
+    words = [w for w in line.split()[1:] if not w.startswith(("data=", "engine.", "system.r"))]
+    called = [*words, *SMALL, f"data.path={shards}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *called],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path / "runs")
+    terms = {"D/real", "D/fake", "G/adversarial"}
+    assert all(set(row["losses"]) == terms for row in read_json_lines(run / "metrics.jsonl"))
+    assert (run / "samples" / "0000000008.png").is_file()
+
+
+def test_a_taken_name_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="there is a system ssa_gan already"):
+        register_system("ssa_gan", SSAGANConfig, SSAGAN)

@@ -1,0 +1,185 @@
+"""GANs that draw in stages, as systems: the step against the plain one, conditions, refusals."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.compose import compose_config
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.engine.engines.ddp import DDPEngine
+from t2i_hpc.engine.world import World
+from t2i_hpc.models.ssa_generator import parameter_count
+from t2i_hpc.systems import build_system, staged_gan, staged_gan_networks
+from t2i_hpc.systems.staged_gan import StagedGAN, shrunk
+from tests.support.training import tiny_batch
+from tests.systems.plain_staged_step import PlainStagedStep
+from tests.systems.tiny import built
+
+CPU = World(0, 1, 0, 1, torch.device("cpu"))
+NO_DAMSM = "system.damsm.weight=0"
+
+
+def system_of(name: str, *words: str) -> StagedGAN:
+    torch.manual_seed(0)
+    system = built(name, *words)
+    assert isinstance(system, StagedGAN)
+    return system
+
+
+def noise_of(system: StagedGAN, seed: int = 1) -> Tensor:
+    return torch.randn(4, system.noise_width, generator=torch.Generator().manual_seed(seed))
+
+
+def double_images(images: Tensor) -> Tensor:
+    return images.double() / 127.5 - 1.0
+
+
+@pytest.mark.parametrize("name", ["attn_gan", "attn_dcgan", "dm_gan"])
+def test_two_steps_equal_the_plain_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged_gan, "scale_images", double_images)
+    ours = system_of(name, NO_DAMSM)
+    ours.modules.double()
+    theirs = copy.deepcopy(ours)  # its losses are not entered: they belong to `ours`
+    engine, plain = DDPEngine(ours, CPU), PlainStagedStep(theirs)
+    for step in range(2):
+        batch, noise = tiny_batch(start=4 * step), noise_of(ours, step).double()
+        values = engine.step(batch, noise, 4 * step)
+        images = double_images(batch.images)
+        expected = plain.run(images, batch.tokens, batch.lengths, noise)
+        for phase, loss in expected.items():
+            found = weighted_sum(phase, values, ours.config.unconditional)
+            torch.testing.assert_close(found, loss, rtol=1e-9, atol=0, msg=phase)
+    state = theirs.modules.state_dict()
+    for key, value in ours.modules.state_dict().items():
+        if "average" not in key:
+            torch.testing.assert_close(value, state[key], rtol=0, atol=1e-9, msg=key)
+
+
+def weighted_sum(phase: str, values: dict[str, Tensor], both_heads: bool) -> Tensor:
+    """Put a phase's loss together from the terms that are reported."""
+    high, low = (1 / 2, 1 / 3) if both_heads else (1.0, 1 / 2)
+    weights = {"real": high, "real_alone": high, "fake": low, "fake_alone": low, "mismatch": low}
+    terms = {k.split("/")[1]: v for k, v in values.items() if k.startswith(f"{phase}/")}
+    return torch.stack([weights.get(name, 1.0) * value for name, value in terms.items()]).sum()
+
+
+def test_what_a_step_reports() -> None:
+    values = DDPEngine(system_of("attn_gan"), CPU).step(tiny_batch(), torch.randn(4, 13))
+    pairs = {"real", "fake", "mismatch", "real_alone", "fake_alone"}
+    expected = {f"discriminator{side}/{term}" for side in (16, 32, 64) for term in pairs}
+    expected |= {
+        f"generator/adversarial{side}{end}" for side in (16, 32, 64) for end in ("", "_alone")
+    }
+    texts = ("image_to_words", "words_to_image", "image_to_sentence", "sentence_to_image")
+    expected |= {"generator/divergence", *(f"generator/damsm_{text}" for text in texts)}
+    assert set(values) == expected
+    assert all(bool(value.isfinite()) for value in values.values())
+
+
+@pytest.mark.parametrize("name", ["attn_gan", "dm_gan"])
+def test_all_parts_move_and_encoders_stay(name: str) -> None:
+    system = system_of(name)
+    before = copy.deepcopy(system.modules.state_dict())
+    DDPEngine(system, CPU).step(tiny_batch(), noise_of(system))
+    state = system.modules.state_dict().items()
+    moved = {key.split(".")[0] for key, value in state if not torch.equal(value, before[key])}
+    sides = {f"discriminator{side}" for side in (16, 32, 64)}
+    assert moved == {"generator", "generator_average", *sides}
+
+
+def test_bf16_stays_near_fp32() -> None:
+    found = []
+    for precision in ("fp32", "bf16"):
+        system = system_of("dm_gan")
+        engine = DDPEngine(system, CPU, EngineConfig(precision=precision))
+        found.append(engine.step(tiny_batch(), noise_of(system)))
+    for name, exact in found[0].items():
+        assert abs(float(found[1][name]) - float(exact)) < 0.05 * max(1.0, abs(float(exact))), name
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_condition_comes_from_the_noise_or_is_its_mean(sampled: bool) -> None:
+    system = system_of("attn_gan", f"system.sample_condition={str(sampled).lower()}")
+    assert system.noise_width == 8 + 5
+    batch, noise = tiny_batch(), noise_of(system)
+    first = system.draw(batch.tokens, batch.lengths, noise).images
+    noise[:, -5:] += 1
+    second = system.draw(batch.tokens, batch.lengths, noise).images
+    assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [not sampled] * 3
+
+
+def test_drawing_ignores_neighbours_and_has_a_map_a_word() -> None:
+    system = system_of("dm_gan")
+    batch, noise = tiny_batch(), noise_of(system)
+    whole = system.draw(batch.tokens, batch.lengths, noise)
+    one = system.draw(batch.tokens[2:3], batch.lengths[2:3], noise[2:3])
+    torch.testing.assert_close(whole.images[-1][2:3], one.images[-1], atol=1e-5, rtol=0)
+    assert [maps.shape for maps in whole.attention] == [(4, 6, 16, 16), (4, 6, 32, 32)]
+    again = system.draw(batch.tokens, batch.lengths, noise)
+    assert torch.equal(again.images[-1], whole.images[-1])
+
+
+def test_a_batch_of_one_image_is_refused() -> None:
+    system = system_of("attn_gan")
+    with pytest.raises(ConfigurationError, match=r"engine\.batch_size"):
+        system.begin(tiny_batch(1), noise_of(system)[:1])
+
+
+def test_images_shrink_as_pillow_shrinks_them() -> None:
+    from PIL import Image
+
+    pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    small = picture.resize((16, 16), Image.Resampling.BILINEAR)
+    expected = torch.tensor(list(small.tobytes())).view(16, 16, 3).permute(2, 0, 1)
+    found = shrunk(pixels[None].float(), 16)[0]
+    assert (found - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("system.stages=[attention,initial]", r"system\.stages=\[attention,initial\]: stages must"),
+        ("system.stages=[initial,attention,memory,memory]", "8 px at 64 px"),
+        ("system.stages=[initial,sheep]", "is not offered"),
+        ("system.text_encoder.training=damsm", "has no effect on attn_gan"),
+        ("system.name=ssa_gan", "is not offered"),
+    ],
+)
+def test_what_does_not_fit_is_refused(word: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        built("attn_gan", word)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "generator", "discriminators"),
+    [
+        ("cub_attngan2", 7_084_592, [6_313_730, 19_424_002, 71_858_946]),
+        ("cub_attndcgan2", 6_638_960, [71_850_753]),
+        ("cub_dmgan", 21_449_042, [1_878_242, 5_155_810, 18_264_546]),
+        ("coco_dmgan", 22_335_314, [1_878_242, 5_155_810, 18_264_546]),
+        ("cub_attndmgan", 21_407_249, [1_878_242, 5_155_810, 18_264_546]),
+        ("cub_dmattngan", 21_407_249, [1_878_242, 5_155_810, 18_264_546]),
+    ],
+)
+def test_experiments_have_the_published_sizes(
+    experiment: str,
+    generator: int,
+    discriminators: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On torch's meta device, which holds no weights to initialise."""
+    monkeypatch.setattr(staged_gan_networks, "initialise", lambda network: None)
+    words = [f"experiment={experiment}", NO_DAMSM]
+    config = compose_config("train", words, TrainConfig).system
+    with torch.device("meta"):
+        system = build_system(config, 9)
+    assert isinstance(system, StagedGAN)
+    assert parameter_count(system.generator) == generator
+    assert [parameter_count(d) for d in system.discriminators.values()] == discriminators

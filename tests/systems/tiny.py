@@ -1,0 +1,56 @@
+"""The smallest form of every system that draws pictures, as words of the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2i_hpc.config.compose import compose_config
+from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.systems import build_system
+
+TINY = (
+    "system.resolution=64",
+    "system.generator_width=2",
+    "system.discriminator_width=2",
+    "system.noise_width=8",
+    "system.text_encoder.width=16",
+    "system.text_encoder.embedding_width=12",
+    "system.average_images=16",
+    "engine.batch_size=4",
+    "engine.log_every=1",
+    "engine.device=cpu",
+    "engine.threads=1",
+    "engine.sample_rows=2",
+    "engine.sample_columns=2",
+    "engine.timeout=60",
+    "data.workers=0",
+)
+STAGED = ("system.condition_width=5", "system.residuals=1")
+DAMSM = ("system.image_encoder.name=efficientnet_lite0", "system.damsm.weight=0.125")
+NO_DAMSM = ("system.damsm.weight=0",)
+SYSTEMS: dict[str, tuple[str, ...]] = {
+    "ssa_gan": ("system=ssa_gan", "system.mask_width=4", *NO_DAMSM),
+    "affine": ("system=ssa_gan", "system.block=affine", *NO_DAMSM),
+    "df_gan": ("system=df_gan",),
+    "attn_gan": ("system=attn_gan", *STAGED, *DAMSM),
+    "attn_dcgan": (
+        "system=attn_gan",
+        "system.pictures=last",
+        "system.unconditional=false",
+        *STAGED,
+        *NO_DAMSM,
+    ),
+    "dm_gan": ("system=dm_gan", *STAGED, *NO_DAMSM),
+    "attndm_gan": ("system=attndm_gan", "system.mismatch=roll", *STAGED, *NO_DAMSM),
+    "dmattn_gan": ("system=dmattn_gan", "system.reference_mask=true", *STAGED, *NO_DAMSM),
+}
+
+
+def configured(name: str, *words: str) -> TrainConfig:
+    """Compose the configuration of a tiny system."""
+    return compose_config("train", [*SYSTEMS[name], *TINY, *words], TrainConfig)
+
+
+def built(name: str, *words: str) -> Any:
+    """Build a tiny system for a vocabulary of 20 words."""
+    return build_system(configured(name, *words).system, 20)
