@@ -27,6 +27,7 @@ from t2i_hpc.config.fields import check
 from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
 
 ConfigT = TypeVar("ConfigT")
+_stored: dict[str | None, set[str]] = {None: set(), "system": set()}
 _GROUPS = ("experiment", "data", "system", "engine", "evaluation", "cluster")
 
 
@@ -121,13 +122,13 @@ def to_yaml(config: Any) -> str:
 
 
 def register_schemas() -> None:
-    """Tell hydra the dataclasses under the names that configs/ uses."""
+    """Tell hydra the dataclasses under the names that configs/ uses, each once: it takes long."""
     OmegaConf.register_new_resolver("package_file", _package_file, replace=True)
     store = ConfigStore.instance()
-    for task, schema in TASK_SCHEMAS.items():
-        store.store(name=f"schema_{task}", node=schema)
-    for name, system in SYSTEM_SCHEMAS.items():
-        store.store(group="system", name=f"schema_{name}", node=system)
+    for group, schemas in ((None, TASK_SCHEMAS), ("system", SYSTEM_SCHEMAS)):
+        for name in schemas.keys() - _stored[group]:
+            store.store(group=group, name=f"schema_{name}", node=schemas[name])
+        _stored[group].update(schemas)
 
 
 def group_choices(group: str, roots: Iterable[Path]) -> list[str]:
