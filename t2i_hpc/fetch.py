@@ -10,10 +10,10 @@ from t2i_hpc.config.tasks import FetchConfig
 
 
 def run(config: FetchConfig) -> None:
-    """Fetch Inception-v3's weights unless they are there, and print where they lie."""
-    from t2i_hpc.metrics.weights import cache_folder, fetch, inception_file
+    """Fetch a network's weights unless they are there, and print where they lie."""
+    from t2i_hpc.metrics.weights import cache_folder, fetch, published_file
 
-    file = inception_file()
+    file = published_file(config.what)
     folder = Path(config.output) if config.output else cache_folder()
     if file.lies_in(folder):
         print(f"{folder / file.name} is there already and whole")
@@ -28,6 +28,7 @@ DOOR = Door(
     run=run,
     examples=(
         "python -m t2i_hpc.fetch what=inception",
+        "python -m t2i_hpc.fetch what=inception_literature",
         "python -m t2i_hpc.fetch what=inception output=weights url=https://a.mirror/file.pth",
     ),
 )

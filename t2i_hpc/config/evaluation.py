@@ -6,18 +6,36 @@ from dataclasses import dataclass
 
 from t2i_hpc.config.fields import setting
 
+METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision")
+
 
 @dataclass
 class EvaluationConfig:
-    """What is compared with what, by which network, in how many parts."""
+    """A protocol (what is compared with what, and how), and how the work is divided."""
 
+    protocol: str = setting("own", "name of the protocol, for people; it is in no hash")
+    metrics: list[str] = setting(
+        ["frechet"],
+        "what is measured; frechet is FID where the detector is FID's",
+        choices=METRICS,
+    )
     detector: str = setting(
         "inception",
-        "feature network; inception gives FID",
-        choices=("inception", "efficientnet_lite0"),
+        "feature network; inception gives FID, inception_literature that of AttnGAN's successors",
+        choices=("inception", "inception_literature", "efficientnet_lite0"),
     )
     detector_weights: str = setting(
-        "", "weights file of inception; empty: where t2i_hpc.fetch puts it"
+        "", "weights file of the detector; empty: where t2i_hpc.fetch puts it"
+    )
+    detector_resize: str = setting(
+        "own",
+        "how images reach the detector: its own way, or clean (bicubic with smoothing; inception)",
+        choices=("own", "clean"),
+    )
+    detector_precision: str = setting(
+        "float32",
+        "the detector's arithmetic; bfloat16 is faster on GPUs and gives another protocol",
+        choices=("float32", "bfloat16"),
     )
     images: int = setting(30_000, "images to generate", unit="images", minimum=2)
     real_images: int | None = setting(
@@ -25,13 +43,78 @@ class EvaluationConfig:
     )
     split: str = setting("test", "split of captions and real images")
     data: str = setting("", "folder of shards of the real side; empty: the run's own")
+    captions: str = setting(
+        "one",
+        "one: of its sample's captions, image i gets one by (seed, i); all: each in turn",
+        choices=("one", "all"),
+    )
+    real_crop: str = setting(
+        "centre",
+        "square of the real images: the centre, or random with mirroring, as for training",
+        choices=("centre", "random"),
+    )
+    real_filter: str = setting(
+        "bilinear",
+        "how real images are brought to the resolution, always with smoothing",
+        choices=("bilinear", "bicubic", "lanczos"),
+    )
+    truncation: float | None = setting(
+        None, "noise beyond so many standard deviations is not drawn; empty: any", minimum=0.01
+    )
+    rounding: str = setting(
+        "nearest",
+        "how values become 8-bit levels; down is what the released SSA-GAN does",
+        choices=("nearest", "down"),
+    )
+    weights: str = setting(
+        "averaged",
+        "which weights draw: averaged where the run keeps an average, or the latest",
+        choices=("averaged", "latest"),
+    )
     seed: int = setting(
-        1, "seed of noise and captions; image i depends on (seed, i) alone", minimum=0
+        1,
+        "seed of noise, captions, splits and subsets; image i depends on (seed, i) alone",
+        minimum=0,
+        maximum=2**32 - 1,
+    )
+    splits: int = setting(10, "splits of the Inception score", minimum=1)
+    kid_subsets: int = setting(100, "pairs of subsets that KID is the mean of", minimum=1)
+    kid_subset_size: int = setting(1000, "images of a subset of KID", unit="images", minimum=2)
+    neighbourhood: int = setting(
+        3, "nearest neighbour that sets the radius in precision and recall", minimum=1
+    )
+    candidates: int = setting(
+        100, "captions an image chooses among for R-precision, its own included", minimum=2
+    )
+    folds: int = setting(10, "folds of R-precision", minimum=1)
+    text_encoder: str = setting(
+        "", "safetensors file of R-precision's DAMSM text encoder; empty: the run's own"
+    )
+    image_encoder: str = setting(
+        "", "safetensors file of R-precision's DAMSM image encoder; empty: the run's own"
+    )
+    features: str = setting(
+        "float32",
+        "how features are kept for KID, precision and recall; float16 halves the files",
+        choices=("float32", "float16"),
     )
     batch_size: int = setting(32, "images at a time", unit="images", minimum=1)
     shards: int = setting(1, "parts the images are split into", unit="shards", minimum=1)
     shard: int | None = setting(
         None, "compute only this part (0-based), without the merge", minimum=0
+    )
+    merge: bool = setting(
+        False, "compute nothing: merge the parts that are there, or say which is missing"
+    )
+    cache: str = setting(
+        "",
+        "folder of the real images' statistics, shared by runs; empty: real-statistics beside "
+        "the run",
+    )
+    save_images: str = setting(
+        "none",
+        "also write the generated images of the parts that are computed",
+        choices=("none", "png", "npz"),
     )
 
 

@@ -10,6 +10,7 @@ from t2i_hpc.config.staged_gan import StagedGANConfig
 from t2i_hpc.config.system import DAMSMPretrainingConfig, SSAGANConfig, SystemConfig
 from t2i_hpc.config.tasks import (
     CheckpointsConfig,
+    CompareConfig,
     ConvertConfig,
     EvaluateConfig,
     FetchConfig,
@@ -24,6 +25,7 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "pretrain": TrainConfig,
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
+    "compare": CompareConfig,
     "report": ReportConfig,
     "checkpoints": CheckpointsConfig,
     "shards": ShardsConfig,

@@ -26,15 +26,35 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    """Score a run's generator against real images, in any number of parts."""
+    """Score a run's generator, or a folder of images, in any number of parts."""
 
     run: str = setting("", "run directory")
-    checkpoint: str = setting("latest", "latest, all, or the number of images of one")
+    checkpoint: str = setting(
+        "latest",
+        "latest, all, the number of images of one, or a .safetensors file that "
+        "t2i_hpc.checkpoints exported",
+    )
+    images: str = setting("", "score this folder of images instead of a run")
+    reference: str = setting("", "folder of images to compare with, instead of a split")
+    output: str = setting(
+        "", "folder for parts and scores.jsonl; empty: the run, or evaluations/ beside the images"
+    )
+    json: bool = setting(False, "print one JSON object a score, not a line for people")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     threads: int | None = setting(
         None, "CPU threads a rank; empty: cores / ranks of the node", unit="threads", minimum=1
     )
     evaluation: EvaluationConfig = section(EvaluationConfig)
+
+
+@dataclass
+class CompareConfig:
+    """Put the scores of runs side by side, with the papers' published numbers beside them."""
+
+    runs: list[str] = setting([], "run directories, or folders with a scores.jsonl")
+    metric: str = setting("", "only metrics whose name begins with this; empty: all")
+    published: bool = setting(True, "also show published numbers of the same kind of protocol")
+    json: bool = setting(False, "print JSON, not tables for people")
 
 
 @dataclass
@@ -69,7 +89,11 @@ class ReportConfig:
 class FetchConfig:
     """Download the weights that cannot be shipped, and check them."""
 
-    what: str = setting("inception", "which weights", choices=("inception",))
+    what: str = setting(
+        "inception",
+        "which weights: FID's network, or torchvision's for the literature's FID",
+        choices=("inception", "inception_literature"),
+    )
     output: str = setting("", "folder; empty: the user's cache folder")
     url: str = setting("", "another place to download from, e.g. a mirror or file:///…")
 

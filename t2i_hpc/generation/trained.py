@@ -11,18 +11,14 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.common.seeds import noise
 from t2i_hpc.common.step import Painter, Pictures
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.engine.checkpoints.checkpoint import (
-    Checkpoint,
-    choose_checkpoint,
-    list_checkpoints,
-    load_weights,
-)
+from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.generation.captions import encode_captions
+from t2i_hpc.generation.rules import PLAIN, DrawingRules
+from t2i_hpc.generation.weights import ChosenWeights, choose_weights
 from t2i_hpc.systems import build_system
 
 
@@ -33,14 +29,14 @@ class TrainedRun:
     Attributes:
         run: the run directory.
         config: what it was trained with.
-        checkpoint: which weights are loaded.
+        weights: which weights are loaded.
         system: the networks, on `device`, in evaluation mode while drawing.
         held_out: the test split of the run's data, with the vocabulary.
     """
 
     run: Path
     config: TrainConfig
-    checkpoint: Checkpoint
+    weights: ChosenWeights
     system: Painter
     held_out: Split
     device: torch.device
@@ -51,19 +47,19 @@ class TrainedRun:
 
         Args:
             run: run directory.
-            checkpoint: latest, or a number of images seen.
+            checkpoint: latest, a number of images seen, or an exported file.
             device: where to draw.
 
         Raises:
             RunError: no run, no such checkpoint, damaged weights.
         """
         config = open_run(run)
-        chosen = choose_checkpoint(run, checkpoint)
+        chosen = choose_weights(run, checkpoint)
         held_out = Split.open(config.data, config.data.test_split)
         system = build_system(config.system, held_out.vocabulary.size)
         if not isinstance(system, Painter):
             raise RunError(f"{run} is a run of {config.system.name}, which draws no pictures")
-        load_weights(chosen, system.modules)
+        chosen.load(system.modules)
         system.modules.to(device)
         return cls(run, config, chosen, system, held_out, device)
 
@@ -75,26 +71,32 @@ class TrainedRun:
     @property
     def images_seen(self) -> int:
         """Images the checkpoint was trained on."""
-        return self.checkpoint.progress.images_seen
+        return self.weights.images_seen
 
     @property
     def checkpoint_sha256(self) -> str:
         """Identity of the weights."""
-        return self.checkpoint.sha256
+        return self.weights.sha256
 
     @property
     def resolution(self) -> int:
         """Side of the pictures in pixels."""
         return self.system.resolution
 
-    def draw(self, numbers: range, seed: int, split: str) -> Tensor:
-        """Draw images number `numbers` of an evaluation: uint8 (B, 3, R, R) on the CPU.
+    def draw_latest_weights(self) -> None:
+        """Draw with the trained weights from now on, where the run keeps an average of them."""
+        for average in self.system.averages:
+            average.target.load_state_dict(average.source.state_dict())
+
+    def draw(self, numbers: range, seed: int, split: str, rules: DrawingRules = PLAIN) -> Tensor:
+        """Draw images number `numbers` of an evaluation: uint8 (B, 3, R, R) on the device.
 
         Noise and caption of image i are functions of (seed, i) alone.
         """
-        captions = [self._split(split).caption(number, seed)[1] for number in numbers]
-        latent = noise(seed, "evaluation noise", numbers, self.system.noise_width)
-        return to_uint8(self.pictures(captions, latent, seed).images[-1])
+        opened = self.split(split)
+        captions = [caption_of(opened, number, seed, rules) for number in numbers]
+        latent = rules.noise(numbers, self.system.noise_width, seed)
+        return rules.levels(self.pictures(captions, latent, seed).images[-1])
 
     def pictures(self, captions: Sequence[str], latent: Tensor, seed: int) -> Pictures:
         """Draw one picture for each caption and row of noise (B, noise_width)."""
@@ -109,12 +111,19 @@ class TrainedRun:
     def _opened(self) -> dict[str, Split]:
         return {self.config.data.test_split: self.held_out}
 
-    def _split(self, name: str) -> Split:
+    def split(self, name: str) -> Split:
+        """Return a split of the run's data, opened once."""
         if name not in self._opened:
             self._opened[name] = Split.open(self.config.data, name)
         return self._opened[name]
 
 
+def caption_of(split: Split, number: int, seed: int, rules: DrawingRules) -> str:
+    """Return the caption that image `number` of an evaluation is made of."""
+    captions = split.sample(number % split.count).captions
+    return captions[rules.caption_of(number, split.count, len(captions), seed)]
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Turn [-1, 1] into 0..255, clamped and rounded to the nearest; on the CPU."""
-    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    return PLAIN.levels(images).cpu()

@@ -1,96 +1,197 @@
-"""One checkpoint against the real images: both sides, their parts, the score.
+"""One set of generated images against the real ones: both sides, their parts, the scores.
 
-The only place where protocol, detector, parts and distance meet; it is handed functions that
+The only place where protocol, detector, parts and metrics meet; it is handed functions that
 draw images and knows neither networks nor data sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.metrics.detectors.base import Detector
-from t2i_hpc.metrics.distance import frechet_distance
-from t2i_hpc.metrics.evaluate import Division, Draw, Side, compute_missing, merged_moments
+import torch
+
+from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.metrics.detectors.base import Detector, DetectorIdentity
+from t2i_hpc.metrics.evaluate import (
+    Division,
+    Draw,
+    Side,
+    compute_missing,
+    merged,
+    missing_parts,
+)
+from t2i_hpc.metrics.folds import groups_of
+from t2i_hpc.metrics.inception_score import NAMES as SPLIT_NAMES
+from t2i_hpc.metrics.inception_score import ScoreSums
+from t2i_hpc.metrics.moments import NAMES as MOMENT_NAMES
+from t2i_hpc.metrics.moments import Moments
 from t2i_hpc.metrics.parts import Target
 from t2i_hpc.metrics.protocol import Protocol
+from t2i_hpc.metrics.retrieval_precision import NAMES as FOLD_NAMES
+from t2i_hpc.metrics.retrieval_precision import Judge, RetrievalCounts
 from t2i_hpc.metrics.scores import record_score, score_row
+from t2i_hpc.metrics.sums import Collector, Contents
+from t2i_hpc.metrics.values import WITH_REAL, WITH_ROWS, Measured, measure
 
 _FOLDER = "evaluations"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The checkpoint that is scored.
+    """The images that are scored.
 
     Attributes:
-        checkpoint: SHA-256 of its weights.
-        images_seen: images it was trained on.
-        draw: its images by number, uint8 (B, 3, R, R).
+        checkpoint: SHA-256 of the weights, or of the folder, that they come from.
+        images_seen: images that the weights were trained on, 0 for a folder.
+        draw: images by number, uint8 (B, 3, R, R).
+        judge: makes what says whether an image's own caption wins; None without captions.
     """
 
     checkpoint: str
     images_seen: int
     draw: Draw
+    judge: Callable[[], Judge] | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checkpoint, the real images, and how they are compared.
+    """A subject, the real images, and how they are compared.
 
     Attributes:
-        run: the run directory; scores and parts are written there.
-        subject: the checkpoint.
+        output: folder of scores and parts; a run directory.
+        cache: folder of the real side's parts, by content.
+        subject: the generated images.
         draw_real: the real images by number, uint8 (B, 3, R, R).
-        detector: the feature network.
-        protocol: everything that moves the score.
+        detector: the feature network, by name and hash.
+        protocol: everything that moves a score.
+        name: the protocol's name, for people.
+        metrics: what is measured, keys of ``values.METRICS``.
         division: how the images are split into parts.
+        device: where sums are kept and distances computed.
     """
 
-    run: Path
+    output: Path
+    cache: Path
     subject: Subject
     draw_real: Draw
-    detector: Detector
+    detector: DetectorIdentity
     protocol: Protocol
+    name: str
+    metrics: Sequence[str]
     division: Division
+    device: torch.device
 
     @property
     def generated(self) -> Side:
         """The generated images; their parts lie by protocol and images seen."""
         protocol, subject = self.protocol, self.subject
         target = Target("generated", protocol.hash, subject.checkpoint, protocol.images)
-        folder = self.run / _FOLDER / protocol.hash / f"{subject.images_seen:010d}"
-        return Side(target, folder, subject.draw)
+        folder = self.output / _FOLDER / protocol.hash / f"{subject.images_seen:010d}"
+        return Side(target, folder, self._generated_contents(), subject.draw)
 
     @property
     def real(self) -> Side:
         """The real images; all checkpoints and protocols that share them share the files."""
         digest = self.protocol.real_hash
         target = Target("real", digest, "", self.protocol.real_images)
-        return Side(target, self.run / _FOLDER / f"real-{digest}", self.draw_real)
+        contents = Contents(frozenset(MOMENT_NAMES), lambda: [self._moments()], self._rows)
+        return Side(target, self.cache / digest, contents, self.draw_real)
 
-    def compute(self, parts: Iterable[int]) -> None:
+    @property
+    def sides(self) -> list[Side]:
+        """The sides that the metrics need."""
+        return [self.generated, *([self.real] if WITH_REAL & {*self.metrics} else [])]
+
+    def check(self) -> None:
+        """Refuse what can be refused before any image is drawn.
+
+        Raises:
+            EvaluationError: a metric that the detector or the subject cannot serve.
+        """
+        if not self.metrics:
+            raise EvaluationError(
+                "evaluation.metrics is empty: name one or more, e.g. evaluation.metrics=[frechet]"
+            )
+        if "inception_score" in self.metrics and not self.detector.classes:
+            raise EvaluationError(
+                f"an Inception score is of Inception's classes, and {self.detector.name} serves "
+                "none: take evaluation.detector=inception or leave inception_score out"
+            )
+        if "r_precision" in self.metrics and self.subject.judge is None:
+            raise EvaluationError(
+                "R-precision asks which caption an image was made of, and a folder of images "
+                "does not say: score a run, or leave r_precision out of evaluation.metrics"
+            )
+        for metric, key in (("inception_score", "splits"), ("r_precision", "folds")):
+            groups, images = getattr(self.protocol, key), self.protocol.images
+            if metric in self.metrics and groups > images:
+                raise EvaluationError(
+                    f"evaluation.{key}={groups} is more than the {images} images: take fewer"
+                )
+
+    def compute(self, parts: Iterable[int], detector: Detector) -> None:
         """Compute those of the parts, of both sides, that are not there yet."""
         chosen = list(parts)
-        for side in (self.generated, self.real):
-            compute_missing(side, self.detector, self.division, chosen)
+        for side in self.sides:
+            compute_missing(side, detector, self.division, chosen)
 
-    def score(self) -> dict[str, Any]:
-        """Merge all parts, record the score in the run, and return its row.
+    def missing(self) -> dict[int, list[str]]:
+        """Return the parts without a valid file, ascending, and of which sides."""
+        found: dict[int, list[str]] = {}
+        for side in self.sides:
+            for part in missing_parts(side, self.division):
+                found.setdefault(part, []).append(side.target.side)
+        return dict(sorted(found.items()))
+
+    def score(self) -> list[dict[str, Any]]:
+        """Merge all parts, record the scores, and return their rows.
 
         Raises:
             EvaluationError: parts are missing or do not fit together.
         """
-        sides = [merged_moments(side, self.division) for side in (self.generated, self.real)]
-        subject = self.subject
-        row = score_row(
-            frechet_distance(*sides),
-            self.protocol,
-            self.detector,
-            checkpoint=subject.checkpoint,
-            images_seen=subject.images_seen,
+        generated, *real = [merged(side, self.division) for side in self.sides]
+        measured = Measured(
+            generated, real[0] if real else None, self.protocol, self.detector, self.device
         )
-        record_score(self.run, row)
-        return row
+        rows = [
+            score_row(
+                value,
+                self.protocol,
+                self.detector,
+                name=self.name,
+                checkpoint=self.subject.checkpoint,
+                images_seen=self.subject.images_seen,
+            )
+            for value in measure(self.metrics, measured)
+        ]
+        for row in rows:
+            record_score(self.output, row)
+        return rows
+
+    @property
+    def _rows(self) -> str:
+        return self.protocol.features if WITH_ROWS & {*self.metrics} else ""
+
+    def _moments(self) -> Moments:
+        return Moments.empty(self.detector.width, self.device)
+
+    def _generated_contents(self) -> Contents:
+        names = {*MOMENT_NAMES}
+        names |= {*SPLIT_NAMES} if "inception_score" in self.metrics else set()
+        names |= {*FOLD_NAMES} if "r_precision" in self.metrics else set()
+        return Contents(frozenset(names), self._collectors, self._rows)
+
+    def _collectors(self) -> list[Collector]:
+        protocol, judge = self.protocol, self.subject.judge
+        collectors: list[Collector] = [self._moments()]
+        if "inception_score" in self.metrics:
+            splits = groups_of(protocol.images, protocol.splits, protocol.seed)
+            sums = ScoreSums(splits, protocol.splits, self.detector.classes, self.device)
+            collectors.append(sums)
+        if "r_precision" in self.metrics and judge is not None:
+            folds = groups_of(protocol.images, protocol.folds, protocol.seed)
+            collectors.append(RetrievalCounts(folds, protocol.folds, judge()))
+        return collectors

@@ -2,19 +2,28 @@
 
     d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁ Σ₂)^½          (Heusel et al., NeurIPS 2017)
 
-With symmetric factors Σᵢ = Lᵢ Lᵢᵀ the last trace is the nuclear norm of L₁ᵀ L₂. Its singular
-values come without the square root of small, noisy eigenvalues of a product, so the distance
-also holds where there are fewer images than features. The rank of a covariance is at most
-N − 1: eigenvalues beyond it are rounding noise and are left out.
+With factors Σᵢ = Lᵢ Lᵢᵀ, whatever they are, the last trace is the nuclear norm of L₁ᵀ L₂. Its
+singular values come without the square root of small, noisy eigenvalues of a product, so the
+distance also holds where there are fewer images than features.
+
+The factor is Cholesky's where the covariance is well away from singular, else made of a symmetric
+eigendecomposition: the rank of a covariance is at most N − 1, and eigenvalues beyond it are
+rounding noise and are left out. NumPy's LAPACK is the quicker one on a CPU.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.metrics.moments import Moments
+
+Matrix = npt.NDArray[np.floating[Any]]
+# Smallest pivot, over the largest variance, of a covariance that counts as regular.
+_REGULAR = 1e-9
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
@@ -24,23 +33,38 @@ def frechet_distance(first: Moments, second: Moments) -> float:
         EvaluationError: fewer than two images on a side, or features that are not finite.
     """
     first_factor, second_factor = _factor(first), _factor(second)
-    trace = torch.linalg.svdvals(first_factor.T @ second_factor).sum()
+    trace = np.linalg.svd(first_factor.T @ second_factor, compute_uv=False).sum()
     means = (first.mean() - second.mean()).square().sum()
-    squares = first_factor.square().sum() + second_factor.square().sum()
-    return max(0.0, float(means + squares - 2 * trace))
+    squares = np.square(first_factor).sum() + np.square(second_factor).sum()
+    return max(0.0, float(means) + float(squares - 2 * trace))
 
 
-def _factor(moments: Moments) -> Tensor:
+def _factor(moments: Moments) -> Matrix:
     """Return L, float64 (D, rank), with L Lᵀ = Σ."""
-    covariance = moments.covariance()
-    if not torch.isfinite(covariance).all():
+    covariance: Matrix = moments.covariance().cpu().numpy()
+    if not np.isfinite(covariance).all():
         raise EvaluationError(
             "the features of some images are not finite: the generator or the weights of the "
             "detector are broken"
         )
-    values, vectors = torch.linalg.eigh(covariance)
-    noise = values[-1] * len(values) * torch.finfo(values.dtype).eps
-    rank = min(int((values > noise).sum()), moments.count - 1)
-    kept = len(values) - rank
-    factor: Tensor = vectors[:, kept:] * values[kept:].sqrt()
+    factor = _cholesky(covariance) if moments.count > len(covariance) else None
+    return _eigenvectors(covariance, moments.count - 1) if factor is None else factor
+
+
+def _cholesky(covariance: Matrix) -> Matrix | None:
+    """Return the lower factor, None where the covariance is singular or nearly so."""
+    try:
+        factor: Matrix = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        return None
+    regular = np.square(factor.diagonal()).min() > _REGULAR * covariance.diagonal().max()
+    return factor if regular else None
+
+
+def _eigenvectors(covariance: Matrix, most: int) -> Matrix:
+    """Return the eigenvectors that are no noise, at most `most`, by the roots of their values."""
+    values, vectors = np.linalg.eigh(covariance)
+    noise = values[-1] * len(values) * np.finfo(values.dtype).eps
+    kept = len(values) - min(int((values > noise).sum()), most)
+    factor: Matrix = vectors[:, kept:] * np.sqrt(values[kept:])
     return factor

@@ -1,35 +1,42 @@
-"""Compute parts of an evaluation, keep those that are there, merge them into a distance.
+"""Compute parts of an evaluation, keep those that are there, merge them.
 
 The generated and the real side go the same way: a function draws images by their numbers, the
-detector turns them into features, a part's file keeps their moments. Batches are always whole
-and begin at multiples of the batch size: beyond the last image the function is asked for
-numbers that do not count, and their rows are left out. So every image goes through generator
-and detector in the same company under any number of parts.
+detector turns them into features, a part's file keeps the sums that the metrics need. Batches
+are always whole and begin at multiples of the batch size: beyond the last image the function
+is asked for numbers that do not count, and their rows are left out. So every image goes through
+generator and detector in the same company under any number of parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.progress import progress
+from t2i_hpc.metrics.ahead import one_ahead
+from t2i_hpc.metrics.detectors.arithmetic import exact_inference
 from t2i_hpc.metrics.detectors.base import Detector
-from t2i_hpc.metrics.moments import Moments
+from t2i_hpc.metrics.kernel_distance import Rows
+from t2i_hpc.metrics.locks import alone
 from t2i_hpc.metrics.parts import (
     Header,
     Target,
+    check_cover,
     load_part,
     merge_parts,
     part_path,
     part_range,
     save_part,
 )
+from t2i_hpc.metrics.rows import KeptRows, merge_rows, read_rows, rows_are_whole
+from t2i_hpc.metrics.sums import Arrays, Contents, Seen
 
 Draw = Callable[[range], Tensor]
+Add = Callable[[Seen], None]
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,14 @@ class Side:
     Attributes:
         target: what the parts' files must belong to.
         folder: where they lie.
+        contents: which sums are kept of the images.
         draw: gives the images of any range of numbers, uint8 (B, 3, R, R); numbers from
             ``target.images`` on must give images too (which ones does not matter).
     """
 
     target: Target
     folder: Path
+    contents: Contents
     draw: Draw
 
 
@@ -55,70 +64,114 @@ class Division:
     parts: int
     batch_size: int
 
+    def range_of(self, target: Target, part: int) -> range:
+        """Return the images of a part."""
+        return part_range(target.images, self.parts, part, self.batch_size)
 
-def compute_part(
+
+@dataclass(frozen=True)
+class Merged:
+    """All images of a side: their sums and, where they are kept, their features (N, D)."""
+
+    sums: Arrays
+    rows: Rows | None
+
+
+def look_at_images(
     draw: Draw,
     detector: Detector,
     numbers: range,
     batch_size: int,
-    advance: Callable[[int], None],
-) -> Moments:
-    """Return the moments of the images `numbers`, which begin at a multiple of `batch_size`.
+    add: Add,
+) -> None:
+    """Show the images `numbers`, which begin at a multiple of `batch_size`, to `add`.
 
-    Args:
-        draw: gives uint8 (batch_size, 3, R, R) for a range of batch_size numbers.
-        detector: gives the features.
-        numbers: the images that count.
-        batch_size: images at a time.
-        advance: told the number of images of each batch that is done.
+    The next batch is drawn while the detector looks at one.
 
     Raises:
         ValueError: the range begins inside a batch.
     """
     if numbers and numbers.start % batch_size:
         raise ValueError(f"images {numbers} begin inside a batch of {batch_size}")
-    moments: Moments | None = None
-    for first in range(numbers.start, numbers.stop, batch_size):
-        wanted = min(batch_size, numbers.stop - first)
-        features = detector.features(draw(range(first, first + batch_size)))[:wanted]
-        moments = moments or Moments.empty(detector.width, features.device)
-        moments.add(features)
-        advance(wanted)
-    return moments or Moments.empty(detector.width)
+    firsts = range(numbers.start, numbers.stop, batch_size)
+    # Set here, not in the detector alone: the flags are the process's, and a batch is drawn
+    # in another thread meanwhile.
+    with exact_inference():
+        for first, images in one_ahead(lambda n: draw(range(n, n + batch_size)), firsts):
+            wanted = min(batch_size, numbers.stop - first)
+            features = detector.features(images)
+            seen = range(first, first + wanted)
+            logits = detector.logits(features)[:wanted]
+            add(Seen(seen, images[:wanted], features[:wanted], logits))
+
+
+def compute_part(side: Side, detector: Detector, division: Division, part: int) -> None:
+    """Compute a part of a side and write its file, replacing one that is there."""
+    numbers = division.range_of(side.target, part)
+    path = part_path(side.folder, part, division.parts)
+    collectors = side.contents.start()
+    kept = KeptRows(side.contents.rows) if side.contents.rows else None
+    title = f"{side.target.side} images, part {part + 1} of {division.parts}"
+    with progress(title, len(numbers), "images") as advance:
+
+        def add(seen: Seen) -> None:
+            for collector in collectors:
+                collector.add(seen)
+            if kept:
+                kept.add(seen.features)
+            advance(len(seen.numbers))
+
+        look_at_images(side.draw, detector, numbers, division.batch_size, add)
+    header = Header(side.target, numbers.start, numbers.stop, part, division.parts)
+    if kept:
+        header = replace(header, rows=kept.save(path, detector.identity.width))
+    save_part(path, header, {k: v for c in collectors for k, v in c.arrays().items()})
 
 
 def compute_missing(
     side: Side, detector: Detector, division: Division, chosen: Iterable[int]
 ) -> None:
-    """Compute those of the `chosen` parts whose valid files are not there yet."""
-    if _is_done(part_path(side.folder, 0, 1), side.target, range(side.target.images)):
+    """Compute those of the `chosen` parts whose valid files are not there yet.
+
+    Processes that ask for the same part wait for the one that computes it.
+    """
+    if _whole_is_done(side):
         return
     for part in chosen:
-        numbers = part_range(side.target.images, division.parts, part, division.batch_size)
         path = part_path(side.folder, part, division.parts)
-        if numbers and not _is_done(path, side.target, numbers):
-            title = f"{side.target.side} images, part {part + 1} of {division.parts}"
-            with progress(title, len(numbers), "images") as advance:
-                moments = compute_part(side.draw, detector, numbers, division.batch_size, advance)
-            header = Header(side.target, numbers.start, numbers.stop, part, division.parts)
-            save_part(path, header, moments)
+        if part_is_done(side, division, part):
+            continue
+        with alone(path):
+            if not part_is_done(side, division, part):
+                compute_part(side, detector, division, part)
 
 
-def merged_moments(side: Side, division: Division) -> Moments:
-    """Return the moments of all images of a side and keep them as one part.
+def missing_parts(side: Side, division: Division) -> list[int]:
+    """Return the parts that have images but no valid file, ascending."""
+    if _whole_is_done(side):
+        return []
+    return [part for part in range(division.parts) if not part_is_done(side, division, part)]
+
+
+def part_is_done(side: Side, division: Division, part: int) -> bool:
+    """Whether a part's file is whole and holds what is wanted; so is a part without images."""
+    numbers = division.range_of(side.target, part)
+    return not numbers or _is_done(side, part_path(side.folder, part, division.parts), numbers)
+
+
+def merged(side: Side, division: Division) -> Merged:
+    """Return the sums of all images of a side and keep them as one part.
 
     Raises:
         EvaluationError: parts are missing or do not fit together.
     """
-    images, parts = side.target.images, division.parts
     whole = part_path(side.folder, 0, 1)
-    if _is_done(whole, side.target, range(images)):
-        return load_part(whole)[1]
-    ranges = [part_range(images, parts, part, division.batch_size) for part in range(parts)]
-    paths = [part_path(side.folder, part, parts) for part in range(parts) if ranges[part]]
-    merged = merge_parts(paths, side.target)
-    save_part(whole, Header(side.target, 0, images, 0, 1), merged)
-    return merged
+    if not _whole_is_done(side):
+        with alone(whole):
+            if not _whole_is_done(side):
+                _merge(side, division, whole)
+    rows = read_rows(whole) if side.contents.rows else None
+    return Merged(load_part(whole)[1], rows)
 
 
 def spread(numbers: Iterable[int], wanted: int, count: int) -> list[int]:
@@ -130,10 +183,28 @@ def spread(numbers: Iterable[int], wanted: int, count: int) -> list[int]:
     return [number % wanted * count // wanted for number in numbers]
 
 
-def _is_done(path: Path, target: Target, numbers: range) -> bool:
-    """Return whether a file is whole and holds exactly these images of `target`."""
+def _merge(side: Side, division: Division, whole: Path) -> None:
+    parts = [part for part in range(division.parts) if division.range_of(side.target, part)]
+    paths = [part_path(side.folder, part, division.parts) for part in parts]
+    header = Header(side.target, 0, side.target.images, 0, 1)
+    sums = merge_parts(paths, side.target, side.contents.names)
+    if side.contents.rows:
+        ordered = check_cover(paths, side.target)
+        header = replace(header, rows=merge_rows(ordered, whole, side.contents.rows))
+    save_part(whole, header, sums)
+
+
+def _whole_is_done(side: Side) -> bool:
+    return _is_done(side, part_path(side.folder, 0, 1), range(side.target.images))
+
+
+def _is_done(side: Side, path: Path, numbers: range) -> bool:
+    """Whether a file is whole and holds what is wanted of exactly these images."""
     try:
-        header, _ = load_part(path)
+        header, sums = load_part(path)
     except EvaluationError:
         return False
-    return (header.target, header.start, header.stop) == (target, numbers.start, numbers.stop)
+    if (header.target, header.start, header.stop) != (side.target, numbers.start, numbers.stop):
+        return False
+    rows_missing = side.contents.rows and not rows_are_whole(path, header)
+    return side.contents.names <= sums.keys() and not rows_missing

@@ -1,10 +1,11 @@
-"""Parts of an evaluation: ranges of images, the file of each part's moments, the merge.
+"""Parts of an evaluation: ranges of images, the file of each part's sums, the merge.
 
 A part is a run of whole batches. The bits of a float32 feature depend on the size of the batch
 and the image's row in it, so image i is always row i mod B of batch i div B, whatever the
 number of parts (see :mod:`t2i_hpc.metrics.evaluate`). Parts differ by at most one batch.
 
-A file says what it is part of; the merge covers every image exactly once or refuses.
+A file says what it is part of; the merge covers every image exactly once or refuses. Where
+features are kept, they lie beside it as an ``.npy`` file, whose hash the part's file holds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import atomic_writer
-from t2i_hpc.metrics.moments import Moments
+from t2i_hpc.metrics.sums import Arrays
 
 _UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
+_HEADER, _DIGEST = "header", "sha256"
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Header:
-    """What a part's file says of itself: images `start` to `stop` − 1 of `target`."""
+    """What a part's file says of itself: images `start` to `stop` − 1 of `target`.
+
+    `rows` is the SHA-256 of the features beside it, "" where none are kept.
+    """
 
     target: Target
     start: int
     stop: int
     part: int
     parts: int
+    rows: str = ""
 
 
 def part_range(images: int, parts: int, part: int, batch_size: int = 1) -> range:
@@ -83,16 +89,21 @@ def parts_of_rank(parts: int, rank: int, world: int) -> range:
 
 
 def part_path(folder: Path, part: int, parts: int) -> Path:
-    """Return where a part's moments lie."""
+    """Return where a part's sums lie."""
     return folder / f"part-{part:05d}-of-{parts:05d}.npz"
 
 
-def save_part(path: Path, header: Header, moments: Moments) -> None:
-    """Write a part's file atomically."""
+def rows_path(path: Path) -> Path:
+    """Return where the features of a part lie, if they are kept."""
+    return path.with_suffix(".features.npy")
+
+
+def save_part(path: Path, header: Header, sums: Arrays) -> None:
+    """Write a part's file atomically; its features, if any, must be there already."""
     text = np.array(json.dumps(dataclasses.asdict(header), sort_keys=True))
-    arrays: dict[str, NDArray[Any]] = {"header": text, **moments.arrays()}
+    arrays: dict[str, NDArray[Any]] = {_HEADER: text, **sums}
     with atomic_writer(path) as stream:
-        np.savez(stream, allow_pickle=False, sha256=np.array(_digest(arrays)), **arrays)
+        np.savez(stream, allow_pickle=False, **{_DIGEST: np.array(_digest(arrays))}, **arrays)
 
 
 def load_header(path: Path) -> Header:
@@ -101,29 +112,55 @@ def load_header(path: Path) -> Header:
     Raises:
         EvaluationError: the file is missing or damaged.
     """
-    return _parse(path, _read(path, ["header"]))
+    return _parse(path, _read(path, [_HEADER]))
 
 
-def load_part(path: Path) -> tuple[Header, Moments]:
-    """Read a part's file and check its content.
+def load_part(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
+    """Read a part's file and check its content; return what it says of itself and its sums.
 
     Raises:
         EvaluationError: the file is missing or damaged.
     """
-    arrays = _read(path, ["header", "count", "total", "outer", "sha256"])
-    recorded = str(arrays.pop("sha256"))
+    arrays = _read(path)
+    recorded = str(arrays.pop(_DIGEST, ""))
     header = _parse(path, arrays)
     if _digest(arrays) != recorded or int(arrays["count"]) != header.stop - header.start:
         raise _damaged(path, "its content does not match its SHA-256")
-    return header, Moments.from_arrays(arrays)
+    del arrays[_HEADER]
+    return header, arrays
 
 
-def merge_parts(paths: Sequence[Path], target: Target) -> Moments:
-    """Return the moments of all images of `target`, from parts in any order.
+def merge_parts(
+    paths: Sequence[Path], target: Target, names: Iterable[str]
+) -> dict[str, NDArray[Any]]:
+    """Return the sums `names` over all images of `target`, from parts in any order.
+
+    One part is in memory at a time.
 
     Raises:
         EvaluationError: a hole, an overlap, a foreign checkpoint, another protocol or side,
             a damaged file, too few images; the sentence names the file.
+    """
+    ordered = check_cover(paths, target)
+    merged: dict[str, NDArray[Any]] = {}
+    wanted = sorted(names)
+    for path in ordered:
+        _, sums = load_part(path)
+        for name in wanted:
+            if name not in sums:
+                raise _damaged(path, f"it does not hold {name}")
+            if name in merged:
+                merged[name] += sums[name]
+            else:
+                merged[name] = sums[name].copy()
+    return merged
+
+
+def check_cover(paths: Sequence[Path], target: Target) -> list[Path]:
+    """Return the parts in the order of their images.
+
+    Raises:
+        EvaluationError: they are not exactly the images of `target`.
     """
     headers = [(load_header(path), path) for path in paths]
     headers.sort(key=lambda item: (item[0].start, item[0].stop))
@@ -140,12 +177,7 @@ def merge_parts(paths: Sequence[Path], target: Target) -> Moments:
         reached, before = header.stop, str(path)
     if reached < target.images:
         raise _hole(reached, target.images, before)
-    return Moments.merge(_all_moments([path for _, path in headers]))
-
-
-def _all_moments(paths: Sequence[Path]) -> Iterator[Moments]:
-    for path in paths:
-        yield load_part(path)[1]
+    return [path for _, path in headers]
 
 
 def _check_target(header: Header, target: Target, path: Path) -> None:
@@ -169,26 +201,28 @@ def _damaged(path: Path, reason: object) -> EvaluationError:
     return EvaluationError(f"{path} is damaged ({reason}): delete it and compute it again")
 
 
-def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _read(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise EvaluationError(f"{path} is missing: compute this part first")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
+            return {name: archive[name] for name in names or archive.files}
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
 
 
-def _parse(path: Path, arrays: dict[str, NDArray[Any]]) -> Header:
+def _parse(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Header:
     try:
-        values = json.loads(str(arrays["header"]))
+        values = json.loads(str(arrays[_HEADER]))
         return Header(**{**values, "target": Target(**values["target"])})
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, "it is no part of an evaluation") from error
 
 
-def _digest(arrays: dict[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256(str(arrays["header"]).encode())
-    for name in ("count", "total", "outer"):
-        digest.update(arrays[name].tobytes())
+def _digest(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data if array.ndim and array.size else array.tobytes())
     return digest.hexdigest()

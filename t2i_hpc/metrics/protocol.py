@@ -1,7 +1,8 @@
 """What a score was measured with. Two scores may be compared only if their protocols agree.
 
 Everything that moves a score without the generator having changed stands here; the hash of it
-stands on every score, every part of an evaluation and in the folder's name.
+stands on every score, every part of an evaluation and in the folder's name. The protocol's
+name is for people alone: it is in no hash.
 """
 
 from __future__ import annotations
@@ -12,11 +13,20 @@ from typing import Any
 
 from t2i_hpc.common.files import sha256_of_json
 
-CROP = "shorter side to the resolution by antialiased bilinear, centre square"
-SELECTION = "evenly spaced over the split as stored"
-ROUNDING = "clamped to [-1, 1], to the nearest of 256 levels, no compression"
 _HASH_DIGITS = 12
-_GENERATED_SIDE_ONLY = ("captions", "images", "seed", "rounding")
+# What decides the real images' statistics; the rest decides what is made of them.
+_REAL_SIDE = (
+    "data",
+    "split",
+    "real_images",
+    "resolution",
+    "detector",
+    "detector_sha256",
+    "preprocessing",
+    "crop",
+    "selection",
+    "features",
+)
 
 
 @dataclass(frozen=True)
@@ -24,19 +34,30 @@ class Protocol:
     """The settings of a comparison.
 
     Attributes:
-        data: digest of the manifest of the real images.
-        captions: digest of the manifest that the captions were drawn from.
+        data: digest of the manifest of the real images, or of their folder.
+        captions: digest of the manifest that the captions were drawn from, or of the folder of
+            generated images.
         split: split of both.
         images: number of generated images N.
         real_images: number of real images.
         resolution: side of the compared images in px.
         detector: name of the feature network.
         detector_sha256: hash of its weights.
-        preprocessing: how images reach it.
-        seed: of noise and captions; image i depends on (seed, i) alone.
+        preprocessing: how images reach it, and its arithmetic.
+        seed: of noise, captions, splits, folds and subsets; image i depends on (seed, i) alone.
+        caption_choice: which captions images are made of.
+        truncation: how noise is drawn.
+        weights: which of the generator's weights draw.
+        rounding: how generated values become 8-bit levels.
         crop: how real images are brought to the resolution.
         selection: which images of the split are the real ones.
-        rounding: how generated values become 8-bit levels.
+        features: dtype in which features are kept for KID, precision and recall.
+        splits: of the Inception score.
+        kid_subsets, kid_subset_size: of KID.
+        neighbourhood: k of precision and recall.
+        candidates: captions that an image chooses among for R-precision, its own included.
+        folds: of R-precision.
+        encoders: hash of R-precision's encoders.
     """
 
     data: str
@@ -49,9 +70,20 @@ class Protocol:
     detector_sha256: str
     preprocessing: str
     seed: int
-    crop: str = CROP
-    selection: str = SELECTION
-    rounding: str = ROUNDING
+    caption_choice: str
+    truncation: str
+    weights: str
+    rounding: str
+    crop: str
+    selection: str
+    features: str
+    splits: int
+    kid_subsets: int
+    kid_subset_size: int
+    neighbourhood: int
+    candidates: int
+    folds: int
+    encoders: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings by name."""
@@ -64,8 +96,6 @@ class Protocol:
 
     @property
     def real_hash(self) -> str:
-        """Return 12 digits that name the real side, so that protocols can share its moments."""
+        """Return 12 digits that name the real side, so that protocols can share its sums."""
         settings = self.as_dict()
-        for name in _GENERATED_SIDE_ONLY:
-            del settings[name]
-        return sha256_of_json(settings)[:_HASH_DIGITS]
+        return sha256_of_json({name: settings[name] for name in _REAL_SIDE})[:_HASH_DIGITS]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from t2i_hpc.common.files import append_json_line, read_json_lines
-from t2i_hpc.metrics.detectors.base import Detector
+from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.protocol import Protocol
+from t2i_hpc.metrics.values import Value
 
 FILE_NAME = "scores.jsonl"
 FEW_IMAGES = 10_000
@@ -18,25 +19,34 @@ _IDENTITY = ("images", "metric", "protocol", "checkpoint")
 
 
 def score_row(
-    value: float, protocol: Protocol, detector: Detector, *, checkpoint: str, images_seen: int
+    score: Value,
+    protocol: Protocol,
+    detector: DetectorIdentity,
+    *,
+    name: str,
+    checkpoint: str,
+    images_seen: int,
 ) -> dict[str, Any]:
     """Return one row of scores.jsonl.
 
     Args:
-        value: the distance; lower is better.
+        score: the metric, its value and its error bar.
         protocol: what it was measured with.
         detector: the feature network.
+        name: the protocol's name.
         checkpoint: SHA-256 of the checkpoint.
         images_seen: images that the checkpoint was trained on.
     """
     return {
         "images": images_seen,
-        "metric": detector.metric_name,
-        "value": value,
-        "better": "lower",
+        "metric": score.metric,
+        "value": score.value,
+        "std": score.std,
+        "better": score.better,
         "n": protocol.images,
-        "n_real": protocol.real_images,
+        "n_real": score.n_real,
         "protocol": protocol.hash,
+        "protocol_name": name,
         "protocol_text": protocol.as_dict(),
         "checkpoint": checkpoint,
         "detector_label": detector.label,
@@ -56,18 +66,23 @@ def record_score(run: Path, row: dict[str, Any]) -> bool:
 
 def score_line(row: dict[str, Any]) -> str:
     """Return the line that people read."""
+    bar = "" if row["std"] is None else f" ± {row['std']:.4f}"
+    real = f", N real {row['n_real']:,}" if row["n_real"] else ""
+    where = f" after {row['images']:,} images" if row["images"] else ""
     return (
-        f"{row['metric']} {row['value']:.4f} after {row['images']:,} images  "
-        f"[N {row['n']:,}, N real {row['n_real']:,}, protocol {row['protocol']}, "
+        f"{row['metric']} {row['value']:.4f}{bar}{where}  "
+        f"[N {row['n']:,}{real}, protocol {row['protocol_name']} {row['protocol']}, "
         f"{row['detector_label']}]"
     )
 
 
-def few_images_warning(images: int) -> str | None:
-    """Return a warning where the number of images is too small to publish, else None."""
-    if images >= FEW_IMAGES:
+def few_images_warning(protocol: Protocol) -> str | None:
+    """Return a warning where there are too few images on a side to publish, else None."""
+    sides = (("N", protocol.images), ("N real", protocol.real_images))
+    few = [f"{name} = {count:,}" for name, count in sides if count < FEW_IMAGES]
+    if not few:
         return None
     return (
-        f"N = {images:,} is small: the distance is biased upwards, and scores of different N are "
-        "not comparable"
+        f"{' and '.join(few)} {'is' if len(few) == 1 else 'are'} small: the Fréchet distance is "
+        "biased upwards, and scores of different N are not comparable"
     )

@@ -24,6 +24,10 @@ from t2i_hpc.common.progress import progress
 
 _TIMEOUT_SECONDS = 30.0
 _BLOCK_BYTES = 1 << 20
+NETWORKS = {
+    "inception": "Inception-v3",
+    "inception_literature": "torchvision's Inception-v3",
+}
 
 
 @dataclass(frozen=True)
@@ -58,31 +62,52 @@ def inception_file() -> WeightsFile:
     return WeightsFile(URL_INCEPTION_V3)
 
 
+def literature_file() -> WeightsFile:
+    """Return torchvision's Inception-v3 weights for ImageNet."""
+    from torchvision.models import Inception_V3_Weights
+
+    return WeightsFile(Inception_V3_Weights.IMAGENET1K_V1.url)
+
+
+def published_file(what: str) -> WeightsFile:
+    """Return the file that ``t2i_hpc.fetch what=…`` gets, a key of `NETWORKS`."""
+    return inception_file() if what == "inception" else literature_file()
+
+
 def cache_folder() -> Path:
     """Return ``$XDG_CACHE_HOME/t2i_hpc`` or ``~/.cache/t2i_hpc``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i_hpc"
 
 
-def inception_weights(given: str) -> Path:
-    """Return the file of Inception-v3's weights: `given`, or the fetched one where it is "".
+def weights_of(file: WeightsFile, what: str, given: str) -> Path:
+    """Return where a detector's weights lie: `given`, or the fetched file where it is "".
+
+    Args:
+        file: the published file.
+        what: its name for ``t2i_hpc.fetch``.
+        given: ``evaluation.detector_weights``.
 
     Raises:
         EvaluationError: the file is missing, or the fetched one is damaged.
     """
-    file = inception_file()
     path = Path(given) if given else cache_folder() / file.name
     if not path.is_file():
         raise EvaluationError(
-            f"the weights of Inception-v3 are missing at {path}: run python -m t2i_hpc.fetch "
-            f"what=inception on a machine with internet and copy {file.name} to "
+            f"the weights of {NETWORKS[what]} are missing at {path}: run python -m t2i_hpc.fetch "
+            f"what={what} on a machine with internet and copy {file.name} to "
             f"{cache_folder()}, or give its place with evaluation.detector_weights=FILE"
         )
     if not given and not file.lies_in(path.parent):
         raise EvaluationError(
             f"{path} is damaged (its SHA-256 does not begin with {file.sha256_prefix}): delete "
-            "it and run python -m t2i_hpc.fetch what=inception again"
+            f"it and run python -m t2i_hpc.fetch what={what} again"
         )
     return path
+
+
+def inception_weights(given: str) -> Path:
+    """Return where the weights of FID's network lie; arguments and errors as of `weights_of`."""
+    return weights_of(inception_file(), "inception", given)
 
 
 def fetch(file: WeightsFile, folder: Path, url: str) -> Path:

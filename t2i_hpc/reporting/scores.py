@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 FEW_IMAGES = 10_000
+_FRECHET = re.compile(r"\bFI?D\b")  # FID, clean FID, FD (…), but not KID
 
 
 @dataclass(frozen=True)
 class Score:
-    """One value after so many training images."""
+    """One value after so many training images, with its error bar where there is one."""
 
     images: int
     value: float
     checkpoint: str
+    std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class ScoreCurve:
     Attributes:
         metric: what is measured, e.g. "FID".
         n: generated images; n_real: real images.
-        protocol: hash of the protocol; text: its settings.
+        protocol: hash of the protocol; name: its name; text: its settings.
         detector: one line about the feature network, empty if unknown.
         lower_is_better: direction.
         scores: one a checkpoint, in the order of training; a repeated one counts as measured last.
@@ -36,6 +39,7 @@ class ScoreCurve:
     n: int
     n_real: int
     protocol: str
+    name: str
     text: Mapping[str, Any]
     detector: str
     lower_is_better: bool
@@ -56,7 +60,7 @@ class ScoreCurve:
                 0, "A distance in the features of another network than FID's: it is not FID and "
                 "not comparable with published FID."
             )  # fmt: skip
-        if self.n < FEW_IMAGES and self.lower_is_better:
+        if self.n < FEW_IMAGES and _FRECHET.search(self.metric):
             sentences.append(f"N = {self.n:,} is small, which biases a distance upwards.")
         return " ".join(sentences)
 
@@ -74,17 +78,19 @@ def score_curves(rows: Iterable[Mapping[str, Any]]) -> list[ScoreCurve]:
 
 def _curve(rows: list[Mapping[str, Any]]) -> ScoreCurve:
     last = rows[-1]
-    scores = {
-        row.get("images", 0): Score(row.get("images", 0), row["value"], row.get("checkpoint", ""))
-        for row in rows
-    }
+    scores = {row.get("images", 0): _score(row) for row in rows}
     return ScoreCurve(
         metric=str(last.get("metric", "score")),
         n=int(last.get("n") or 0),
         n_real=int(last.get("n_real") or 0),
         protocol=str(last.get("protocol", "")),
+        name=str(last.get("protocol_name", "")),
         text=last.get("protocol_text") or {},
         detector=str(last.get("detector_label", "")),
         lower_is_better=last.get("better", "lower") == "lower",
         scores=[scores[images] for images in sorted(scores)],
     )
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    return Score(row.get("images", 0), row["value"], row.get("checkpoint", ""), row.get("std"))

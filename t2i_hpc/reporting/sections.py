@@ -13,6 +13,7 @@ from PIL import Image
 from t2i_hpc.reporting import words
 from t2i_hpc.reporting.curves import Line, line_chart
 from t2i_hpc.reporting.record import Frame, RunRecord
+from t2i_hpc.reporting.score_table import protocol_title, score_table, with_bar
 from t2i_hpc.reporting.scores import ScoreCurve
 
 _MOST_FRAMES = 8
@@ -47,7 +48,8 @@ def cards(record: RunRecord, curves: Sequence[ScoreCurve]) -> str:
     if curves:
         curve = curves[0]
         best = curve.best
-        text = f"{curve.metric}, {curve.n:,} images against {curve.n_real:,}, best of the run"
+        against = f" against {curve.n_real:,}" if curve.n_real else ""
+        text = f"{curve.metric}, {curve.n:,} images{against}, best of the run"
         text += f" (after {best.images:,} training images)"
         items.append(_card(words.score(best.value), text, "main"))
     items.append(_card(f"{record.images:,}", "images seen in training"))
@@ -101,7 +103,7 @@ def attention(record: RunRecord) -> str:
 def score_section(curves: Sequence[ScoreCurve]) -> str:
     """A chart and a caution for each group of scores that may be compared, and their table."""
     parts = "".join(f"<div>{_score_part(curve)}</div>" for curve in curves)
-    body = f'<div class="charts">{parts}</div>{_score_table(curves)}'
+    body = f'<div class="charts">{parts}</div>{score_table(curves)}'
     return _section("Score over training", "", body) if parts else ""
 
 
@@ -209,7 +211,7 @@ def _score_part(curve: ScoreCurve) -> str:
         shown = line_chart([line], title=title, x_label=_X_LABEL, marked=marked)
     else:
         text = f"{title}, after {best.images:,} training images"
-        shown = f'<ul class="cards">{_card(words.score(best.value), text)}</ul>'
+        shown = f'<ul class="cards">{_card(with_bar(best), text)}</ul>'
     better = "Lower" if curve.lower_is_better else "Higher"
     detector = f" Detector: {curve.detector}." if curve.detector else ""
     note = f"{better} is better. {curve.caution}{detector}"
@@ -218,23 +220,8 @@ def _score_part(curve: ScoreCurve) -> str:
 
 def _protocol(curve: ScoreCurve) -> str:
     rows = [(key.replace("_", " "), str(value)) for key, value in _pairs(curve.text)]
-    summary = f"Protocol {escape(curve.protocol)}"
+    summary = f"Protocol {escape(protocol_title(curve))}"
     return f"<details><summary>{summary}</summary>{_table(rows)}</details>" if rows else ""
-
-
-def _score_table(curves: Sequence[ScoreCurve]) -> str:
-    names = ("metric", "value", "training images", "N", "N real", "protocol", "checkpoint")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = "".join(
-        f'<tr><td>{escape(curve.metric)}</td><td class="number">{words.score(score.value)}</td>'
-        f'<td class="number">{score.images:,}</td><td class="number">{curve.n:,}</td>'
-        f'<td class="number">{curve.n_real:,}</td><td>{escape(curve.protocol)}</td>'
-        f"<td>{escape(str(score.checkpoint)[:12])}</td></tr>"
-        for curve in curves
-        for score in curve.scores
-    )
-    table = f'<div class="table"><table><tr>{head}</tr>{rows}</table></div>'
-    return f"<details><summary>All scores</summary>{table}</details>"
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.config.compose import compose_config
+from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.evaluate import DOOR
+from t2i_hpc.generation.scoring import missing_shards
 from tests.doors.trained import make_run
 from tests.support.data import make_shards
 
@@ -50,14 +53,20 @@ def _start(
     )
 
 
-def _evaluate(run: Path, *words: str) -> str:
-    """Evaluate in a process of its own and return what it printed."""
-    process = _start((f"run={run}", *SETTINGS, *words))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    if out:
-        assert "warning: N = 10 is small" in err
-    return out
+@pytest.fixture
+def evaluate(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Give a function that calls the door for a run and returns what it printed."""
+
+    def call(run: Path, *words: str) -> str:
+        capfd.readouterr()
+        code = DOOR.open([f"run={run}", *SETTINGS, *words])
+        out, err = capfd.readouterr()
+        assert code == 0, err
+        if out:
+            assert "warning: N = 10 and N real = 12 are small" in err
+        return out
+
+    return call
 
 
 @pytest.fixture
@@ -75,8 +84,8 @@ def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return refuse
 
 
-def test_all_checkpoints_in_one_process(run: Path) -> None:
-    lines = _evaluate(run, "checkpoint=all").splitlines()
+def test_all_checkpoints_in_one_process(run: Path, evaluate: Callable[..., str]) -> None:
+    lines = evaluate(run, "checkpoint=all").splitlines()
     rows = read_json_lines(run / "scores.jsonl")
     assert [row["images"] for row in rows] == [100, 200]
     assert len(lines) == 2
@@ -84,25 +93,54 @@ def test_all_checkpoints_in_one_process(run: Path) -> None:
         assert row["n"] == 10
         assert row["n_real"] == 12
         assert f"FD (EfficientNet-Lite0) {row['value']:.4f}" in line
-        assert f"N 10, N real 12, protocol {row['protocol']}" in line
+        assert f"N 10, N real 12, protocol own {row['protocol']}" in line
         assert "not FID" in line
     assert rows[0]["value"] != rows[1]["value"]
     assert rows[0]["protocol"] == rows[1]["protocol"]
 
 
-def test_shards_one_by_one_then_the_merge(run: Path) -> None:
-    whole = _evaluate(run)
+def test_shards_one_by_one_then_the_merge(
+    run: Path, evaluate: Callable[..., str], refusal: Callable[..., str]
+) -> None:
+    whole = evaluate(run)
     shutil.rmtree(run / "evaluations")
+    shutil.rmtree(run.parent / "real-statistics")
     for shard in (2, 0):
         words = ("evaluation.shards=3", f"evaluation.shard={shard}")
-        assert _evaluate(run, *words) == ""
-    parts = sorted(path.name for path in run.glob("evaluations/*/0000000200/*"))
+        assert evaluate(run, *words) == ""
+    parts = sorted(path.name for path in run.glob("evaluations/*/0000000200/*.npz"))
     assert parts == ["part-00000-of-00003.npz", "part-00002-of-00003.npz"]
-    assert _evaluate(run, "evaluation.shards=3") == whole
+    config = compose_config(
+        "evaluate", [f"run={run}", *SETTINGS, "evaluation.shards=3"], EvaluateConfig
+    )
+    assert missing_shards(config) == [1]
+    sentence = refusal(f"run={run}", *SETTINGS, "evaluation.shards=3", "evaluation.merge=true")
+    assert "shard 1 of 3 has no valid file for the generated and real images" in sentence
+    command = sentence.split("fill it with: ")[1].split()
+    assert command[:3] == ["python", "-m", "t2i_hpc.evaluate"]
+    assert DOOR.open(command[3:]) == 0
+    assert missing_shards(config) == []
+    assert evaluate(run, "evaluation.shards=3", "evaluation.merge=true") == whole
     assert len(read_json_lines(run / "scores.jsonl")) == 1
 
 
-def test_two_ranks_share_the_work(run: Path) -> None:
+def test_a_damaged_shard_is_named_and_computed_alone(
+    run: Path, refusal: Callable[..., str]
+) -> None:
+    words = (f"run={run}", *SETTINGS, "evaluation.shards=3")
+    for shard in range(3):
+        assert DOOR.open([*words, f"evaluation.shard={shard}"]) == 0
+    path = next(run.glob("evaluations/*/*/part-00002-*.npz"))
+    path.write_bytes(path.read_bytes()[:-200])
+    sentence = refusal(*words, "evaluation.merge=true")
+    assert "shard 2 of 3 has no valid file for the generated images; fill it with:" in sentence
+    others = {p: p.stat().st_mtime_ns for p in run.glob("evaluations/*/*/part-0000[01]-*.npz")}
+    assert DOOR.open([*words]) == 0
+    assert {p: p.stat().st_mtime_ns for p in others} == others
+    assert len(read_json_lines(run / "scores.jsonl")) == 1
+
+
+def test_two_ranks_share_the_work(run: Path, evaluate: Callable[..., str]) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
@@ -118,7 +156,7 @@ def test_two_ranks_share_the_work(run: Path) -> None:
     shared = read_json_lines(run / "scores.jsonl")
     shutil.rmtree(run / "evaluations")
     assert printed[1][0] == ""
-    assert _evaluate(run) == printed[0][0]
+    assert evaluate(run) == printed[0][0]
     assert read_json_lines(run / "scores.jsonl") == shared
 
 
@@ -131,6 +169,14 @@ def test_two_ranks_share_the_work(run: Path) -> None:
         (("evaluation.images=1",), "evaluation.images=1 is too small: at least 2"),
         (("evaluation.split=val",), "no split 'val'"),
         (("evaluation.data=nowhere",), "nowhere"),
+        (("evaluation.merge=true", "evaluation.shard=0"), "leave evaluation.shard out"),
+        (("evaluation.metrics=[fid]",), "evaluation.metrics=fid is not offered"),
+        (("evaluation.metrics=[inception_score]",), "take evaluation.detector=inception"),
+        (("evaluation.metrics=[r_precision]",), "no image encoder of its own"),
+        (("evaluation.detector_resize=clean",), "belongs to evaluation.detector=inception"),
+        (("evaluation.text_encoder=some.safetensors",), "belong together"),
+        (("checkpoint=some.safetensors",), "some.safetensors cannot be read"),
+        (("images=some",), "run= and images= are both given"),
     ],
 )
 def test_refusals(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.seeds import generator
+from t2i_hpc.metrics.detectors.base import DetectorIdentity
 
 SIZE = 8
 
@@ -17,22 +18,21 @@ class FakeDetector:
     """Projects 8 px images to 6 features; like real kernels, it computes rows of unlike
     batches with unlike rounding, only much more visibly."""
 
-    name = "fake"
-    label = "a fake"
-    metric_name = "FD (fake)"
-    preprocessing = "none"
-    width = 6
-    sha256 = "f" * 64
+    identity = DetectorIdentity("fake", "a fake", "FD (fake)", "fake", "none", 6, 5, "f" * 64)
 
     def __init__(self) -> None:
         self.images = 0
-        values = generator(1, "fake detector", 0).standard_normal((3 * SIZE * SIZE, self.width))
+        width = self.identity.width
+        values = generator(1, "fake detector", 0).standard_normal((3 * SIZE * SIZE, width))
         self._matrix = torch.from_numpy(values.astype(np.float32)) / 500
 
     def features(self, images: Tensor) -> Tensor:
         self.images += len(images)
         rounding = 1 + 1e-4 * len(images) + 1e-4 * torch.arange(len(images))[:, None]
         return (images.flatten(1).float() @ self._matrix) * rounding
+
+    def logits(self, features: Tensor) -> Tensor:
+        return features[:, : self.identity.classes]
 
 
 def fake_images(numbers: Sequence[int], seed: int = 0) -> Tensor:

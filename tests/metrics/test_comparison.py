@@ -3,145 +3,155 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.metrics.comparison import Comparison, Subject
-from t2i_hpc.metrics.evaluate import Division, compute_part, merged_moments, spread
+from t2i_hpc.metrics.evaluate import (
+    Merged,
+    look_at_images,
+    merged,
+    part_is_done,
+    spread,
+)
 from t2i_hpc.metrics.moments import Moments
-from t2i_hpc.metrics.protocol import Protocol
-from tests.metrics.fakes import FakeDetector, fake_images
-from tests.metrics.test_protocol import PROTOCOL as ANY_PROTOCOL
-
-IMAGES, REAL_IMAGES, BATCH = 53, 41, 4
-PROTOCOL = replace(ANY_PROTOCOL, images=IMAGES, real_images=REAL_IMAGES, resolution=8)
-
-
-def _generated(numbers: Sequence[int]) -> Tensor:
-    return fake_images(numbers, seed=0)
-
-
-def _real(numbers: Sequence[int]) -> Tensor:
-    return fake_images(spread(numbers, REAL_IMAGES, REAL_IMAGES), seed=1)
+from tests.metrics.comparing import (
+    BATCH,
+    IMAGES,
+    METRICS,
+    PROTOCOL,
+    compute,
+    generated_images,
+    make_comparison,
+)
+from tests.metrics.fakes import FakeDetector
 
 
-def _comparison(
-    run: Path, parts: int = 1, protocol: Protocol = PROTOCOL, checkpoint: str = "c" * 64
-) -> Comparison:
-    subject = Subject(checkpoint, 2000, _generated)
-    return Comparison(run, subject, _real, FakeDetector(), protocol, Division(parts, BATCH))
-
-
-def _computed(comparison: Comparison) -> int:
-    detector = comparison.detector
-    assert isinstance(detector, FakeDetector)
-    return detector.images
-
-
-def test_parts_give_the_same_moments_and_the_same_score(tmp_path: Path) -> None:
-    results: dict[int, tuple[Moments, float]] = {}
-    for parts in (1, 2, 3, 7, 30):
-        comparison = _comparison(tmp_path / str(parts), parts)
+def test_parts_give_the_same_sums_and_the_same_scores(tmp_path: Path) -> None:
+    results: dict[int, tuple[Merged, list[dict[str, Any]]]] = {}
+    for parts in (1, 2, 3, 7, 16):
+        comparison = make_comparison(tmp_path / str(parts), parts, metrics=METRICS)
         for part in reversed(range(parts)):
-            comparison.compute([part])
-        value = comparison.score()["value"]
-        results[parts] = merged_moments(comparison.generated, comparison.division), value
-    whole, value = results[1]
-    assert whole.count == IMAGES
-    assert value > 0
-    for merged, other in results.values():
-        torch.testing.assert_close(merged.total, whole.total, rtol=1e-9, atol=0)
-        torch.testing.assert_close(merged.outer, whole.outer, rtol=1e-9, atol=0)
-        assert other == pytest.approx(value, rel=1e-9)
+            compute(comparison, [part])
+        rows = comparison.score()
+        results[parts] = merged(comparison.generated, comparison.division), rows
+    whole, expected = results[1]
+    assert whole.sums["count"] == IMAGES
+    assert len(expected) == 6
+    for sides, rows in results.values():
+        for name, value in whole.sums.items():
+            np.testing.assert_allclose(sides.sums[name], value, rtol=1e-9, err_msg=name)
+        np.testing.assert_array_equal(sides.sums["fold_hits"], whole.sums["fold_hits"])
+        assert sides.rows is not None
+        assert whole.rows is not None
+        np.testing.assert_array_equal(sides.rows, whole.rows)
+        for row, other in zip(rows, expected, strict=True):
+            assert row["value"] == pytest.approx(other["value"], rel=1e-9)
+            assert (row["std"] or 0) == pytest.approx(other["std"] or 0, rel=1e-9)
 
 
-def test_moments_are_those_of_all_images(tmp_path: Path) -> None:
-    comparison = _comparison(tmp_path, 3)
-    comparison.compute(range(3))
-    expected = Moments.empty(FakeDetector.width)
+def test_sums_are_those_of_all_images(tmp_path: Path) -> None:
+    comparison = make_comparison(tmp_path, 3)
+    compute(comparison)
+    expected = Moments.empty(FakeDetector.identity.width)
     for first in range(0, IMAGES, BATCH):
-        rows = FakeDetector().features(_generated(range(first, first + BATCH)))
-        expected.add(rows[: IMAGES - first])
-    merged = merged_moments(comparison.generated, comparison.division)
-    torch.testing.assert_close(merged.outer, expected.outer, rtol=1e-12, atol=0)
+        rows = FakeDetector().features(generated_images(range(first, first + BATCH)))
+        expected.add_rows(rows[: IMAGES - first])
+    sums = merged(comparison.generated, comparison.division).sums
+    np.testing.assert_allclose(sums["outer"], expected.outer.numpy(), rtol=1e-12)
 
 
 def test_a_part_must_begin_with_a_batch() -> None:
     with pytest.raises(ValueError, match="inside a batch"):
-        compute_part(_generated, FakeDetector(), range(2, 6), BATCH, lambda count: None)
+        look_at_images(generated_images, FakeDetector(), range(2, 6), BATCH, lambda seen: None)
 
 
 def test_valid_parts_are_kept_and_damaged_ones_computed_again(tmp_path: Path) -> None:
-    first = _comparison(tmp_path, 3)
-    first.compute([0, 2])
-    files = sorted(first.generated.folder.iterdir())
+    first = make_comparison(tmp_path, 3)
+    compute(first, [0, 2])
+    files = sorted(first.generated.folder.glob("*.npz"))
     assert [path.name[:10] for path in files] == ["part-00000", "part-00002"]
     files[1].write_bytes(files[1].read_bytes()[:100])
-    second = _comparison(tmp_path, 3)
-    second.compute(range(3))
+    second = make_comparison(tmp_path, 3)
+    assert second.missing() == {1: ["generated", "real"], 2: ["generated"]}
     # Parts of 5, 5 and 4 generated and 4, 4 and 3 real batches; only real part 1 is missing too.
-    assert _computed(second) == (5 + 4 + 4) * BATCH
-    third = _comparison(tmp_path, 3)
-    third.compute(range(3))
-    assert _computed(third) == 0
-    third.score()
+    assert compute(second) == (5 + 4 + 4) * BATCH
+    assert compute(make_comparison(tmp_path, 3)) == 0
+    assert second.missing() == {}
+    second.score()
+
+
+def test_features_that_are_cut_short_are_computed_again(tmp_path: Path) -> None:
+    first = make_comparison(tmp_path, 3, metrics=["kid"])
+    compute(first)
+    path = sorted(first.generated.folder.glob("*.features.npy"))[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not part_is_done(first.generated, first.division, 1)
+    assert first.missing() == {1: ["generated"]}
+    assert compute(make_comparison(tmp_path, 3, metrics=["kid"])) == 5 * BATCH
+
+
+def test_more_metrics_are_computed_anew_and_fewer_are_served(tmp_path: Path) -> None:
+    compute(make_comparison(tmp_path))
+    more = make_comparison(tmp_path, metrics=["inception_score", "frechet"])
+    assert more.missing() == {0: ["generated"]}
+    assert compute(more) == 14 * BATCH
+    assert compute(make_comparison(tmp_path, metrics=["inception_score"])) == 0
 
 
 def test_a_merged_evaluation_serves_any_number_of_parts(tmp_path: Path) -> None:
-    first = _comparison(tmp_path, 3)
-    first.compute(range(3))
-    row = first.score()
-    second = _comparison(tmp_path, 5)
-    second.compute(range(5))
-    assert _computed(second) == 0
-    assert second.score() == row
-    assert read_json_lines(tmp_path / "scores.jsonl") == [row]
+    first = make_comparison(tmp_path, 3)
+    compute(first)
+    rows = first.score()
+    second = make_comparison(tmp_path, 5)
+    assert second.missing() == {}
+    assert compute(second) == 0
+    assert second.score() == rows
+    assert read_json_lines(tmp_path / "scores.jsonl") == rows
 
 
 def test_a_missing_part_is_refused(tmp_path: Path) -> None:
-    comparison = _comparison(tmp_path, 3)
-    comparison.compute([0, 2])
+    comparison = make_comparison(tmp_path, 3)
+    compute(comparison, [0, 2])
     with pytest.raises(EvaluationError, match="part-00001-of-00003"):
         comparison.score()
     assert not (tmp_path / "scores.jsonl").exists()
 
 
 def test_another_checkpoint_of_the_same_age_is_computed_anew(tmp_path: Path) -> None:
-    first = _comparison(tmp_path)
-    first.compute([0])
+    first = make_comparison(tmp_path)
+    compute(first)
     first.score()
-    second = _comparison(tmp_path, checkpoint="d" * 64)
-    second.compute([0])
-    assert _computed(second) == 14 * BATCH
+    second = make_comparison(tmp_path, checkpoint="d" * 64)
+    assert compute(second) == 14 * BATCH
     second.score()
     checkpoints = [row["checkpoint"][0] for row in read_json_lines(tmp_path / "scores.jsonl")]
     assert checkpoints == ["c", "d"]
 
 
 def test_protocols_share_the_real_side(tmp_path: Path) -> None:
-    first = _comparison(tmp_path)
-    first.compute([0])
-    other = _comparison(tmp_path, protocol=replace(PROTOCOL, seed=2))
-    other.compute([0])
-    assert _computed(other) == 14 * BATCH
+    first = make_comparison(tmp_path)
+    compute(first)
+    other = make_comparison(tmp_path, protocol=replace(PROTOCOL, seed=2))
+    assert compute(other) == 14 * BATCH
     assert other.generated.folder != first.generated.folder
     assert f"/evaluations/{PROTOCOL.hash}/0000002000" in str(first.generated.folder)
+    assert first.real.folder == tmp_path / "real" / PROTOCOL.real_hash
 
 
 def test_two_at_once_both_end_well(tmp_path: Path) -> None:
     failures: list[BaseException] = []
+    looked_at: list[int] = []
 
     def work() -> None:
         try:
-            comparison = _comparison(tmp_path, 2)
-            comparison.compute(range(2))
+            comparison = make_comparison(tmp_path, 2)
+            looked_at.append(compute(comparison))
             comparison.score()
         except BaseException as error:
             failures.append(error)
@@ -152,16 +162,10 @@ def test_two_at_once_both_end_well(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+    assert sum(looked_at) == (14 + 11) * BATCH  # each part once, whoever came first
     values = {row["value"] for row in read_json_lines(tmp_path / "scores.jsonl")}
     assert len(values) == 1
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_identical_sides_have_distance_zero(tmp_path: Path) -> None:
-    protocol = replace(PROTOCOL, real_images=IMAGES)
-    same = replace(_comparison(tmp_path, 2, protocol), draw_real=_generated)
-    same.compute(range(2))
-    assert same.score()["value"] == pytest.approx(0, abs=1e-6)
 
 
 def test_real_images_are_spread_over_the_split() -> None:

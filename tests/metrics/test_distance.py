@@ -20,7 +20,7 @@ def _random(count: int, width: int, seed: int) -> torch.Tensor:
 
 def _moments(features: torch.Tensor) -> Moments:
     moments = Moments.empty(features.shape[1])
-    moments.add(features)
+    moments.add_rows(features)
     return moments
 
 

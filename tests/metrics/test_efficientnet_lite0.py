@@ -12,10 +12,7 @@ from torch import Tensor
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import entries
 from t2i_hpc.metrics.detectors.efficientnet_lite0 import EfficientNetLite0
-from t2i_hpc.metrics.detectors.registry import DETECTORS, build_detector
-from t2i_hpc.metrics.evaluate import compute_part
-from t2i_hpc.metrics.moments import Moments
-from t2i_hpc.metrics.parts import part_range
+from t2i_hpc.metrics.detectors.registry import DETECTORS, build_detector, identify_detector
 from tests.metrics.conftest import some_images
 
 CPU = torch.device("cpu")
@@ -41,7 +38,7 @@ def _packaged_features(images: Tensor) -> Tensor:
 def test_features_are_those_of_the_packaged_network(detector: EfficientNetLite0) -> None:
     images = some_images(3, 64, seed=1)
     features = detector.features(images)
-    assert features.shape == (3, detector.width)
+    assert features.shape == (3, detector.identity.width)
     assert features.dtype == torch.float32
     torch.testing.assert_close(features, _packaged_features(images), rtol=1e-4, atol=1e-5)
 
@@ -56,21 +53,14 @@ def test_features_are_deterministic_and_rows_do_not_see_each_other(
     assert torch.equal(detector.features(others)[:2], features[:2])
 
 
-@pytest.mark.parametrize("parts", [2, 3, 7])
-def test_moments_are_those_of_one_part(detector: EfficientNetLite0, parts: int) -> None:
-    images = some_images(13, 32, seed=4)
-
-    def moments(numbers: range) -> Moments:
-        def draw(batch: range) -> Tensor:
-            return images[[number % len(images) for number in batch]]
-
-        return compute_part(draw, detector, numbers, 4, lambda count: None)
-
-    whole = moments(range(13))
-    merged = Moments.merge(moments(part_range(13, parts, part, 4)) for part in range(parts))
-    assert merged.count == whole.count == 13
-    torch.testing.assert_close(merged.total, whole.total, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(merged.outer, whole.outer, rtol=1e-9, atol=1e-12)
+def test_the_batch_size_moves_features_in_the_last_digits_alone(
+    detector: EfficientNetLite0,
+) -> None:
+    images = some_images(7, 64, seed=5)
+    whole = detector.features(images)
+    for size in (1, 3):
+        parts = torch.cat([detector.features(part) for part in images.split(size)])
+        assert (parts - whole).abs().max() < 1e-5 * whole.abs().max()
 
 
 def test_large_images_are_averaged_not_sampled(detector: EfficientNetLite0) -> None:
@@ -84,13 +74,15 @@ def test_large_images_are_averaged_not_sampled(detector: EfficientNetLite0) -> N
 
 
 def test_it_never_calls_itself_fid(detector: EfficientNetLite0) -> None:
-    assert detector.metric_name == "FD (EfficientNet-Lite0)"
-    assert "not FID" in detector.label
-    assert detector.sha256.startswith("57934424")
+    assert detector.identity.metric_name == "FD (EfficientNet-Lite0)"
+    assert "not FID" in detector.identity.label
+    assert detector.identity.sha256.startswith("57934424")
 
 
 def test_every_detector_on_offer_is_registered() -> None:
     meanings = {entry.key: entry.meaning for entry in entries(EvaluationConfig())}
     assert set(meanings["detector"].choices or ()) == set(DETECTORS)
     config = EvaluationConfig(detector="efficientnet_lite0")
-    assert build_detector(config, CPU).name == "efficientnet_lite0"
+    built = build_detector(config, CPU)
+    assert built.identity == identify_detector(config)
+    assert built.identity.name == "efficientnet_lite0"

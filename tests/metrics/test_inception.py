@@ -1,8 +1,9 @@
-"""Features and FID equal torch-fidelity's, with the same (random) weights on both sides."""
+"""Features, FID, Inception score and KID equal torch-fidelity's, with the same random weights."""
 
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.metrics import weights
-from t2i_hpc.metrics.detectors.inception import InceptionV3
-from t2i_hpc.metrics.distance import frechet_distance
-from t2i_hpc.metrics.evaluate import compute_part
-from t2i_hpc.metrics.moments import Moments
+from t2i_hpc.metrics.comparison import Comparison, Subject
+from t2i_hpc.metrics.detectors.inception import InceptionV3, inception_identity
+from t2i_hpc.metrics.evaluate import Division, Draw
 from tests.metrics.conftest import some_images
+from tests.metrics.test_protocol import PROTOCOL
 
 CPU = torch.device("cpu")
 
@@ -35,52 +36,85 @@ class _Images(Dataset[Tensor]):
         return self._images[index]
 
 
-def _moments(detector: InceptionV3, images: Tensor) -> Moments:
-    def draw(numbers: range) -> Tensor:
-        return images[[number % len(images) for number in numbers]]
-
-    return compute_part(draw, detector, range(len(images)), 4, lambda count: None)
-
-
 def test_features_are_torch_fidelitys(inception_file: Path) -> None:
-    images = some_images(2, 48, seed=1)
+    images = some_images(3, 48, seed=1)
     oracle = FeatureExtractorInceptionV3(
-        "oracle", ["2048"], feature_extractor_weights_path=str(inception_file)
+        "oracle",
+        ["2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(inception_file),
     )
-    features = InceptionV3(inception_file, CPU).features(images)
-    assert features.shape == (2, 2048)
+    expected, expected_logits = oracle(images)
+    detector = InceptionV3(inception_file, CPU)
+    features = detector.features(images)
+    assert features.shape == (3, 2048)
     assert features.dtype == torch.float32
     assert features.std() > 1e-2
-    assert torch.equal(features, oracle(images)[0])
+    assert (features - expected).abs().max() < 1e-5 * expected.abs().max()
+    logits = detector.logits(features)
+    assert logits.shape == (3, detector.identity.classes)
+    assert (logits - expected_logits).abs().max() < 1e-5 * expected_logits.abs().max()
 
 
-def test_fid_is_torch_fidelitys(inception_file: Path) -> None:
-    first, second = some_images(14, 32, seed=2), some_images(10, 32, seed=3, levels=100)
+def test_scores_are_torch_fidelitys(inception_file: Path, tmp_path: Path) -> None:
+    generated, real = some_images(14, 32, seed=2), some_images(11, 32, seed=3, levels=100)
     expected = calculate_metrics(
-        input1=_Images(first),
-        input2=_Images(second),
+        input1=_Images(generated),
+        input2=_Images(real),
         fid=True,
+        isc=True,
+        isc_splits=3,
+        kid=True,
+        kid_subsets=5,
+        kid_subset_size=8,
+        rng_seed=PROTOCOL.seed,
         feature_extractor_weights_path=str(inception_file),
         batch_size=5,
         save_cpu_ram=True,
         cuda=False,
         cache=False,
         verbose=False,
-    )["frechet_inception_distance"]
+    )
     detector = InceptionV3(inception_file, CPU)
-    fid = frechet_distance(_moments(detector, first), _moments(detector, second))
-    assert fid == pytest.approx(expected, rel=1e-5)
+    comparison = Comparison(
+        output=tmp_path,
+        cache=tmp_path,
+        subject=Subject("c" * 64, 0, _by_number(generated)),
+        draw_real=_by_number(real),
+        detector=detector.identity,
+        protocol=replace(
+            PROTOCOL, images=14, real_images=11, splits=3, kid_subsets=5, kid_subset_size=8
+        ),
+        name="oracle",
+        metrics=["frechet", "inception_score", "kid"],
+        division=Division(2, 4),
+        device=CPU,
+    )
+    comparison.compute(range(2), detector)
+    score, kid, fid = comparison.score()
+    assert fid["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-5)
+    for row, name in ((score, "inception_score"), (kid, "kernel_inception_distance")):
+        assert row["value"] == pytest.approx(expected[f"{name}_mean"], rel=1e-5)
+        assert row["std"] == pytest.approx(expected[f"{name}_std"], rel=1e-4)
+
+
+def _by_number(images: Tensor) -> Draw:
+    return lambda numbers: images[[number % len(images) for number in numbers]]
 
 
 def test_other_weights_do_not_give_a_score_called_fid(
     inception_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = InceptionV3(inception_file, CPU)
-    assert detector.metric_name == "FD (Inception-v3, other weights)"
-    assert "not FID" in detector.label
-    published = weights.WeightsFile(f"https://example.org/weights-{detector.sha256[:8]}.pth")
+    identity = inception_identity(inception_file, "own", "float32")
+    assert identity.metric_name == "FD (Inception-v3, other weights)"
+    assert "not FID" in identity.label
+    assert identity.family
+    published = weights.WeightsFile(f"https://example.org/weights-{identity.sha256[:8]}.pth")
     monkeypatch.setattr("t2i_hpc.metrics.detectors.inception.inception_file", lambda: published)
-    assert InceptionV3(inception_file, CPU).metric_name == "FID"
+    ways = [("own", "float32"), ("clean", "float32"), ("own", "bfloat16")]
+    identities = [inception_identity(inception_file, *way) for way in ways]
+    assert [i.metric_name for i in identities] == ["FID", "clean FID", "FID (bfloat16)"]
+    assert [i.family for i in identities] == ["", "", ""]
+    assert len({i.preprocessing for i in identities}) == 3
 
 
 class _Trap:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.metrics.moments import Moments
+from t2i_hpc.metrics.moments import NAMES, Moments
 from t2i_hpc.metrics.parts import (
     Header,
     Target,
@@ -32,13 +32,14 @@ TARGET = Target("generated", "abcdef012345", "c" * 64, 20)
 def _moments(numbers: range) -> Moments:
     moments = Moments.empty(3)
     rows = torch.tensor([[number, number**2, 1.0] for number in numbers]).reshape(-1, 3)
-    moments.add(rows / 7)
+    moments.add_rows(rows / 7)
     return moments
 
 
 def _save(folder: Path, numbers: range, part: int, target: Target = TARGET, parts: int = 3) -> Path:
     path = part_path(folder, part, parts)
-    save_part(path, Header(target, numbers.start, numbers.stop, part, parts), _moments(numbers))
+    header = Header(target, numbers.start, numbers.stop, part, parts)
+    save_part(path, header, _moments(numbers).arrays())
     return path
 
 
@@ -75,9 +76,11 @@ def test_ranks_share_all_parts() -> None:
 def test_a_file_comes_back(tmp_path: Path) -> None:
     path = _save(tmp_path / "new", range(7, 14), 1)
     assert path.name == "part-00001-of-00003.npz"
-    header, moments = load_part(path)
+    header, sums = load_part(path)
     assert header == load_header(path) == Header(TARGET, 7, 14, 1, 3)
-    assert torch.equal(moments.outer, _moments(range(7, 14)).outer)
+    expected = _moments(range(7, 14)).arrays()
+    assert sums.keys() == expected.keys()
+    np.testing.assert_array_equal(sums["outer"], expected["outer"])
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -88,16 +91,17 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 def test_merge_in_any_order(tmp_path: Path) -> None:
     paths = _save_all(tmp_path)
-    whole = _moments(range(20))
-    merged = merge_parts([paths[2], paths[0], paths[1]], TARGET)
-    assert merged.count == 20
-    torch.testing.assert_close(merged.outer, whole.outer, rtol=1e-12, atol=0)
-    assert torch.equal(merged.outer, merge_parts(paths, TARGET).outer)
+    whole = _moments(range(20)).arrays()
+    merged = merge_parts([paths[2], paths[0], paths[1]], TARGET, NAMES)
+    assert merged["count"] == 20
+    np.testing.assert_allclose(merged["outer"], whole["outer"], rtol=1e-12)
+    again = merge_parts(paths, TARGET, NAMES)
+    np.testing.assert_array_equal(merged["outer"], again["outer"])
 
 
 def test_empty_parts_are_allowed(tmp_path: Path) -> None:
     paths = [*_save_all(tmp_path), _save(tmp_path, range(20, 20), 9, parts=10)]
-    assert merge_parts(paths, TARGET).count == 20
+    assert merge_parts(paths, TARGET, NAMES)["count"] == 20
 
 
 @pytest.mark.parametrize(("missing", "images"), [(0, "0 to 6"), (1, "7 to 13"), (2, "14 to 19")])
@@ -105,21 +109,21 @@ def test_a_hole_is_refused(tmp_path: Path, missing: int, images: str) -> None:
     paths = _save_all(tmp_path)
     del paths[missing]
     with pytest.raises(EvaluationError, match=f"images {images} are missing"):
-        merge_parts(paths, TARGET)
+        merge_parts(paths, TARGET, NAMES)
 
 
 def test_an_overlap_is_refused(tmp_path: Path) -> None:
     paths = _save_all(tmp_path)
     extra = _save(tmp_path, range(12, 16), 4, parts=5)
     with pytest.raises(EvaluationError, match=r"overlaps .*images 12 to 13") as refusal:
-        merge_parts([*paths, extra], TARGET)
+        merge_parts([*paths, extra], TARGET, NAMES)
     assert str(extra) in str(refusal.value)
 
 
 def test_the_same_part_twice_is_refused(tmp_path: Path) -> None:
     paths = _save_all(tmp_path)
     with pytest.raises(EvaluationError, match="overlaps"):
-        merge_parts([*paths, paths[1]], TARGET)
+        merge_parts([*paths, paths[1]], TARGET, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -135,16 +139,16 @@ def test_a_foreign_part_is_refused(tmp_path: Path, change: dict[str, Any], what:
     paths = _save_all(tmp_path)
     foreign = _save(tmp_path, range(7, 14), 1, target=replace(TARGET, **change))
     with pytest.raises(EvaluationError, match=f"another {what}") as refusal:
-        merge_parts(paths, TARGET)
+        merge_parts(paths, TARGET, NAMES)
     assert str(foreign) in str(refusal.value)
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="images 20 to 29 are missing"):
         target = replace(TARGET, images=30)
-        merge_parts([_save(tmp_path, range(20), 0, target=target, parts=1)], target)
+        merge_parts([_save(tmp_path, range(20), 0, target=target, parts=1)], target, NAMES)
     with pytest.raises(EvaluationError, match="images 0 to 19 are missing"):
-        merge_parts([], TARGET)
+        merge_parts([], TARGET, NAMES)
 
 
 @pytest.mark.parametrize("place", ["end", "middle", "start"])
@@ -158,7 +162,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, place: str) -> None:
         content[position] ^= 0xFF
     paths[1].write_bytes(bytes(content))
     with pytest.raises(EvaluationError, match="is damaged") as refusal:
-        merge_parts(paths, TARGET)
+        merge_parts(paths, TARGET, NAMES)
     assert str(paths[1]) in str(refusal.value)
 
 
@@ -174,7 +178,7 @@ def test_altered_numbers_are_refused(tmp_path: Path) -> None:
 
 def test_a_count_that_does_not_match_the_range_is_refused(tmp_path: Path) -> None:
     path = part_path(tmp_path, 0, 1)
-    save_part(path, Header(TARGET, 0, 20, 0, 1), _moments(range(19)))
+    save_part(path, Header(TARGET, 0, 20, 0, 1), _moments(range(19)).arrays())
     with pytest.raises(EvaluationError, match="is damaged"):
         load_part(path)
 
@@ -191,4 +195,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"part-00000-of-00002\.npz is missing"):
-        merge_parts([part_path(tmp_path, 0, 2)], TARGET)
+        merge_parts([part_path(tmp_path, 0, 2)], TARGET, NAMES)
+
+
+def test_a_part_without_what_is_wanted_is_refused(tmp_path: Path) -> None:
+    paths = _save_all(tmp_path)
+    with pytest.raises(EvaluationError, match="does not hold split_count"):
+        merge_parts(paths, TARGET, {*NAMES, "split_count"})

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.metrics.scores import few_images_warning, record_score, score_line, score_row
+from t2i_hpc.metrics.values import Value
 from tests.metrics.fakes import FakeDetector
 from tests.metrics.test_protocol import PROTOCOL
 
 
-def _row(value: float = 12.5, images_seen: int = 2000) -> dict[str, object]:
-    return score_row(value, PROTOCOL, FakeDetector(), checkpoint="c" * 64, images_seen=images_seen)
+def _row(value: float = 12.5, images_seen: int = 2000, std: float | None = None) -> dict[str, Any]:
+    score = Value("FD (fake)", value, std, "lower", 900)
+    return score_row(
+        score,
+        PROTOCOL,
+        FakeDetector.identity,
+        name="mine",
+        checkpoint="c" * 64,
+        images_seen=images_seen,
+    )
 
 
 def test_a_row_says_all(tmp_path: Path) -> None:
-    assert record_score(tmp_path, _row())
+    assert record_score(tmp_path, _row(std=0.5))
     assert read_json_lines(tmp_path / "scores.jsonl") == [
         {
             "images": 2000,
             "metric": "FD (fake)",
             "value": 12.5,
+            "std": 0.5,
             "better": "lower",
             "n": 1000,
             "n_real": 900,
             "protocol": PROTOCOL.hash,
+            "protocol_name": "mine",
             "protocol_text": PROTOCOL.as_dict(),
             "checkpoint": "c" * 64,
             "detector_label": "a fake",
@@ -43,10 +56,23 @@ def test_the_same_score_is_written_once(tmp_path: Path) -> None:
 
 def test_the_line_for_people_names_n_and_protocol() -> None:
     line = score_line(_row())
-    for word in ("FD (fake) 12.5000", "2,000", "N 1,000", "N real 900", PROTOCOL.hash, "a fake"):
+    for word in ("FD (fake) 12.5000 after 2,000 images", "N 1,000", "N real 900", "a fake"):
         assert word in line
+    assert f"protocol mine {PROTOCOL.hash}" in line
+    assert "±" not in line
 
 
-def test_small_n_is_warned_of() -> None:
-    assert "not comparable" in (few_images_warning(9_999) or "")
-    assert few_images_warning(10_000) is None
+def test_the_line_has_an_error_bar_and_leaves_out_what_there_is_not() -> None:
+    line = score_line({**_row(std=0.25, images_seen=0), "n_real": 0})
+    assert "12.5000 ± 0.2500  [N 1,000, protocol" in line
+
+
+def test_small_n_is_warned_of_on_either_side() -> None:
+    many = replace(PROTOCOL, images=30_000, real_images=10_000)
+    assert few_images_warning(many) is None
+    few = few_images_warning(replace(many, real_images=2_933)) or ""
+    assert "N real = 2,933 is small" in few
+    assert "not comparable" in few
+    assert "N = 9,999 and N real = 900 are small" in (
+        few_images_warning(replace(PROTOCOL, images=9_999)) or ""
+    )

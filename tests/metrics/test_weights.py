@@ -15,6 +15,8 @@ from t2i_hpc.metrics.weights import (
     fetch,
     inception_file,
     inception_weights,
+    literature_file,
+    weights_of,
 )
 
 CONTENT = bytes(range(256)) * 9000
@@ -30,6 +32,7 @@ def _source(tmp_path: Path, content: bytes = CONTENT) -> str:
 def test_the_name_carries_the_hash() -> None:
     assert inception_file().name == "weights-inception-2015-12-05-6726825d.pth"
     assert inception_file().sha256_prefix == "6726825d"
+    assert literature_file().name == "inception_v3_google-0cc3c7bd.pth"
     assert FILE.name == f"net-{FILE.sha256_prefix}.pth"
 
 
@@ -93,6 +96,8 @@ def test_missing_weights_say_how_to_get_them(
         assert words in str(refusal.value)
     with pytest.raises(EvaluationError, match="missing at elsewhere"):
         inception_weights("elsewhere")
+    with pytest.raises(EvaluationError, match="fetch what=inception_literature"):
+        weights_of(literature_file(), "inception_literature", "")
 
 
 def test_damaged_weights_in_the_cache_are_refused(

@@ -1,15 +1,22 @@
 """One arithmetic for all detectors: float32, with the same kernels in every run.
 
 PyTorch lets cuDNN convolve in TF32 (10 bits of mantissa) and choose kernels by timing; both
-would make a score depend on the machine's mood.
+would make a score depend on the machine's mood. bfloat16 is offered by name alone: it is
+another protocol.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# On a CPU the features of so few 299 px images stay in its caches from layer to layer. On one
+# thread PyTorch sends 1 × 1 convolutions of fewer than 16 images to a slow kernel.
+_CPU_BATCH, _SINGLE_THREAD_BATCH = 8, 16
 
 
 @contextlib.contextmanager
@@ -20,3 +27,31 @@ def exact_inference() -> Iterator[None]:
     )
     with torch.inference_mode(), kernels:
         yield
+
+
+def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
+    """Run a network over images on `device`, in batches of the size that the device likes."""
+    at_once = max(1, len(images))
+    if device.type == "cpu":
+        at_once = _CPU_BATCH if torch.get_num_threads() > 1 else _SINGLE_THREAD_BATCH
+    return torch.cat([network(batch.to(device)) for batch in images.split(at_once)])
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Multiply the batch norms ``bn`` of a network into the convolutions ``conv`` before them.
+
+    The folding is done in float64; the network computes the same function with one pass over
+    its activations less, and lies channels-last as the convolutions like it.
+    """
+    network.eval().requires_grad_(False)
+    for block in network.modules():
+        convolution, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block.conv = fuse_conv_bn_eval(convolution.double(), norm.double()).float()
+            block.bn = nn.Identity()
+    return network.to(memory_format=torch.channels_last)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return a context in which convolutions run in `precision`, float32 or bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

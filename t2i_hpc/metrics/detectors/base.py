@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 
-class Detector(Protocol):
-    """A network whose features are compared.
+@dataclass(frozen=True)
+class DetectorIdentity:
+    """What is known of a detector without building its network.
 
     Attributes:
         name: the name in the configuration.
         label: one line for people: which network, which weights, what the score is not.
-        metric_name: what the distance over its features is called.
-        preprocessing: how images reach the network; part of the protocol.
+        metric_name: what the Fréchet distance over its features is called.
+        family: what the other metrics add to their name, e.g. "" for FID's network.
+        preprocessing: how images reach the network, and its arithmetic; part of the protocol.
         width: number of features D.
+        classes: number of classes C of its logits, 0 where it serves no Inception score.
         sha256: of the weights file; part of the protocol.
     """
 
     name: str
     label: str
     metric_name: str
+    family: str
     preprocessing: str
     width: int
+    classes: int
     sha256: str
 
+
+class Detector(Protocol):
+    """A network whose features are compared."""
+
+    identity: DetectorIdentity
+
     def features(self, images: Tensor) -> Tensor:
-        """Return float32 (B, width) for uint8 images (B, 3, H, W), on the detector's device."""
+        """Return float32 (B, D) for uint8 images (B, 3, H, W), on the detector's device."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return float32 (B, C) for features (B, D)."""

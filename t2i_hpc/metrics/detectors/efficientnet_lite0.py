@@ -17,28 +17,45 @@ from t2i_hpc.common.efficientnet_lite0 import (
     weights_path,
 )
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.metrics.detectors.arithmetic import exact_inference
+from t2i_hpc.metrics.detectors.arithmetic import autocast, exact_inference
+from t2i_hpc.metrics.detectors.base import DetectorIdentity
+
+NAME = "efficientnet_lite0"
+
+
+def lite0_identity(precision: str = "float32") -> DetectorIdentity:
+    """Return what is known of the detector; `precision` as in `autocast`."""
+    suffix = "" if precision == "float32" else f", {precision}"
+    return DetectorIdentity(
+        name=NAME,
+        label=f"EfficientNet-Lite0 on ImageNet{suffix}; this is not FID and not comparable with "
+        "FID",
+        metric_name=f"FD (EfficientNet-Lite0{suffix})",
+        family="EfficientNet-Lite0",
+        preprocessing=f"antialiased bilinear to {SIZE} px, (x - 127) / 128, {precision}",
+        width=POOLED_WIDTH,
+        classes=0,
+        sha256=sha256_of_file(weights_path()),
+    )
 
 
 class EfficientNetLite0:
     """Detector of FD (EfficientNet-Lite0): 1280 features, averaged over the last map."""
 
-    name = "efficientnet_lite0"
-    label = "EfficientNet-Lite0 on ImageNet; this is not FID and not comparable with FID"
-    metric_name = "FD (EfficientNet-Lite0)"
-    preprocessing = f"antialiased bilinear to {SIZE} px, (x - 127) / 128"
-    width = POOLED_WIDTH
-
-    def __init__(self, device: torch.device) -> None:
-        self.sha256 = sha256_of_file(weights_path())
-        self._device = device
+    def __init__(self, device: torch.device, *, precision: str = "float32") -> None:
+        self.identity = lite0_identity(precision)
+        self._precision, self._device = precision, device
         self._network = EfficientNetLite0Features().to(device)
 
     def features(self, images: Tensor) -> Tensor:
         """Return float32 (B, 1280) for uint8 images (B, 3, H, W) of any size."""
-        with exact_inference():
+        with exact_inference(), autocast(self._precision, self._device):
             inputs = images.to(self._device).float()
             size = (SIZE, SIZE)
             inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True)
             result: Tensor = self._network((inputs - 127) / 128)[1]
-        return result
+        return result.float()
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return float32 (B, 0): an Inception score is of Inception."""
+        return features[:, :0]

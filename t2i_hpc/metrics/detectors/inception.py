@@ -1,9 +1,10 @@
 """Inception-v3 of 2015-12-05, the network of FID, as torch-fidelity ported it from TensorFlow.
 
-The network and its resize (TensorFlow 1's bilinear, inside the graph) are torch-fidelity's
-own; the weights come from a file that is read without unpickling anything but tensors.
-torch-fidelity's constructor would unpickle the file freely, so it is handed a clean copy in
-memory; it never downloads.
+The network is torch-fidelity's own, with its batch norms folded away and laid out channels-last:
+the same features within 1e-5 of the largest, in less than half the time on a CPU. The weights
+come from a file that is read without unpickling anything but tensors: torch-fidelity's
+constructor would unpickle the file freely, so it is handed a clean copy in memory; it never
+downloads.
 """
 
 from __future__ import annotations
@@ -13,46 +14,94 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.metrics.detectors.arithmetic import exact_inference
+from t2i_hpc.metrics.detectors.arithmetic import (
+    autocast,
+    exact_inference,
+    fold_batch_norms,
+    in_batches,
+)
+from t2i_hpc.metrics.detectors.base import DetectorIdentity
+from t2i_hpc.metrics.detectors.resizing import as_tensorflow_1, cleanly
 from t2i_hpc.metrics.weights import inception_file
+
+NAME = "inception"
+_SIZE = 299
+_RESIZES = {"own": as_tensorflow_1, "clean": cleanly}
+_WORDS = {
+    "own": "bilinear to 299 px as TensorFlow 1 does",
+    "clean": "bicubic with smoothing to 299 px, unrounded",
+}
+
+
+def inception_identity(weights: Path, resize: str, precision: str) -> DetectorIdentity:
+    """Return what is known of the detector with these weights.
+
+    Args:
+        weights: the file.
+        resize: own (TensorFlow 1's) or clean.
+        precision: float32 or bfloat16.
+    """
+    digest = sha256_of_file(weights)
+    published = digest.startswith(inception_file().sha256_prefix)
+    name, label = "FID", "Inception-v3 of 2015-12-05, torch-fidelity's port"
+    if not published:
+        name = "FD (Inception-v3, other weights)"
+        label = "Inception-v3 with other weights than FID's; this is not FID"
+    elif resize == "clean":
+        name, label = "clean FID", f"{label}, clean resize"
+    if precision != "float32":
+        name, label = f"{name} ({precision})", f"{label}, {precision}"
+    family = "" if published else "Inception-v3, other weights"
+    preprocessing = f"{_WORDS[resize]}, (x - 128) / 128, {precision}"
+    return DetectorIdentity(NAME, label, name, family, preprocessing, 2048, 1008, digest)
 
 
 class InceptionV3:
     """Detector of FID: the 2048 features after the last average pooling."""
 
-    name = "inception"
-    preprocessing = "bilinear to 299 px as TensorFlow 1 does, (x - 128) / 128"
-    width = 2048
-
-    def __init__(self, weights: Path, device: torch.device) -> None:
-        self.sha256 = sha256_of_file(weights)
-        if self.sha256.startswith(inception_file().sha256_prefix):
-            self.metric_name = "FID"
-            self.label = "Inception-v3 of 2015-12-05, torch-fidelity's port"
-        else:
-            self.metric_name = "FD (Inception-v3, other weights)"
-            self.label = "Inception-v3 with other weights than FID's; this is not FID"
-        self._device = device
-        self._network = _network(weights).to(device)
+    def __init__(
+        self,
+        weights: Path,
+        device: torch.device,
+        *,
+        resize: str = "own",
+        precision: str = "float32",
+    ) -> None:
+        self.identity = inception_identity(weights, resize, precision)
+        self._resize, self._precision, self._device = _RESIZES[resize], precision, device
+        network = _network(weights)
+        # The score's logits leave the bias out, as OpenAI's code does.
+        self._classifier: Tensor = network.fc.weight.to(device)
+        layers = [layer for name, layer in network.named_children() if name != "fc"]
+        self._trunk = fold_batch_norms(nn.Sequential(*layers)).to(device)
 
     def features(self, images: Tensor) -> Tensor:
         """Return float32 (B, 2048) for uint8 images (B, 3, H, W) of any size."""
+        with exact_inference(), autocast(self._precision, self._device):
+            return in_batches(self._look, images, self._device)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return float32 (B, 1008) for features (B, 2048)."""
         with exact_inference():
-            result: Tensor = self._network(images.to(self._device))[0]
-        return result
+            return F.linear(features, self._classifier)
+
+    def _look(self, images: Tensor) -> Tensor:
+        inputs = (self._resize(images, _SIZE) - 128) / 128
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        result: Tensor = self._trunk(inputs)
+        return result.flatten(1).float()
 
 
 def _network(weights: Path) -> FeatureExtractorInceptionV3:
     content = _clean_copy(weights)
     try:
-        return FeatureExtractorInceptionV3(
-            InceptionV3.name, ["2048"], feature_extractor_weights_path=content
-        )
+        return FeatureExtractorInceptionV3(NAME, ["2048"], feature_extractor_weights_path=content)
     except (RuntimeError, TypeError) as error:
         raise EvaluationError(
             f"{weights} holds the weights of another network than Inception-v3: take the file "
@@ -62,14 +111,22 @@ def _network(weights: Path) -> FeatureExtractorInceptionV3:
 
 def _clean_copy(weights: Path) -> io.BytesIO:
     """Return a state dict's file content, written anew from its tensors alone."""
+    content = io.BytesIO()
+    torch.save(read_weights(weights, "inception"), content)
+    content.seek(0)
+    return content
+
+
+def read_weights(weights: Path, what: str) -> object:
+    """Read a file of tensors; `what` names it for ``t2i_hpc.fetch``.
+
+    Raises:
+        EvaluationError: it holds more than tensors, or is damaged.
+    """
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        return torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise EvaluationError(
             f"{weights} holds no weights that can be read safely: get the file again with "
-            "python -m t2i_hpc.fetch what=inception"
+            f"python -m t2i_hpc.fetch what={what}"
         ) from error
-    content = io.BytesIO()
-    torch.save(state, content)
-    content.seek(0)
-    return content

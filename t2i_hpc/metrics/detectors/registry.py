@@ -1,32 +1,41 @@
-"""Detectors by the name that the configuration gives them."""
+"""Detectors by the name that the configuration gives them.
+
+What a detector is, by name and hash, is known without building its network, so that a protocol
+can be hashed by those who compute nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
+from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.evaluation import EvaluationConfig
-from t2i_hpc.metrics.detectors.base import Detector
+from t2i_hpc.metrics.detectors.base import Detector, DetectorIdentity
 
 
-def _inception(config: EvaluationConfig, device: torch.device) -> Detector:
-    from t2i_hpc.metrics.detectors.inception import InceptionV3
-    from t2i_hpc.metrics.weights import inception_weights
+@dataclass(frozen=True)
+class DetectorEntry:
+    """How a detector is identified and how it is built."""
 
-    return InceptionV3(inception_weights(config.detector_weights), device)
-
-
-def _efficientnet_lite0(config: EvaluationConfig, device: torch.device) -> Detector:
-    from t2i_hpc.metrics.detectors.efficientnet_lite0 import EfficientNetLite0
-
-    return EfficientNetLite0(device)
+    identify: Callable[[EvaluationConfig], DetectorIdentity]
+    build: Callable[[EvaluationConfig, torch.device], Detector]
 
 
-DETECTORS: dict[str, Callable[[EvaluationConfig, torch.device], Detector]] = {
-    "inception": _inception,
-    "efficientnet_lite0": _efficientnet_lite0,
-}
+def identify_detector(config: EvaluationConfig) -> DetectorIdentity:
+    """Return what is known of the configured detector without building it.
+
+    Raises:
+        EvaluationError: its weights are missing or damaged, or it cannot resize as asked.
+    """
+    if config.detector_resize != "own" and config.detector != "inception":
+        raise EvaluationError(
+            f"evaluation.detector_resize={config.detector_resize} belongs to "
+            f"evaluation.detector=inception, not to {config.detector}: leave it out"
+        )
+    return DETECTORS[config.detector].identify(config)
 
 
 def build_detector(config: EvaluationConfig, device: torch.device) -> Detector:
@@ -35,4 +44,56 @@ def build_detector(config: EvaluationConfig, device: torch.device) -> Detector:
     Raises:
         EvaluationError: its weights are missing or damaged.
     """
-    return DETECTORS[config.detector](config, device)
+    return DETECTORS[config.detector].build(config, device)
+
+
+def _identify_inception(config: EvaluationConfig) -> DetectorIdentity:
+    from t2i_hpc.metrics.detectors.inception import inception_identity
+    from t2i_hpc.metrics.weights import inception_weights
+
+    path = inception_weights(config.detector_weights)
+    return inception_identity(path, config.detector_resize, config.detector_precision)
+
+
+def _build_inception(config: EvaluationConfig, device: torch.device) -> Detector:
+    from t2i_hpc.metrics.detectors.inception import InceptionV3
+    from t2i_hpc.metrics.weights import inception_weights
+
+    path = inception_weights(config.detector_weights)
+    resize, precision = config.detector_resize, config.detector_precision
+    return InceptionV3(path, device, resize=resize, precision=precision)
+
+
+def _identify_literature(config: EvaluationConfig) -> DetectorIdentity:
+    from t2i_hpc.metrics.detectors.inception_literature import NAME, literature_identity
+    from t2i_hpc.metrics.weights import literature_file, weights_of
+
+    path = weights_of(literature_file(), NAME, config.detector_weights)
+    return literature_identity(path, config.detector_precision)
+
+
+def _build_literature(config: EvaluationConfig, device: torch.device) -> Detector:
+    from t2i_hpc.metrics.detectors.inception_literature import NAME, LiteratureInceptionV3
+    from t2i_hpc.metrics.weights import literature_file, weights_of
+
+    path = weights_of(literature_file(), NAME, config.detector_weights)
+    return LiteratureInceptionV3(path, device, precision=config.detector_precision)
+
+
+def _identify_lite0(config: EvaluationConfig) -> DetectorIdentity:
+    from t2i_hpc.metrics.detectors.efficientnet_lite0 import lite0_identity
+
+    return lite0_identity(config.detector_precision)
+
+
+def _build_lite0(config: EvaluationConfig, device: torch.device) -> Detector:
+    from t2i_hpc.metrics.detectors.efficientnet_lite0 import EfficientNetLite0
+
+    return EfficientNetLite0(device, precision=config.detector_precision)
+
+
+DETECTORS = {
+    "inception": DetectorEntry(_identify_inception, _build_inception),
+    "inception_literature": DetectorEntry(_identify_literature, _build_literature),
+    "efficientnet_lite0": DetectorEntry(_identify_lite0, _build_lite0),
+}

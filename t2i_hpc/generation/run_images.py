@@ -1,0 +1,72 @@
+"""The images of a run's checkpoint by number; its networks are built when the first is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.data.split import Split
+from t2i_hpc.generation.caption_matching import CaptionMatcher, CaptionTable
+from t2i_hpc.generation.matching_encoders import matching_encoders
+from t2i_hpc.generation.rules import DrawingRules
+from t2i_hpc.generation.trained import TrainedRun
+from t2i_hpc.metrics.retrieval_precision import Judge
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """Draws and judges.
+
+    Attributes:
+        run: the run directory.
+        which: its checkpoint, by number of images, or a weights file.
+        settings: of the evaluation.
+        device: where to draw.
+    """
+
+    run: Path
+    which: str
+    settings: EvaluationConfig
+    device: torch.device
+
+    @property
+    def rules(self) -> DrawingRules:
+        """How the images are drawn."""
+        return drawing_rules(self.settings)
+
+    @cached_property
+    def trained(self) -> TrainedRun:
+        """The run's networks, with the weights that are to draw."""
+        trained = TrainedRun.open(self.run, self.which, self.device)
+        if self.settings.weights == "latest":
+            trained.draw_latest_weights()
+        return trained
+
+    def draw(self, numbers: range) -> Tensor:
+        """Return uint8 (B, 3, R, R) on the device."""
+        return self.trained.draw(numbers, self.settings.seed, self.settings.split, self.rules)
+
+    def judge(self) -> Judge:
+        """Return what says whether an image's own caption wins."""
+        settings, trained = self.settings, self.trained
+        encoders = matching_encoders(settings, trained)
+        # A split of its own: images are drawn in another thread than they are judged in.
+        table = CaptionTable.of(Split.open(trained.config.data, settings.split))
+        return CaptionMatcher(
+            table,
+            encoders.sentences,
+            encoders.codes,
+            candidates=settings.candidates,
+            seed=settings.seed,
+            rules=self.rules,
+        )
+
+
+def drawing_rules(settings: EvaluationConfig) -> DrawingRules:
+    """Return how the settings have images drawn."""
+    return DrawingRules(settings.captions, settings.truncation, settings.rounding)

@@ -1,0 +1,207 @@
+"""Where the two sides of an evaluation come from, and the protocol that follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.config.tasks import EvaluateConfig
+from t2i_hpc.data.images import Pixels
+from t2i_hpc.data.split import Split, stack
+from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
+from t2i_hpc.engine.run_directory import open_run
+from t2i_hpc.generation.framing import Framing
+from t2i_hpc.generation.image_folder import ImageFolder
+from t2i_hpc.generation.matching_encoders import check_own_encoders, encoders_identity
+from t2i_hpc.generation.run_images import RunImages, drawing_rules
+from t2i_hpc.generation.weights import SUFFIX, ChosenWeights, choose_weights, recorded_weights
+from t2i_hpc.metrics.comparison import Subject
+from t2i_hpc.metrics.detectors.base import DetectorIdentity
+from t2i_hpc.metrics.detectors.registry import identify_detector
+from t2i_hpc.metrics.evaluate import Draw, spread
+from t2i_hpc.metrics.protocol import Protocol
+
+_SELECTION = "evenly spaced over the split as stored"
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a configuration names, by hash.
+
+    Attributes:
+        output: folder of scores and parts.
+        protocol: what moves the scores.
+        detector: the feature network.
+        draw_real: the real images by number.
+        subjects: gives what is scored, drawn on a device.
+    """
+
+    output: Path
+    protocol: Protocol
+    detector: DetectorIdentity
+    draw_real: Draw
+    subjects: Callable[[torch.device], Iterable[Subject]]
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The images to compare with: how many, what they are, and one by its number."""
+
+    count: int
+    digest: str
+    where: str
+    image: Callable[[int], Pixels]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The generated images.
+
+    Attributes:
+        captions: digest of the manifest that their captions come from, "" for files.
+        resolution: their side in px.
+        subjects: gives what is scored, drawn on a device.
+    """
+
+    captions: str
+    resolution: int
+    subjects: Callable[[torch.device], Iterable[Subject]]
+
+
+def run_source(config: EvaluateConfig) -> Source:
+    """Return what evaluates a run's checkpoints.
+
+    Raises:
+        UserError: the run, a checkpoint, a split or a file is not there.
+    """
+    run, settings = Path(config.run), config.evaluation
+    trained_on = open_run(run)
+    captions = Split.open(trained_on.data, settings.split).manifest.digest
+    real = _real_images(config, trained_on.data)
+    chosen = list(_chosen_weights(run, config.checkpoint))
+    for weights in chosen:
+        check_own_encoders(settings, weights.networks())
+    size = trained_on.system.resolution
+
+    def subjects(device: torch.device) -> Iterator[Subject]:
+        for weights in chosen:
+            which = str(weights.images_seen)
+            if config.checkpoint.endswith(SUFFIX):
+                which = config.checkpoint
+            images = RunImages(run, which, settings, device)
+            yield Subject(weights.sha256, weights.images_seen, images.draw, images.judge)
+
+    return _source(config, Path(config.output or run), real, Generated(captions, size, subjects))
+
+
+def folder_source(config: EvaluateConfig) -> Source:
+    """Return what evaluates a folder of images.
+
+    Raises:
+        UserError: a folder is not there or holds too few images.
+    """
+    folder, settings = Path(config.images), config.evaluation
+    if config.run:
+        raise ConfigurationError("run= and images= are both given: score the one or the other")
+    images = ImageFolder(folder)
+    if images.count < settings.images:
+        raise EvaluationError(
+            f"{folder} holds {images.count} images, fewer than evaluation.images="
+            f"{settings.images}: generate more, or take fewer (another protocol)"
+        )
+    data = DataConfig(path=settings.data)
+    if not (config.reference or settings.data):
+        raise ConfigurationError(
+            "nothing to compare with: name a folder with reference=, or shards with "
+            "evaluation.data="
+        )
+    subject = Subject(images.digest, 0, images.draw)
+    output = Path(config.output or folder.resolve().with_name(f"{folder.resolve().name}-scores"))
+    generated = Generated("", images.resolution, lambda device: [subject])
+    return _source(config, output, _real_images(config, data), generated)
+
+
+def _source(
+    config: EvaluateConfig,
+    output: Path,
+    real: RealImages,
+    generated: Generated,
+) -> Source:
+    settings = config.evaluation
+    wanted = settings.real_images or real.count
+    if real.count < max(2, wanted):
+        raise EvaluationError(
+            f"{real.where} has {real.count} images, fewer than the {max(2, wanted)} real images "
+            "asked for: take a smaller evaluation.real_images or another evaluation.split"
+        )
+    framing = Framing(settings.real_crop, settings.real_filter, settings.seed)
+    detector = identify_detector(settings)
+
+    def draw_real(numbers: range) -> Tensor:
+        places = spread(numbers, wanted, real.count)
+        size = generated.resolution
+        return stack(framing.frame(real.image(place), place, size) for place in places)
+
+    protocol = Protocol(
+        data=real.digest,
+        captions=generated.captions,
+        split=settings.split,
+        images=settings.images,
+        real_images=wanted,
+        resolution=generated.resolution,
+        detector=detector.name,
+        detector_sha256=detector.sha256,
+        preprocessing=detector.preprocessing,
+        seed=settings.seed,
+        **_drawing(settings, bool(generated.captions)),
+        crop=framing.words(),
+        selection=_SELECTION,
+        features=settings.features,
+        splits=settings.splits,
+        kid_subsets=settings.kid_subsets,
+        kid_subset_size=settings.kid_subset_size,
+        neighbourhood=settings.neighbourhood,
+        candidates=settings.candidates,
+        folds=settings.folds,
+        encoders=encoders_identity(settings) if generated.captions else "",
+    )
+    return Source(output, protocol, detector, draw_real, generated.subjects)
+
+
+def _drawing(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:
+    """Return what the protocol says of the drawing; of files it is not known."""
+    names = ("caption_choice", "truncation", "rounding", "weights")
+    if not from_captions:
+        return dict.fromkeys(names, "files as they are")
+    return {**drawing_rules(settings).words(), "weights": settings.weights}
+
+
+def _real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
+    settings = config.evaluation
+    if config.reference:
+        folder = ImageFolder(Path(config.reference))
+        return RealImages(folder.count, folder.digest, f"reference={folder.folder}", folder.image)
+    if settings.data:
+        data = dataclasses.replace(data, path=settings.data)
+    split = Split.open(data, settings.split)
+    where = f"the split {settings.split!r} of {data.path}"
+    return RealImages(split.count, split.manifest.digest, where, split.image)
+
+
+def _chosen_weights(run: Path, checkpoint: str) -> Iterator[ChosenWeights]:
+    if checkpoint != "all":
+        yield choose_weights(run, checkpoint)
+        return
+    there = list_checkpoints(run)
+    if not there:
+        raise RunError(f"{run} has no checkpoint yet: train it first")
+    for images in there:
+        yield recorded_weights(run, images)

@@ -1,0 +1,127 @@
+"""The metrics by the names that the configuration gives them, from the merged sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from t2i_hpc.metrics.detectors.base import DetectorIdentity
+from t2i_hpc.metrics.distance import frechet_distance
+from t2i_hpc.metrics.evaluate import Merged
+from t2i_hpc.metrics.inception_score import inception_score
+from t2i_hpc.metrics.kernel_distance import Rows, kernel_distance
+from t2i_hpc.metrics.moments import Moments
+from t2i_hpc.metrics.precision_recall import precision_and_recall
+from t2i_hpc.metrics.protocol import Protocol
+from t2i_hpc.metrics.retrieval_precision import r_precision
+
+WITH_REAL = frozenset({"frechet", "kid", "precision_recall"})
+WITH_ROWS = frozenset({"kid", "precision_recall"})
+
+
+@dataclass(frozen=True)
+class Value:
+    """A score.
+
+    Attributes:
+        metric: what is measured.
+        value: the score.
+        std: its standard deviation over splits, subsets or folds, None where it has none.
+        better: "lower" or "higher".
+        n_real: real images that it was compared with, 0 where there are none.
+    """
+
+    metric: str
+    value: float
+    std: float | None
+    better: str
+    n_real: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What scores are made of.
+
+    Attributes:
+        generated: the generated side.
+        real: the real side, None where no metric needs one.
+        protocol, detector: what it was measured with.
+        device: where distances between all images are computed.
+    """
+
+    generated: Merged
+    real: Merged | None
+    protocol: Protocol
+    detector: DetectorIdentity
+    device: torch.device
+
+    def name(self, metric: str) -> str:
+        """Return a metric's name, with the network's where it is not FID's."""
+        return f"{metric} ({self.detector.family})" if self.detector.family else metric
+
+    def against(self) -> Merged:
+        """Return the real side."""
+        if self.real is None:
+            raise ValueError("the real side was not computed")
+        return self.real
+
+
+def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
+    """Return the scores asked for; the Fréchet distance comes last.
+
+    Who keeps the best checkpoints takes the metric that was recorded last.
+    """
+    ordered = sorted(set(metrics), key=lambda name: (name == "frechet", list(METRICS).index(name)))
+    return [value for name in ordered for value in METRICS[name](measured)]
+
+
+def _frechet(m: Measured) -> list[Value]:
+    sides = [Moments.from_arrays(side.sums) for side in (m.generated, m.against())]
+    value = frechet_distance(*sides)
+    return [Value(m.detector.metric_name, value, None, "lower", m.protocol.real_images)]
+
+
+def _inception_score(m: Measured) -> list[Value]:
+    return [Value(m.name("Inception score"), *inception_score(m.generated.sums), "higher", 0)]
+
+
+def _kid(m: Measured) -> list[Value]:
+    p = m.protocol
+    score = kernel_distance(
+        _rows(m.generated),
+        _rows(m.against()),
+        subsets=p.kid_subsets,
+        size=p.kid_subset_size,
+        seed=p.seed,
+    )
+    return [Value(m.name("KID"), *score, "lower", p.real_images)]
+
+
+def _precision_recall(m: Measured) -> list[Value]:
+    sides = _rows(m.generated), _rows(m.against())
+    precision, recall = precision_and_recall(*sides, m.protocol.neighbourhood, m.device)
+    return [
+        Value(m.name("precision"), precision, None, "higher", m.protocol.real_images),
+        Value(m.name("recall"), recall, None, "higher", m.protocol.real_images),
+    ]
+
+
+def _r_precision(m: Measured) -> list[Value]:
+    return [Value("R-precision", *r_precision(m.generated.sums), "higher", 0)]
+
+
+def _rows(side: Merged) -> Rows:
+    if side.rows is None:
+        raise ValueError("features were not kept")
+    return side.rows
+
+
+METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {
+    "inception_score": _inception_score,
+    "kid": _kid,
+    "precision_recall": _precision_recall,
+    "r_precision": _r_precision,
+    "frechet": _frechet,
+}

@@ -1,0 +1,107 @@
+"""Inception score, KID, precision and recall against torch-fidelity and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.metrics.folds import groups_of
+from t2i_hpc.metrics.inception_score import ScoreSums, inception_score
+from t2i_hpc.metrics.kernel_distance import kernel_distance
+from t2i_hpc.metrics.precision_recall import precision_and_recall
+from t2i_hpc.metrics.sums import Seen
+
+CPU = torch.device("cpu")
+Rows = npt.NDArray[np.float32]
+
+
+def _rows(count: int, seed: int, shift: float = 0.0) -> Rows:
+    values = np.random.default_rng(seed).standard_normal((count, 12)) + shift
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize(("images", "groups"), [(10, 3), (53, 10), (7, 7), (4, 1)])
+def test_groups_are_equal_and_shuffled(images: int, groups: int) -> None:
+    member = groups_of(images, groups, seed=1)
+    sizes = np.bincount(member, minlength=groups)
+    assert sizes.sum() == images
+    assert sizes.max() - sizes.min() <= 1
+    if 1 < groups < images:
+        assert not np.array_equal(member, np.sort(member))
+        assert not np.array_equal(member, groups_of(images, groups, seed=2))
+
+
+@pytest.mark.parametrize("splits", [1, 3, 10])
+def test_inception_score_is_torch_fidelitys(splits: int) -> None:
+    logits = torch.from_numpy(_rows(53, 1) * 3)
+    sums = ScoreSums(groups_of(53, splits, 7), splits, 12, CPU)
+    for start in range(0, 53, 8):
+        part = logits[start : start + 8]
+        sums.add(Seen(range(start, start + len(part)), part, part, part))
+    expected = isc_features_to_metric(logits, splits, shuffle=True, rng_seed=7)
+    mean, std = inception_score(sums.arrays())
+    assert mean == pytest.approx(expected["inception_score_mean"], rel=1e-10)
+    assert std == pytest.approx(expected["inception_score_std"], rel=1e-8, abs=1e-12)
+
+
+def test_inception_score_of_certain_and_of_equal_images() -> None:
+    certain = torch.eye(12)[torch.arange(48) % 12] * 1000
+    for logits, expected in ((certain, 12.0), (torch.zeros(48, 12), 1.0)):
+        sums = ScoreSums(groups_of(48, 1, 1), 1, 12, CPU)
+        sums.add(Seen(range(48), logits, logits, logits))
+        assert inception_score(sums.arrays())[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_kid_is_torch_fidelitys() -> None:
+    generated, real = _rows(60, 1, shift=0.5), _rows(45, 2)
+    expected = kid_features_to_metric(
+        torch.from_numpy(generated),
+        torch.from_numpy(real),
+        kid_subsets=7,
+        kid_subset_size=30,
+        rng_seed=3,
+        verbose=False,
+    )
+    mean, std = kernel_distance(generated, real, subsets=7, size=30, seed=3)
+    assert mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-5)
+    assert std == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-4)
+
+
+def test_kid_is_unbiased_and_orders_rightly() -> None:
+    real = _rows(400, 1)
+    values = [
+        kernel_distance(_rows(400, 2, shift), real, subsets=20, size=100, seed=1)
+        for shift in (0.0, 0.3, 0.6)
+    ]
+    assert abs(values[0][0]) < 2 * values[0][1]
+    assert values[0][0] < values[1][0] < values[2][0]
+
+
+def test_kid_of_more_images_than_there_are_is_refused() -> None:
+    with pytest.raises(EvaluationError, match=r"size=46 is more than the 45 real images"):
+        kernel_distance(_rows(60, 1), _rows(45, 2), subsets=2, size=46, seed=1)
+
+
+def test_precision_and_recall_are_torch_fidelitys() -> None:
+    generated, real = _rows(150, 1, shift=0.7), _rows(130, 2)
+    expected = calculate_precision_recall_full(torch.from_numpy(generated), torch.from_numpy(real))
+    found = precision_and_recall(generated, real, 3, CPU)
+    assert found == pytest.approx(expected, abs=1e-7)
+    assert 0.05 < found[0] < 0.95
+    assert found[0] != found[1]
+
+
+def test_precision_and_recall_by_hand() -> None:
+    line: Rows = np.arange(6, dtype=np.float32)[:, None]
+    near: Rows = np.array([[0.5], [1.5], [100.0], [101.0]], dtype=np.float32)
+    # Real balls of radius 1 cover 0.5 and 1.5; generated ones cover 0, 1 and 2.
+    assert precision_and_recall(near, line, 1, CPU) == (0.5, 0.5)
+    assert precision_and_recall(line, line, 1, CPU) == (1.0, 1.0)
+    with pytest.raises(EvaluationError, match="no neighbour number 4"):
+        precision_and_recall(near, line, 4, CPU)
