@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from t2i_hpc.cluster.beside import EvaluationsBeside
 from t2i_hpc.common.exit_codes import LOST_RANK
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Matcher, Painter, System
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import TrainingData, open_training_data
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
+from t2i_hpc.engine.evaluations import Evaluations
 from t2i_hpc.engine.loop import Job, Loop
 from t2i_hpc.engine.progress import ProgressLine, open_progress
 from t2i_hpc.engine.run_directory import locked, prepare_run, run_folder
+from t2i_hpc.engine.run_files import RunFiles
+from t2i_hpc.engine.session import gather_hosts, run_recorded
 from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE, listening
 from t2i_hpc.engine.world import World, joined_world
 from t2i_hpc.generation.retrieval import RetrievalReport
@@ -35,11 +40,12 @@ def train(config: TrainConfig) -> int:
         line = open_progress(world.is_main)
         try:
             job = make_job(config, world, training, line)
+            hosts = gather_hosts(world)
             if not world.is_main:
                 return _train(job, line)
             with locked(folder):
                 prepare_run(folder, config, world.size, world.device)
-                return _train(job, line)
+                return run_recorded(folder, world, hosts, partial(_train, job, line))
         finally:
             line.close()
 
@@ -69,7 +75,8 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
     )
     if training.notice:
         line.say(training.notice)
-    return Job(folder, system, batches, report, config.seed, config.engine, world)
+    evaluations = _evaluations(RunFiles(folder, line), config) if world.is_main else None
+    return Job(folder, system, batches, report, config.seed, config.engine, world, evaluations)
 
 
 def locate(config: TrainConfig) -> Path:
@@ -91,6 +98,14 @@ def _train(job: Job, line: ProgressLine) -> int:
         return 0
     line.say(f"stopped and saved: the same command goes on with {job.run}")
     return STOPPED_EXIT_CODE
+
+
+def _evaluations(run: RunFiles, config: TrainConfig) -> Evaluations | None:
+    every = config.evaluation.every_images
+    if not every:
+        return None
+    beside = EvaluationsBeside(run.folder, config.evaluation.words)
+    return Evaluations(run, every, config.engine.batch_size, beside)
 
 
 def _report(

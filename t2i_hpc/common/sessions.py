@@ -2,13 +2,14 @@
 
 A run lives in many sessions: time limits, preemption and lost nodes end one, and the next goes on.
 The first rank writes a line when a session begins and one when it ends; a session that has no
-second line was cut off (kill -9, power) or still runs. Who shows a run's state, and who decides
-whether a job is started again, reads them.
+second line was cut off (kill -9, power) or still runs, which the run's lock tells. Who shows a
+run's state, and who decides whether a job is started again, reads them.
 """
 
 from __future__ import annotations
 
 import datetime
+import fcntl
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from t2i_hpc.common.files import append_json_line, read_json_lines
 
-_FILE = "sessions.jsonl"
+_FILE, _LOCK = "sessions.jsonl", "lock"
 DONE, STOPPED, FAILED, LOST = "done", "stopped", "failed", "lost"
 
 
@@ -68,6 +69,7 @@ def write_begin(
         "pid": pid,
         "first_images": images,
     }
+    _end_half_line(run / _FILE)
     append_json_line(run / _FILE, row)
     return identity
 
@@ -99,6 +101,25 @@ def read_sessions(run: Path) -> list[Session]:
     for row in read_json_lines(run / _FILE):
         merged.setdefault(row["identity"], {}).update(row)
     return [_session(row) for row in merged.values() if "began" in row]
+
+
+def is_held(run: Path) -> bool:
+    """Return whether a process writes into the run, on any machine whose locks are seen here."""
+    try:
+        with (run / _LOCK).open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock was ever made, or the file system knows none
+        return False
+    return False
+
+
+def _end_half_line(path: Path) -> None:
+    """Let a line that a power cut left half written spoil no other."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as stream:
+            stream.write(b"\n")
 
 
 def _session(row: dict[str, Any]) -> Session:

@@ -9,6 +9,7 @@ from t2i_hpc.config.df_gan import DFGANConfig
 from t2i_hpc.config.staged_gan import StagedGANConfig
 from t2i_hpc.config.system import DAMSMPretrainingConfig, SSAGANConfig, SystemConfig
 from t2i_hpc.config.tasks import (
+    CancelConfig,
     CheckpointsConfig,
     CompareConfig,
     ConvertConfig,
@@ -17,6 +18,8 @@ from t2i_hpc.config.tasks import (
     GenerateConfig,
     LaunchConfig,
     ReportConfig,
+    StatusConfig,
+    TableConfig,
     TrainConfig,
 )
 
@@ -32,6 +35,9 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "fetch": FetchConfig,
     "convert": ConvertConfig,
     "launch": LaunchConfig,
+    "status": StatusConfig,
+    "cancel": CancelConfig,
+    "table": TableConfig,
 }
 
 SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {

@@ -13,6 +13,25 @@ from t2i_hpc.config.system import SystemConfig
 
 
 @dataclass
+class EvaluationsConfig:
+    """Evaluations beside the training; their scores go into the run's curves."""
+
+    every_images: int = setting(
+        0,
+        "images between evaluations; 0: none",
+        unit="images",
+        minimum=0,
+        identity=False,
+    )
+    words: list[str] = setting(
+        [],
+        "what t2i_hpc.launch task=evaluate is told, and where it goes, e.g. "
+        '\'evaluation.words=["evaluation.shards=8","cluster=slurm"]\'; empty: one process here',
+        identity=False,
+    )
+
+
+@dataclass
 class TrainConfig:
     """Train a system on shards; the same command finds its run again and goes on."""
 
@@ -22,6 +41,7 @@ class TrainConfig:
     data: DataConfig = section(DataConfig)
     system: SystemConfig = section(SystemConfig)
     engine: EngineConfig = section(EngineConfig)
+    evaluation: EvaluationsConfig = section(EvaluationsConfig)
 
 
 @dataclass
@@ -83,6 +103,35 @@ class ReportConfig:
 
     run: str = setting("", "run directory")
     output: str = setting("", "HTML file to write; empty: report.html inside the run")
+
+
+@dataclass
+class StatusConfig:
+    """Say how runs fare: on a cluster, on this machine, or when they ended."""
+
+    run: list[str] = setting([], "run directories, sweeps, or folders of runs; empty: all of runs=")
+    runs: str = setting("runs", "folder of run directories")
+    format: str = setting("text", "how it is printed", choices=("text", "json"))
+
+
+@dataclass
+class CancelConfig:
+    """End the jobs of runs and sweeps, waiting and running ones."""
+
+    run: list[str] = setting([], "run directories or sweeps")
+    wait: float = setting(
+        180.0, "how long to wait until everything has ended", unit="seconds", minimum=0.0
+    )
+
+
+@dataclass
+class TableConfig:
+    """Print the results of a sweep, or of some runs, side by side."""
+
+    run: list[str] = setting([], "sweeps, run directories, or folders of runs")
+    over: str = setting("", "axis to average over, e.g. seed: mean ± standard deviation")
+    format: str = setting("markdown", "how it is printed", choices=("markdown", "csv"))
+    output: str = setting("", "file to write; empty: print")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.checkpoints.checkpoint import Progress
 from t2i_hpc.engine.checkpoints.saving import Saver
 from t2i_hpc.engine.engines.build import build_engine
+from t2i_hpc.engine.evaluations import Evaluations
 from t2i_hpc.engine.meter import Meter, timed
 from t2i_hpc.engine.prefetch import on_device
 from t2i_hpc.engine.progress import ProgressLine, Status
@@ -42,6 +44,7 @@ class Job:
         batches: this rank's endless batches from a number of samples on.
         sample: writes sample pictures of the system as it is, named by images seen.
         seed: of noise and dropout.
+        evaluations: beside the training; None where there are none.
     """
 
     run: Path
@@ -51,6 +54,7 @@ class Job:
     seed: int
     config: EngineConfig
     world: World
+    evaluations: Evaluations | None = None
 
 
 class Loop:
@@ -69,12 +73,13 @@ class Loop:
 
     def run(self) -> bool:
         """Train to the end (True) or until asked to stop (False); a checkpoint is last."""
+        done = False
         try:
             with self.saver:  # what is being written is whole before the session ends
-                return self._session()
+                done = self._session()
         finally:
-            if self.records:
-                self.records.close()
+            self._close(done)
+        return done
 
     def _session(self) -> bool:
         if self.progress.images_seen == 0:
@@ -125,7 +130,9 @@ class Loop:
         agree, progress = self.job.world.agree, self.progress
         stop, save, bad = agree(
             self.limits.stop(progress),
-            self.limits.save_is_asked_for() or self.saver.due(progress),
+            self.limits.save_is_asked_for()
+            or self.saver.due(progress)
+            or self._evaluation_is_due(),
             self._is_bad(progress.step),
         )
         if stop or save:  # what is saved was looked at to the last step
@@ -164,7 +171,23 @@ class Loop:
     def _save(self) -> None:
         self.job.world.doing(f"step {self.progress.step:,}, saving")
         self.limits.saving(self.progress)
-        self.saver.save(self.progress)
+        then: Callable[[], None] | None = None
+        if self.job.evaluations and self._evaluation_is_due():
+            then = partial(self.job.evaluations.ask, self.progress.images_seen)
+        self.saver.save(self.progress, then)
+
+    def _evaluation_is_due(self) -> bool:
+        if self.job.evaluations is None:
+            return False
+        return self.job.evaluations.due(self.progress) or self.limits.reached(self.progress)
+
+    def _close(self, done: bool) -> None:
+        if self.job.evaluations:
+            self.job.world.doing("waiting for evaluations")
+            self.job.evaluations.close(done)
+        if self.records:
+            self.records.add_scores()
+            self.records.close()
 
     def _sample(self) -> None:
         self.job.world.doing(f"step {self.progress.step:,}, drawing samples")

@@ -26,6 +26,7 @@ class Records:
         if len(kept) != len(rows):
             write_text(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept))
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start.images_seen + 1)
+        self._scores, self._shown = run / "scores.jsonl", len(read_json_lines(run / "scores.jsonl"))
 
     def add(
         self,
@@ -49,6 +50,15 @@ class Records:
         for name, value in losses.items():
             self._board.add_scalar(name, value, progress.images_seen)
         self._board.add_scalar("speed/images_per_second", images_per_second, progress.images_seen)
+        self.add_scores()
+
+    def add_scores(self) -> None:
+        """Add what evaluations have found meanwhile to the curves."""
+        rows = read_json_lines(self._scores)
+        for row in rows[self._shown :]:
+            name = f"scores/{row['metric']} {row['protocol']}"
+            self._board.add_scalar(name, row["value"], row["images"])
+        self._shown = len(rows)
 
     def close(self) -> None:
         """Flush what is buffered."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Painter, Pictures
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.generation.captions import encode_captions
 from t2i_hpc.generation.rules import PLAIN, DrawingRules

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.engine.checkpoints.checkpoint import (
     Progress,
     choose_checkpoint,
-    list_checkpoints,
     load_weights,
     open_checkpoint,
     read_moments,

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.engine.checkpoints.checkpoint import (
     DamagedCheckpointError,
     choose_checkpoint,
-    list_checkpoints,
     newest_checkpoint,
     open_checkpoint,
 )

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from t2i_hpc.common.files import append_json_line
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.engine import CheckpointConfig
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints, look_at
+from t2i_hpc.engine.checkpoints.checkpoint import look_at
 from t2i_hpc.engine.checkpoints.keeping import prune_checkpoints, ranking
 from tests.support.checkpoints import make_checkpoints
 

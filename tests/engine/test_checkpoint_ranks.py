@@ -10,8 +10,8 @@ from unittest import mock
 import torch
 
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.engine.agreement import raise_together, share_text
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
 from t2i_hpc.engine.checkpoints.recovery import recover_together
 from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World

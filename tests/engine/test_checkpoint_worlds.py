@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints, look_at
+from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.engine.checkpoints.checkpoint import look_at
 from tests.support.training import losses_of, only_run, train_tiny
 
 

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints, look_at, open_checkpoint
-from t2i_hpc.engine.checkpoints.folders import clear_leftovers, folder_of
+from t2i_hpc.common.run_layout import folder_of, list_checkpoints
+from t2i_hpc.engine.checkpoints.checkpoint import look_at, open_checkpoint
+from t2i_hpc.engine.checkpoints.folders import clear_leftovers
 from t2i_hpc.engine.checkpoints.writing import BackgroundWriter, check_space, save_checkpoint
 from tests.support.checkpoints import (
     NOISE,

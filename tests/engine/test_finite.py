@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.engine import CheckpointConfig, EngineConfig
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
 from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.engines.finite import FiniteWatch
 from t2i_hpc.engine.loop import Job, Loop

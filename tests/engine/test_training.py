@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE
 from tests.support.training import TINY, environment, only_run, run_door, train_tiny
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
+from t2i_hpc.common.run_layout import folder_of
 from t2i_hpc.engine.checkpoints.checkpoint import Progress
-from t2i_hpc.engine.checkpoints.folders import folder_of
 from t2i_hpc.engine.checkpoints.saving import Saver
 from t2i_hpc.engine.checkpoints.writing import save_checkpoint
 from t2i_hpc.engine.engines.ddp import DDPEngine

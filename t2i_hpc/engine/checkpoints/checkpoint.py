@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json
+from t2i_hpc.common.run_layout import folder_of, list_checkpoints
 from t2i_hpc.engine.checkpoints.fitting import check_fit
-from t2i_hpc.engine.checkpoints.folders import folder_of, those_set_aside
+from t2i_hpc.engine.checkpoints.folders import those_set_aside
 
 _LOG = logging.getLogger("t2i_hpc")
 FORMAT = 2
@@ -80,12 +81,6 @@ class Checkpoint:
     def checksum(self) -> str:
         """Identity of the whole checkpoint."""
         return str(self.state["checksum"])
-
-
-def list_checkpoints(run: Path) -> list[int]:
-    """Return the numbers of images of the checkpoints that are there, ascending."""
-    names = [path.name for path in (run / "checkpoints").glob("[0-9]*")]
-    return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):010d}")
 
 
 def look_at(run: Path, images: int) -> Checkpoint:

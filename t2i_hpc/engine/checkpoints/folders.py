@@ -18,11 +18,6 @@ _DAMAGED = "damaged-"
 _DELETED = ".deleted-"
 
 
-def folder_of(run: Path, images: int) -> Path:
-    """Return where the checkpoint of that many images lies."""
-    return run / "checkpoints" / f"{images:010d}"
-
-
 def temporary_of(folder: Path) -> Path:
     """Return where a checkpoint lies while it is written."""
     return folder.with_name(f".{folder.name}.tmp")

@@ -9,13 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
-from t2i_hpc.engine.checkpoints.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    look_at,
-    open_checkpoint,
-    read_tensors,
-)
+from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.engine.checkpoints.checkpoint import Checkpoint, look_at, open_checkpoint, read_tensors
 from t2i_hpc.engine.checkpoints.keeping import Score, ranking
 
 _TITLES = ("images", "step", "size", "age", "ranks", "engine", "score")

@@ -10,9 +10,11 @@ from typing import Any
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.common.run_layout import folder_of, list_checkpoints
 from t2i_hpc.config.engine import CheckpointConfig
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints, look_at
-from t2i_hpc.engine.checkpoints.folders import folder_of, remove
+from t2i_hpc.engine.checkpoints.checkpoint import look_at
+from t2i_hpc.engine.checkpoints.folders import remove
+from t2i_hpc.engine.evaluations import waiting_for_scores
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Score:
 def prune_checkpoints(run: Path, config: CheckpointConfig) -> None:
     """Delete all checkpoints but those that the configuration keeps.
 
-    Of `milestones` the first that reaches each multiple stays.
+    Of `milestones` the first that reaches each multiple stays. What waits for its score, stays.
     """
     there = list_checkpoints(run)
     kept = set(there[-config.keep :])
@@ -42,6 +44,7 @@ def prune_checkpoints(run: Path, config: CheckpointConfig) -> None:
         kept |= {min(n for n in there if n // config.milestones == k) for k in periods}
     if config.keep_best:
         kept |= {score.images for score in ranking(run, config.best_metric)[: config.keep_best]}
+    kept |= set(waiting_for_scores(run))
     for images in there:
         if images not in kept:
             remove(folder_of(run, images))

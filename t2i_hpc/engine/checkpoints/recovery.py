@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.run_layout import folder_of, list_checkpoints
 from t2i_hpc.engine.agreement import raise_together, share_text
 from t2i_hpc.engine.checkpoints.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
-    list_checkpoints,
     only_damaged,
     open_checkpoint,
 )
-from t2i_hpc.engine.checkpoints.folders import folder_of, set_aside, those_set_aside
+from t2i_hpc.engine.checkpoints.folders import set_aside, those_set_aside
 from t2i_hpc.engine.world import World
 
 _LOG = logging.getLogger("t2i_hpc")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -92,8 +92,12 @@ class Saver:
         regular = progress.crossed(config.every_images, self._config.batch_size)
         return old or milestone or regular or self._writer.failed
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Progress, then: Callable[[], None] | None = None) -> None:
         """Take a snapshot and begin to write it; then delete what is not kept.
+
+        Args:
+            progress: of the training.
+            then: what rank 0 does beside the training once the checkpoint is on the disk.
 
         Raises:
             RunError: on all ranks; replicas differ, the disk has no room, or what was written
@@ -106,7 +110,7 @@ class Saver:
         moments = self._engine.read_moments()
         error: Exception | None = None
         if self._world.is_main:
-            error = self._begin(moments, progress)
+            error = self._begin(moments, progress, then)
         raise_together(self._world, error)
         self._saved, self._last = progress.images_seen, time.monotonic()
 
@@ -135,7 +139,9 @@ class Saver:
             return {}, error
         return moments, None
 
-    def _begin(self, moments: Mapping[str, Tensor], progress: Progress) -> Exception | None:
+    def _begin(
+        self, moments: Mapping[str, Tensor], progress: Progress, then: Callable[[], None] | None
+    ) -> Exception | None:
         folder, weights = self._run.folder, self._system.modules.state_dict()
         try:
             with said_of_disk(folder):
@@ -145,14 +151,16 @@ class Saver:
         except Exception as error:  # the others wait to hear of it
             return error
         snapshot = Snapshot(*copies, progress, self._origin())
-        self._writer.start(partial(self._write, snapshot))
+        self._writer.start(partial(self._write, snapshot, then))
         return None
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot, then: Callable[[], None] | None) -> None:
         """Run in the writer's thread."""
         folder = self._run.folder
         write_checkpoint(folder, snapshot)
         with said_of_disk(folder):
+            if then:
+                then()
             prune_checkpoints(folder, self._config.checkpoint)
 
     def _origin(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import fsync_folder, sha256_of_file, sha256_of_json, write_json
+from t2i_hpc.common.run_layout import folder_of
 from t2i_hpc.engine.checkpoints.checkpoint import (
     FORMAT,
     OPTIMISERS,
@@ -30,7 +31,7 @@ from t2i_hpc.engine.checkpoints.checkpoint import (
     Checkpoint,
     Progress,
 )
-from t2i_hpc.engine.checkpoints.folders import folder_of, retire, temporary_of
+from t2i_hpc.engine.checkpoints.folders import retire, temporary_of
 from t2i_hpc.engine.checkpoints.snapshot import size_in_bytes, take_snapshot
 
 _HEADS = 1_000_000  # bytes that names, shapes and counters take beside the numbers

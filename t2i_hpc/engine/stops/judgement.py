@@ -82,11 +82,13 @@ class Judge:
     Attributes:
         size: number of ranks.
         patience: ticks without any progress after which a rank that holds up others hangs.
+        accused: the hosts of the lost ranks, each once, when a verdict was reached.
     """
 
     size: int
     patience: float
     watches: list[Watch] = field(init=False)
+    accused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.watches = [Watch(Beat(rank)) for rank in range(self.size)]
@@ -103,15 +105,16 @@ class Judge:
 
     def _gone(self) -> str | None:
         gone = [w for w in self.watches if w.gone and not w.left]
-        return of_lost(gone, DIED) if gone else None
+        return self._accuse(gone, DIED) if gone else None
 
     def _silent(self) -> str | None:
         silent = [w for w in self.watches if w.silent > SILENCE_TICKS and not w.left]
-        return of_lost(silent, SILENT) if silent else None
+        return self._accuse(silent, SILENT) if silent else None
 
     def _left(self) -> str | None:
         for watch in self.watches:
             if watch.beat.farewell and watch.since_farewell > _FAREWELL_TICKS:
+                self.accused = hosts_of([watch])
                 return of_left(watch.beat)
         return None
 
@@ -125,7 +128,17 @@ class Judge:
             if not any(w.beat.waits for w in there):
                 return None  # a long start, or work of all: nobody waits
             behind = [w for w in there if not w.beat.waits] or there
-        return of_lost(behind, f"made no progress for {self.patience:.0f} s (engine.timeout)")
+        how = f"made no progress for {self.patience:.0f} s (engine.timeout)"
+        return self._accuse(behind, how)
+
+    def _accuse(self, lost: Sequence[Watch], how: str) -> str:
+        self.accused = hosts_of(lost)
+        return of_lost(lost, how)
+
+
+def hosts_of(watches: Sequence[Watch]) -> tuple[str, ...]:
+    """Return the hosts of ranks, each once, as far as they ever said where they are."""
+    return tuple(dict.fromkeys(w.beat.host for w in watches if w.beat.pid))
 
 
 def of_lost(lost: Sequence[Watch], how: str) -> str:

@@ -94,7 +94,7 @@ class Hub(Lifeline):
 
     async def _end(self, verdict: str) -> NoReturn:
         await asyncio.sleep(TICK_SECONDS)  # the others shall read it before they miss rank 0
-        leave_at_once(LOST_RANK, f"t2i_hpc: {verdict}")
+        leave_at_once(LOST_RANK, f"t2i_hpc: {verdict}", self._judge.accused)
 
     async def _take_leave(self) -> None:
         """Stay until the others left, some time at most; then say that it is over."""

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2i_hpc.common.run_layout import folder_of
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.checkpoints.checkpoint import Progress
-from t2i_hpc.engine.checkpoints.folders import folder_of
 from t2i_hpc.engine.run_files import RunFiles
 from t2i_hpc.engine.stops.stop import RequestFiles, StopRequest
 

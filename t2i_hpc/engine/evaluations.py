@@ -1,0 +1,74 @@
+"""Evaluations beside the training: asked for at checkpoints, scored by other processes.
+
+The checkpoint that an evaluation was asked for stays until its score stands in scores.jsonl, from
+where the score goes into the run's curves. How an evaluation is started is not the engine's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from t2i_hpc.common.files import append_json_line, read_json_lines
+from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.engine.checkpoints.checkpoint import Progress
+from t2i_hpc.engine.run_files import RunFiles
+
+_ASKED = "evaluations/asked.jsonl"
+_WAITING = 4  # checkpoints that wait for a score at most, should evaluations fail
+
+
+class Starter(Protocol):
+    """Starts evaluations of a run's checkpoints."""
+
+    def start(self, images: int) -> str:
+        """See to the evaluation of a checkpoint; return at once, with a line for people."""
+
+    def finish(self, say: Callable[[str], None]) -> None:
+        """Wait for what this process itself has to see to the end."""
+
+    def abandon(self) -> None:
+        """End what this process itself would have to see to the end."""
+
+
+class Evaluations:
+    """When a run is evaluated while it trains; those of an earlier session are caught up on.
+
+    Args:
+        run: its directory and progress line.
+        every_images: images between evaluations, at least 1.
+        batch_size: images of a step.
+        starter: starts them.
+    """
+
+    def __init__(self, run: RunFiles, every_images: int, batch_size: int, starter: Starter) -> None:
+        self._run, self._starter = run, starter
+        self._every, self._batch_size = every_images, batch_size
+        there = list_checkpoints(run.folder)
+        for images in waiting_for_scores(run.folder):
+            if images in there:
+                run.line.say(starter.start(images))
+
+    def due(self, progress: Progress) -> bool:
+        """Whether the step that `progress` counts last is to be evaluated."""
+        return progress.crossed(self._every, self._batch_size)
+
+    def ask(self, images: int) -> None:
+        """Ask for the evaluation of a checkpoint that was written; called beside the training."""
+        append_json_line(self._run.folder / _ASKED, {"images": images})
+        self._run.line.say(self._starter.start(images))
+
+    def close(self, done: bool) -> None:
+        """Wait for what is under way where the training is done; else leave it to the next."""
+        if done:
+            self._starter.finish(self._run.line.say)
+        else:
+            self._starter.abandon()
+
+
+def waiting_for_scores(run: Path) -> list[int]:
+    """Return the newest checkpoints, by images, whose evaluation was asked for and is not there."""
+    scored = {row.get("images") for row in read_json_lines(run / "scores.jsonl")}
+    asked = {row["images"] for row in read_json_lines(run / _ASKED)}
+    return sorted(asked - scored)[-_WAITING:]

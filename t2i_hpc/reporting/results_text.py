@@ -1,0 +1,109 @@
+"""Results as Markdown for people and as CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from t2i_hpc.reporting.columns import aligned
+from t2i_hpc.reporting.results import Results, Row
+from t2i_hpc.reporting.scores import Score
+from t2i_hpc.reporting.words import score as shown
+
+
+def to_markdown(results: Results) -> str:
+    """Return a table in Markdown; averaged scores as mean ± standard deviation."""
+    titles = [*results.axes, *(["runs"] if results.over else []), "state", "images", "img/s"]
+    for measure in results.measures:
+        titles += [measure.title, "at images"]
+    rows = [[*titles], *(_markdown_row(results, row) for row in results.rows)]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    numbers = range(len(results.axes) + 1, len(titles))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * (width - 1) + (":" if n in numbers else "-") for n, width in enumerate(widths)]
+    lines = aligned([rows[0], rule, *rows[1:]], numbers, between=" | ")
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def to_csv(results: Results) -> str:
+    """Return the same with all digits.
+
+    Behind a score stands its error bar; behind an average the deviation between runs, and how
+    many have a score.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    runs = ["runs"] if results.over else []
+    titles = [*results.axes, *runs, "state", "images", "images_per_second"]
+    for measure in results.measures:
+        more = ["standard deviation", "runs"] if results.over else ["error bar"]
+        titles += [f"{measure.title} {name}".strip() for name in ("", *more, "at images")]
+    writer.writerow(titles)
+    writer.writerows(_csv_row(results, row) for row in results.rows)
+    return stream.getvalue()
+
+
+def _markdown_row(results: Results, row: Row) -> list[str]:
+    speeds = _speeds(row)
+    cells = [*_head(results, row), _span([state.images for state in row.states])]
+    cells.append(f"{statistics.fmean(speeds):,.1f}" if speeds else "")
+    for measure in results.measures:
+        found = row.scores.get(measure, [])
+        cells.append(_mean(found, len(row.states)))
+        cells.append(_span([score.images for score in found]))
+    return cells
+
+
+def _csv_row(results: Results, row: Row) -> list[str]:
+    speeds = _speeds(row)
+    cells = [*_head(results, row), _span([state.images for state in row.states], "")]
+    cells.append(str(statistics.fmean(speeds)) if speeds else "")
+    for measure in results.measures:
+        found = row.scores.get(measure, [])
+        values = [score.value for score in found]
+        cells.append(str(statistics.fmean(values)) if values else "")
+        if results.over:
+            cells.append(str(statistics.stdev(values)) if len(values) > 1 else "")
+            cells.append(str(len(values)))
+        else:
+            cells += [str(score.std) if score.std is not None else "" for score in found] or [""]
+        cells.append(_span([score.images for score in found], ""))
+    return cells
+
+
+def _head(results: Results, row: Row) -> list[str]:
+    runs = [str(len(row.states))] if results.over else []
+    return [*row.labels.values(), *runs, _states(row)]
+
+
+def _mean(scores: Sequence[Score], runs: int) -> str:
+    """Return a score with its error bar, or the mean of several with their deviation."""
+    values = [score.value for score in scores]
+    if not values:
+        return ""
+    mean = shown(statistics.fmean(values))
+    if runs == 1:
+        bar = scores[0].std
+        return mean if bar is None else f"{mean} ± {shown(bar)}"
+    spread = f" ± {shown(statistics.stdev(values))}" if len(values) > 1 else ""
+    missing = "" if len(values) == runs else f" ({len(values)} of {runs} runs)"
+    return f"{mean}{spread}{missing}"
+
+
+def _states(row: Row) -> str:
+    counts = Counter(state.state for state in row.states)
+    if len(counts) == 1:
+        return row.states[0].state
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _span(images: Sequence[int], thousands: str = ",") -> str:
+    ends = sorted({min(images), max(images)}) if images else []
+    return " to ".join(f"{end:{thousands}}" for end in ends)
+
+
+def _speeds(row: Row) -> list[float]:
+    return [state.speed for state in row.states if state.speed is not None]

@@ -1,0 +1,46 @@
+"""Door: how runs fare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from t2i_hpc.cluster.finding import find_runs
+from t2i_hpc.common.errors import RunError
+from t2i_hpc.config.run_words import RunsDoor
+from t2i_hpc.config.tasks import StatusConfig
+from t2i_hpc.reporting.run_state import read_states
+from t2i_hpc.reporting.status_text import status_details, status_json, status_table
+
+
+def status(config: StatusConfig) -> None:
+    """Print a table of the runs, or all about one."""
+    if not config.run and not Path(config.runs).is_dir():
+        raise RunError(
+            f"there is no folder {config.runs}: name a run, or the folder of all with runs="
+        )
+    states = read_states(find_runs(config.run or [config.runs]))
+    if config.format == "json":
+        print(status_json(states))
+    elif len(states) == 1:
+        print("\n".join(status_details(states[0])))
+    else:
+        print("\n".join(status_table(states)))
+
+
+DOOR = RunsDoor(
+    "status",
+    "Says how runs fare: state (new, waiting, running, stopped, done, failed, lost), progress,\n"
+    "img/s, time left, restarts, job, nodes, last score, last error. From Slurm where there is\n"
+    "one, and from the runs' own files. Words without a key are runs, sweeps or folders of runs.",
+    StatusConfig,
+    status,
+    (
+        "python -m t2i_hpc.status",
+        "python -m t2i_hpc.status runs/coco_ssagan-1a2b3c4d",
+        "python -m t2i_hpc.status runs/sweeps/cub_ssagan-1a2b3c4d format=json",
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(DOOR.open())

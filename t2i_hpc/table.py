@@ -1,0 +1,45 @@
+"""Door: the results of a sweep side by side."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.files import write_text
+from t2i_hpc.config.run_words import RunsDoor
+from t2i_hpc.config.tasks import TableConfig
+from t2i_hpc.reporting.results import read_results
+from t2i_hpc.reporting.results_text import to_csv, to_markdown
+
+
+def table(config: TableConfig) -> None:
+    """Print the table, or write it into a file."""
+    if not config.run:
+        raise RunError("nothing is named: say python -m t2i_hpc.table runs/sweeps/<name>-<hash>")
+    results = read_results(config.run, config.over)
+    text = to_csv(results) if config.format == "csv" else to_markdown(results)
+    if config.output:
+        write_text(Path(config.output), text)
+        print(config.output)
+    else:
+        print(text, end="")
+
+
+DOOR = RunsDoor(
+    "table",
+    "Prints the results of a sweep, or of runs, side by side: what varies, state, images, img/s\n"
+    "and the newest score of each metric. Scores of different protocols or numbers of images\n"
+    "never share a column. Words without a key are sweeps, runs or folders of runs.",
+    TableConfig,
+    table,
+    (
+        "python -m t2i_hpc.table runs/sweeps/cub_ssagan-1a2b3c4d",
+        "python -m t2i_hpc.table runs/sweeps/cub_ssagan-1a2b3c4d over=seed format=csv "
+        "output=masks.csv",
+        "python -m t2i_hpc.table runs/cub_ssagan-1a2b3c4d runs/cub_dfgan_id0-5e6f7a8b",
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(DOOR.open())
