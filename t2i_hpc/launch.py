@@ -4,29 +4,116 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from t2i_hpc.cluster.jobs import Plan
 from t2i_hpc.cluster.local import run_ranks
-from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, UserError
+from t2i_hpc.cluster.sweeps import refuse_axes
+from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.door import Door, split_options
 from t2i_hpc.config.registry import TASK_SCHEMAS
 from t2i_hpc.config.tasks import LaunchConfig
 
 _OWN = ("task", "cluster")
+_SWEEP, _FOLLOW = "--sweep", "--follow"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line asks for: the launcher's settings, and the words of the task."""
+
+    config: LaunchConfig
+    words: tuple[str, ...]
+    folder: Path | None
+    sweep: bool
+    follow: bool
+    print_config: bool
 
 
 def launch(words: Sequence[str]) -> int:
-    """Check the whole configuration, then start the task's ranks."""
-    options, settings = split_options(words)
-    own = [word for word in settings if word.split("=")[0].split(".")[0] in _OWN]
-    rest = [word for word in settings if word not in own]
-    config = compose_config("launch", own, LaunchConfig, options.folder)
-    task = compose_config(config.task, rest, TASK_SCHEMAS[config.task], options.folder)
-    if options.print_config:
-        print(to_yaml(config) + to_yaml(task), end="")
+    """Check everything that can be checked here, then start or submit the task."""
+    asked = _read(words)
+    task, cluster = asked.config.task, asked.config.cluster
+    if asked.print_config:
+        print(_configuration(asked), end="")
         return 0
-    folder = [f"--config-dir={options.folder}"] if options.folder else []
-    return run_ranks(config.task, [*folder, *rest], config.cluster.processes)
+    if cluster.name == "local" and not asked.sweep:
+        _configuration(asked)  # the task makes the other checks itself, at once
+        return run_ranks(task, _with_folder(asked), cluster.processes)
+    plan = _plan(asked)
+    if not plan.works:
+        print(f"nothing is left to do: see python -m t2i_hpc.table {plan.folder}")
+        return 0
+    if cluster.name == "local":
+        return _run_here(plan, cluster.processes)
+    return _submit(plan, asked, words)
+
+
+def _read(words: Sequence[str]) -> _Asked:
+    options, settings = split_options([word for word in words if word not in (_SWEEP, _FOLLOW)])
+    own = [word for word in settings if word.split("=")[0].split(".")[0] in _OWN]
+    rest = tuple(word for word in settings if word not in own)
+    config = compose_config("launch", own, LaunchConfig, options.folder)
+    sweep, follow = _SWEEP in words, _FOLLOW in words
+    if sweep and options.print_config:
+        raise ConfigurationError("--print-config shows one configuration: leave out --sweep")
+    return _Asked(config, rest, options.folder, sweep, follow, options.print_config)
+
+
+def _with_folder(asked: _Asked) -> tuple[str, ...]:
+    return (*([f"--config-dir={asked.folder}"] if asked.folder else []), *asked.words)
+
+
+def _configuration(asked: _Asked) -> str:
+    """Return what the launcher and the task are to do, as YAML; all values are checked."""
+    refuse_axes(asked.words)
+    task = asked.config.task
+    return to_yaml(asked.config) + to_yaml(
+        compose_config(task, asked.words, TASK_SCHEMAS[task], asked.folder)
+    )
+
+
+def _plan(asked: _Asked) -> Plan:
+    from t2i_hpc.launching.plans import Order, plan_of, sweep_of
+
+    task, cluster = asked.config.task, asked.config.cluster
+    if asked.sweep:
+        return sweep_of(task, asked.words, asked.folder, cluster)
+    refuse_axes(asked.words)
+    config = compose_config(task, asked.words, TASK_SCHEMAS[task], asked.folder)
+    return plan_of(Order(task, _with_folder(asked), config, cluster))
+
+
+def _run_here(plan: Plan, processes: int) -> int:
+    """Run works one after the other; the first that does not end well is the last."""
+    for number, work in enumerate(plan.works):
+        print(f"{number + 1} of {len(plan.works)}: {work.folder}", flush=True)
+        if code := run_ranks(work.task, work.words, processes):
+            return code
+    return 0
+
+
+def _submit(plan: Plan, asked: _Asked, words: Sequence[str]) -> int:
+    from t2i_hpc.cluster.slurm.follow import follow
+    from t2i_hpc.cluster.slurm.submission import batch_scripts, submit
+    from t2i_hpc.cluster.snapshot import Snapshot
+    from t2i_hpc.launching.queue import check_plan, jobs_of, refuse_twice, say_what_next
+
+    cluster = asked.config.cluster
+    if asked.follow and (living := jobs_of(plan)):
+        return follow(living, plan.folder)
+    check_plan(plan, cluster)
+    if cluster.dry_run:
+        for title, script in batch_scripts(plan, cluster):
+            print(f"{title}\n\n{script}")
+        return 0
+    refuse_twice(plan)
+    configuration = to_yaml(asked.config) if asked.sweep else _configuration(asked)
+    records = submit(plan, cluster, Snapshot.take(configuration))
+    print(say_what_next(plan, records, words), flush=True)
+    return follow(records, plan.folder) if asked.follow else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,13 +130,22 @@ def main(words: Sequence[str] | None = None) -> int:
 
 HELP = Door(
     "launch",
-    "Puts a task somewhere: cluster=local starts cluster.processes ranks on this machine.\n"
-    "All other words are the task's own; see python -m t2i_hpc.<task> --help.",
+    "Puts a task somewhere: cluster=local starts cluster.processes ranks on this machine;\n"
+    "cluster=slurm submits a job, or an array and its merge for evaluation.shards=N (evaluate)\n"
+    "and cluster.parts=N (shards). All other words are the task's own; see\n"
+    "python -m t2i_hpc.<task> --help. Two options more:\n"
+    "  --sweep   keys with several values are axes; one run a point, done ones are left out\n"
+    "  --follow  stay and show the log until the job's end; of a job that is in the queue, too",
     LaunchConfig,
     lambda config: 0,
     (
         "python -m t2i_hpc.launch task=train cluster.processes=2 experiment=demo",
-        "python -m t2i_hpc.launch task=evaluate run=runs/demo-1a2b3c4d evaluation=demo",
+        "python -m t2i_hpc.launch cluster=slurm cluster.nodes=4 cluster.gpus_per_node=8 "
+        "cluster.partition=gpu experiment=coco_ssagan",
+        "python -m t2i_hpc.launch --sweep cluster=slurm experiment=cub_ssagan "
+        "system.masks=2,3,4 seed=1,2",
+        "python -m t2i_hpc.launch task=evaluate cluster=slurm run=runs/coco-1a2b3c4d "
+        "evaluation.shards=16",
     ),
 )
 

@@ -65,6 +65,7 @@ class JobRecord:
         cluster: the cluster's configuration by key, for a successor.
         submitted: time, ISO 8601 with zone.
         follows: the job whose successor this is (chain), "" for none.
+        after: the jobs that it waits for, e.g. an array that it merges.
     """
 
     job: str
@@ -76,6 +77,7 @@ class JobRecord:
     cluster: dict[str, Any]
     submitted: str
     follows: str = ""
+    after: tuple[str, ...] = ()
 
 
 def record_jobs(folder: Path, records: Sequence[JobRecord]) -> None:
@@ -87,4 +89,17 @@ def record_jobs(folder: Path, records: Sequence[JobRecord]) -> None:
 def read_jobs(folder: Path) -> list[JobRecord]:
     """Return the jobs that were submitted for a folder, oldest first."""
     rows = read_json_lines(folder / JOBS_FOLDER / _LIST)
-    return [JobRecord(**{**row, "words": tuple(row["words"])}) for row in rows]
+    return [_record(row) for row in rows]
+
+
+def chain_of(records: Sequence[JobRecord], job: str) -> list[str]:
+    """Return a job and those that it is the successor of, newest first."""
+    before = {record.job: record.follows for record in records}
+    chain = [job]
+    while (earlier := before.get(chain[-1], "")) and earlier not in chain:
+        chain.append(earlier)
+    return chain
+
+
+def _record(row: dict[str, Any]) -> JobRecord:
+    return JobRecord(**{**row, "words": tuple(row["words"]), "after": tuple(row.get("after", ()))})

@@ -35,7 +35,7 @@ class ClusterConfig:
     exclude: str = setting("", "slurm: nodes not to use, e.g. gpu[03-04]")
     time: str = setting("24:00:00", "slurm: time limit of one start, [days-]hours:minutes:seconds")
     stop_before: int = setting(
-        120, "slurm: how long before the time limit a job is told to save", unit="s", minimum=0
+        120, "slurm: how long before the time limit a job is told to save", unit="s", minimum=1
     )
     on_stop: str = setting(
         "requeue",
@@ -44,7 +44,7 @@ class ClusterConfig:
         choices=("requeue", "chain", "end"),
     )
     max_restarts: int = setting(
-        3, "starts in a row without a new checkpoint after which a job gives up", minimum=0
+        3, "restarts in a row that made no new checkpoint; then a job gives up", minimum=0
     )
     array_parallelism: int = setting(
         64, "elements of a job array that run at the same time", unit="jobs", minimum=1

@@ -1,7 +1,8 @@
-"""Which rank am I, of how many, on which device: from torchrun, srun or nothing.
+"""Which rank am I, of how many, on which device: from torchrun, srun, MPI or nothing.
 
 One function answers for every launcher, so that a task never cares who started it. With one
-rank there is no process group at all. With several, a lifeline watches over them.
+rank there is no process group at all. With several, a lifeline watches over them, and before any
+work is done they find out whether each has a device of its own and whether all can be heard.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import contextlib
 import datetime
 import gc
 import os
-import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +21,10 @@ import torch.distributed as dist
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.health import check_devices, check_group
+from t2i_hpc.engine.place import Place, find_place
 from t2i_hpc.engine.stops.lifeline import Lifeline
 from t2i_hpc.engine.stops.lifeline_ends import tie_lifeline
-
-_FIRST_PORT, _PORTS = 20_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -71,65 +71,6 @@ class World:
             dist.barrier(group=self.control)
 
 
-@dataclass(frozen=True)
-class Place:
-    """What the launcher's environment says."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-    address: str = "127.0.0.1"
-    port: int = 0
-
-
-def find_place(environment: Mapping[str, str]) -> Place:
-    """Read the rank from torchrun's variables, else from srun's, else one rank alone."""
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        size = int(environment["WORLD_SIZE"])
-        return Place(
-            int(environment["RANK"]),
-            size,
-            int(environment.get("LOCAL_RANK", "0")),
-            int(environment.get("LOCAL_WORLD_SIZE", size)),
-            environment.get("MASTER_ADDR", "127.0.0.1"),
-            int(environment.get("MASTER_PORT", "0")),
-        )
-    if "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
-        return _srun_place(environment)
-    return Place()
-
-
-def _srun_place(environment: Mapping[str, str]) -> Place:
-    job = int(environment["SLURM_JOB_ID"]) * 64 + int(environment["SLURM_STEP_ID"]) % 64
-    per_node = environment["SLURM_STEP_TASKS_PER_NODE"]
-    node = int(environment.get("SLURM_NODEID", "0"))
-    return Place(
-        int(environment["SLURM_PROCID"]),
-        int(environment["SLURM_NTASKS"]),
-        int(environment["SLURM_LOCALID"]),
-        expand_tasks(per_node)[node],
-        first_node(environment["SLURM_STEP_NODELIST"]),
-        _FIRST_PORT + job % _PORTS,
-    )
-
-
-def expand_tasks(text: str) -> list[int]:
-    """Expand Slurm's tasks per node, e.g. ``2(x3),1`` → [2, 2, 2, 1]."""
-    counts: list[int] = []
-    for match in re.finditer(r"(\d+)(?:\(x(\d+)\))?", text):
-        counts += [int(match[1])] * int(match[2] or 1)
-    return counts
-
-
-def first_node(nodes: str) -> str:
-    """Return the first host of a Slurm node list, e.g. ``gpu[03-05,9],x1`` → gpu03."""
-    match = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,\[]*))?", nodes)
-    if match is None:
-        raise ConfigurationError(f"cannot read Slurm's node list {nodes!r}")
-    return match[1] + (match[2] or "") + (match[3] or "")
-
-
 @contextlib.contextmanager
 def joined_world(config: EngineConfig) -> Iterator[World]:
     """Join the process group this process was started for, and leave it at the end.
@@ -148,6 +89,8 @@ def joined_world(config: EngineConfig) -> Iterator[World]:
     control = _join(place, device, config.timeout)
     life = tie_lifeline(place.rank, place.size, place.address, config.timeout, control)
     try:
+        check_devices(place, device, control)
+        check_group(place, device)
         yield World(
             place.rank, place.size, place.local_rank, place.local_size, device, control, life
         )
@@ -199,13 +142,15 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     if not available:
         raise ConfigurationError("device=cuda, but torch sees no GPU here; take device=cpu")
-    if local_rank >= torch.cuda.device_count():
+    visible = torch.cuda.device_count()
+    number = 0 if visible == 1 else local_rank  # a batch system may show each rank its own GPU
+    if number >= visible:
         raise ConfigurationError(
             f"local rank {local_rank} on {socket.gethostname()} has no GPU of its own: "
-            f"{torch.cuda.device_count()} are visible; start one process a GPU"
+            f"{visible} are visible; start one process a GPU"
         )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def _limit_threads(threads: int | None, local_size: int) -> None:

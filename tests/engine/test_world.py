@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.engine.world import Place, choose_device, expand_tasks, find_place, first_node
+from t2i_hpc.engine.health import refuse_shared
+from t2i_hpc.engine.place import Place, expand_tasks, find_place, first_node
+from t2i_hpc.engine.world import choose_device
 
 
 def test_nothing_is_one_rank_alone() -> None:
@@ -46,6 +48,47 @@ def test_sruns_variables() -> None:
     assert 20_000 <= place.port < 40_000
     other = find_place({**environment, "SLURM_STEP_ID": "1"})
     assert other.port != place.port
+
+
+def test_mpis_variables() -> None:
+    open_mpi = {
+        "OMPI_COMM_WORLD_RANK": "5",
+        "OMPI_COMM_WORLD_SIZE": "8",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+        # mpirun started its helpers by srun, one a node
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2",
+    }
+    with pytest.raises(ConfigurationError, match="MASTER_ADDR and MASTER_PORT do not say"):
+        find_place(open_mpi)
+    meeting = {"MASTER_ADDR": "gpu03", "MASTER_PORT": "29500"}
+    assert find_place(open_mpi | meeting) == Place(5, 8, 1, 4, "gpu03", 29500)
+    pmi = {"PMI_RANK": "2", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
+    assert find_place(pmi | meeting) == Place(2, 4, 0, 2, "gpu03", 29500)
+    assert find_place({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}) == Place()
+
+
+def test_srun_that_speaks_pmi_is_srun() -> None:
+    environment = {
+        "PMI_RANK": "1",
+        "PMI_SIZE": "2",
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "1",
+        "SLURM_STEP_NODELIST": "n[1-2]",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    }
+    assert find_place(environment).address == "n1"
+
+
+def test_two_ranks_on_one_device_are_named() -> None:
+    refuse_shared(["GPU a of n1", "GPU b of n1", "GPU a of n2"])
+    with pytest.raises(ConfigurationError, match="ranks 0 and 2 are both on GPU a of n1"):
+        refuse_shared(["GPU a of n1", "GPU b of n1", "GPU a of n1"])
 
 
 def test_a_batch_script_without_srun_is_one_rank() -> None:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-_CPUS, _MEGABYTES, _GPUS = 8, 1_000_000, 4
+_CPUS, _MEGABYTES = 16, 1_000_000
 
 
 def slurm_configuration(folder: Path, port: int, nodes: Sequence[str]) -> str:
@@ -52,7 +52,7 @@ InactiveLimit=0
 MinJobAge=86400
 ReturnToService=2
 JobRequeue=1
-MaxArraySize=101
+MaxArraySize=4
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd

@@ -67,6 +67,7 @@ class Lab:
             capture_output=True,
             text=True,
             check=False,
+            timeout=120,
         )
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
@@ -111,9 +112,7 @@ class Lab:
                 daemon.end()
 
     def _start(self, name: str, *command: str) -> Daemon:
-        environment = {**os.environ, **self.environment}
         prefixed = ["env", *(f"{key}={value}" for key, value in self.environment.items())]
-        del environment
         daemon = self._daemons[name] = Daemon(name, [*prefixed, *command], self.folder)
         return daemon
 

@@ -67,9 +67,13 @@ class RequestFiles:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turn stop signals into a flag inside the block; a second SIGINT ends the process."""
+    """Turn stop signals into a flag inside the block; a second SIGINT ends the process.
+
+    Who started the process may have held them back until now: those that came are obeyed.
+    """
     request = StopRequest()
     before = {number: signal.signal(number, request) for number in SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         with _second_interrupt_leaves():
             yield request

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Converts a data set to shards in 16 parts on CPUs, and makes one split of them.
+#   sbatch slurm/build_shards.sh source=coco images=coco/train2014 \
+#     captions=coco/annotations/captions_train2014.json output=shards/coco split=train
+#
+# The first part submits the merge, which begins when all have ended and names a part that failed.
+# Submitted again, finished shards are kept.
+#SBATCH --job-name=build_shards
+#SBATCH --array=1-16
+#SBATCH --cpus-per-task=8
+#SBATCH --time=4:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%A_%a.log
+set -euo pipefail
+
+# Your environment goes here: a module, conda activate, or a container in front of python below.
+cd "${SLURM_SUBMIT_DIR:-.}"
+PATH=$PWD/.venv/bin:$PATH
+
+# The split's folder, from the words output=… and split=… (train where there is none).
+output='' split=train
+for word in "$@"; do
+  case $word in output=*) output=${word#*=} ;; split=*) split=${word#*=} ;; esac
+done
+
+if [ -n "${MERGE:-}" ]; then
+  exec python -m t2i_hpc.shards merge "$output/$split"
+fi
+if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ] && [ -z "${SLURM_RESTART_COUNT:-}" ]; then
+  script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1/p')
+  MERGE=1 sbatch --array=0 --dependency=afterany:"$SLURM_ARRAY_JOB_ID" \
+    --partition="$SLURM_JOB_PARTITION" ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} \
+    "$script" "$@"
+fi
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  python -m t2i_hpc.shards "$@" part="$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"

@@ -1,0 +1,31 @@
+"""What a task of a job does first on its node: become the task.
+
+This is all that submitit pickles. It knows a command line and nothing of a run, so a job that is
+started again reads what it needs from the run directory, never from a pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+_LISTENING = ("train", "pretrain")
+_HELD_BACK = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Replaces its process with ``python -m t2i_hpc.<task> words…``."""
+
+    task: str
+    words: tuple[str, ...]
+
+    def __call__(self) -> NoReturn:
+        """Become the task; a signal in the seconds of its imports waits until it listens."""
+        if self.task in _LISTENING:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        command = [sys.executable, "-u", "-m", f"t2i_hpc.{self.task}", *self.words]
+        os.execv(command[0], command)

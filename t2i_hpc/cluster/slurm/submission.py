@@ -1,0 +1,229 @@
+"""Plans become jobs: one, or arrays and the job that follows them, submitted through submitit.
+
+An array longer than the cluster allows becomes several, each of which begins when the one before
+has ended: so never more than ``cluster.array_parallelism`` elements run, whatever the number of
+arrays. submitit writes the batch script and starts one small Python a task; all that makes a job
+survive stands in :mod:`t2i_hpc.cluster.slurm.afterwards`, which the script runs behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import io
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord, Plan, Work, record_jobs
+from t2i_hpc.cluster.slurm.node import Start
+from t2i_hpc.cluster.slurm.partitions import longest_array, minutes_of
+from t2i_hpc.cluster.snapshot import Snapshot
+from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.config.cluster import ClusterConfig
+
+_STRAGGLER_SECONDS = 300
+_KEPT = {"SLURM_CONF"}
+
+
+def submit(
+    plan: Plan, cluster: ClusterConfig, snapshot: Snapshot, follows: str = ""
+) -> list[JobRecord]:
+    """Submit a plan and record its jobs in the folders that they belong to.
+
+    Args:
+        plan: what to run.
+        cluster: where and how.
+        snapshot: is written beside the logs.
+        follows: the job whose successor a plan of one work is.
+
+    Raises:
+        ClusterError: Slurm refuses; says which jobs of the plan are in the queue already.
+    """
+    submission = _Submission(plan, cluster, snapshot, follows)
+    with _outside_of_jobs():
+        try:
+            submission.run()
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise _refusal(error, submission.records) from error
+    return submission.records
+
+
+def batch_scripts(plan: Plan, cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
+    """Give for each job of a plan a title and the whole batch script, and submit nothing."""
+    for chunk in _chunks(plan.works):
+        executor = _executor(plan.folder, plan.name, cluster)
+        if len(chunk) > 1:
+            executor.parameters["map_count"] = len(chunk)
+        yield _title(chunk), _script(executor)
+    if plan.then:
+        yield _title([plan.then]), _script(_executor(plan.folder, _name_of_last(plan), cluster))
+
+
+@dataclasses.dataclass
+class _Submission:
+    plan: Plan
+    cluster: ClusterConfig
+    snapshot: Snapshot
+    follows: str
+    records: list[JobRecord] = dataclasses.field(default_factory=list)
+
+    def run(self) -> None:
+        before: list[str] = [self.follows] if self.follows else []
+        arrays: list[str] = []
+        for chunk in _chunks(self.plan.works):
+            job = self._submit(chunk, self.plan.name, before)
+            arrays, before = [*arrays, job], [job]
+        if self.plan.then:
+            self._submit([self.plan.then], _name_of_last(self.plan), arrays)
+
+    def _submit(self, works: Sequence[Work], name: str, after: Sequence[str]) -> str:
+        """Submit works as one job; return its number without that of an element."""
+        executor = _executor(self.plan.folder, name, self.cluster, after)
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # errors are raised, too
+            jobs = [executor.submit(Start(work.task, work.words)) for work in works]
+        numbers = [str(job.job_id) for job in jobs]
+        self._record(works, numbers, name, after)
+        parent = numbers[0].partition("_")[0]
+        self.snapshot.write(self.plan.folder / JOBS_FOLDER, parent)
+        return parent
+
+    def _record(
+        self, works: Sequence[Work], jobs: Sequence[str], name: str, after: Sequence[str]
+    ) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        for work, job in zip(works, jobs, strict=True):
+            record = JobRecord(
+                job=job,
+                name=name,
+                task=work.task,
+                words=work.words,
+                folder=str(work.folder),
+                log=str(log_of(self.plan.folder, job)),
+                cluster=dataclasses.asdict(self.cluster),
+                submitted=now,
+                follows=self.follows,
+                after=tuple(after),
+            )
+            self.records.append(record)
+            for folder in {self.plan.folder, work.folder}:
+                record_jobs(folder, [record])
+
+
+def log_of(folder: Path, job: str) -> Path:
+    """Return the file of a job's output: of its script and of the first rank."""
+    return folder / JOBS_FOLDER / f"{job}_0_log.out"
+
+
+def _executor(
+    folder: Path, name: str, cluster: ClusterConfig, after: Sequence[str] = ()
+) -> SlurmExecutor:
+    python = cluster.python or shlex.quote(sys.executable)
+    executor = SlurmExecutor(folder.absolute() / JOBS_FOLDER, python=python)
+    parameters = _parameters(cluster) | {
+        "job_name": name,
+        "dependency": f"afterany:{':'.join(after)}" if after else None,
+        "teardown": _teardown(folder, python),
+    }
+    given = {key: value for key, value in parameters.items() if value not in (None, "")}
+    executor.update_parameters(**given, wckey=None)
+    return executor
+
+
+def _parameters(cluster: ClusterConfig) -> dict[str, Any]:
+    memory = cluster.memory_per_node
+    return {
+        "nodes": cluster.nodes,
+        "ntasks_per_node": cluster.tasks_of_node,
+        "cpus_per_task": cluster.cpus_per_task,
+        "gpus_per_node": cluster.gpus_per_node or None,
+        "mem": f"{round(memory * 1024)}M" if memory else None,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "time": minutes_of(cluster.time),
+        "signal_delay_s": cluster.stop_before,
+        "array_parallelism": cluster.array_parallelism,
+        "stderr_to_stdout": True,
+        "setup": [*cluster.setup, "set +e  # what follows a failed task is decided below"],
+        # srun inherits no --cpus-per-task since Slurm 22.05, and waits for ever for a rank on a
+        # node that is gone.
+        "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", f"--wait={_STRAGGLER_SECONDS}"],
+        "additional_parameters": _additional(cluster),
+    }
+
+
+def _additional(cluster: ClusterConfig) -> dict[str, str | bool]:
+    """Return options that submitit has no names for; --requeue: a dead node is no end."""
+    options: dict[str, str | bool] = {"no-requeue" if cluster.on_stop == "end" else "requeue": True}
+    for option in cluster.options:
+        name, equals, value = option.partition("=")
+        if not name.startswith("--") or " " in name:
+            raise ClusterError(
+                f"cluster.options: cannot read {option!r}: write --name or --name=value"
+            )
+        options[name.removeprefix("--")] = value if equals else True
+    return options
+
+
+def _teardown(folder: Path, python: str) -> list[str]:
+    return [
+        "code=$?",
+        "trap '' TERM  # putting a job back ends its script, too",
+        f"{python} -m t2i_hpc.cluster.slurm.afterwards {shlex.quote(str(folder.absolute()))} $code",
+        "exit $?",
+        "",
+    ]
+
+
+def _chunks(works: Sequence[Work]) -> Iterator[Sequence[Work]]:
+    size = longest_array() if len(works) > 1 else 1
+    for first in range(0, len(works), size):
+        yield works[first : first + size]
+
+
+def _name_of_last(plan: Plan) -> str:
+    return f"{plan.name}-merge"
+
+
+def _title(works: Sequence[Work]) -> str:
+    lines = [f"python -m t2i_hpc.{shlex.join([work.task, *work.words])}" for work in works]
+    return "\n".join(lines)
+
+
+def _script(executor: SlurmExecutor) -> str:
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    return text
+
+
+def _refusal(error: Exception, submitted: Sequence[JobRecord]) -> ClusterError:
+    lines = [line.strip().removeprefix("sbatch: ") for line in str(error).splitlines()]
+    reason = "; ".join(line.removeprefix("error: ") for line in lines if line)
+    text = f"sbatch refused: {reason or 'without a word'}"
+    if submitted:
+        jobs = sorted({record.job.partition("_")[0] for record in submitted})
+        text += f" (already in the queue: {' '.join(jobs)}; scancel takes them out)"
+    return ClusterError(text)
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the job that this process may itself be in: sbatch would hand its settings on."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "SUBMITIT_")) and name not in _KEPT
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

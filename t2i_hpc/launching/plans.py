@@ -1,0 +1,158 @@
+"""From a task and its words to a plan, after the checks that the task itself would make.
+
+A node that finds no data, no weights, or a batch that its ranks cannot divide costs a place in
+the queue; so all of that is looked at first, where a person still sits before the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2i_hpc.cluster.jobs import Plan, Work
+from t2i_hpc.cluster.sweeps import plan_sweep
+from t2i_hpc.common.errors import ConfigurationError, DataError
+from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.config.cluster import ClusterConfig
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.config.fields import entries
+from t2i_hpc.config.tasks import EvaluateConfig, GenerateConfig, ReportConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Order:
+    """A task as it was ordered.
+
+    Attributes:
+        task: its name.
+        words: its command line, with ``--config-dir=…``.
+        config: what they compose to.
+        cluster: where it goes.
+    """
+
+    task: str
+    words: tuple[str, ...]
+    config: Any
+    cluster: ClusterConfig
+
+    def work(self, folder: Path, *more: str) -> Work:
+        """Return the work of these words, and some more."""
+        return Work(self.task, (*self.words, *more), folder)
+
+
+def plan_of(order: Order) -> Plan:
+    """Return what is to be submitted for an order.
+
+    Raises:
+        UserError: whatever the task would refuse as soon as it starts.
+    """
+    for entry in entries(order.config):
+        if entry.meaning.file and entry.value and not Path(entry.value).is_file():
+            raise ConfigurationError(f"{entry.key}={entry.value}: there is no such file")
+    return _PLANNERS[order.task](order)
+
+
+def sweep_of(task: str, words: Sequence[str], folder: Path | None, cluster: ClusterConfig) -> Plan:
+    """Return the works of a sweep that are still to be done, perhaps none.
+
+    Raises:
+        UserError: no sweep, or whatever one of its points would be refused for.
+    """
+
+    def locate(config: TrainConfig) -> Path:
+        return check_training(task, config, cluster.ranks)
+
+    if task not in ("train", "pretrain"):
+        raise ConfigurationError(f"--sweep takes task=train or task=pretrain, not task={task}")
+    return plan_sweep(task, words, folder, locate)
+
+
+def check_training(task: str, config: TrainConfig, ranks: int) -> Path:
+    """Look at data and numbers of a training; return its run directory.
+
+    Raises:
+        UserError: data or weights are missing, or the ranks cannot divide the batch.
+    """
+    from t2i_hpc import pretrain, train
+    from t2i_hpc.data.share import Share
+    from t2i_hpc.data.split import Split
+
+    folder = pretrain.locate(config) if task == "pretrain" else train.locate(config)
+    Share(config.engine.batch_size, 0, ranks)
+    Split.open(config.data, config.data.test_split)
+    return folder
+
+
+def _training(order: Order) -> Plan:
+    folder = check_training(order.task, order.config, order.cluster.ranks)
+    return Plan(folder.name, (order.work(folder),), folder)
+
+
+def _evaluation(order: Order) -> Plan:
+    from t2i_hpc.generation.scoring import comparisons, missing_shards
+
+    config: EvaluateConfig = order.config
+    first = next(iter(comparisons(config)))
+    folder, settings = first.output, config.evaluation
+    pinned = () if config.images else _pinned(Path(config.run), config.checkpoint)
+    name = f"evaluate-{folder.name}"
+    whole = settings.shards == 1 or settings.shard is not None or settings.merge
+    if whole or order.cluster.name == "local" or order.cluster.ranks > 1:
+        return Plan(name, (order.work(folder, *pinned),), folder)  # the ranks share the shards
+    merge = order.work(folder, *pinned, "evaluation.merge=true")
+    shards = [
+        order.work(folder, *pinned, f"evaluation.shard={shard}") for shard in missing_shards(config)
+    ]
+    return Plan(name, tuple(shards), folder, merge) if shards else Plan(name, (merge,), folder)
+
+
+def _pinned(run: Path, checkpoint: str) -> tuple[str, ...]:
+    """Return a word that names the newest checkpoint: shards that run later take the same one."""
+
+    return (f"checkpoint={max(list_checkpoints(run))}",) if checkpoint == "latest" else ()
+
+
+def _shards(order: Order) -> Plan:
+    from t2i_hpc.data.sources import SOURCES
+
+    config: ShardsConfig = order.config
+    folder, parts = Path(config.output), order.cluster.parts
+    if not config.output:
+        raise DataError("output= is missing: name the folder to write, e.g. shards/mine")
+    if (folder / config.split).exists():
+        raise DataError(
+            f"{folder / config.split} is there already: delete that folder to build it again"
+        )
+    SOURCES[config.source](config)
+    name = f"shards-{folder.name}-{config.split}"
+    if parts == 1 or config.part or order.cluster.name == "local":
+        return Plan(name, (order.work(folder),), folder)
+    if order.cluster.ranks > 1:
+        raise ConfigurationError(
+            f"a part of the shards is the work of one task, not of {order.cluster.ranks}: take "
+            "cluster.nodes=1 cluster.tasks_per_node=1, and more cluster.parts"
+        )
+    works = [order.work(folder, f"part={number + 1}/{parts}") for number in range(parts)]
+    merge = Work(order.task, ("merge", str(folder / config.split)), folder)
+    return Plan(name, tuple(works), folder, merge)
+
+
+def _of_run(order: Order) -> Plan:
+    from t2i_hpc.engine.run_directory import open_run
+
+    config: GenerateConfig | ReportConfig = order.config
+    folder = Path(config.run)
+    open_run(folder)
+    return Plan(f"{order.task}-{folder.name}", (order.work(folder),), folder)
+
+
+_PLANNERS: Mapping[str, Callable[[Order], Plan]] = {
+    "train": _training,
+    "pretrain": _training,
+    "evaluate": _evaluation,
+    "shards": _shards,
+    "generate": _of_run,
+    "report": _of_run,
+}

@@ -1,0 +1,59 @@
+"""The door `launch` on a machine without Slurm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.launch import main
+from tests.support.training import TINY
+
+
+@pytest.fixture
+def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_a_machine_that_cannot_submit_says_so(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("cluster=slurm", f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
+    assert main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "sbatch is not installed here" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_on_this_machine_is_done_once(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--sweep", "seed=1,2", "engine.images=4", f"data.path={shards}", *TINY)
+    assert main([*words, f"runs={tmp_path}"]) == 0
+    out, _ = capfd.readouterr()
+    assert "1 of 2: " in out
+    assert "2 of 2: " in out
+    assert len(list(tmp_path.glob("*/checkpoints/0000000004"))) == 2
+    assert main([*words, f"runs={tmp_path}"]) == 0
+    assert "nothing is left to do" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--sweep", "task=evaluate", "checkpoint=1,2"), "--sweep takes task=train"),
+        (("--sweep", "seed=1"), "several values"),
+        (("seed=1,2",), "add --sweep"),
+        (("--sweep", "seed=1,2", "--print-config"), "leave out --sweep"),
+        (("cluster.on_stop=wait",), "cluster.on_stop=wait is not offered"),
+    ],
+)
+def test_refusals(words: tuple[str, ...], sentence: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    _, err = capfd.readouterr()
+    assert err.count("\n") == 1
+    assert sentence in err

@@ -1,0 +1,107 @@
+"""What each task becomes on a cluster, and what is refused before."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2i_hpc.cluster.jobs import Plan, Work
+from t2i_hpc.common.errors import UserError
+from t2i_hpc.config.cluster import ClusterConfig
+from t2i_hpc.config.compose import compose_config
+from t2i_hpc.config.registry import TASK_SCHEMAS
+from t2i_hpc.launching.plans import Order, plan_of, sweep_of
+from tests.doors.trained import make_run
+from tests.support.data import make_image_folder
+from tests.support.training import TINY
+
+
+def plan(task: str, *words: str, **cluster: Any) -> Plan:
+    config = compose_config(task, words, TASK_SCHEMAS[task])
+    return plan_of(Order(task, words, config, ClusterConfig(name="slurm", **cluster)))
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "birds", shards)
+
+
+def test_a_training_is_one_job_in_its_run(shards: Path, tmp_path: Path) -> None:
+    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
+    made = plan("train", *words, nodes=2)
+    (work,) = made.works
+    assert (work.task, work.words, made.then) == ("train", words, None)
+    assert work.folder == made.folder
+    assert made.folder.parent == tmp_path
+    assert made.name == made.folder.name
+
+
+def test_shards_of_an_evaluation_take_one_checkpoint(run: Path) -> None:
+    words = (f"run={run}", "evaluation=demo", "evaluation.shards=3")
+    made = plan("evaluate", *words)
+    pinned = (*words, "checkpoint=200")  # a training that goes on makes newer ones
+    assert [work.words for work in made.works] == [
+        (*pinned, f"evaluation.shard={shard}") for shard in range(3)
+    ]
+    assert made.then is not None
+    assert made.then.words == (*pinned, "evaluation.merge=true")
+    assert made.name == "evaluate-birds"
+    assert "checkpoint=200" not in plan("evaluate", *words, "checkpoint=100").works[0].words
+
+
+def test_a_whole_evaluation_is_one_job_of_any_ranks(run: Path) -> None:
+    made = plan("evaluate", f"run={run}", "evaluation=demo", gpus_per_node=8)
+    assert (len(made.works), made.then) == (1, None)  # of eight ranks that share both shards
+
+
+def test_parts_of_shards_and_their_merge(tmp_path: Path) -> None:
+    images = make_image_folder(tmp_path / "images", range(3))
+    words = (f"images={images}", f"output={tmp_path / 'out'}")
+    made = plan("shards", *words, parts=2)
+    assert [work.words[-1] for work in made.works] == ["part=1/2", "part=2/2"]
+    target = str(tmp_path / "out" / "train")
+    assert made.then == Work("shards", ("merge", target), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    Path(target).mkdir(parents=True)
+    with pytest.raises(UserError, match="is there already"):
+        plan("shards", *words)
+
+
+def test_a_report_belongs_to_its_run(run: Path) -> None:
+    made = plan("report", f"run={run}")
+    assert made.works == (Work("report", (f"run={run}",), run),)
+
+
+def test_a_sweep_is_one_work_a_point(shards: Path, tmp_path: Path) -> None:
+    words = ("seed=1,2", f"data.path={shards}", f"runs={tmp_path}", *TINY)
+    made = sweep_of("train", words, None, ClusterConfig())
+    assert [work.words[0] for work in made.works] == ["seed=1", "seed=2"]
+    with pytest.raises(UserError, match="cannot be divided by 3 ranks"):
+        sweep_of("train", words, None, ClusterConfig(processes=3))
+
+
+def test_refusals(run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    empty = shutil.copytree(run, tmp_path / "empty")
+    shutil.rmtree(empty / "checkpoints")
+    train = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
+    cases: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
+        ("one task, not of 4", ("shards", "images=i", "output=o"), {"parts": 2, "nodes": 4}),
+        ("no checkpoint yet", ("evaluate", f"run={empty}", "evaluation=demo"), {}),
+        ("no such folder", ("evaluate", "run=/nowhere", "evaluation=demo"), {}),
+        ("t2i_hpc.fetch", ("evaluate", f"run={run}"), {}),
+        ("output= is missing", ("shards", "images=i"), {}),
+        ("cannot be divided by 8 ranks", ("train", *train), {"gpus_per_node": 8}),
+        ("/nowhere", ("train", *train, "data.path=/nowhere"), {}),
+        ("no split 'held_out'", ("train", *train, "data.test_split=held_out"), {}),
+        ("no such file", ("train", *train, "system.text_encoder.weights=w"), {}),
+        ("pretrain takes system=damsm", ("pretrain", "system=ssa_gan"), {}),
+    ]
+    make_image_folder(tmp_path / "i", range(2))
+    monkeypatch.chdir(tmp_path)
+    for sentence, (task, *words), cluster in cases:
+        with pytest.raises(UserError, match=sentence):
+            plan(task, *words, **cluster)

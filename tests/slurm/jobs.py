@@ -1,0 +1,123 @@
+"""Jobs of the tests: submitted by the door or a script, disturbed, waited for."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from t2i_hpc import launch as door
+from t2i_hpc.cluster.jobs import JobRecord, read_jobs
+from t2i_hpc.common.files import read_json_lines
+from tests.slurm.lab import Lab
+from tests.support.training import TINY, environment, only_run
+
+SCRIPTS = Path(__file__).parents[2] / "slurm"
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+DONE = {"COMPLETED"}
+ON_CPUS = ("cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "cluster.time=10")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the door printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+def launch(lab: Lab, *words: str) -> Answer:
+    """Run the door in the lab's environment, on CPUs; in this process, which saves seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {**environment(), **lab.environment}, clear=True),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        named = any(word.startswith("cluster=") for word in words)
+        code = door.main([*([] if named else ["cluster=slurm"]), *ON_CPUS, *words])
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def launched(lab: Lab, folder: Path, *words: str) -> list[JobRecord]:
+    """Launch what belongs into `folder` or a run inside of it; return the new jobs."""
+    before = _all_records(folder)
+    done = launch(lab, *words)
+    assert done.code == 0, done.out + done.err
+    return [record for record in _all_records(folder) if record not in before]
+
+
+def _all_records(folder: Path) -> list[JobRecord]:
+    lists = sorted(folder.glob("**/jobs/jobs.jsonl"))
+    records = {record.job: record for path in lists for record in read_jobs(path.parents[1])}
+    return list(records.values())
+
+
+def training(lab: Lab, shards: Path, runs: Path, *words: str) -> str:
+    """Launch a tiny training on two nodes; return the job's number."""
+    given = ("cluster.nodes=2", f"data.path={shards}", f"runs={runs}", *TINY, *words)
+    (record,) = launched(lab, runs, *given)
+    return record.job
+
+
+def submit(lab: Lab, script: str, folder: Path, options: Collection[str], *words: str) -> str:
+    """Submit a script from a folder; return the job's number."""
+    folder.mkdir(exist_ok=True)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    done = lab.run(
+        "sbatch", "--parsable", f"--chdir={folder}", *options, str(SCRIPTS / script), *words
+    )
+    return done.split(";")[0]
+
+
+def state_of(lab: Lab, job: str) -> str:
+    return lab.run("squeue", "-h", "--states=all", "-j", job, "-o", "%T", check=False)
+
+
+def wait_for(lab: Lab, job: str, states: Collection[str], logs: Path, seconds: float = 240) -> None:
+    """Wait until a job is in one of some states.
+
+    A job that is put back into the queue may be shown as failed for a moment.
+    """
+    end = time.monotonic() + seconds
+    bad_since: float | None = None
+    while (state := state_of(lab, job)) not in states:
+        now = time.monotonic()
+        bad_since = (bad_since or now) if state in ENDED else None
+        if now > end or (bad_since and now - bad_since > 20):
+            said = "".join(log_text(path) for path in sorted(logs.glob("**/*log*")))
+            pytest.fail(f"job {job} is {state}\n{said}\n{lab.run('scontrol', 'show', 'job', job)}")
+        time.sleep(0.3)
+
+
+def log_text(path: Path) -> str:
+    return f"{path}:\n{path.read_text()}" if path.is_file() else ""
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Wait until something holds; fail the test where that takes too long."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.1)
+
+
+def steps_of(runs: Path) -> int:
+    """Return how many steps the only run inside `runs` logged; 0 before it is there."""
+    return sum(len(read_json_lines(path)) for path in runs.glob("*/metrics.jsonl"))
+
+
+def log_of(runs: Path) -> str:
+    """Return what the first rank of the only run's jobs printed."""
+    logs = sorted((only_run(runs) / "jobs").glob("*_0_log.out"))
+    return "".join(path.read_text() for path in logs)
