@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.split import Split, stack
-from t2i_hpc.engine.checkpoints.checkpoint import list_checkpoints
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.generation.framing import Framing
 from t2i_hpc.generation.image_folder import ImageFolder
