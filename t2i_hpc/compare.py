@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from t2i_hpc.config.door import Door
+from t2i_hpc.config.run_words import RunsDoor
 from t2i_hpc.config.tasks import CompareConfig
 
 
@@ -14,22 +14,23 @@ def run(config: CompareConfig) -> None:
     """Print a table for each metric and protocol, or all of them as JSON."""
     from t2i_hpc.reporting.side_by_side import columns, table
 
-    found = columns([Path(folder) for folder in config.runs], config.metric, config.published)
+    found = columns([Path(folder) for folder in config.run], config.metric, config.published)
     if config.json:
         print(json.dumps([column.as_dict() for column in found], indent=1))
     else:
         print("\n\n".join(table(column) for column in found))
 
 
-DOOR = Door(
+DOOR = RunsDoor(
     task="compare",
     summary="Puts the best scores of runs side by side, a table for each metric and protocol.\n"
-    "Numbers that papers state for the same kind of protocol stand below, labelled published.",
+    "Numbers that papers state for the same kind of protocol stand below, labelled published.\n"
+    "Words without a key are runs.",
     config=CompareConfig,
     run=run,
     examples=(
-        "python -m t2i_hpc.compare runs=[runs/coco-1a2b3c4d,runs/coco-5e6f7a8b]",
-        "python -m t2i_hpc.compare runs=[runs/coco-1a2b3c4d] metric=FID json=true",
+        "python -m t2i_hpc.compare runs/coco-1a2b3c4d runs/coco-5e6f7a8b",
+        "python -m t2i_hpc.compare runs/coco-1a2b3c4d metric=FID json=true",
     ),
 )
 

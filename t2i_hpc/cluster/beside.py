@@ -41,16 +41,15 @@ class EvaluationsBeside:
         waits = f", after {before} before it" if before else ""
         return f"evaluation of {images:,} images{waits}: see {self._log(images)}"
 
-    def finish(self, say: Callable[[str], None]) -> None:
-        """Wait for all evaluations; tell of those that failed."""
-        for images, result in self._asked:
-            if not result.done():
-                say(f"waiting for the evaluation of {images:,} images")
-            if code := result.result():
-                say(f"the evaluation of {images:,} images failed ({code}): {self._log(images)}")
+    def busy(self) -> bool:
+        """Whether an evaluation runs or waits."""
+        return not all(result.done() for _, result in self._asked)
 
-    def abandon(self) -> None:
-        """End the evaluation that runs and forget those that wait."""
+    def close(self, say: Callable[[str], None]) -> None:
+        """Tell of evaluations that failed; end the one that runs and forget those that wait."""
+        for images, result in self._asked:
+            if result.done() and (code := result.result()):
+                say(f"the evaluation of {images:,} images failed ({code}): {self._log(images)}")
         self._queue.shutdown(wait=False, cancel_futures=True)
         if self._process:
             self._process.terminate()

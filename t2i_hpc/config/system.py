@@ -47,7 +47,8 @@ class TextEncoderConfig:
 
     name: str = setting(
         "lstm",
-        "lstm: bidirectional, over word embeddings (AttnGAN's DAMSM); bert: needs t2i-hpc[bert]",
+        "lstm: bidirectional, over word embeddings (AttnGAN's DAMSM); bert: needs the extra "
+        "t2i-hpc[transformers]",
         choices=("lstm", "bert"),
     )
     bert: BERTConfig = section(BERTConfig)

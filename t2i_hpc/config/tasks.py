@@ -71,7 +71,7 @@ class EvaluateConfig:
 class CompareConfig:
     """Put the scores of runs side by side, with the papers' published numbers beside them."""
 
-    runs: list[str] = setting([], "run directories, or folders with a scores.jsonl")
+    run: list[str] = setting([], "run directories, or folders with a scores.jsonl")
     metric: str = setting("", "only metrics whose name begins with this; empty: all")
     published: bool = setting(True, "also show published numbers of the same kind of protocol")
     json: bool = setting(False, "print JSON, not tables for people")

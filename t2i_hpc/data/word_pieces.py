@@ -17,7 +17,7 @@ from t2i_hpc.data.captions import PADDING, Vocabulary
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_EXTRA = "pip install 't2i-hpc[bert]'"
+_EXTRA = "pip install 't2i-hpc[transformers]'"
 
 
 class WordPieces(Vocabulary):

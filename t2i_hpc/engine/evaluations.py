@@ -25,11 +25,11 @@ class Starter(Protocol):
     def start(self, images: int) -> str:
         """See to the evaluation of a checkpoint; return at once, with a line for people."""
 
-    def finish(self, say: Callable[[str], None]) -> None:
-        """Wait for what this process itself has to see to the end."""
+    def busy(self) -> bool:
+        """Whether there is something left that this process itself has to see to the end."""
 
-    def abandon(self) -> None:
-        """End what this process itself would have to see to the end."""
+    def close(self, say: Callable[[str], None]) -> None:
+        """Tell of what failed, and end what is still under way."""
 
 
 class Evaluations:
@@ -59,12 +59,13 @@ class Evaluations:
         append_json_line(self._run.folder / _ASKED, {"images": images})
         self._run.line.say(self._starter.start(images))
 
-    def close(self, done: bool) -> None:
-        """Wait for what is under way where the training is done; else leave it to the next."""
-        if done:
-            self._starter.finish(self._run.line.say)
-        else:
-            self._starter.abandon()
+    def busy(self) -> bool:
+        """Whether a training that is done should wait."""
+        return self._starter.busy()
+
+    def close(self) -> None:
+        """Leave what is under way to the next session."""
+        self._starter.close(self._run.line.say)
 
 
 def waiting_for_scores(run: Path) -> list[int]:

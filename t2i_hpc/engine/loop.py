@@ -7,6 +7,7 @@ a result (noise, dropout, samples) is a function of the seed and that count.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ from t2i_hpc.engine.run_files import RunFiles
 from t2i_hpc.engine.stops.limits import Limits
 from t2i_hpc.engine.stops.stop import StopRequest
 from t2i_hpc.engine.world import World
+
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Loop:
     """One session of a run: from its newest checkpoint to its end or a request to stop."""
 
     def __init__(self, job: Job, line: ProgressLine, stop: StopRequest) -> None:
-        self.job, self.line = job, line
+        self.job, self.line, self.stop = job, line, stop
         self.engine = build_engine(job.system, job.world, job.config)
         files = RunFiles(job.run, line)
         self.saver = Saver(files, self.engine)
@@ -77,8 +80,10 @@ class Loop:
         try:
             with self.saver:  # what is being written is whole before the session ends
                 done = self._session()
+            if done:
+                self._wait_for_evaluations()
         finally:
-            self._close(done)
+            self._close()
         return done
 
     def _session(self) -> bool:
@@ -181,10 +186,23 @@ class Loop:
             return False
         return self.job.evaluations.due(self.progress) or self.limits.reached(self.progress)
 
-    def _close(self, done: bool) -> None:
-        if self.job.evaluations:
+    def _wait_for_evaluations(self) -> None:
+        """Wait on all ranks for the first one's: launchers end a job some time after a rank."""
+        waited = False
+        while self.job.world.agree(self._is_evaluating())[0]:
+            if not waited:
+                self.line.say("waiting for evaluations")
+            waited = True
             self.job.world.doing("waiting for evaluations")
-            self.job.evaluations.close(done)
+            time.sleep(_LOOK_SECONDS)
+
+    def _is_evaluating(self) -> bool:
+        evaluations = self.job.evaluations
+        return evaluations is not None and evaluations.busy() and not self.stop.requested
+
+    def _close(self) -> None:
+        if self.job.evaluations:
+            self.job.evaluations.close()
         if self.records:
             self.records.add_scores()
             self.records.close()

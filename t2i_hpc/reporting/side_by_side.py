@@ -58,7 +58,7 @@ def columns(runs: Sequence[Path], metric: str, published: bool) -> list[Column]:
         RunError: no run is named, or one has no such scores.
     """
     if not runs:
-        raise RunError("no runs are named: say runs=[runs/<name>-<hash>,…]")
+        raise RunError("no runs are named: say python -m t2i_hpc.compare runs/<name>-<hash> …")
     found: dict[tuple[Any, ...], list[tuple[str, ScoreCurve]]] = {}
     for run in runs:
         for curve in _curves(run, metric):

@@ -28,7 +28,7 @@ def build_bert(config: BERTConfig, width: int, vocabulary_size: int) -> TextEnco
         from t2i_hpc.models.bert_text_encoder import BERTTextEncoder, new_bert
     except ImportError as error:
         raise ConfigurationError(
-            "system.text_encoder.name=bert needs an extra: pip install 't2i-hpc[bert]'"
+            "system.text_encoder.name=bert needs an extra: pip install 't2i-hpc[transformers]'"
         ) from error
     if config.pretrained:
         bert = _pretrained(config, vocabulary_size)

@@ -29,17 +29,17 @@ class Recorder:
 
     def __init__(self) -> None:
         self.started: list[int] = []
-        self.ended = ""
+        self.closed = False
 
     def start(self, images: int) -> str:
         self.started.append(images)
         return "started"
 
-    def finish(self, say: Callable[[str], None]) -> None:
-        self.ended = "finished"
+    def busy(self) -> bool:
+        return False
 
-    def abandon(self) -> None:
-        self.ended = "abandoned"
+    def close(self, say: Callable[[str], None]) -> None:
+        self.closed = True
 
 
 def score(run: Path, images: int) -> None:
@@ -53,14 +53,14 @@ def test_what_waits_for_its_score_is_kept_and_asked_again(tmp_path: Path) -> Non
     assert [n for n in range(2, 14, 2) if evaluations.due(Progress(n, 1))] == [4, 8, 12]
     for images in (0, 4, 8):
         evaluations.ask(images)
-    evaluations.close(done=False)
+    evaluations.close()
     score(tmp_path, 4)
     prune_checkpoints(tmp_path, CheckpointConfig(keep=1, keep_best=0))
     assert list_checkpoints(tmp_path) == [0, 8, 12]
     again = Recorder()
-    Evaluations(files, 4, 2, again).close(done=True)
-    assert (first.started, first.ended) == ([0, 4, 8], "abandoned")
-    assert (again.started, again.ended) == ([0, 8], "finished")
+    Evaluations(files, 4, 2, again)
+    assert (first.started, first.closed) == ([0, 4, 8], True)
+    assert (again.started, again.closed) == ([0, 8], False)
 
 
 def test_evaluations_that_always_fail_do_not_fill_the_disk(tmp_path: Path) -> None:
@@ -73,7 +73,8 @@ def test_evaluations_that_always_fail_do_not_fill_the_disk(tmp_path: Path) -> No
 def test_a_training_scores_itself(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "data", count=24, size=80)
     words = ("evaluation.every_images=8", f"evaluation.words={WORDS}", "engine.images=12")
-    said = train_tiny(shards, tmp_path / "runs", *words).stdout
+    ranks = ("launch", "cluster.processes=2")
+    said = train_tiny(shards, tmp_path / "runs", *words, task=ranks).stdout
     run = only_run(tmp_path / "runs")
     scores = {row["images"]: row["value"] for row in read_json_lines(run / "scores.jsonl")}
     assert sorted(scores) == [0, 8, 12]
@@ -82,8 +83,10 @@ def test_a_training_scores_itself(tmp_path: Path) -> None:
     assert "failed" not in said
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
-    (tag,) = [tag for tag in board.Tags()["scalars"] if tag.startswith("scores/FD")]
-    assert {event.step: event.value for event in board.Scalars(tag)} == pytest.approx(scores)
+    tags = [tag for tag in board.Tags()["scalars"] if tag.startswith("scores/FD")]
+    assert len(tags) == 1, (board.Tags(), said)
+    points = {event.step: event.value for event in board.Scalars(tags[0])}
+    assert points == pytest.approx(scores)
 
 
 def test_a_failed_evaluation_is_told_and_the_training_is_done(tmp_path: Path) -> None:
