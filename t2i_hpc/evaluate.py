@@ -102,7 +102,7 @@ def _warn(text: str | None) -> None:
 DOOR = Door(
     task="evaluate",
     summary="Scores a run's generator, or a folder of images, against real ones, by parts if\n"
-    "wanted: FID, Inception score, KID, precision and recall, R-precision.",
+    "wanted: FID, Inception score, KID, precision and recall, R-precision, CLIP score.",
     config=EvaluateConfig,
     run=run,
     examples=(

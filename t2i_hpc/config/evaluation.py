@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from t2i_hpc.config.fields import setting
 
-METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision")
+METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision", "clip_score")
 
 
 @dataclass
@@ -22,10 +22,12 @@ class EvaluationConfig:
     detector: str = setting(
         "inception",
         "feature network; inception gives FID, inception_literature that of AttnGAN's successors",
-        choices=("inception", "inception_literature", "efficientnet_lite0"),
+        choices=("inception", "inception_literature", "efficientnet_lite0", "dinov2"),
     )
     detector_weights: str = setting(
-        "", "weights file of the detector; empty: where t2i_hpc.fetch puts it"
+        "",
+        "weights file of the detector; empty: where t2i_hpc.fetch puts it; of dinov2 the folder "
+        "with config.json and model.safetensors",
     )
     detector_resize: str = setting(
         "own",
@@ -92,6 +94,11 @@ class EvaluationConfig:
     )
     image_encoder: str = setting(
         "", "safetensors file of R-precision's DAMSM image encoder; empty: the run's own"
+    )
+    clip: str = setting(
+        "",
+        "folder of the CLIP that clip_score is judged by: config.json, model.safetensors, "
+        "tokenizer.json",
     )
     features: str = setting(
         "float32",

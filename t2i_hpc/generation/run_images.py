@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +16,9 @@ from t2i_hpc.data.split import Split
 from t2i_hpc.generation.caption_matching import CaptionMatcher, CaptionTable
 from t2i_hpc.generation.matching_encoders import matching_encoders
 from t2i_hpc.generation.rules import DrawingRules
-from t2i_hpc.generation.trained import TrainedRun
+from t2i_hpc.generation.trained import TrainedRun, caption_of
+from t2i_hpc.metrics.clip import CLIP
+from t2i_hpc.metrics.clip_score import Rate
 from t2i_hpc.metrics.retrieval_precision import Judge
 
 
@@ -65,6 +69,23 @@ class RunImages:
             seed=settings.seed,
             rules=self.rules,
         )
+
+    @cached_property
+    def clip(self) -> CLIP:
+        """The network that rates images, on the device."""
+        return CLIP(self.settings.clip, self.device)
+
+    def rate(self) -> Rate:
+        """Return what says how well images fit the captions that they were made of."""
+        settings, rules, clip = self.settings, self.rules, self.clip
+        # A split of its own: images are drawn in another thread than they are rated in.
+        split = Split.open(self.trained.config.data, settings.split)
+
+        def rate(numbers: range, images: Tensor) -> npt.NDArray[np.float64]:
+            captions = [caption_of(split, number, settings.seed, rules) for number in numbers]
+            return clip.scores(images, captions)
+
+        return rate
 
 
 def drawing_rules(settings: EvaluationConfig) -> DrawingRules:

@@ -23,6 +23,7 @@ from t2i_hpc.generation.image_folder import ImageFolder
 from t2i_hpc.generation.matching_encoders import check_own_encoders, encoders_identity
 from t2i_hpc.generation.run_images import RunImages, drawing_rules
 from t2i_hpc.generation.weights import SUFFIX, ChosenWeights, choose_weights, recorded_weights
+from t2i_hpc.metrics.clip import clip_identity
 from t2i_hpc.metrics.comparison import Subject
 from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.detectors.registry import identify_detector
@@ -97,7 +98,9 @@ def run_source(config: EvaluateConfig) -> Source:
             if config.checkpoint.endswith(SUFFIX):
                 which = config.checkpoint
             images = RunImages(run, which, settings, device)
-            yield Subject(weights.sha256, weights.images_seen, images.draw, images.judge)
+            yield Subject(
+                weights.sha256, weights.images_seen, images.draw, images.judge, images.rate
+            )
 
     return _source(config, Path(config.output or run), real, Generated(captions, size, subjects))
 
@@ -172,6 +175,7 @@ def _source(
         candidates=settings.candidates,
         folds=settings.folds,
         encoders=encoders_identity(settings) if generated.captions else "",
+        clip=_clip(settings, bool(generated.captions)),
     )
     return Source(output, protocol, detector, draw_real, generated.subjects)
 
@@ -182,6 +186,12 @@ def _drawing(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:
     if not from_captions:
         return dict.fromkeys(names, "files as they are")
     return {**drawing_rules(settings).words(), "weights": settings.weights}
+
+
+def _clip(settings: EvaluationConfig, from_captions: bool) -> str:
+    """Return what the protocol says of CLIP, where it is asked or named."""
+    wanted = "clip_score" in settings.metrics or settings.clip
+    return clip_identity(settings.clip) if from_captions and wanted else ""
 
 
 def _real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:

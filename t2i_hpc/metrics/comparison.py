@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.metrics.clip_score import NAMES as RATING_NAMES
+from t2i_hpc.metrics.clip_score import Rate, RatingSums
 from t2i_hpc.metrics.detectors.base import Detector, DetectorIdentity
 from t2i_hpc.metrics.evaluate import (
     Division,
@@ -48,12 +50,14 @@ class Subject:
         images_seen: images that the weights were trained on, 0 for a folder.
         draw: images by number, uint8 (B, 3, R, R).
         judge: makes what says whether an image's own caption wins; None without captions.
+        rate: makes what says how well an image fits its own caption; None without captions.
     """
 
     checkpoint: str
     images_seen: int
     draw: Draw
     judge: Callable[[], Judge] | None = None
+    rate: Callable[[], Rate] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,15 @@ class Comparison:
                 f"an Inception score is of Inception's classes, and {self.detector.name} serves "
                 "none: take evaluation.detector=inception or leave inception_score out"
             )
-        if "r_precision" in self.metrics and self.subject.judge is None:
-            raise EvaluationError(
-                "R-precision asks which caption an image was made of, and a folder of images "
-                "does not say: score a run, or leave r_precision out of evaluation.metrics"
-            )
+        for metric, name, by in (
+            ("r_precision", "R-precision", self.subject.judge),
+            ("clip_score", "the CLIP score", self.subject.rate),
+        ):
+            if metric in self.metrics and by is None:
+                raise EvaluationError(
+                    f"{name} asks which caption an image was made of, and a folder of images "
+                    f"does not say: score a run, or leave {metric} out of evaluation.metrics"
+                )
         for metric, key in (("inception_score", "splits"), ("r_precision", "folds")):
             groups, images = getattr(self.protocol, key), self.protocol.images
             if metric in self.metrics and groups > images:
@@ -182,10 +190,11 @@ class Comparison:
         names = {*MOMENT_NAMES}
         names |= {*SPLIT_NAMES} if "inception_score" in self.metrics else set()
         names |= {*FOLD_NAMES} if "r_precision" in self.metrics else set()
+        names |= {*RATING_NAMES} if "clip_score" in self.metrics else set()
         return Contents(frozenset(names), self._collectors, self._rows)
 
     def _collectors(self) -> list[Collector]:
-        protocol, judge = self.protocol, self.subject.judge
+        protocol, judge, rate = self.protocol, self.subject.judge, self.subject.rate
         collectors: list[Collector] = [self._moments()]
         if "inception_score" in self.metrics:
             splits = groups_of(protocol.images, protocol.splits, protocol.seed)
@@ -194,4 +203,6 @@ class Comparison:
         if "r_precision" in self.metrics and judge is not None:
             folds = groups_of(protocol.images, protocol.folds, protocol.seed)
             collectors.append(RetrievalCounts(folds, protocol.folds, judge()))
+        if "clip_score" in self.metrics and rate is not None:
+            collectors.append(RatingSums(rate()))
         return collectors

@@ -58,6 +58,7 @@ class Protocol:
         candidates: captions that an image chooses among for R-precision, its own included.
         folds: of R-precision.
         encoders: hash of R-precision's encoders.
+        clip: hashes of the CLIP score's network and how images reach it, "" without it.
     """
 
     data: str
@@ -84,6 +85,7 @@ class Protocol:
     candidates: int
     folds: int
     encoders: str
+    clip: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings by name."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from t2i_hpc.metrics.clip_score import clip_score
 from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.distance import frechet_distance
 from t2i_hpc.metrics.evaluate import Merged
@@ -28,7 +29,8 @@ class Value:
     Attributes:
         metric: what is measured.
         value: the score.
-        std: its standard deviation over splits, subsets or folds, None where it has none.
+        std: its standard deviation over splits, subsets or folds, the CLIP score's standard error
+            over images; None where it has none.
         better: "lower" or "higher".
         n_real: real images that it was compared with, 0 where there are none.
     """
@@ -112,6 +114,10 @@ def _r_precision(m: Measured) -> list[Value]:
     return [Value("R-precision", *r_precision(m.generated.sums), "higher", 0)]
 
 
+def _clip_score(m: Measured) -> list[Value]:
+    return [Value("CLIP score", *clip_score(m.generated.sums), "higher", 0)]
+
+
 def _rows(side: Merged) -> Rows:
     if side.rows is None:
         raise ValueError("features were not kept")
@@ -123,5 +129,6 @@ METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {
     "kid": _kid,
     "precision_recall": _precision_recall,
     "r_precision": _r_precision,
+    "clip_score": _clip_score,
     "frechet": _frechet,
 }

@@ -21,7 +21,7 @@ from tests.metrics.fakes import FakeDetector, fake_images
 from tests.metrics.test_protocol import PROTOCOL as ANY_PROTOCOL
 
 IMAGES, REAL_IMAGES, BATCH = 53, 41, 4
-METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision")
+METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision", "clip_score")
 PROTOCOL = replace(
     ANY_PROTOCOL,
     images=IMAGES,
@@ -48,6 +48,12 @@ def judge_by_three(numbers: range, images: Tensor) -> npt.NDArray[np.bool_]:
     return np.array([number % 3 == 0 for number in numbers])
 
 
+def rate_by_seven(numbers: range, images: Tensor) -> npt.NDArray[np.float64]:
+    """Image i is rated with i modulo seven."""
+    assert len(images) == len(numbers)
+    return np.array([number % 7 for number in numbers], dtype=np.float64)
+
+
 def make_comparison(
     run: Path,
     parts: int = 1,
@@ -58,7 +64,9 @@ def make_comparison(
     return Comparison(
         output=run,
         cache=run / "real",
-        subject=Subject(checkpoint, 2000, generated_images, lambda: judge_by_three),
+        subject=Subject(
+            checkpoint, 2000, generated_images, lambda: judge_by_three, lambda: rate_by_seven
+        ),
         draw_real=real_images_drawn,
         detector=FakeDetector.identity,
         protocol=protocol,

@@ -42,7 +42,7 @@ def test_parts_give_the_same_sums_and_the_same_scores(tmp_path: Path) -> None:
         results[parts] = merged(comparison.generated, comparison.division), rows
     whole, expected = results[1]
     assert whole.sums["count"] == IMAGES
-    assert len(expected) == 6
+    assert len(expected) == 7
     for sides, rows in results.values():
         for name, value in whole.sums.items():
             np.testing.assert_allclose(sides.sums[name], value, rtol=1e-9, err_msg=name)

@@ -41,6 +41,7 @@ def test_the_frechet_distance_is_recorded_last(tmp_path: Path) -> None:
         "precision (fake)",
         "recall (fake)",
         "R-precision",
+        "CLIP score",
         "FD (fake)",
     ]
 
@@ -73,6 +74,17 @@ def test_features_may_be_kept_in_half_the_bytes(tmp_path: Path) -> None:
         assert isinstance(rows, np.memmap)
     assert scores[0] != scores[1]
     assert scores[1] == pytest.approx(scores[0], rel=0.02)
+
+
+def test_the_clip_score_is_the_mean_rating_with_its_standard_error(tmp_path: Path) -> None:
+    comparison = make_comparison(tmp_path, 3, metrics=["clip_score"])
+    compute(comparison)
+    (row,) = comparison.score()
+    ratings = np.arange(IMAGES) % 7
+    assert row["value"] == pytest.approx(ratings.mean(), rel=1e-12)
+    assert row["std"] == pytest.approx(ratings.std(ddof=1) / IMAGES**0.5, rel=1e-9)
+    assert row["n_real"] == 0
+    assert not (tmp_path / "real").exists()
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,21 @@ def _build_lite0(config: EvaluationConfig, device: torch.device) -> Detector:
     return EfficientNetLite0(device, precision=config.detector_precision)
 
 
+def _identify_dinov2(config: EvaluationConfig) -> DetectorIdentity:
+    from t2i_hpc.metrics.detectors.dinov2 import dinov2_identity
+
+    return dinov2_identity(config.detector_weights, config.detector_precision)
+
+
+def _build_dinov2(config: EvaluationConfig, device: torch.device) -> Detector:
+    from t2i_hpc.metrics.detectors.dinov2 import DINOv2
+
+    return DINOv2(config.detector_weights, device, precision=config.detector_precision)
+
+
 DETECTORS = {
     "inception": DetectorEntry(_identify_inception, _build_inception),
     "inception_literature": DetectorEntry(_identify_literature, _build_literature),
     "efficientnet_lite0": DetectorEntry(_identify_lite0, _build_lite0),
+    "dinov2": DetectorEntry(_identify_dinov2, _build_dinov2),
 }
