@@ -48,7 +48,7 @@ class Rank:
             self.code = self.nursery.ask({"poll": self.pid})
         return self.code
 
-    def wait(self, seconds: float = 90.0) -> int:
+    def wait(self, seconds: float = 300.0) -> int:
         """Return the exit code; fail with the output when it takes too long."""
         end = time.monotonic() + seconds
         while self.poll() is None:

@@ -1,10 +1,19 @@
-"""Whether DeepSpeed is here, and what it compiles its small parts with at its first start."""
+"""What DeepSpeed compiles its small parts with at its first start, and that it gets done.
+
+torch has one process compile while the others wait for a lock file to vanish. A process that is
+killed meanwhile leaves the file behind, and all later ones would wait for ever. So processes of
+ours take turns by a lock that dies with its holder, and whoever has it forgets the file.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from t2i_hpc.common.errors import ConfigurationError
 
@@ -31,3 +40,18 @@ def require_compilation(wanted: str, otherwise: str) -> None:
             f"{wanted} compiles a small part of DeepSpeed at its first start and finds no "
             f"{compiler}: load a compiler module or set CXX, or {otherwise}"
         )
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Let this process alone compile, or find what another has compiled."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "t2i_hpc.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        for pattern in ("*/lock", "*/*/lock"):
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
+        yield

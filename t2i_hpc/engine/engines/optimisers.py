@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import OptimiserSettings
-from t2i_hpc.engine.engines.compilation import require_compilation
+from t2i_hpc.engine.engines.compilation import compiling, require_compilation
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -65,11 +65,12 @@ def _deepspeed_adam(
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 
-    if device.type == "cpu":
-        on_cpu: torch.optim.Optimizer = DeepSpeedCPUAdam(parameters, adamw_mode=False, **words)
-        return on_cpu
-    on_gpu: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=False, **words)
-    return on_gpu
+    with compiling():
+        if device.type == "cpu":
+            on_cpu: torch.optim.Optimizer = DeepSpeedCPUAdam(parameters, adamw_mode=False, **words)
+            return on_cpu
+        on_gpu: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=False, **words)
+        return on_gpu
 
 
 def find_apex_adam() -> Any:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import System
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.engines.compilation import require_compilation
+from t2i_hpc.engine.engines.compilation import compiling, require_compilation
 from t2i_hpc.engine.world import World
 
 _NEVER = 0.0  # DeepSpeed clips at 1.0 unless it is told not to
@@ -105,7 +105,7 @@ def prepared_deepspeed(world: World) -> Any:
     # What it says of its small parts would stand in the middle of the progress line.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated")
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), compiling():
         import deepspeed
 
         deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=False)
