@@ -69,21 +69,6 @@ def evaluate(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return call
 
 
-@pytest.fixture
-def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Give a function that calls the door and returns the one sentence of its refusal."""
-
-    def refuse(*words: str) -> str:
-        capfd.readouterr()
-        assert DOOR.open(list(words)) == 2
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1, err
-        return err
-
-    return refuse
-
-
 def test_all_checkpoints_in_one_process(run: Path, evaluate: Callable[..., str]) -> None:
     lines = evaluate(run, "checkpoint=all").splitlines()
     rows = read_json_lines(run / "scores.jsonl")

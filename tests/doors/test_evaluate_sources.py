@@ -35,21 +35,6 @@ def run(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "run")
 
 
-@pytest.fixture
-def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Give a function that calls the door and returns the one sentence of its refusal."""
-
-    def refuse(*words: str) -> str:
-        capfd.readouterr()
-        assert DOOR.open(list(words)) == 2
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1, err
-        return err
-
-    return refuse
-
-
 def test_every_metric_that_needs_no_inception(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
