@@ -93,3 +93,6 @@ def test_without_slurm_and_with_a_silent_one(clients: Clients) -> None:
     clients.answer("sinfo", "sinfo: error: Unable to contact slurm controller", 1)
     with pytest.raises(ClusterError, match="sinfo refused: error: Unable to contact"):
         read_partitions()
+    clients.answer("sinfo", "sinfo: fatal: Could not establish a configuration source", 1)
+    with pytest.raises(ClusterError, match="sinfo finds no configuration .* SLURM_CONF"):
+        read_partitions()

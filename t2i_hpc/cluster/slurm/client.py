@@ -35,6 +35,11 @@ def run_client(name: str, *words: str) -> str:
             f"{name} gave no answer for {_PATIENCE_SECONDS:.0f} s: Slurm's controller is down or "
             "overloaded (see scontrol ping); try again later"
         ) from error
+    if done.returncode and "configuration source" in done.stderr:
+        raise ClusterError(
+            f"{name} finds no configuration of Slurm here: set SLURM_CONF, run this on a login "
+            "node, or take cluster=local"
+        )
     if done.returncode:
         raise ClusterError(f"{name} refused: {_reason(done.stderr, name)}")
     return done.stdout.rstrip("\n")
