@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from t2i_hpc.cluster.jobs import read_jobs
+from t2i_hpc.common.files import read_json_lines
 from tests.slurm.jobs import (
     DONE,
     launch,
@@ -183,6 +185,21 @@ def test_a_node_that_loses_its_power_is_survived(
     wait_for(lab, job, DONE, runs)
     assert "resuming at step" in log_of(runs)
     assert equal_bits(here.runs("here2"), runs)
+
+
+def test_a_training_submits_its_own_evaluations(lab: Lab, shards: Path, tmp_path: Path) -> None:
+    there = ("cluster=slurm", "cluster.gpus_per_node=0", "cluster.cpus_per_task=1")
+    words = (*there, "evaluation=demo", "evaluation.images=8", "evaluation.shards=1", "device=cpu")
+    quoted = ",".join(f'"{word}"' for word in words)
+    settings = ("engine.images=8", "evaluation.every_images=8", f"evaluation.words=[{quoted}]")
+    job = training(lab, shards, tmp_path, *settings)
+    wait_for(lab, job, DONE, tmp_path)
+    run = only_run(tmp_path)
+    for record in read_jobs(run):
+        wait_for(lab, record.job, DONE, tmp_path)
+    scores = read_json_lines(run / "scores.jsonl")
+    assert sorted(row["images"] for row in scores) == [0, 8]
+    assert len(read_jobs(run)) == 3
 
 
 def test_the_same_command_is_not_submitted_twice(lab: Lab, shards: Path, tmp_path: Path) -> None:
