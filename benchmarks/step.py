@@ -24,17 +24,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.batches import VOCABULARY, Size, random_batch
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.config.system import SSAGANConfig
+from t2i_hpc.engine.cost import count_flops
 from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.systems.encoders import scale_images
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from tests.systems.plain_step import PlainStep
+
+__all__ = ["build_step", "build_system", "count_flops"]  # what other benchmarks and tests take
 
 VARIANTS = ("plain", "ours")
 _ROW = "{:<8}{:>18}{:>18}{:>18}\n"
@@ -78,16 +80,6 @@ def build_step(variant: str, size: Size) -> Callable[[], object]:
         return lambda: engine.step(batch, noise)
     plain, images = PlainStep(system), scale_images(batch.images)
     return lambda: plain.run(images, batch.tokens, batch.lengths, batch.classes, noise)
-
-
-def count_flops(step: Callable[[], object]) -> int:
-    """Run a step and return its floating-point operations, a multiplication and an addition each.
-
-    As torch counts: matrix products and convolutions, forward and backward.
-    """
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return int(counter.get_total_flops())
 
 
 def measure(variant: str, size: Size, threads: int) -> Cost:

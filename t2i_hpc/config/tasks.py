@@ -130,6 +130,11 @@ class TableConfig:
 
     run: list[str] = setting([], "sweeps, run directories, or folders of runs")
     over: str = setting("", "axis to average over, e.g. seed: mean ± standard deviation")
+    costs: bool = setting(
+        False,
+        "also show parameters, GFLOP of a training step per image (each run is counted once, for "
+        "seconds to minutes) and peak memory",
+    )
     format: str = setting("markdown", "how it is printed", choices=("markdown", "csv"))
     output: str = setting("", "file to write; empty: print")
 

@@ -25,6 +25,7 @@ from t2i_hpc.engine.checkpoints.checkpoint import Progress
 from t2i_hpc.engine.checkpoints.saving import Saver
 from t2i_hpc.engine.engines.build import build_engine
 from t2i_hpc.engine.evaluations import Evaluations
+from t2i_hpc.engine.memory import peak_memory
 from t2i_hpc.engine.meter import Meter, timed
 from t2i_hpc.engine.prefetch import on_device
 from t2i_hpc.engine.progress import ProgressLine, Status
@@ -160,7 +161,8 @@ class Loop:
         losses = dict(zip(values, stacked.tolist(), strict=True))
         speed, waited = meter.read()
         if self.records:
-            self.records.add(self.progress, speed, waited, losses)
+            memory = peak_memory(self.job.world.device)
+            self.records.add(self.progress, speed, waited, memory, losses)
         outlook = self.limits.outlook(self.progress, speed)
         done = self.progress
         self.line.show(Status(done.step, done.images_seen, speed, waited, losses, *outlook))

@@ -33,9 +33,13 @@ class Records:
         progress: Progress,
         images_per_second: float,
         data_wait: float,
+        memory: float,
         losses: Mapping[str, float],
     ) -> None:
-        """Write one line and one point of each curve; the x axis counts images."""
+        """Write one line and one point of each curve; the x axis counts images.
+
+        `memory` is the largest so far of this session's first rank, in GB.
+        """
         append_json_line(
             self.path,
             {
@@ -44,6 +48,7 @@ class Records:
                 "seconds": round(progress.seconds, 3),
                 "images_per_second": round(images_per_second, 3),
                 "data_wait": round(data_wait, 4),
+                "memory_gigabytes": round(memory, 4),
                 "losses": dict(losses),
             },
         )

@@ -13,10 +13,14 @@ from t2i_hpc.reporting.results import Results, Row
 from t2i_hpc.reporting.scores import Score
 from t2i_hpc.reporting.words import score as shown
 
+_COSTS = ["generator (M)", "all trained (M)", "GFLOP/img", "memory (GB)"]
+_CSV_COSTS = ["generator_parameters", "trained_parameters", "gflop_per_image", "memory_gigabytes"]
+
 
 def to_markdown(results: Results) -> str:
     """Return a table in Markdown; averaged scores as mean ± standard deviation."""
     titles = [*results.axes, *(["runs"] if results.over else []), "state", "images", "img/s"]
+    titles += _COSTS if results.with_costs else []
     for measure in results.measures:
         titles += [measure.title, "at images"]
     rows = [[*titles], *(_markdown_row(results, row) for row in results.rows)]
@@ -38,6 +42,7 @@ def to_csv(results: Results) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     runs = ["runs"] if results.over else []
     titles = [*results.axes, *runs, "state", "images", "images_per_second"]
+    titles += _CSV_COSTS if results.with_costs else []
     for measure in results.measures:
         more = ["standard deviation", "runs"] if results.over else ["error bar"]
         titles += [f"{measure.title} {name}".strip() for name in ("", *more, "at images")]
@@ -47,9 +52,12 @@ def to_csv(results: Results) -> str:
 
 
 def _markdown_row(results: Results, row: Row) -> list[str]:
-    speeds = _speeds(row)
     cells = [*_head(results, row), _span([state.images for state in row.states])]
-    cells.append(f"{statistics.fmean(speeds):,.1f}" if speeds else "")
+    cells.append(_number(row.speeds, ",.1f"))
+    if results.with_costs:
+        millions = [[count / 1e6 for count in counts] for counts in _parameters(row)]
+        cells += [_number(counts, ",.3f") for counts in millions]
+        cells += [_number(_gflop(row), ",.2f"), _number(row.memory, ",.2f")]
     for measure in results.measures:
         found = row.scores.get(measure, [])
         cells.append(_mean(found, len(row.states)))
@@ -58,9 +66,10 @@ def _markdown_row(results: Results, row: Row) -> list[str]:
 
 
 def _csv_row(results: Results, row: Row) -> list[str]:
-    speeds = _speeds(row)
     cells = [*_head(results, row), _span([state.images for state in row.states], "")]
-    cells.append(str(statistics.fmean(speeds)) if speeds else "")
+    cells.append(_number(row.speeds))
+    if results.with_costs:
+        cells += [_number(values) for values in (*_parameters(row), _gflop(row), row.memory)]
     for measure in results.measures:
         found = row.scores.get(measure, [])
         values = [score.value for score in found]
@@ -105,5 +114,19 @@ def _span(images: Sequence[int], thousands: str = ",") -> str:
     return " to ".join(f"{end:{thousands}}" for end in ends)
 
 
-def _speeds(row: Row) -> list[float]:
-    return [state.speed for state in row.states if state.speed is not None]
+def _number(values: Sequence[float], form: str = "") -> str:
+    """Return the mean of what is known of a row's runs."""
+    if not values:
+        return ""
+    return format(values[0] if len(set(values)) == 1 else statistics.fmean(values), form)
+
+
+def _parameters(row: Row) -> tuple[list[int], list[int]]:
+    """Return the numbers of parameters of generators, and of all that is trained."""
+    found = [cost.generator_parameters for cost in row.costs]
+    generators = [count for count in found if count is not None]
+    return generators, [cost.trained_parameters for cost in row.costs]
+
+
+def _gflop(row: Row) -> list[float]:
+    return [cost.gflop_per_image for cost in row.costs]

@@ -42,6 +42,7 @@ def test_a_run_leaves_everything_that_is_promised(straight: Path) -> None:
         "step",
         "seconds",
         "images_per_second",
+        "memory_gigabytes",
         "data_wait",
         "losses",
     }

@@ -133,6 +133,21 @@ def test_runs_show_the_settings_in_which_they_differ(sweep: Path) -> None:
     assert [row.labels["system.masks"] for row in results.rows] == ["2", "3"]
 
 
+def test_a_run_beside_a_sweep_shows_its_name(sweep: Path) -> None:
+    runs = sweep.parent.parent
+    shutil.copytree(runs / "3-1", runs / "alone")
+    words = [str(each) for each in (sweep, runs / "2-1", runs / "alone")]
+    results = read_results(words)
+    assert results.axes == ("system.masks", "seed", "run")
+    assert [tuple(row.labels.values()) for row in results.rows] == [
+        ("2", "1", ""),
+        ("2", "2", ""),
+        ("3", "1", ""),
+        ("3", "2", ""),
+        ("", "", "alone"),
+    ]
+
+
 def test_what_does_not_vary_is_no_axis(sweep: Path) -> None:
     with pytest.raises(
         ConfigurationError, match="over=sed does not vary here: did you mean 'seed'"

@@ -1,7 +1,12 @@
-"""Every system that draws pictures: trains, resumes to the bit, and is the same on two ranks."""
+"""Every system that draws pictures: trains, goes on to the bit after a kill, is the same on two
+ranks and over two engines, and scores the same in two parts.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,42 +14,100 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from t2i_hpc import evaluate
 from t2i_hpc.common.collectives import mean_over_ranks
+from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.checkpoints.checkpoint import Progress
 from t2i_hpc.engine.engines.build import build_engine
+from t2i_hpc.engine.records import Records
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems import df_gan, ssa_gan, staged_gan
-from t2i_hpc.train import DOOR
+from tests.support.preloaded import Nursery, nursery
 from tests.support.ranks import SmallTrunk, run_ranks
-from tests.support.training import only_run, tiny_batch
+from tests.support.training import losses_of, only_run, tiny_batch
 from tests.systems.tiny import SYSTEMS, TINY, built
 
 BATCH, STEPS = 4, 2
 # Softmax over words takes out what all keys share; Adam makes steps of the rounding that is left.
 NO_GRADIENT = ".key.bias"
 BOTH_ENGINES = ("df_gan", "attn_gan", "dm_gan")
+KILLED = [*((name, "ddp") for name in SYSTEMS)]
+KILLED += [(name, "deepspeed") for name in ("ssa_gan", "df_gan", "attndm_gan")]
+# The second is imported by the first at its first start, with much of torch's compiler.
+DEEPSPEED = ("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer")
+IMAGES = 16
+LENGTH = (f"engine.images={IMAGES}", "engine.checkpoint.every_images=4")
+EVALUATION = (
+    "evaluation=demo",
+    "device=cpu",
+    "threads=1",
+    "evaluation.images=8",
+    "evaluation.real_images=8",
+    "evaluation.batch_size=4",
+    "evaluation.metrics=[kid]",  # takes the features themselves, in order
+    "evaluation.kid_subset_size=4",
+)
 Trained = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
 
 
-def train(shards: Path, runs: Path, name: str, images: int) -> None:
-    words = (f"data.path={shards}", f"runs={runs}", f"engine.images={images}")
-    assert DOOR.open([*SYSTEMS[name], *TINY, *words]) == 0
+@pytest.fixture(scope="module")
+def home() -> Iterator[Nursery]:
+    with nursery(*DEEPSPEED) as made:
+        yield made
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_a_run_goes_on_to_the_same_bits(name: str, shards: Path, tmp_path: Path) -> None:
-    train(shards, tmp_path / "cut", name, 4)
-    train(shards, tmp_path / "cut", name, 12)
-    train(shards, tmp_path / "whole", name, 12)
-    cut, whole = (only_run(tmp_path / runs) for runs in ("cut", "whole"))
-    assert cut.name == whole.name
+@pytest.mark.parametrize(("name", "engine"), KILLED)
+def test_a_killed_run_goes_on_to_the_same_bits_and_scores(
+    name: str, engine: str, shards: Path, home: Nursery, tmp_path: Path
+) -> None:
+    def session(folder: Path, before: Callable[[], None] | None = None) -> int:
+        folder.mkdir(exist_ok=True)
+        words = [*SYSTEMS[name], *TINY, *LENGTH, f"engine={engine}", f"data.path={shards}"]
+        rank = home.train([*words, f"runs={folder}"], folder / "log", {}, before)
+        code = rank.wait()
+        assert code == (-signal.SIGKILL if before else 0), rank.log.read_text()
+        return max(list_checkpoints(only_run(folder)))
+
+    assert 0 < session(tmp_path / "cut", die_in_the_third_step) < IMAGES
+    assert session(tmp_path / "cut") == session(tmp_path / "whole") == IMAGES
+    cut, whole = (only_run(tmp_path / folder) for folder in ("cut", "whole"))
+    assert_same_bits(cut, whole)
+    assert losses_of(cut) == losses_of(whole)
+    assert (cut / "samples" / f"{IMAGES:010d}.png").is_file()
+    if engine == "ddp":  # with the other one, what draws is no other network
+        assert scored(cut, 2) == pytest.approx(scored(whole, 1), rel=1e-6)
+
+
+def die_in_the_third_step() -> None:
+    """Let this process kill itself, by kill -9, when it is about to write that step down."""
+    add = Records.add
+
+    def killing(records: Records, progress: Progress, *values: Any) -> None:
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        add(records, progress, *values)
+
+    setattr(Records, "add", killing)  # noqa: B010 (mypy lets nobody assign to a method)
+
+
+def assert_same_bits(one: Path, two: Path) -> None:
+    assert one.name == two.name
     for file in ("weights", "optimisers"):
-        place = f"checkpoints/0000000012/{file}.safetensors"
-        ours, theirs = load_file(cut / place), load_file(whole / place)
+        place = f"checkpoints/{IMAGES:010d}/{file}.safetensors"
+        ours, theirs = load_file(one / place), load_file(two / place)
         assert ours.keys() == theirs.keys()
         assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
-    assert (whole / "samples" / "0000000012.png").is_file()
+
+
+def scored(run: Path, shards: int) -> float:
+    """Evaluate the newest checkpoint in some parts; return its score."""
+    assert evaluate.DOOR.open([f"run={run}", *EVALUATION, f"evaluation.shards={shards}"]) == 0
+    (row,) = read_json_lines(run / "scores.jsonl")
+    assert (row["images"], row["n"], row["n_real"]) == (IMAGES, 8, 8)
+    return float(row["value"])
 
 
 @pytest.fixture(scope="module")
