@@ -94,5 +94,5 @@ def test_without_slurm_and_with_a_silent_one(clients: Clients) -> None:
     with pytest.raises(ClusterError, match="sinfo refused: error: Unable to contact"):
         read_partitions()
     clients.answer("sinfo", "sinfo: fatal: Could not establish a configuration source", 1)
-    with pytest.raises(ClusterError, match="sinfo finds no configuration .* SLURM_CONF"):
+    with pytest.raises(ClusterError, match=r"sinfo finds no configuration .* SLURM_CONF"):
         read_partitions()
