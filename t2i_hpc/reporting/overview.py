@@ -55,7 +55,8 @@ def score_line(curve: ScoreCurve) -> str:
     if last is not first:
         text += f", {words.score(last.value)} after {last.images:,}"
     better = "lower" if curve.lower_is_better else "higher"
-    return f"{text}  (N = {curve.n:,} against {curve.n_real:,}, {better} is better)"
+    against = f" against {curve.n_real:,}" if curve.n_real else ""
+    return f"{text}  (N = {curve.n:,}{against}, {better} is better)"
 
 
 def _panels(record: RunRecord) -> list[Panel]:
