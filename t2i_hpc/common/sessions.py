@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import fcntl
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ class Session:
     outcome: str | None = None
     message: str = ""
     lost_hosts: tuple[str, ...] = ()
+
+
+def job_of(environment: Mapping[str, str]) -> str:
+    """Return the batch system's number of this job, ``123`` or ``123_4``; "" for none."""
+    if "SLURM_ARRAY_JOB_ID" in environment and "SLURM_ARRAY_TASK_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID", "")
 
 
 def write_begin(

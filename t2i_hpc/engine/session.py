@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.common.sessions import DONE, FAILED, LOST, STOPPED, write_begin, write_end
+from t2i_hpc.common.sessions import DONE, FAILED, LOST, STOPPED, job_of, write_begin, write_end
 from t2i_hpc.engine.stops.leaving import before_leaving, briefly, no_longer_before_leaving
 from t2i_hpc.engine.stops.lifeline import came_from_others
 from t2i_hpc.engine.world import World
@@ -39,13 +39,6 @@ def gather_hosts(world: World) -> tuple[str, ...]:
     names = [torch.empty_like(mine) for _ in range(world.size)]
     dist.all_gather(names, mine, group=world.control)
     return tuple(dict.fromkeys(bytes(each.tolist()).rstrip(b"\0").decode() for each in names))
-
-
-def job_of(environment: Mapping[str, str]) -> str:
-    """Return the batch system's number of this job, ``123`` or ``123_4``; "" for none."""
-    if "SLURM_ARRAY_JOB_ID" in environment and "SLURM_ARRAY_TASK_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment.get("SLURM_JOB_ID", "")
 
 
 def run_recorded(run: Path, world: World, hosts: tuple[str, ...], work: Callable[[], int]) -> int:

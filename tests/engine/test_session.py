@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from t2i_hpc.common.exit_codes import LOST_RANK, STOPPED
-from t2i_hpc.common.sessions import is_held, read_sessions, write_begin, write_end
+from t2i_hpc.common.sessions import is_held, job_of, read_sessions, write_begin, write_end
 from t2i_hpc.engine.run_directory import locked
-from t2i_hpc.engine.session import job_of, run_recorded
+from t2i_hpc.engine.session import run_recorded
 from t2i_hpc.engine.world import World
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

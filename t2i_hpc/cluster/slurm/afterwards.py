@@ -31,7 +31,7 @@ from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.exit_codes import LOST_RANK, STOPPED
 from t2i_hpc.common.files import append_json_line, read_json_lines
 from t2i_hpc.common.run_layout import newest_images
-from t2i_hpc.common.sessions import read_sessions
+from t2i_hpc.common.sessions import job_of, read_sessions
 from t2i_hpc.config.cluster import ClusterConfig
 
 GAVE_UP = 1
@@ -89,14 +89,9 @@ def _goes_on(code: int) -> bool:
     return code in (STOPPED, LOST_RANK) or code in _KILLED
 
 
-def job_here() -> str:
-    """Return the number of the job that this process is in, with that of its element."""
-    array, element = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
-    return f"{array}_{element}" if array and element else os.environ["SLURM_JOB_ID"]
-
-
 def _ended(folder: Path, code: int) -> Ended:
-    job, records = job_here(), _records(folder, job_here())
+    job = job_of(os.environ)
+    records = _records(folder, job)
     record = next((each for each in records if each.job == job), None)
     cluster = ClusterConfig(**record.cluster) if record else ClusterConfig()
     work = Path(record.folder) if record else folder
