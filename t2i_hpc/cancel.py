@@ -10,6 +10,7 @@ from t2i_hpc.cluster.cancelling import cancel as end_work
 from t2i_hpc.cluster.finding import find_runs
 from t2i_hpc.cluster.sweeps import is_sweep
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.output import say
 from t2i_hpc.config.run_words import RunsDoor
 from t2i_hpc.config.tasks import CancelConfig
 from t2i_hpc.reporting.run_state import read_states
@@ -23,9 +24,9 @@ def cancel(config: CancelConfig) -> None:
     sweeps = [Path(word) for word in config.run if is_sweep(Path(word))]
     ended = end_work([*runs, *sweeps], config.wait)
     if not ended.jobs and not ended.local:
-        print("nothing to cancel: no job waits or runs, and no training runs here")
+        say("nothing to cancel: no job waits or runs, and no training runs here")
         return
-    print("\n".join(_account(ended, runs)))
+    say("\n".join(_account(ended, runs)))
 
 
 def _account(ended: Cancelled, runs: list[Path]) -> list[str]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from t2i_hpc.common.errors import ConfigurationError, RunError
+from t2i_hpc.common.output import say
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import CheckpointsConfig
 
@@ -37,9 +38,9 @@ def show(folder: Path, metric: str) -> None:
     from t2i_hpc.engine.checkpoints.folders import those_set_aside
     from t2i_hpc.engine.checkpoints.inventory import table
 
-    print("\n".join(table(folder, metric)))
+    say("\n".join(table(folder, metric)))
     for path in those_set_aside(folder):
-        print(f"{path.name}: was found damaged and set aside")
+        say(f"{path.name}: was found damaged and set aside")
 
 
 def verify(folder: Path) -> None:
@@ -52,7 +53,7 @@ def verify(folder: Path) -> None:
 
     results: list[str | None] = []
     for images, damage in check_all(folder):
-        print(damage or f"{images:,} images: all right")
+        say(damage or f"{images:,} images: all right")
         results.append(damage and f"{images:,}")
     if not results:
         raise RunError(f"{folder} has no checkpoint to verify: train it first")
@@ -84,7 +85,7 @@ def export(folder: Path, config: CheckpointsConfig) -> None:
     tensors = networks_of(checkpoint, config.what)
     notes = {"format": "pt", "run": folder.resolve().name, "what": config.what}
     write_bytes(output, save(tensors, notes | {"images": str(checkpoint.progress.images_seen)}))
-    print(f"{output}: {len(tensors)} tensors after {checkpoint.progress.images_seen:,} images")
+    say(f"{output}: {len(tensors)} tensors after {checkpoint.progress.images_seen:,} images")
 
 
 class _CheckpointsDoor(Door[CheckpointsConfig]):

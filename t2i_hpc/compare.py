@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from t2i_hpc.common.output import say
 from t2i_hpc.config.run_words import RunsDoor
 from t2i_hpc.config.tasks import CompareConfig
 
@@ -16,9 +17,9 @@ def run(config: CompareConfig) -> None:
 
     found = columns([Path(folder) for folder in config.run], config.metric, config.published)
     if config.json:
-        print(json.dumps([column.as_dict() for column in found], indent=1))
+        say(json.dumps([column.as_dict() for column in found], indent=1))
     else:
-        print("\n\n".join(table(column) for column in found))
+        say("\n\n".join(table(column) for column in found))
 
 
 DOOR = RunsDoor(

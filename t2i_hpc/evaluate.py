@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.output import say
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.tasks import EvaluateConfig
@@ -80,7 +81,7 @@ def _report(comparison: Comparison, config: EvaluateConfig) -> None:
     from t2i_hpc.metrics.scores import few_images_warning, score_line
 
     for row in comparison.score():
-        print(json.dumps(row, sort_keys=True) if config.json else score_line(row), flush=True)
+        say(json.dumps(row, sort_keys=True) if config.json else score_line(row))
     if "frechet" in comparison.metrics:
         _warn(few_images_warning(comparison.protocol))
     _warn(_lossy(config.images))
@@ -96,7 +97,7 @@ def _lossy(folder: str) -> str | None:
 
 def _warn(text: str | None) -> None:
     if text:
-        print(f"warning: {text}", file=sys.stderr)
+        say(f"warning: {text}", sys.stderr)
 
 
 DOOR = Door(

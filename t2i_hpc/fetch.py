@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from t2i_hpc.common.output import say
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import FetchConfig
 
@@ -16,9 +17,9 @@ def run(config: FetchConfig) -> None:
     file = published_file(config.what)
     folder = Path(config.output) if config.output else cache_folder()
     if file.lies_in(folder):
-        print(f"{folder / file.name} is there already and whole")
+        say(f"{folder / file.name} is there already and whole")
         return
-    print(f"fetched {fetch(file, folder, config.url or file.url)}")
+    say(f"fetched {fetch(file, folder, config.url or file.url)}")
 
 
 DOOR = Door(

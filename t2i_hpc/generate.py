@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from t2i_hpc.common.output import say
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.engine.world import choose_device
@@ -29,10 +30,10 @@ def generate(config: GenerateConfig) -> None:
         "checkpoint_sha256": trained.checkpoint_sha256,
     }
     for note in dict.fromkeys(note for row in read for note in row.notes):
-        print(note, file=sys.stderr)
+        say(note, sys.stderr)
     drawing = draw(trained, [row.caption for row in read], config)
     for path in save_drawing(drawing, folder, read, config, about):
-        print(path)
+        say(path)
 
 
 DOOR = Door(

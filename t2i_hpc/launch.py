@@ -11,6 +11,7 @@ from t2i_hpc.cluster.jobs import Plan
 from t2i_hpc.cluster.local import run_ranks
 from t2i_hpc.cluster.sweeps import refuse_axes
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
+from t2i_hpc.common.output import say
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.door import Door, split_options
 from t2i_hpc.config.registry import TASK_SCHEMAS
@@ -37,14 +38,14 @@ def launch(words: Sequence[str]) -> int:
     asked = _read(words)
     task, cluster = asked.config.task, asked.config.cluster
     if asked.print_config:
-        print(_configuration(asked), end="")
+        say(_configuration(asked).rstrip("\n"))
         return 0
     if cluster.name == "local" and not asked.sweep:
         _configuration(asked)  # the task makes the other checks itself, at once
         return run_ranks(task, _with_folder(asked), cluster.processes)
     plan = _plan(asked)
     if not plan.works:
-        print(f"nothing is left to do: see python -m t2i_hpc.table {plan.folder}")
+        say(f"nothing is left to do: see python -m t2i_hpc.table {plan.folder}")
         return 0
     if cluster.name == "local":
         return _run_here(plan, cluster.processes)
@@ -89,7 +90,7 @@ def _plan(asked: _Asked) -> Plan:
 def _run_here(plan: Plan, processes: int) -> int:
     """Run works one after the other; the first that does not end well is the last."""
     for number, work in enumerate(plan.works):
-        print(f"{number + 1} of {len(plan.works)}: {work.folder}", flush=True)
+        say(f"{number + 1} of {len(plan.works)}: {work.folder}")
         if code := run_ranks(work.task, work.words, processes):
             return code
     return 0
@@ -107,12 +108,12 @@ def _submit(plan: Plan, asked: _Asked, words: Sequence[str]) -> int:
     check_plan(plan, cluster)
     if cluster.dry_run:
         for title, script in batch_scripts(plan, cluster):
-            print(f"{title}\n\n{script}")
+            say(f"{title}\n\n{script}")
         return 0
     refuse_twice(plan)
     configuration = to_yaml(asked.config) if asked.sweep else _configuration(asked)
     records = submit(plan, cluster, Snapshot.take(configuration))
-    print(say_what_next(plan, records, words), flush=True)
+    say(say_what_next(plan, records, words))
     return follow(records, plan.folder) if asked.follow else 0
 
 
@@ -124,7 +125,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return launch(given)
     except UserError as error:
-        print(f"t2i_hpc.launch: {error}", file=sys.stderr)
+        say(f"t2i_hpc.launch: {error}", sys.stderr)
         return USER_ERROR_EXIT_CODE
 
 

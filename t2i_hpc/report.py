@@ -7,6 +7,7 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import write_text
+from t2i_hpc.common.output import say
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import ReportConfig
 
@@ -25,8 +26,8 @@ def report(config: ReportConfig) -> None:
     record = RunRecord.read(run)
     write_text(page, render(record))
     save_picture(overview(record), page.with_suffix(".png"))
-    print(page)
-    print(page.with_suffix(".png"))
+    say(page)
+    say(page.with_suffix(".png"))
 
 
 DOOR = Door(

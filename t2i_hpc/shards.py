@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
+from t2i_hpc.common.output import say
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.door import Door
 
@@ -26,11 +27,11 @@ def run(config: ShardsConfig) -> None:
     from t2i_hpc.data.writer import build_part, build_split
 
     if not config.part:
-        print(build_split(config))
+        say(build_split(config))
         return
     shards = build_part(config)
     target = Path(config.output) / config.split
-    print(
+    say(
         f"{target}: part {config.part} is made, {len(shards):,} shards; after all parts: "
         f"python -m t2i_hpc.shards merge {target}"
     )
@@ -41,7 +42,7 @@ def merge(folder: str, settings: _Settings) -> None:
     from t2i_hpc.data.writer import merge_split
 
     share = settings.get("max_rejected")
-    print(merge_split(Path(folder), None if share is None else _share(share)))
+    say(merge_split(Path(folder), None if share is None else _share(share)))
 
 
 def vocabulary(folder: str, settings: _Settings) -> None:
@@ -57,7 +58,7 @@ def vocabulary(folder: str, settings: _Settings) -> None:
         if not sources:
             raise ConfigurationError("captions= names no file: write captions=FILE,FILE,…")
         words = make_vocabulary(Path(folder), sources)
-    print(f"{Path(folder) / 'vocabulary.json'}: {words.size:,} words")
+    say(f"{Path(folder) / 'vocabulary.json'}: {words.size:,} words")
 
 
 def verify(folder: str, _: _Settings) -> None:
@@ -68,7 +69,7 @@ def verify(folder: str, _: _Settings) -> None:
     for manifest in splits_at(folder, check_tars=False):
         with progress(f"verify {manifest.folder}", manifest.sample_count, "samples") as advance:
             verify_split(manifest, advance)
-        print(
+        say(
             f"{manifest.folder}: {manifest.sample_count:,} samples in "
             f"{manifest.shard_count:,} shards: all right"
         )
@@ -90,13 +91,13 @@ def show(folder: str, settings: _Settings) -> None:
     output = new_png(settings.get("output") or picture_name(place.sample.key))
     write_png(output, place.image)
     height, width = place.image.shape[:2]
-    print(f"key      {place.sample.key}\nnumber   {number} of {manifest.folder}")
+    say(f"key      {place.sample.key}\nnumber   {number} of {manifest.folder}")
     for caption in place.sample.captions:
-        print(f"caption  {caption}")
-    print(f"class    {place.sample.class_id}")
-    print(f"size     {width} x {height} px, {place.sample.image_format}")
-    print(f"bytes    {len(place.sample.image):,} at offset {place.offset:,} of {place.shard}")
-    print(f"picture  {output}")
+        say(f"caption  {caption}")
+    say(f"class    {place.sample.class_id}")
+    say(f"size     {width} x {height} px, {place.sample.image_format}")
+    say(f"bytes    {len(place.sample.image):,} at offset {place.offset:,} of {place.shard}")
+    say(f"picture  {output}")
 
 
 def sheet(folder: str, settings: _Settings) -> None:
@@ -109,7 +110,7 @@ def sheet(folder: str, settings: _Settings) -> None:
 
     output = new_png(settings.get("output") or "sheet.png")
     write_png(output, np.asarray(contact_sheet(only_split(splits_at(folder)))))
-    print(output)
+    say(output)
 
 
 @dataclass(frozen=True)

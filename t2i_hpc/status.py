@@ -7,6 +7,7 @@ from pathlib import Path
 
 from t2i_hpc.cluster.finding import find_runs
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.output import say
 from t2i_hpc.config.run_words import RunsDoor
 from t2i_hpc.config.tasks import StatusConfig
 from t2i_hpc.reporting.run_state import read_states
@@ -21,11 +22,11 @@ def status(config: StatusConfig) -> None:
         )
     states = read_states(find_runs(config.run or [config.runs]))
     if config.format == "json":
-        print(status_json(states))
+        say(status_json(states))
     elif len(states) == 1:
-        print("\n".join(status_details(states[0])))
+        say("\n".join(status_details(states[0])))
     else:
-        print("\n".join(status_table(states)))
+        say("\n".join(status_table(states)))
 
 
 DOOR = RunsDoor(

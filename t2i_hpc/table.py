@@ -9,6 +9,7 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import write_text
+from t2i_hpc.common.output import say
 from t2i_hpc.config.run_words import RunsDoor
 from t2i_hpc.config.tasks import TableConfig
 from t2i_hpc.reporting.results import read_results
@@ -24,9 +25,9 @@ def table(config: TableConfig) -> None:
     text = to_csv(results) if config.format == "csv" else to_markdown(results)
     if config.output:
         write_text(Path(config.output), text)
-        print(config.output)
+        say(config.output)
     else:
-        print(text, end="")
+        say(text.removesuffix("\n"))
 
 
 def _cost_of() -> Callable[[Path], Cost | None]:

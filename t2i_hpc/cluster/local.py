@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from t2i_hpc.common.exit_codes import LOST_RANK
+from t2i_hpc.common.stop_signals import heeded_signals
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 15.0  # longer than a rank takes to miss another
 _LAST_SECONDS = 10.0
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_ranks(task: str, words: Sequence[str], processes: int) -> int:
@@ -130,7 +130,7 @@ def _passing_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             if rank.poll() is None:
                 rank.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    before = {number: signal.signal(number, pass_on) for number in heeded_signals()}
     try:
         yield
     finally:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import Progress
+
+from t2i_hpc.common.output import say
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -27,7 +30,7 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Callable[[int
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(console, title, total, unit).advance
+        yield _Lines(title, total, unit).advance
         return
     with Progress(console=console) as bar:
         task = bar.add_task(title, total=total)
@@ -37,8 +40,8 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Callable[[int
 class _Lines:
     """Writes one line every few seconds and one at the end."""
 
-    def __init__(self, console: Console, title: str, total: int | None, unit: str) -> None:
-        self._console, self._title, self._total, self._unit = console, title, total, unit
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
         self._done = 0
         self._start = self._last = time.monotonic()
 
@@ -53,11 +56,10 @@ class _Lines:
         speed = self._done / max(now - self._start, 1e-9)
         left = (self._total or 0) - self._done
         eta = f", {_shown(left / speed)} left" if left > 0 and speed else ""
-        self._console.print(
+        say(
             f"{self._title}: {self._done:,}{of_all} {self._unit} "
             f"({speed:,.1f} {self._unit}/s{eta})",
-            highlight=False,
-            soft_wrap=True,
+            sys.stderr,
         )
 
 

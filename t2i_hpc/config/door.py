@@ -6,7 +6,6 @@ configuration; everything else is here.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
+from t2i_hpc.common.output import say
 from t2i_hpc.config.compose import compose_config, group_choices, groups_of, to_yaml
 from t2i_hpc.config.fields import Entry, entries
 
@@ -58,15 +58,15 @@ class Door(Generic[ConfigT]):
 
     def _open(self, words: list[str]) -> int:
         if "--help" in words or "-h" in words:
-            _print_for_pagers(self.help())
+            say(self.help())
             return 0
         options, settings = split_options(words)
         config = compose_config(self.task, settings, self.config, options.folder)
         if options.print_config:
-            print(to_yaml(config), end="")
+            say(to_yaml(config).rstrip("\n"))
             return 0
         if options.print_run:
-            print(self._located(config))
+            say(self._located(config))
             return 0
         return self.run(config) or 0
 
@@ -98,15 +98,6 @@ class Options:
     print_config: bool = False
     print_run: bool = False
     folder: Path | None = None
-
-
-def _print_for_pagers(text: str) -> None:
-    """Print a long text; that its reader has seen enough (``| head``) is no error."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python flushes once more on leaving: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:

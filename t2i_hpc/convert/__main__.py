@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.output import say
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import ConvertConfig
 
@@ -34,7 +35,7 @@ def run(config: ConvertConfig) -> None:
         module = import_own(system, part, tensors)
         write_pickle(output, export_reference(system, part, module))
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    print(
+    say(
         f"{output}: {system} {part} ({type(module).__name__}), {parameters:,} parameters, "
         f"{output.stat().st_size:,} bytes\nsha256 {sha256_of_file(output)}"
     )

@@ -30,6 +30,7 @@ import torch
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import RunError, UserError
 from t2i_hpc.common.step import Batch
+from t2i_hpc.common.stop_signals import STOP_SIGNALS
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.arrays import Arrays, Texts
 from t2i_hpc.data.batch_maker import BatchMaker, Planned
@@ -234,8 +235,7 @@ def _signals_held() -> Iterator[None]:
     Slurm signals every process of a job; a loader that died of it would take the run down
     before its checkpoint is written.
     """
-    held = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

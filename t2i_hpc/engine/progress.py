@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from t2i_hpc.common.output import discard, say
 
 _PLAIN_SECONDS = 10.0
 
@@ -75,7 +78,8 @@ class PlainLines:
 
     def say(self, message: str) -> None:
         """Print a message."""
-        print(message, flush=True)
+        with _heard_or_not():
+            say(message)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -91,15 +95,18 @@ class LiveLine:
 
     def show(self, status: Status) -> None:
         """Redraw the line."""
-        self._live.update(Text(status.line()))
+        with _heard_or_not():
+            self._live.update(Text(status.line()))
 
     def say(self, message: str) -> None:
         """Print a message above the line."""
-        self._console.print(message, markup=False)
+        with _heard_or_not():
+            self._console.print(message, markup=False)
 
     def close(self) -> None:
         """Leave the last status standing."""
-        self._live.stop()
+        with _heard_or_not():
+            self._live.stop()
 
 
 class Silence:
@@ -120,6 +127,15 @@ def open_progress(is_main: bool) -> ProgressLine:
     if not is_main:
         return Silence()
     return LiveLine() if sys.stdout.isatty() else PlainLines()
+
+
+@contextlib.contextmanager
+def _heard_or_not() -> Iterator[None]:
+    """Let no training end of it that its terminal was closed or the disk of its log is full."""
+    try:
+        yield
+    except OSError:
+        discard(sys.stdout)
 
 
 def format_seconds(seconds: float) -> str:

@@ -11,10 +11,11 @@ import time
 import pytest
 
 from t2i_hpc.common.exit_codes import INTERRUPTED
-from t2i_hpc.engine.stops.stop import SIGNALS, listening
+from t2i_hpc.common.stop_signals import STOP_SIGNALS
+from t2i_hpc.engine.stops.stop import listening
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_a_request(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with listening() as stop:

@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
+from t2i_hpc.common.stop_signals import STOP_SIGNALS
+
 _LISTENING = ("train", "pretrain")
-_HELD_BACK = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,6 @@ class Start:
     def __call__(self) -> NoReturn:
         """Become the task; a signal in the seconds of its imports waits until it listens."""
         if self.task in _LISTENING:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         command = [sys.executable, "-u", "-m", f"t2i_hpc.{self.task}", *self.words]
         os.execv(command[0], command)

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import FrameType
 
 from t2i_hpc.common.exit_codes import INTERRUPTED, STOPPED
+from t2i_hpc.common.stop_signals import STOP_SIGNALS, heeded_signals
 from t2i_hpc.engine.stops.leaving import leave_at_once
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 STOPPED_EXIT_CODE = STOPPED
 
 _LOOK_SECONDS = 1.0
@@ -72,8 +72,8 @@ def listening() -> Iterator[StopRequest]:
     Who started the process may have held them back until now: those that came are obeyed.
     """
     request = StopRequest()
-    before = {number: signal.signal(number, request) for number in SIGNALS}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    before = {number: signal.signal(number, request) for number in heeded_signals()}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         with _second_interrupt_leaves():
             yield request

@@ -1,0 +1,30 @@
+"""What is written for people: that nobody reads it any more ends no work.
+
+The reader of a pipe may leave (``| head``), a terminal may be closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+
+def say(text: object, stream: TextIO | None = None) -> None:
+    """Print a line on standard output, or on `stream`, at once.
+
+    Raises:
+        OSError: it cannot be written, other than for want of a reader.
+    """
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Let all that is written to `stream`, and what waits in it, go nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
