@@ -6,6 +6,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.system import SSAGANConfig
 from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.models.ssa_generator import SSAGenerator
+from t2i_hpc.systems.settings import refuse_settings
 
 
 def build_generator(config: SSAGANConfig) -> SSAGenerator | EarlyDFGenerator:
@@ -43,12 +44,7 @@ def _build_affine_generator(config: SSAGANConfig) -> EarlyDFGenerator:
         "mask_source": config.mask_source != "code",
         "modulation": config.modulation != "code",
     }
-    for key, is_given in given.items():
-        if is_given:
-            raise ConfigurationError(
-                f"system.{key}={getattr(config, key)} belongs to system.block=ssacn: "
-                "leave it out with system.block=affine"
-            )
+    refuse_settings(given, "belongs to system.block=ssacn: leave it out with system.block=affine")
     return EarlyDFGenerator(
         config.resolution,
         width=config.generator_width,
@@ -69,9 +65,6 @@ def check_encoders(config: SSAGANConfig) -> None:
         "text_encoder.clip": config.text_encoder.clip is not None,
         "image_encoder.batch_statistics": config.image_encoder.batch_statistics,
     }
-    for key, is_given in given.items():
-        if is_given:
-            raise ConfigurationError(
-                f"system.{key} has no effect on frozen encoders: "
-                "take system.text_encoder.training=damsm or joint"
-            )
+    refuse_settings(
+        given, "has no effect on frozen encoders: take system.text_encoder.training=damsm or joint"
+    )

@@ -7,6 +7,7 @@ from t2i_hpc.config.staged_gan import StagedGANConfig
 from t2i_hpc.models.stage_blocks import initialise
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
 from t2i_hpc.models.staged_generator import SinglePictureGenerator, StagedGenerator
+from t2i_hpc.systems.settings import refuse_settings
 
 
 def build_generator(config: StagedGANConfig) -> StagedGenerator:
@@ -65,9 +66,8 @@ def check_encoder(config: StagedGANConfig) -> None:
         "text_encoder.clip": config.text_encoder.clip is not None,
         "image_encoder.batch_statistics": config.image_encoder.batch_statistics,
     }
-    for key, is_given in given.items():
-        if is_given:
-            raise ConfigurationError(
-                f"system.{key} has no effect on {config.name}, whose encoders are frozen: leave "
-                "it out, or take system=ssa_gan, which trains them"
-            )
+    refuse_settings(
+        given,
+        f"has no effect on {config.name}, whose encoders are frozen: leave it out, or take "
+        "system=ssa_gan, which trains them",
+    )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from t2i_hpc.metrics.detectors.arithmetic import autocast, exact_inference, in_batches
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,30 @@ class Detector(Protocol):
 
     def logits(self, features: Tensor) -> Tensor:
         """Return float32 (B, C) for features (B, D)."""
+
+
+class NetworkDetector(ABC):
+    """A detector that looks at batches of images with the arithmetic of all detectors.
+
+    Args:
+        identity: what is known of it.
+        device: where its network lies.
+        precision: of its convolutions, float32 or bfloat16.
+    """
+
+    def __init__(self, identity: DetectorIdentity, device: torch.device, precision: str) -> None:
+        self.identity = identity
+        self._device, self._precision = device, precision
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return float32 (B, D) for uint8 images (B, 3, H, W) of any size."""
+        with exact_inference(), autocast(self._precision, self._device):
+            return in_batches(self._look, images, self._device)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return float32 (B, 0): Inception scores are of a network that says otherwise."""
+        return features[:, :0]
+
+    @abstractmethod
+    def _look(self, images: Tensor) -> Tensor:
+        """Return float32 (B, D) for a batch of uint8 images on the detector's device."""

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.metrics.detectors.arithmetic import autocast, exact_inference, in_batches
-from t2i_hpc.metrics.detectors.base import DetectorIdentity
+from t2i_hpc.metrics.detectors.base import DetectorIdentity, NetworkDetector
 from t2i_hpc.metrics.detectors.resizing import cleanly
 from t2i_hpc.metrics.pretrained import CONFIG, PretrainedFolder
 
@@ -47,27 +46,17 @@ def dinov2_identity(given: str, precision: str) -> DetectorIdentity:
     )
 
 
-class DINOv2:
+class DINOv2(NetworkDetector):
     """Detector of FD (DINOv2): the class token after the last layer norm."""
 
     def __init__(self, given: str, device: torch.device, *, precision: str = "float32") -> None:
         from transformers import Dinov2Model
 
-        self.identity = dinov2_identity(given, precision)
-        self._precision, self._device = precision, device
+        super().__init__(dinov2_identity(given, precision), device, precision)
         self._network = _open(given).load(Dinov2Model, device)
         self._mean, self._std = (
             torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD)
         )
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return float32 (B, D) for uint8 images (B, 3, H, W) of any size."""
-        with exact_inference(), autocast(self._precision, self._device):
-            return in_batches(self._look, images, self._device)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return float32 (B, 0): an Inception score is of Inception."""
-        return features[:, :0]
 
     def _look(self, images: Tensor) -> Tensor:
         inputs = (cleanly(images, _SIZE) / 255 - self._mean) / self._std

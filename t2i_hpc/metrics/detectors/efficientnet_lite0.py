@@ -17,8 +17,7 @@ from t2i_hpc.common.efficientnet_lite0 import (
     weights_path,
 )
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.metrics.detectors.arithmetic import autocast, exact_inference
-from t2i_hpc.metrics.detectors.base import DetectorIdentity
+from t2i_hpc.metrics.detectors.base import DetectorIdentity, NetworkDetector
 
 NAME = "efficientnet_lite0"
 
@@ -39,23 +38,14 @@ def lite0_identity(precision: str = "float32") -> DetectorIdentity:
     )
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(NetworkDetector):
     """Detector of FD (EfficientNet-Lite0): 1280 features, averaged over the last map."""
 
     def __init__(self, device: torch.device, *, precision: str = "float32") -> None:
-        self.identity = lite0_identity(precision)
-        self._precision, self._device = precision, device
+        super().__init__(lite0_identity(precision), device, precision)
         self._network = EfficientNetLite0Features().to(device)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return float32 (B, 1280) for uint8 images (B, 3, H, W) of any size."""
-        with exact_inference(), autocast(self._precision, self._device):
-            inputs = images.to(self._device).float()
-            size = (SIZE, SIZE)
-            inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True)
-            result: Tensor = self._network((inputs - 127) / 128)[1]
+    def _look(self, images: Tensor) -> Tensor:
+        inputs = F.interpolate(images.float(), (SIZE, SIZE), mode="bilinear", antialias=True)
+        result: Tensor = self._network((inputs - 127) / 128)[1]
         return result.float()
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return float32 (B, 0): an Inception score is of Inception."""
-        return features[:, :0]

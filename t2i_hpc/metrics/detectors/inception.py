@@ -20,13 +20,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.metrics.detectors.arithmetic import (
-    autocast,
-    exact_inference,
-    fold_batch_norms,
-    in_batches,
-)
-from t2i_hpc.metrics.detectors.base import DetectorIdentity
+from t2i_hpc.metrics.detectors.arithmetic import exact_inference, fold_batch_norms
+from t2i_hpc.metrics.detectors.base import DetectorIdentity, NetworkDetector
 from t2i_hpc.metrics.detectors.resizing import as_tensorflow_1, cleanly
 from t2i_hpc.metrics.weights import inception_file
 
@@ -62,7 +57,7 @@ def inception_identity(weights: Path, resize: str, precision: str) -> DetectorId
     return DetectorIdentity(NAME, label, name, family, preprocessing, 2048, 1008, digest)
 
 
-class InceptionV3:
+class InceptionV3(NetworkDetector):
     """Detector of FID: the 2048 features after the last average pooling."""
 
     def __init__(
@@ -73,18 +68,13 @@ class InceptionV3:
         resize: str = "own",
         precision: str = "float32",
     ) -> None:
-        self.identity = inception_identity(weights, resize, precision)
-        self._resize, self._precision, self._device = _RESIZES[resize], precision, device
+        super().__init__(inception_identity(weights, resize, precision), device, precision)
+        self._resize = _RESIZES[resize]
         network = _network(weights)
         # The score's logits leave the bias out, as OpenAI's code does.
         self._classifier: Tensor = network.fc.weight.to(device)
         layers = [layer for name, layer in network.named_children() if name != "fc"]
         self._trunk = fold_batch_norms(nn.Sequential(*layers)).to(device)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return float32 (B, 2048) for uint8 images (B, 3, H, W) of any size."""
-        with exact_inference(), autocast(self._precision, self._device):
-            return in_batches(self._look, images, self._device)
 
     def logits(self, features: Tensor) -> Tensor:
         """Return float32 (B, 1008) for features (B, 2048)."""

@@ -17,13 +17,8 @@ from torchvision.models import inception_v3
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.metrics.detectors.arithmetic import (
-    autocast,
-    exact_inference,
-    fold_batch_norms,
-    in_batches,
-)
-from t2i_hpc.metrics.detectors.base import DetectorIdentity
+from t2i_hpc.metrics.detectors.arithmetic import fold_batch_norms
+from t2i_hpc.metrics.detectors.base import DetectorIdentity, NetworkDetector
 from t2i_hpc.metrics.detectors.inception import read_weights
 from t2i_hpc.metrics.detectors.resizing import as_pillow
 from t2i_hpc.metrics.weights import literature_file
@@ -49,25 +44,18 @@ def literature_identity(weights: Path, precision: str) -> DetectorIdentity:
     return DetectorIdentity(NAME, label, name, family, preprocessing, 2048, 0, digest)
 
 
-class LiteratureInceptionV3:
-    """Detector of the literature's FID: 2048 features after the last average pooling."""
+class LiteratureInceptionV3(NetworkDetector):
+    """Detector of the literature's FID: 2048 features after the last average pooling.
+
+    It serves no Inception score: the literature's are of other networks.
+    """
 
     def __init__(self, weights: Path, device: torch.device, *, precision: str = "float32") -> None:
-        self.identity = literature_identity(weights, precision)
-        self._precision, self._device = precision, device
+        super().__init__(literature_identity(weights, precision), device, precision)
         self._trunk = fold_batch_norms(_trunk(weights)).to(device)
         self._scale, self._shift = (
             torch.tensor(values, device=device)[:, None, None] for values in (_SCALE, _SHIFT)
         )
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return float32 (B, 2048) for uint8 images (B, 3, H, W) of any size."""
-        with exact_inference(), autocast(self._precision, self._device):
-            return in_batches(self._look, images, self._device)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return float32 (B, 0): the literature's Inception scores are of other networks."""
-        return features[:, :0]
 
     def _look(self, images: Tensor) -> Tensor:
         inputs = as_pillow(images, _SIZE) / 255 * self._scale + self._shift
