@@ -33,7 +33,7 @@ def noise(seed: int, purpose: str, indices: Iterable[int], width: int) -> torch.
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, width)
 
 
-def seed_step(seed: int, images_seen: int, rank: int) -> None:
-    """Seed torch's own generators (dropout) for the step that starts at `images_seen`."""
-    value = generator(seed, f"step of rank {rank}", images_seen).integers(1 << 62)
+def seed_step(seed: int, images_seen: int) -> None:
+    """Seed torch's own generators for the step that starts at `images_seen`, on all ranks alike."""
+    value = generator(seed, "step", images_seen).integers(1 << 62)
     torch.manual_seed(int(value))

@@ -116,7 +116,7 @@ class Loop:
 
     def _step(self, batch: Batch, meter: Meter) -> dict[str, Tensor]:
         world, system = self.job.world, self.job.system
-        seed_step(self.job.seed, self.progress.images_seen, world.rank)
+        seed_step(self.job.seed, self.progress.images_seen)
         latent = noise(self.job.seed, "noise", batch.positions.tolist(), system.noise_width)
         values = self.engine.step(batch, latent.to(world.device), self.progress.images_seen)
         seconds = meter.step_done()

@@ -6,12 +6,14 @@ each token between them, so that whoever calls it need not know which encoder it
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from t2i_hpc.models.dropout import ExactDropout
 from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
 
 
@@ -38,7 +40,9 @@ class BERTTextEncoder(TextEncoder):
     def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
         """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T."""
         framed, inside = self._frame(tokens, lengths.to(tokens.device))
-        hidden = self.bert(input_ids=framed, attention_mask=inside.long()).last_hidden_state
+        with ExactDropout() if self.training else contextlib.nullcontext():
+            found = self.bert(input_ids=framed, attention_mask=inside.long())
+        hidden = found.last_hidden_state
         projected = self.projection(hidden) * inside[:, :, None]
         place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         is_word = place <= lengths.to(tokens.device)[:, None]

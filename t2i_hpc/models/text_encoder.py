@@ -8,6 +8,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from t2i_hpc.models.dropout import Dropout
+
 
 class TextFeatures(NamedTuple):
     """What a text encoder makes of captions.
@@ -55,7 +57,7 @@ class LSTMTextEncoder(TextEncoder):
         super().__init__()
         self.width = width
         self.embedding = nn.Embedding(vocabulary_size, embedding_width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.lstm = nn.LSTM(embedding_width, width // 2, batch_first=True, bidirectional=True)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 

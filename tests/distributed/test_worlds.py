@@ -26,11 +26,12 @@ from tests.support.ranks import (
 )
 from tests.support.training import losses_of, only_run, train_tiny
 
-TRAINED: dict[str, object] = {"text_encoder.training": "joint"}
+DROPOUT: dict[str, object] = {"text_encoder.dropout": 0.5}
+TRAINED = {**DROPOUT, "text_encoder.training": "joint"}
 OPTIONS: dict[str, dict[str, object]] = {
     "plain": {"damsm.weight": 0.0},
     "frozen": {},
-    "damsm": {"text_encoder.training": "damsm"},
+    "damsm": {**DROPOUT, "text_encoder.training": "damsm"},
     "joint": TRAINED,
     "merged": {
         **TRAINED,

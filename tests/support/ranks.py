@@ -151,7 +151,7 @@ def samples(case: Case, step: int, world: World) -> tuple[Any, Tensor]:
     """Return this rank's share of a step's batch and noise."""
     share = case.batch // world.size
     first = step * case.batch + world.rank * share
-    seed_step(1, step * case.batch, world.rank)
+    seed_step(1, step * case.batch)
     rows = noise(1, "noise", range(first, first + share), 100)
     return tiny_batch(share, first), rows.double() if case.double else rows
 
