@@ -8,14 +8,10 @@ from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.systems import build_system
 
-TINY = (
+COMMON = (
     "system.resolution=64",
-    "system.generator_width=2",
-    "system.discriminator_width=2",
-    "system.noise_width=8",
     "system.text_encoder.width=16",
     "system.text_encoder.embedding_width=12",
-    "system.average_images=16",
     "engine.batch_size=4",
     "engine.log_every=1",
     "engine.device=cpu",
@@ -25,12 +21,29 @@ TINY = (
     "engine.timeout=60",
     "data.workers=0",
 )
+TINY = (
+    *COMMON,
+    "system.generator_width=2",
+    "system.discriminator_width=2",
+    "system.noise_width=8",
+    "system.average_images=16",
+)
 STAGED = ("system.condition_width=5", "system.residuals=1")
 DAMSM = ("system.image_encoder.name=efficientnet_lite0", "system.damsm.weight=0.125")
 NO_DAMSM = ("system.damsm.weight=0",)
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "ssa_gan": ("system=ssa_gan", "system.mask_width=4", *NO_DAMSM),
     "affine": ("system=ssa_gan", "system.block=affine", *NO_DAMSM),
+    "bert": (
+        "system=ssa_gan",
+        "system.mask_width=4",
+        "system.text_encoder.name=bert",
+        "system.text_encoder.training=joint",
+        "system.text_encoder.bert.layers=1",
+        "system.text_encoder.bert.heads=4",
+        "system.text_encoder.bert.feed_forward=32",
+        *DAMSM,
+    ),
     "df_gan": ("system=df_gan",),
     "attn_gan": ("system=attn_gan", *STAGED, *DAMSM),
     "attn_dcgan": (
@@ -54,3 +67,9 @@ def configured(name: str, *words: str) -> TrainConfig:
 def built(name: str, *words: str) -> Any:
     """Build a tiny system for a vocabulary of 20 words."""
     return build_system(configured(name, *words).system, 20)
+
+
+def built_encoders() -> Any:
+    """Build tiny encoders to be pre-trained, for as many words."""
+    words = [*COMMON, "system.image_encoder.name=efficientnet_lite0", "system.epoch_images=8"]
+    return build_system(compose_config("pretrain", words, TrainConfig).system, 20)
