@@ -123,9 +123,9 @@ def _report(
 DOOR = Door(
     "train",
     "Trains a text-to-image system on shards. The same command finds its run again and goes "
-    "on.\nCtrl-C, SIGTERM, SIGUSR1, SIGUSR2 or a file `stop` in the run directory: saves and "
-    f"leaves with exit code {STOPPED_EXIT_CODE};\na file `save` there: saves and goes on. "
-    f"Exit code {LOST_RANK}: a rank was lost. After either the same command goes on.",
+    "on.\nCtrl-C, a closed terminal, SIGTERM, SIGUSR1, SIGUSR2 or a file `stop` in the run\n"
+    f"directory: saves and leaves with exit code {STOPPED_EXIT_CODE}; a file `save` there: saves "
+    f"and goes on.\nExit code {LOST_RANK}: a rank was lost. After either the same command goes on.",
     TrainConfig,
     train,
     (
