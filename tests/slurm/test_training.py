@@ -83,6 +83,7 @@ def submitted(lab: Lab, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
         "script": submit(lab, "train_coco.sh", folder / "script", FOUR, *settings),
         "low": training(lab, shards, folder / "low", length, HELD, *low),
         "hand": training(lab, shards, folder / "hand", length, HELD),
+        "chain": training(lab, shards, folder / "chain", length, HELD, "cluster.on_stop=chain"),
         "straight": training(lab, shards, folder / "straight", length, HELD, *four),
     }
     lab.run("scontrol", "release", ",".join(jobs.values()))
@@ -120,6 +121,7 @@ _DISTURBANCES: dict[str, Callable[[Lab, str], None]] = {
     "script": _signal,
     "low": _preempt,
     "hand": _requeue,
+    "chain": _signal,
 }
 
 
@@ -169,6 +171,16 @@ def test_a_job_that_is_taken_away_goes_on(lab: Lab, here: Submitted, name: str) 
     restarts = lab.run("sacct", "-X", "-n", "-P", "-D", "-j", here.jobs[name], "-o", "State")
     assert restarts.split()[-1] == "COMPLETED"
     assert "FAILED" not in restarts
+
+
+def test_a_job_that_is_signalled_is_followed_by_another(lab: Lab, here: Submitted) -> None:
+    runs = here.runs("chain")
+    wait_for(lab, here.jobs["chain"], DONE, runs)
+    first, successor = read_jobs(only_run(runs))
+    assert (first.job, successor.follows) == (here.jobs["chain"], first.job)
+    wait_for(lab, successor.job, DONE, runs)
+    assert "resuming at step" in Path(successor.log).read_text()
+    assert equal_bits(here.runs("here2"), runs)
 
 
 def test_a_node_that_loses_its_power_is_survived(

@@ -15,14 +15,7 @@ from t2i_hpc.common.step import Batch
 from t2i_hpc.config.system import SSAGANConfig
 from t2i_hpc.systems.ssa_gan import SSAGAN
 
-TINY = (
-    "system.resolution=64",
-    "system.generator_width=2",
-    "system.discriminator_width=2",
-    "system.mask_width=4",
-    "system.damsm.weight=0",
-    "system.text_encoder.width=16",
-    "system.text_encoder.embedding_width=12",
+ENGINE = (
     "engine.batch_size=4",
     "engine.log_every=1",
     "engine.device=cpu",
@@ -31,6 +24,16 @@ TINY = (
     "engine.sample_columns=2",
     "engine.timeout=60",
     "data.workers=0",
+)
+TINY = (
+    "system.resolution=64",
+    "system.generator_width=2",
+    "system.discriminator_width=2",
+    "system.mask_width=4",
+    "system.damsm.weight=0",
+    "system.text_encoder.width=16",
+    "system.text_encoder.embedding_width=12",
+    *ENGINE,
 )
 
 

@@ -6,22 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.system import BERTConfig
+from t2i_hpc.engine.engines.build import build_engine
+from t2i_hpc.engine.world import World
 from t2i_hpc.systems.bert import build_bert
 from tests.support.bert import minilm_folder
 from tests.support.data import make_shards
-from tests.support.training import TINY, losses_of, only_run, run_door, train_tiny
+from tests.support.training import TINY, losses_of, only_run, run_door, tiny_batch
+from tests.systems.tiny import built
 
-NEW = (
-    "system.text_encoder.name=bert",
-    "system.text_encoder.bert.layers=1",
-    "system.text_encoder.bert.heads=4",
-    "system.text_encoder.bert.feed_forward=32",
-)
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +26,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("data"), count=24, size=80)
 
 
-def weights(run: Path, images: int) -> dict[str, Tensor]:
-    return load_file(run / f"checkpoints/{images:010d}/weights.safetensors")
-
-
-def test_a_new_one_is_trained_jointly_and_resumes_to_the_bit(shards: Path, tmp_path: Path) -> None:
-    words = (
-        *NEW,
-        "system.text_encoder.training=joint",
-        "system.image_encoder.name=efficientnet_lite0",
-    )
-    train_tiny(shards, tmp_path / "one", *words, "engine.images=8")
-    train_tiny(shards, tmp_path / "two", *words, "engine.images=4")
-    train_tiny(shards, tmp_path / "two", *words, "engine.images=8")
-    runs = [only_run(tmp_path / name) for name in ("one", "two")]
-    straight, resumed = (weights(run, 8) for run in runs)
-    assert straight.keys() == resumed.keys()
-    for name, value in straight.items():
-        assert torch.equal(value, resumed[name]), name
-    trained = "text_encoder.bert.embeddings.LayerNorm.weight"
-    assert not torch.equal(weights(runs[1], 4)[trained], straight[trained])
+def test_a_new_one_is_trained_along() -> None:
+    system = built("bert")
+    before = {name: value.clone() for name, value in system.text_encoder.state_dict().items()}
+    engine = build_engine(system, ALONE, EngineConfig(batch_size=4))
+    engine.step(tiny_batch(), torch.randn(4, system.noise_width), 0)
+    name = "bert.embeddings.LayerNorm.weight"
+    assert not torch.equal(system.text_encoder.state_dict()[name], before[name])
 
 
 def test_a_pretrained_one_steers_a_training_and_its_pictures(tmp_path: Path) -> None:

@@ -7,19 +7,13 @@ from typing import Any
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.systems import build_system
+from tests.support.training import ENGINE
 
 COMMON = (
     "system.resolution=64",
     "system.text_encoder.width=16",
     "system.text_encoder.embedding_width=12",
-    "engine.batch_size=4",
-    "engine.log_every=1",
-    "engine.device=cpu",
-    "engine.threads=1",
-    "engine.sample_rows=2",
-    "engine.sample_columns=2",
-    "engine.timeout=60",
-    "data.workers=0",
+    *ENGINE,
 )
 TINY = (
     *COMMON,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -36,6 +37,8 @@ def put_back(exclude: str = "") -> None:
 def chain(record: JobRecord, folder: Path, cluster: ClusterConfig) -> str:
     """Submit a job's work again, to begin when the job has ended; return the new number.
 
+    Where a person had the first job held back, its successor is not.
+
     Raises:
         ClusterError: Slurm refuses.
     """
@@ -45,6 +48,8 @@ def chain(record: JobRecord, folder: Path, cluster: ClusterConfig) -> str:
 
     work = Work(record.task, record.words, Path(record.folder))
     plan = Plan(record.name, (work,), folder)
+    options = [each for each in cluster.options if each != "--hold"]
+    cluster = dataclasses.replace(cluster, options=options)
     (successor,) = submit(plan, cluster, Snapshot.take(to_yaml(cluster)), follows=record.job)
     _let_wait(folder, successor.job)
     return successor.job
