@@ -50,6 +50,13 @@ class EvaluationConfig:
         "one: of its sample's captions, image i gets one by (seed, i); all: each in turn",
         choices=("one", "all"),
     )
+    caption_words: int | None = setting(
+        None,
+        "most words of a caption that generator and R-precision's judge read; empty: as many as "
+        "the run was trained with",
+        unit="words",
+        minimum=1,
+    )
     real_crop: str = setting(
         "centre",
         "square of the real images: the centre, or random with mirroring, as for training",

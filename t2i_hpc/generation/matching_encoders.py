@@ -15,13 +15,13 @@ from t2i_hpc.common.files import sha256_of_file, sha256_of_json
 from t2i_hpc.common.step import Painter
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.engine.checkpoints.checkpoint import read_tensors
-from t2i_hpc.generation.captions import encode_captions
+from t2i_hpc.generation.rules import DrawingRules
 from t2i_hpc.generation.trained import TrainedRun
+from t2i_hpc.metrics.protocol import OWN_ENCODERS
 from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.systems.encoders import scale_images
 
-OWN = "the run's own"
 _OWN_NAMES = ("text_encoder", "image_encoder")
 
 
@@ -46,7 +46,7 @@ def encoders_identity(settings: EvaluationConfig) -> str:
     """
     paths = [settings.text_encoder, settings.image_encoder]
     if not any(paths):
-        return OWN
+        return OWN_ENCODERS
     if not all(paths):
         raise EvaluationError(
             "evaluation.text_encoder and evaluation.image_encoder belong together: name both "
@@ -58,28 +58,24 @@ def encoders_identity(settings: EvaluationConfig) -> str:
     return sha256_of_json([sha256_of_file(Path(path)) for path in paths])
 
 
-def matching_encoders(settings: EvaluationConfig, trained: TrainedRun) -> MatchingEncoders:
+def matching_encoders(
+    settings: EvaluationConfig, trained: TrainedRun, rules: DrawingRules
+) -> MatchingEncoders:
     """Return the encoders that the settings name, on the run's device.
+
+    They read the very words that images were drawn from.
 
     Raises:
         EvaluationError: a file does not fit.
     """
     pair = _given(settings, trained) if settings.text_encoder else _own(trained.system)
     networks = [network.to(trained.device).eval() for network in pair]
-    return MatchingEncoders(
-        _sentences_by(networks[0], trained), _codes_by(networks[1], trained.device)
-    )
-
-
-def _sentences_by(network: nn.Module, trained: TrainedRun) -> Callable[[Sequence[str]], Tensor]:
-    words, vocabulary = trained.config.data.words, trained.held_out.vocabulary
 
     def sentences(captions: Sequence[str]) -> Tensor:
-        tokens, lengths = encode_captions(captions, vocabulary, words, trained.config.seed)
-        result: Tensor = network(tokens.to(trained.device), lengths.to(trained.device)).sentence
+        result: Tensor = networks[0](*trained.read(captions, settings.seed, rules)).sentence
         return result
 
-    return sentences
+    return MatchingEncoders(sentences, _codes_by(networks[1], trained.device))
 
 
 def _codes_by(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -32,11 +32,13 @@ class DrawingRules:
         captions: one (by the seed) or all (each in turn).
         truncation: largest noise in standard deviations, None for any.
         rounding: nearest or down.
+        caption_words: most words of a caption that are read; None: as many as in training.
     """
 
     captions: str = "one"
     truncation: float | None = None
     rounding: str = "nearest"
+    caption_words: int | None = None
 
     def words(self) -> dict[str, str]:
         """Return the choices as a protocol states them."""
@@ -46,6 +48,7 @@ class DrawingRules:
             "caption_choice": _CAPTION_WORDS[self.captions],
             "truncation": kept,
             "rounding": _ROUNDING_WORDS[self.rounding],
+            "caption_words": str(self.caption_words or "as many as in training"),
         }
 
     def caption_of(self, number: int, samples: int, captions: int, seed: int) -> int:

@@ -58,7 +58,7 @@ class RunImages:
     def judge(self) -> Judge:
         """Return what says whether an image's own caption wins."""
         settings, trained = self.settings, self.trained
-        encoders = matching_encoders(settings, trained)
+        encoders = matching_encoders(settings, trained, self.rules)
         # A split of its own: images are drawn in another thread than they are judged in.
         table = CaptionTable.of(Split.open(trained.config.data, settings.split))
         return CaptionMatcher(
@@ -90,4 +90,6 @@ class RunImages:
 
 def drawing_rules(settings: EvaluationConfig) -> DrawingRules:
     """Return how the settings have images drawn."""
-    return DrawingRules(settings.captions, settings.truncation, settings.rounding)
+    return DrawingRules(
+        settings.captions, settings.truncation, settings.rounding, settings.caption_words
+    )

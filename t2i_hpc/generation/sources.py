@@ -182,7 +182,7 @@ def _source(
 
 def _drawing(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:
     """Return what the protocol says of the drawing; of files it is not known."""
-    names = ("caption_choice", "truncation", "rounding", "weights")
+    names = ("caption_choice", "caption_words", "truncation", "rounding", "weights")
     if not from_captions:
         return dict.fromkeys(names, "files as they are")
     return {**drawing_rules(settings).words(), "weights": settings.weights}

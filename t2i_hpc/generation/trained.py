@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.common.step import Painter, Pictures
+from t2i_hpc.common.step import Painter
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.engine.run_directory import open_run
@@ -96,16 +96,17 @@ class TrainedRun:
         opened = self.split(split)
         captions = [caption_of(opened, number, seed, rules) for number in numbers]
         latent = rules.noise(numbers, self.system.noise_width, seed)
-        return rules.levels(self.pictures(captions, latent, seed).images[-1])
+        tokens, lengths = self.read(captions, seed, rules)
+        drawn = self.system.draw(tokens, lengths, latent.to(self.device))
+        return rules.levels(drawn.images[-1])
 
-    def pictures(self, captions: Sequence[str], latent: Tensor, seed: int) -> Pictures:
-        """Draw one picture for each caption and row of noise (B, noise_width)."""
-        tokens, lengths = encode_captions(
-            captions, self.held_out.vocabulary, self.config.data.words, seed
-        )
-        return self.system.draw(
-            tokens.to(self.device), lengths.to(self.device), latent.to(self.device)
-        )
+    def read(
+        self, captions: Sequence[str], seed: int, rules: DrawingRules
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens int64 (B, T) and lengths (B,) of captions, on the device."""
+        words = rules.caption_words or self.config.data.words
+        tokens, lengths = encode_captions(captions, self.held_out.vocabulary, words, seed)
+        return tokens.to(self.device), lengths.to(self.device)
 
     @cached_property
     def _opened(self) -> dict[str, Split]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from t2i_hpc.common.files import sha256_of_json
 
+OWN_ENCODERS = "the run's own"
 _HASH_DIGITS = 12
 # What decides the real images' statistics; the rest decides what is made of them.
 _REAL_SIDE = (
@@ -46,6 +47,7 @@ class Protocol:
         preprocessing: how images reach it, and its arithmetic.
         seed: of noise, captions, splits, folds and subsets; image i depends on (seed, i) alone.
         caption_choice: which captions images are made of.
+        caption_words: how many of their words are read at most.
         truncation: how noise is drawn.
         weights: which of the generator's weights draw.
         rounding: how generated values become 8-bit levels.
@@ -57,7 +59,7 @@ class Protocol:
         neighbourhood: k of precision and recall.
         candidates: captions that an image chooses among for R-precision, its own included.
         folds: of R-precision.
-        encoders: hash of R-precision's encoders.
+        encoders: hash of R-precision's encoders, or OWN_ENCODERS.
         clip: hashes of the CLIP score's network and how images reach it, "" without it.
     """
 
@@ -72,6 +74,7 @@ class Protocol:
     preprocessing: str
     seed: int
     caption_choice: str
+    caption_words: str
     truncation: str
     weights: str
     rounding: str

@@ -1,9 +1,11 @@
 """Results that papers and read-me files state; none of them was reproduced here.
 
-Rows of AttnGAN (Tables 2 and 3), DM-GAN's read-me, DF-GAN's read-me, SSA-GAN (Tables 1 to 3)
-and the hybrids' paper. FIDs of this literature come from two networks: torchvision's with
-mis-scaled images ("literature") and TensorFlow's of 2015 ("tensorflow"); where a table mixes
-them or does not say which, the row is "unstated". They must not be put in one column.
+Rows of AttnGAN (Tables 2 and 3), DM-GAN's read-me, DF-GAN's read-me, SSA-GAN (Tables 1 and 2)
+and the hybrids' paper, not all of each. FIDs of this literature come from two networks:
+torchvision's with mis-scaled images ("literature") and TensorFlow's of 2015 ("tensorflow"); where
+a table mixes them or does not say which, the row is "unstated". They must not be put in one
+column. AttnGAN and DM-GAN score birds by a network that was fine-tuned on them: nobody has it, so
+nothing here can be compared with those Inception scores.
 """
 
 from __future__ import annotations
@@ -37,21 +39,29 @@ class Published:
 
 @dataclass(frozen=True)
 class Family:
-    """Which published numbers stand beside a protocol's: those of its data and network."""
+    """Which published numbers stand beside a protocol's.
 
-    data: str
+    Attributes:
+        network: of their FIDs.
+        distance: what a FID by that network is called here.
+        data: cub or coco; empty: the scored run's own.
+    """
+
     network: str
+    distance: str
+    data: str = ""
 
 
 FAMILIES = {
-    "literature_coco": Family("coco", "literature"),
-    "literature_cub": Family("cub", "literature"),
-    "ssagan_code": Family("cub", "tensorflow"),
+    "literature_coco": Family("literature", "FID (literature)", "coco"),
+    "literature_cub": Family("literature", "FID (literature)", "cub"),
+    "ssagan_code": Family("tensorflow", "FID"),
 }
 
 _ATTNGAN, _DMGAN, _DFGAN = "AttnGAN, Tables 2 and 3", "DM-GAN's read-me", "DF-GAN's read-me"
 _SSAGAN_1, _SSAGAN_2 = "SSA-GAN, Table 1", "SSA-GAN, Table 2"
 _LITERATURE, _TENSORFLOW, _UNSTATED = "literature", "tensorflow", "unstated"
+_BIRDS, _IMAGENET = "fine-tuned on birds", "ImageNet's of 2015"
 
 _FIDS = (
     ("AttnGAN", "cub", 23.98, _LITERATURE, _DMGAN),
@@ -113,27 +123,36 @@ def published_scores() -> Iterator[Published]:
     for system, data, value, network, source in _FIDS:
         yield Published(system, data, "FID", value, None, network, source)
     for system, data, value, std, source in _INCEPTION_SCORES:
-        network = "fine-tuned on birds or unstated" if data == "cub" else "ImageNet's of 2015"
+        birds = _BIRDS if source in (_ATTNGAN, _DMGAN) else _UNSTATED
+        network = birds if data == "cub" else _IMAGENET
         yield Published(system, data, "Inception score", value, std, network, source)
     for system, data, value, std, source in _R_PRECISIONS:
         row = Published(system, data, "R-precision", value / 100, std / 100, "DAMSM", source)
         yield row
 
 
-def published_beside(metric: str, protocol_name: str) -> list[Published]:
+def published_beside(metric: str, protocol_name: str, data: str) -> list[Published]:
     """Return what papers state for a metric measured by a protocol of this name, best first.
 
-    Numbers of the other network are left out; those whose network is not stated are kept, and
+    Numbers of another network are left out; those whose network is not stated are kept, and
     say so.
+
+    Args:
+        metric: its name, as a score has it.
+        protocol_name: the protocol's.
+        data: name of the data that the scored run was trained on.
     """
     family = FAMILIES.get(protocol_name)
     if family is None:
         return []
-    kind = next((name for name in ("FID", "Inception score", "R-precision") if name in metric), "")
-    other = {_LITERATURE, _TENSORFLOW} - {family.network}
+    if metric.startswith("FID") and metric != family.distance:
+        return []
+    kind = "FID" if metric == family.distance else metric
+    others = {_LITERATURE, _TENSORFLOW, _BIRDS} - {family.network}
+    wanted = (kind, family.data or data)
     rows = [
         row
         for row in published_scores()
-        if (row.metric, row.data) == (kind, family.data) and row.network not in other
+        if (row.metric, row.data) == wanted and row.network not in others
     ]
     return sorted(rows, key=lambda row: row.value if kind == "FID" else -row.value)

@@ -1,6 +1,6 @@
 """R-precision from counts: how often the caption that an image was made of wins.
 
-AttnGAN (Xu et al., CVPR 2018, §4.1) lets each generated image choose among its own caption and
+AttnGAN (Xu et al., CVPR 2018, §4) lets each generated image choose among its own caption and
 99 captions of other images. DM-GAN's released code, which made the published numbers, cuts the
 images into 10 shuffled folds and states mean and standard deviation over them. Hits and images
 of each fold are integers, so any division into parts gives the same counts.

@@ -15,7 +15,7 @@ from t2i_hpc.metrics.inception_score import inception_score
 from t2i_hpc.metrics.kernel_distance import Rows, kernel_distance
 from t2i_hpc.metrics.moments import Moments
 from t2i_hpc.metrics.precision_recall import precision_and_recall
-from t2i_hpc.metrics.protocol import Protocol
+from t2i_hpc.metrics.protocol import OWN_ENCODERS, Protocol
 from t2i_hpc.metrics.retrieval_precision import r_precision
 
 WITH_REAL = frozenset({"frechet", "kid", "precision_recall"})
@@ -111,7 +111,9 @@ def _precision_recall(m: Measured) -> list[Value]:
 
 
 def _r_precision(m: Measured) -> list[Value]:
-    return [Value("R-precision", *r_precision(m.generated.sums), "higher", 0)]
+    own = m.protocol.encoders == OWN_ENCODERS
+    name = "R-precision (each run's own encoders)" if own else "R-precision"
+    return [Value(name, *r_precision(m.generated.sums), "higher", 0)]
 
 
 def _clip_score(m: Measured) -> list[Value]:

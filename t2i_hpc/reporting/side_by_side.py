@@ -15,6 +15,7 @@ from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.metrics.published import Published, published_beside
 from t2i_hpc.metrics.scores import FILE_NAME
+from t2i_hpc.reporting.results_settings import read_settings
 from t2i_hpc.reporting.scores import ScoreCurve, score_curves
 
 
@@ -59,11 +60,11 @@ def columns(runs: Sequence[Path], metric: str, published: bool) -> list[Column]:
     """
     if not runs:
         raise RunError("no runs are named: say python -m t2i_hpc.compare runs/<name>-<hash> …")
-    found: dict[tuple[Any, ...], list[tuple[str, ScoreCurve]]] = {}
+    found: dict[tuple[Any, ...], list[tuple[Path, ScoreCurve]]] = {}
     for run in runs:
         for curve in _curves(run, metric):
             key = (curve.metric, curve.protocol, curve.n, curve.n_real)
-            found.setdefault(key, []).append((run.resolve().name, curve))
+            found.setdefault(key, []).append((run, curve))
     return [_column(group, published) for group in found.values()]
 
 
@@ -97,11 +98,12 @@ def _curves(run: Path, metric: str) -> list[ScoreCurve]:
     return curves
 
 
-def _column(group: Sequence[tuple[str, ScoreCurve]], published: bool) -> Column:
-    curve = group[0][1]
-    rows = [(name, c.best.images, c.best.value, c.best.std) for name, c in group]
+def _column(group: Sequence[tuple[Path, ScoreCurve]], published: bool) -> Column:
+    run, curve = group[0]
+    rows = [(run.resolve().name, c.best.images, c.best.value, c.best.std) for run, c in group]
     rows.sort(key=lambda row: row[2] if curve.lower_is_better else -row[2])
-    stated = published_beside(curve.metric, curve.name) if published else []
+    data = read_settings(run).get("data.name", "")
+    stated = published_beside(curve.metric, curve.name, data) if published else []
     return Column(curve, rows, stated)
 
 

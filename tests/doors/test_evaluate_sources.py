@@ -8,19 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from t2i_hpc.checkpoints import DOOR as CHECKPOINTS
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.data.split import Split
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.evaluate import DOOR
-from t2i_hpc.models.image_encoder import build_image_encoder
-from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from tests.doors.test_evaluate_door import SETTINGS
-from tests.doors.trained import make_run
+from tests.doors.trained import make_run, write_encoders
 from tests.support.data import draw_image, make_shards
 
 
@@ -46,7 +41,7 @@ def test_every_metric_that_needs_no_inception(
         "evaluation.candidates=6",
         "evaluation.folds=5",
         "evaluation.save_images=png",
-        *_encoders(run),
+        *write_encoders(run),
     )
     assert DOOR.open([*words, "json=true"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -75,20 +70,6 @@ def test_every_metric_that_needs_no_inception(
 
 def _shards(run: Path) -> str:
     return open_run(run).data.path
-
-
-def _encoders(run: Path) -> list[str]:
-    """Write DAMSM encoders with random weights; return the settings that name them."""
-    torch.manual_seed(1)
-    vocabulary = Split.open(open_run(run).data, "train").vocabulary
-    made = {
-        "text": LSTMTextEncoder(vocabulary.size, 8, 6),
-        "image": build_image_encoder("efficientnet_lite0", 8),
-    }
-    for name, network in made.items():
-        whole = {key: value.contiguous() for key, value in network.state_dict().items()}
-        save_file(whole, run / f"{name}.safetensors")
-    return [f"evaluation.{name}_encoder={run / name}.safetensors" for name in made]
 
 
 def test_an_exported_checkpoint_scores_as_the_run_does(

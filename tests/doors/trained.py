@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.system import DAMSMConfig, SSAGANConfig, TextEncoderConfig
@@ -12,7 +13,9 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.engine.checkpoints.checkpoint import Progress
 from t2i_hpc.engine.checkpoints.writing import save_checkpoint
-from t2i_hpc.engine.run_directory import prepare_run
+from t2i_hpc.engine.run_directory import open_run, prepare_run
+from t2i_hpc.models.image_encoder import build_image_encoder
+from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.systems import build_system
 
 
@@ -35,3 +38,17 @@ def make_run(folder: Path, shards: Path, checkpoints: tuple[int, ...] = (100, 20
         system = build_system(system_config, vocabulary.size)
         save_checkpoint(folder, system.modules, {}, Progress(images, images // 10, 1.0))
     return folder
+
+
+def write_encoders(run: Path) -> list[str]:
+    """Write DAMSM encoders with random weights; return the settings that name them."""
+    torch.manual_seed(1)
+    vocabulary = Split.open(open_run(run).data, "train").vocabulary
+    made = {
+        "text": LSTMTextEncoder(vocabulary.size, 8, 6),
+        "image": build_image_encoder("efficientnet_lite0", 8),
+    }
+    for name, network in made.items():
+        whole = {key: value.contiguous() for key, value in network.state_dict().items()}
+        save_file(whole, run / f"{name}.safetensors")
+    return [f"evaluation.{name}_encoder={run / name}.safetensors" for name in made]

@@ -6,14 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.generation.captions import encode_captions
+from t2i_hpc.generation.matching_encoders import matching_encoders
 from t2i_hpc.generation.request import asked_rows, read_rows, rows_of_split
+from t2i_hpc.generation.run_images import drawing_rules
 from t2i_hpc.generation.swaps import expand
 from t2i_hpc.generation.trained import TrainedRun, to_uint8
+from t2i_hpc.models.text_encoder import LSTMTextEncoder
+from tests.doors.trained import write_encoders
+from tests.support.data import captions_of
 from tests.support.training import only_run, train_tiny
 
 
@@ -31,6 +38,20 @@ def test_image_i_depends_on_seed_and_i_alone(trained: TrainedRun) -> None:
     part = trained.draw(range(6, 10), 1, "train")
     assert int((part.int() - whole[6:].int()).abs().max()) <= 1
     assert not torch.equal(trained.draw(range(10), 2, "train"), whole)
+
+
+def test_the_judge_reads_the_words_that_an_image_was_drawn_from(trained: TrainedRun) -> None:
+    text, image = (word.split("=")[1] for word in write_encoders(trained.run))
+    settings = EvaluationConfig(text_encoder=text, image_encoder=image, seed=7, caption_words=3)
+    rules = drawing_rules(settings)
+    captions = captions_of(0)[:2]
+    tokens, lengths = trained.read(captions, settings.seed, rules)
+    assert (tokens.shape, lengths.tolist()) == ((2, 3), [3, 3])
+    assert not torch.equal(trained.read(captions, trained.config.seed, rules)[0], tokens)
+    judge = LSTMTextEncoder(trained.held_out.vocabulary.size, 8, 6).eval()
+    judge.load_state_dict(load_file(text))
+    sentences = matching_encoders(settings, trained, rules).sentences(captions)
+    torch.testing.assert_close(sentences, judge(tokens, lengths).sentence)
 
 
 def test_numbers_beyond_the_split_begin_again_with_new_noise(trained: TrainedRun) -> None:

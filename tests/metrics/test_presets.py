@@ -52,24 +52,37 @@ def test_every_metric_on_offer_is_measured() -> None:
 
 def test_published_numbers_stand_beside_their_own_kind() -> None:
     assert set(FAMILIES) <= set(NAMES)
-    cub = {row.system: row.value for row in published_beside("FID (literature)", "literature_cub")}
+    cub = {
+        row.system: row.value for row in published_beside("FID (literature)", "literature_cub", "")
+    }
     assert cub["AttnGAN"] == 23.98
     assert cub["DM-GAN (paper)"] == 16.09
     coco = {
-        row.system: row.value for row in published_beside("FID (literature)", "literature_coco")
+        row.system: row.value for row in published_beside("FID (literature)", "literature_coco", "")
     }
     assert coco["AttnGAN"] == 35.49
-    tensorflow = {row.system: row.value for row in published_beside("FID", "ssagan_code")}
+    tensorflow = {row.system: row.value for row in published_beside("FID", "ssagan_code", "cub")}
     assert tensorflow["AttnGAN"] == 14.01
-    assert not published_beside("FID", "clean")
-    assert not published_beside("KID", "literature_cub")
+    coco = {row.system: row.value for row in published_beside("FID", "ssagan_code", "coco")}
+    assert coco["AttnGAN"] == 29.53
+    assert not published_beside("FID", "ssagan_code", "flowers")
+    assert not published_beside("FID", "literature_coco", "coco")
+    assert not published_beside("FID", "clean", "cub")
+    assert not published_beside("KID", "literature_cub", "cub")
+    assert not published_beside("R-precision (each run's own encoders)", "literature_cub", "cub")
+
+
+def test_scores_of_the_network_of_birds_stand_beside_none() -> None:
+    rows = published_beside("Inception score", "ssagan_code", "cub")
+    assert {row.system for row in rows} >= {"SSA-GAN", "DF-GAN (first version)"}
+    assert not {row.system for row in rows} & {"AttnGAN", "StackGAN"}
 
 
 def test_published_numbers_have_a_source_and_sane_units() -> None:
     rows = list(published_scores())
     assert all(row.source and row.network and row.data in ("cub", "coco") for row in rows)
     assert all(0 < row.value < 1 for row in rows if row.metric == "R-precision")
-    assert [row.value for row in published_beside("R-precision", "literature_coco")] == [
+    assert [row.value for row in published_beside("R-precision", "literature_coco", "")] == [
         0.9223,
         0.8856,
         0.8547,
