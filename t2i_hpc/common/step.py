@@ -106,6 +106,8 @@ class OptimiserSettings:
 class Average:
     """A network whose weights are a running average of another's.
 
+    Its buffers, e.g. the statistics of batch norms, are the other's as they are (AttnGAN's code).
+
     Attributes:
         source: the network that is trained.
         target: its average, of the same shapes; never trained itself.
@@ -122,12 +124,12 @@ class Average:
         """Take in the weights after a step of `batch_size` images; `images_seen` includes it."""
         half_life = min(self.half_life, images_seen / 2)
         share = 1 - 0.5 ** (batch_size / half_life)
-        latest = self.source.state_dict()
-        for name, value in self.target.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(latest[name], share)
-            else:
-                value.copy_(latest[name])
+        weights = zip(self.target.parameters(), self.source.parameters(), strict=True)
+        buffers = zip(self.target.buffers(), self.source.buffers(), strict=True)
+        for own, latest in weights:
+            own.lerp_(latest, share)
+        for kept, newest in buffers:
+            kept.copy_(newest)
 
 
 @dataclass(frozen=True)

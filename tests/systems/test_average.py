@@ -44,6 +44,15 @@ def test_early_weights_are_soon_forgotten() -> None:
     assert float(target.weight) == pytest.approx(0.75)
 
 
+def test_statistics_are_those_of_the_trained_network() -> None:
+    source, target = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    source(torch.tensor([[1.0], [3.0]]))
+    Average(source, target, half_life=1e9).update(images_seen=10_000, batch_size=2)
+    kept = target.state_dict()
+    assert float(kept["running_mean"]) == pytest.approx(0.2)
+    assert all(torch.equal(kept[name], value) for name, value in source.named_buffers())
+
+
 def test_the_average_draws_and_is_not_trained() -> None:
     system = averaging()
     engine = DDPEngine(system, CPU)
