@@ -35,7 +35,8 @@ def plan_blocks(resolution: int, blocks: int | None) -> BlockPlan:
 
     The published generator has one block at each size (7 at 256 px, widths 8 8 8 8 4 2 1); a
     smaller resolution drops wide blocks at the front. With fewer blocks than sizes the first
-    steps of enlargement are the larger ones, so that most layers work at fine sizes.
+    steps of enlargement are the larger ones, so that most layers work at fine sizes; the first
+    block is as wide as the published one, for it begins at 4×4 with 8 units either way.
 
     Raises:
         ValueError: more blocks than sizes, or fewer than two.
@@ -46,8 +47,8 @@ def plan_blocks(resolution: int, blocks: int | None) -> BlockPlan:
         raise ValueError(f"{count} blocks do not fit: 2 to {doublings + 1} at {resolution} px")
     share, rest = divmod(doublings, count - 1)
     steps = [share + (index < rest) for index in range(count - 1)]
-    widths = tuple(min(_WIDEST, 1 << max(0, count - 1 - index)) for index in range(count))
-    return BlockPlan(widths, (1, *(1 << step for step in steps)))
+    later = (min(_WIDEST, 1 << (count - 1 - index)) for index in range(1, count))
+    return BlockPlan((_WIDEST, *later), (1, *(1 << step for step in steps)))
 
 
 class SSAGenerator(nn.Module):
