@@ -216,7 +216,8 @@ class SSAGANConfig(SystemConfig):
     mismatch: str = setting(
         "shift",
         "wrong captions for real images: shift = image i with caption i+1, without the "
-        "last (released code); roll = cyclic over the global batch",
+        "last (released code, which sorts a batch by the captions' lengths before); roll = cyclic "
+        "over the global batch",
         choices=("shift", "roll"),
     )
     discriminator_schedule: str = setting(
