@@ -63,6 +63,7 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
         config.engine.batch_size,
         rank=world.rank,
         world=world.size,
+        micro_batches=config.engine.accumulate,
     )
     torch.manual_seed(config.seed)
     system = build_system(config.system, training.vocabulary.size)

@@ -8,6 +8,7 @@ cores with it, it is slower meanwhile.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER
+from t2i_hpc.common.stop_signals import STOP_SIGNALS
 
 _LAUNCHERS = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "OMPI_", "SUBMITIT_", "TORCHELASTIC_")
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -58,6 +60,9 @@ class EvaluationsBeside:
         return self._run / JOBS_FOLDER / f"evaluation-{images:010d}.log"
 
     def _evaluate(self, images: int) -> int:
+        # Signals may be held back until the training listens: what is started here would inherit
+        # that, and not hear that it is to end.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         words = ["task=evaluate", f"run={self._run}", f"checkpoint={images}", *self._words]
         log = self._log(images)
         log.parent.mkdir(parents=True, exist_ok=True)

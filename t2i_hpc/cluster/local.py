@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from t2i_hpc.common.exit_codes import LOST_RANK
+from t2i_hpc.common.output import say
 from t2i_hpc.common.stop_signals import heeded_signals
 
 _POLL_SECONDS = 0.1
@@ -32,18 +33,16 @@ def run_ranks(task: str, words: Sequence[str], processes: int) -> int:
     """
     port = free_port()
     command = [sys.executable, "-m", f"t2i_hpc.{task}", *words]
-    # A session of their own: a Ctrl-C of the terminal reaches them once, through us.
-    ranks = [
-        subprocess.Popen(
-            command, env=rank_environment(rank, processes, port), start_new_session=True
-        )
-        for rank in range(processes)
-    ]
-    try:
-        with _passing_on(ranks):
+    ranks: list[subprocess.Popen[bytes]] = []
+    with _passing_on(ranks):
+        try:
+            for rank in range(processes):
+                place = rank_environment(rank, processes, port)
+                # A session of its own: a Ctrl-C of the terminal reaches it once, through us.
+                ranks.append(subprocess.Popen(command, env=place, start_new_session=True))
             return _wait(ranks)
-    finally:
-        _end(ranks)
+        finally:
+            _end(ranks)
 
 
 def rank_environment(rank: int, processes: int, port: int) -> dict[str, str]:
@@ -83,9 +82,10 @@ def _tell_of_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     for number, rank in enumerate(ranks):
         if rank.returncode is not None and rank.returncode < 0:
             name = signal.strsignal(-rank.returncode)
-            sys.stderr.write(
+            say(
                 f"t2i_hpc: rank {number} (pid {rank.pid}) was ended by signal "
-                f"{-rank.returncode} ({name})\n"
+                f"{-rank.returncode} ({name})",
+                sys.stderr,
             )
 
 

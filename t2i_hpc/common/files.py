@@ -59,11 +59,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_json_line(path: Path, value: Any) -> None:
-    """Append one compact JSON object as a line; a single write, so readers see whole lines."""
+    """Append one compact JSON object as a line; a single write, so readers see whole lines.
+
+    A line that a power cut or a full disk left half written is ended first, and spoils no other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n"
+    if not _ends_a_line(path):
+        line = "\n" + line
     with path.open("ab") as stream:
         stream.write(line.encode())
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Whether a file that is appended to has no half line at its end."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -5,9 +5,12 @@ The reader of a pipe may leave (``| head``), a terminal may be closed.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TextIO
+
+_NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal
 
 
 def say(text: object, stream: TextIO | None = None) -> None:
@@ -17,9 +20,13 @@ def say(text: object, stream: TextIO | None = None) -> None:
         OSError: it cannot be written, other than for want of a reader.
     """
     stream = stream or sys.stdout
+    if stream is None:  # closed by who started the process
+        return
     try:
         print(text, file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in _NO_READER:
+            raise
         discard(stream)
 
 

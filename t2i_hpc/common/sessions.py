@@ -77,7 +77,6 @@ def write_begin(
         "pid": pid,
         "first_images": images,
     }
-    _end_half_line(run / _FILE)
     append_json_line(run / _FILE, row)
     return identity
 
@@ -121,13 +120,6 @@ def is_held(run: Path) -> bool:
     except OSError:  # no lock was ever made, or the file system knows none
         return False
     return False
-
-
-def _end_half_line(path: Path) -> None:
-    """Let a line that a power cut left half written spoil no other."""
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        with path.open("ab") as stream:
-            stream.write(b"\n")
 
 
 def _session(row: dict[str, Any]) -> Session:

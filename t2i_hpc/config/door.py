@@ -50,10 +50,10 @@ class Door(Generic[ConfigT]):
         try:
             return self._open(list(sys.argv[1:] if words is None else words))
         except UserError as error:
-            print(f"t2i_hpc.{self.task}: {error}", file=sys.stderr)
+            say(f"t2i_hpc.{self.task}: {error}", sys.stderr)
             return USER_ERROR_EXIT_CODE
         except KeyboardInterrupt:
-            print(f"\nt2i_hpc.{self.task}: interrupted", file=sys.stderr)
+            say(f"\nt2i_hpc.{self.task}: interrupted", sys.stderr)
             return 130
 
     def _open(self, words: list[str]) -> int:

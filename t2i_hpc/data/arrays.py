@@ -60,8 +60,8 @@ class Layout:
         return sum(math.prod(shape) * kind.itemsize for shape, kind in self._shapes().values())
 
     def new(self) -> Tensor:
-        """Return a block, uint8 (bytes,); pinned where there is a GPU to fetch it."""
-        return torch.empty(self.bytes, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        """Return a block, uint8 (bytes,); pinned where this process has a GPU to fetch it."""
+        return torch.empty(self.bytes, dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
 
     def arrays(self, block: Tensor) -> Arrays:
         """See a block as arrays to fill."""

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 
 import torch
 
@@ -40,6 +41,7 @@ _SLOTS = 3  # of a worker: one is copied while two are made ahead
 _LOOK_FOR_PARENT = 2.0  # seconds
 _STEP = 5.0  # seconds
 _ANSWER = 600.0  # seconds beyond data.patience after which a process counts as stuck
+_BEFORE_WAITING = 10  # Python waits for child processes after the finalizers of 0 and more
 _FREE = b"free"
 
 
@@ -121,6 +123,8 @@ class _Worker:
         self._process: BaseProcess = context.Process(target=_fill, args=(work, *links), daemon=True)
         with _signals_held():
             self._process.start()
+        # Before Python waits for its child processes, which do not hear that they are to end.
+        self._at_exit = Finalize(None, self._process.kill, exitpriority=_BEFORE_WAITING)
         theirs.close()
 
     def next(self, patience: float) -> Batch:
@@ -137,7 +141,7 @@ class _Worker:
 
     def end(self) -> None:
         """Kill the process: it has nothing to save, and signals that ask it does not hear."""
-        self._process.kill()
+        self._at_exit()
         self._process.join(_STEP)  # not for ever: a dead file system holds it
         self._link.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from t2i_hpc.common.errors import ConfigurationError
@@ -13,6 +13,9 @@ from t2i_hpc.data.plan import batch_positions
 class Share:
     """Part number `rank` of `world` equal parts of each global batch of `batch_size` samples.
 
+    A batch that is made of several micro-batches, one after the other, is shared micro-batch by
+    micro-batch: each is made of the same samples, in the same order, on any number of ranks.
+
     Raises:
         ConfigurationError: the batch cannot be divided by the number of ranks.
     """
@@ -20,6 +23,7 @@ class Share:
     batch_size: int
     rank: int
     world: int
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
         size, world = self.batch_size, self.world
@@ -29,11 +33,16 @@ class Share:
                 f"multiple of {world}, e.g. {world * max(1, round(size / world))}"
             )
 
-    def positions(self, start: int) -> Callable[[int], range]:
+    def positions(self, start: int) -> Callable[[int], Sequence[int]]:
         """Return what gives the positions of batch n = 0, 1, 2, … from sample `start` on."""
+        size = self.batch_size // self.micro_batches
 
-        def of_batch(number: int) -> range:
+        def of_batch(number: int) -> Sequence[int]:
             begin = start + number * self.batch_size
-            return batch_positions(begin, self.batch_size, self.rank, self.world)
+            micro = [
+                batch_positions(begin + part * size, size, self.rank, self.world)
+                for part in range(self.micro_batches)
+            ]
+            return [position for positions in micro for position in positions]
 
         return of_batch

@@ -28,6 +28,7 @@ class Stream:
         seed: of order, captions and crops.
         batch_size: samples of a global batch, over all ranks.
         rank, world: which of how many equal parts of each global batch.
+        micro_batches: see :class:`~t2i_hpc.data.share.Share`.
 
     Raises:
         ConfigurationError: the batch cannot be divided by the number of ranks.
@@ -43,8 +44,9 @@ class Stream:
         *,
         rank: int = 0,
         world: int = 1,
+        micro_batches: int = 1,
     ) -> None:
-        share = Share(batch_size, rank, world)
+        share = Share(batch_size, rank, world, micro_batches)
         if rank == 0:
             _warn_of_upscaling(split, resolution)
         plan = Plan(split.manifest.counts, seed, config.shuffle_window)

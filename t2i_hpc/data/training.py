@@ -41,7 +41,14 @@ class TrainingData:
     stream: Callable[..., Any]
 
     def batches(
-        self, resolution: int, seed: int, batch_size: int, *, rank: int = 0, world: int = 1
+        self,
+        resolution: int,
+        seed: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        micro_batches: int = 1,
     ) -> Batches:
         """Return what gives a rank's batches from a number of samples seen on.
 
@@ -49,7 +56,12 @@ class TrainingData:
             UserError: whatever is wrong with the data or its values.
         """
         stream = self.stream(
-            resolution=resolution, seed=seed, batch_size=batch_size, rank=rank, world=world
+            resolution=resolution,
+            seed=seed,
+            batch_size=batch_size,
+            rank=rank,
+            world=world,
+            micro_batches=micro_batches,
         )
         batches: Batches = stream.batches
         return batches

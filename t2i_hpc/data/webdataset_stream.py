@@ -46,6 +46,7 @@ class WebDatasetStream:
         seed: of tars, captions and crops.
         batch_size: samples of a global batch, over all ranks.
         rank, world: which of how many equal parts of each global batch.
+        micro_batches: see :class:`~t2i_hpc.data.share.Share`.
 
     Raises:
         ConfigurationError: no tars are named, or the batch cannot be divided by the ranks.
@@ -62,10 +63,11 @@ class WebDatasetStream:
         *,
         rank: int = 0,
         world: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         self._config, self._vocabulary = config, vocabulary
         self._resolution, self._seed = resolution, seed
-        self._share = Share(batch_size, rank, world)
+        self._share = Share(batch_size, rank, world, micro_batches)
         self._urls = expand(config.urls)
 
     def batches(self, start: int) -> Iterator[Batch]:

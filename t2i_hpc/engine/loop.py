@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,8 +94,15 @@ class Loop:
         return self._done() or self._train()
 
     def _train(self) -> bool:
-        meter = Meter(self.job.config.batch_size)
         batches = self.job.batches(self.progress.images_seen)
+        try:
+            return self._train_on(batches)
+        finally:  # an error keeps the frames of its traceback, and these the loader processes
+            if isinstance(batches, Generator):
+                batches.close()
+
+    def _train_on(self, batches: Iterable[Batch]) -> bool:
+        meter = Meter(self.job.config.batch_size)
         self.job.world.doing("waiting for data")
         for batch in timed(on_device(batches, self.job.world.device), meter):
             values = self._step(batch, meter)

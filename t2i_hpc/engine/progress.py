@@ -126,7 +126,8 @@ def open_progress(is_main: bool) -> ProgressLine:
     """Return the progress line that fits where the output goes."""
     if not is_main:
         return Silence()
-    return LiveLine() if sys.stdout.isatty() else PlainLines()
+    seen = sys.stdout is not None and sys.stdout.isatty()
+    return LiveLine() if seen else PlainLines()
 
 
 @contextlib.contextmanager

@@ -36,6 +36,9 @@ def test_half_a_last_line_is_left_out(tmp_path: Path) -> None:
         stream.write('{"a": 3')
     assert read_json_lines(path) == [{"a": 1}, {"a": "ü"}]
     assert read_json_lines(tmp_path / "none.jsonl") == []
+    append_json_line(path, {"a": 4})
+    append_json_line(path, {"a": 5})
+    assert read_json_lines(path) == [{"a": 1}, {"a": "ü"}, {"a": 4}, {"a": 5}]
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from t2i_hpc.data.permutation import key_of, permute
 from t2i_hpc.data.plan import Plan, batch_positions
+from t2i_hpc.data.share import Share
 
 COUNTS = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
 SEEDS = st.integers(0, 2**63)
@@ -145,6 +146,21 @@ def test_the_parts_of_all_ranks_are_the_global_batch(start: int, share: int) -> 
         parts = [batch_positions(start, 4 * share, rank, world) for rank in range(world)]
         assert [position for part in parts for position in part] == whole
         assert len({len(part) for part in parts}) == 1
+
+
+@given(st.integers(0, 10**9), st.integers(1, 6), st.integers(1, 4))
+def test_a_micro_batch_of_all_ranks_is_the_same_in_any_world(
+    start: int, share: int, parts: int
+) -> None:
+    size = 4 * share * parts
+    for world in (1, 2, 4):
+        ranks = [Share(size, rank, world, parts).positions(start)(1) for rank in range(world)]
+        own = len(ranks[0]) // parts
+        for part in range(parts):
+            cut = slice(part * own, (part + 1) * own)
+            together = [position for rank in ranks for position in rank[cut]]
+            begin = start + size + part * size // parts
+            assert together == list(range(begin, begin + size // parts))
 
 
 @pytest.mark.parametrize("counts", [[50] * 20, [1000]])

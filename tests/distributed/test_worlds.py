@@ -100,7 +100,12 @@ def assert_near(first: list[dict[str, float]], second: list[dict[str, float]]) -
 
 
 def test_losses_of_a_run_equal_those_of_one_rank(shards: Path, tmp_path: Path) -> None:
-    words = ("engine.images=20", "system.mismatch=roll")
+    words = (
+        "engine.images=40",
+        "engine.batch_size=8",
+        "engine.accumulate=2",
+        "system.mismatch=roll",
+    )
     train_tiny(shards, tmp_path / "one", *words)
     train_tiny(shards, tmp_path / "many", *words, task=("launch", "cluster.processes=4"))
     one, many = only_run(tmp_path / "one"), only_run(tmp_path / "many")

@@ -6,6 +6,7 @@ parameter name.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class Team:
             optimiser.add_param_group(other.param_groups[0])
         clip = system.optimisers[updates[0]].clip
         self.engine = deepspeed.initialize(
+            args=_device_of(world),
             model=self.loss,
             optimizer=optimiser,
             config=settings(config, world, config.clip if clip is None else clip),
@@ -129,3 +131,9 @@ class Team:
 def _fragmented(parameter: nn.Parameter) -> Any:
     """Return a parameter as DeepSpeed extends it: it knows where its moments lie."""
     return parameter
+
+
+def _device_of(world: World) -> SimpleNamespace | None:
+    """Tell DeepSpeed this rank's GPU: its own guess is wrong where a rank sees no GPU but one."""
+    index = world.device.index
+    return None if index is None else SimpleNamespace(device_rank=index)

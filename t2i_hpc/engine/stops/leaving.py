@@ -25,10 +25,12 @@ _last_words: list[LastWords] = []
 
 def leave_at_once(code: int, sentence: str = "", lost_hosts: tuple[str, ...] = ()) -> NoReturn:
     """End the process from any thread, with a sentence on standard error."""
-    if sys.stdout.isatty():
-        os.write(1, _SHOW_CURSOR)  # which a live line hides
-    if sentence:
-        os.write(2, f"{sentence}\n".encode())
+    with contextlib.suppress(OSError):  # that nobody reads it must not keep the process
+        if sys.stdout is not None and sys.stdout.isatty():
+            os.write(1, _SHOW_CURSOR)  # which a live line hides
+    with contextlib.suppress(OSError):
+        if sentence:
+            os.write(2, f"{sentence}\n".encode())
     for last_words in list(_last_words):
         briefly(partial(last_words, code, sentence, lost_hosts))
     os._exit(code)
