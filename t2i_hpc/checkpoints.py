@@ -92,7 +92,14 @@ class _CheckpointsDoor(Door[CheckpointsConfig]):
     """The door, whose action and run may stand without their keys."""
 
     def _open(self, words: list[str]) -> int:
-        return super()._open([_with_key(word) for word in words])
+        keyed = [_with_key(word) for word in words]
+        runs = [word.removeprefix("run=") for word in keyed if word.startswith("run=")]
+        if len(runs) > 1:
+            raise ConfigurationError(
+                f"{runs[0]!r} and {runs[1]!r} are no actions, and one run is looked at at a time; "
+                f"actions: {', '.join(ACTIONS)}"
+            )
+        return super()._open(keyed)
 
 
 def _with_key(word: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from t2i_hpc.cluster.jobs import Plan
 from t2i_hpc.cluster.local import run_ranks
 from t2i_hpc.cluster.sweeps import refuse_axes
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
+from t2i_hpc.common.exit_codes import INTERRUPTED
 from t2i_hpc.common.output import say
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.door import Door, split_options
@@ -31,12 +34,16 @@ class _Asked:
     sweep: bool
     follow: bool
     print_config: bool
+    print_run: bool
 
 
 def launch(words: Sequence[str]) -> int:
     """Check everything that can be checked here, then start or submit the task."""
     asked = _read(words)
     task, cluster = asked.config.task, asked.config.cluster
+    if asked.print_run:
+        door: Door[Any] = import_module(f"t2i_hpc.{task}").DOOR
+        return door.open([*_with_folder(asked), "--print-run"])
     if asked.print_config:
         say(_configuration(asked).rstrip("\n"))
         return 0
@@ -58,9 +65,13 @@ def _read(words: Sequence[str]) -> _Asked:
     rest = tuple(word for word in settings if word not in own)
     config = compose_config("launch", own, LaunchConfig, options.folder)
     sweep, follow = _SWEEP in words, _FOLLOW in words
-    if sweep and options.print_config:
-        raise ConfigurationError("--print-config shows one configuration: leave out --sweep")
-    return _Asked(config, rest, options.folder, sweep, follow, options.print_config)
+    if sweep and (options.print_config or options.print_run):
+        raise ConfigurationError(
+            "--print-config and --print-run are for one run: leave out --sweep, or see all with "
+            "python -m t2i_hpc.status SWEEP"
+        )
+    shown = options.print_config, options.print_run
+    return _Asked(config, rest, options.folder, sweep, follow, *shown)
 
 
 def _with_folder(asked: _Asked) -> tuple[str, ...]:
@@ -127,6 +138,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(f"t2i_hpc.launch: {error}", sys.stderr)
         return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        say("\nt2i_hpc.launch: interrupted", sys.stderr)
+        return INTERRUPTED
 
 
 HELP = Door(

@@ -7,6 +7,7 @@ group values name their nearest neighbours. No value of a user is ever instantia
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.resources import resource
@@ -28,6 +30,7 @@ from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
 
 ConfigT = TypeVar("ConfigT")
 _stored: dict[str | None, set[str]] = {None: set(), "system": set()}
+_GRAMMAR = re.compile(r"""["'\[\]{},\\$]""")
 _GROUPS = ("experiment", "data", "system", "engine", "evaluation", "cluster")
 
 
@@ -71,7 +74,7 @@ def parse(words: Sequence[str]) -> list[Override]:
                 f"cannot read {word!r}: settings are written key=value, e.g. seed=2"
             )
         try:
-            parsed += OverridesParser.create().parse_overrides([word])
+            parsed += OverridesParser.create().parse_overrides([_readable(word)])
         except HydraException as error:
             reason = str(error).splitlines()[0]
             raise ConfigurationError(
@@ -79,6 +82,18 @@ def parse(words: Sequence[str]) -> list[Override]:
                 "brackets or commas"
             ) from error
     return parsed
+
+
+def _readable(word: str) -> str:
+    """Quote a value that is nothing in hydra's grammar, as a name with an umlaut or a space."""
+    key, _, value = word.partition("=")
+    if _GRAMMAR.search(value):
+        return word
+    try:
+        OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return f'{key}="{value}"'
+    return word
 
 
 def to_dataclass(composed: DictConfig, expected: type[ConfigT]) -> ConfigT:
@@ -104,11 +119,27 @@ def from_yaml(path: Path, expected: type[ConfigT]) -> ConfigT:
         loaded = cast(DictConfig, OmegaConf.load(path))
         schema = OmegaConf.structured(expected)
         if "system" in loaded:
-            schema.system = OmegaConf.structured(SYSTEM_SCHEMAS[loaded.system.schema])
+            schema.system = OmegaConf.structured(_system_schema(loaded.system.schema))
             del loaded.system["schema"]
         return to_dataclass(cast(DictConfig, OmegaConf.merge(schema, loaded)), expected)
-    except (OmegaConfBaseException, KeyError, OSError, AttributeError) as error:
+    except (
+        ConfigurationError,
+        OmegaConfBaseException,
+        KeyError,
+        OSError,
+        AttributeError,
+        YAMLError,
+    ) as error:
         raise ConfigurationError(f"cannot read {path}: {_sentence(error)}") from error
+
+
+def _system_schema(name: str) -> type[Any]:
+    if name not in SYSTEM_SCHEMAS:
+        raise ConfigurationError(
+            f"its system {name!r} is not registered here: use the script that registers it "
+            "(docs/new-system.md)"
+        )
+    return SYSTEM_SCHEMAS[name]
 
 
 def to_yaml(config: Any) -> str:
@@ -159,6 +190,9 @@ def _compose(task: str, words: list[str], roots: Sequence[Path]) -> DictConfig:
     try:
         with initialize_config_dir(str(resource("configs")), version_base="1.3"):
             return compose(task, overrides=words)
+    except YAMLError as error:
+        told = " ".join(str(error).split())
+        raise ConfigurationError(f"a configuration file is no YAML: {told}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_sentence(error)) from error
 
@@ -210,4 +244,8 @@ def _sentence(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
     first = lines[0] if lines else type(error).__name__
+    if first.endswith(":") and len(lines) > 1:  # hydra names the file first, then what is wrong
+        first = f"{first} {lines[1]}"
+    if "Key 'experiment' not in" in first:
+        first += " (an experiment's file begins with the line # @package _global_)"
     return f"{key}: {first}" if key and key not in first else first

@@ -6,6 +6,7 @@ configuration; everything else is here.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from t2i_hpc.config.compose import compose_config, group_choices, groups_of, to_
 from t2i_hpc.config.fields import Entry, entries
 
 ConfigT = TypeVar("ConfigT")
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 _OPTIONS = """Options:
   --help            this text
   --print-config    print the resolved configuration and leave
@@ -51,6 +53,12 @@ class Door(Generic[ConfigT]):
             return self._open(list(sys.argv[1:] if words is None else words))
         except UserError as error:
             say(f"t2i_hpc.{self.task}: {error}", sys.stderr)
+            return USER_ERROR_EXIT_CODE
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE or not error.filename:
+                raise
+            said = f"cannot write {error.filename}: {error.strerror}; name another place"
+            say(f"t2i_hpc.{self.task}: {said}", sys.stderr)
             return USER_ERROR_EXIT_CODE
         except KeyboardInterrupt:
             say(f"\nt2i_hpc.{self.task}: interrupted", sys.stderr)
@@ -112,9 +120,10 @@ def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:
         if word in ("--print-config", "--print-run"):
             flags.add(word)
         elif word.split("=")[0] == "--config-dir":
-            folder = Path(word.split("=", 1)[1] if "=" in word else next(rest, ""))
-            if not folder.is_dir():
-                raise ConfigurationError(f"--config-dir {folder}: there is no such folder")
+            named = word.split("=", 1)[1] if "=" in word else next(rest, "")
+            folder = Path(named)
+            if not named or not folder.is_dir():
+                raise ConfigurationError(f"--config-dir {named}: there is no such folder")
         elif word.startswith("-"):
             raise ConfigurationError(
                 f"unknown option {word}: settings are written key=value; see --help"

@@ -129,7 +129,10 @@ def _folder_of(config: DataConfig, split: str) -> Path:
     folder = _folder(config)
     if not (folder / split / MANIFEST).is_file():
         present = [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]
-        hint = nearest(split, present) if present else "build it with t2i_hpc.shards"
+        hint = "build it with t2i_hpc.shards"
+        if present:
+            hint += f" split={split}, or name another (data.train_split=, data.test_split=), "
+            hint += nearest(split, present)
         raise DataError(f"{folder} has no split {split!r}: {hint}")
     return folder / split
 

@@ -48,7 +48,7 @@ class Stream:
     ) -> None:
         share = Share(batch_size, rank, world, micro_batches)
         if rank == 0:
-            _warn_of_upscaling(split, resolution)
+            _warn_of_upscaling(split, round(resolution * config.margin))
         plan = Plan(split.manifest.counts, seed, config.shuffle_window)
         self._samples = Samples(split, plan, config, resolution, seed)
         self._config, self._share = config, share
@@ -65,13 +65,15 @@ class Stream:
         return load(self._samples, self._share.positions(start), self._config)
 
 
-def _warn_of_upscaling(split: Split, resolution: int) -> None:
+def _warn_of_upscaling(split: Split, wanted: int) -> None:
     smallest = split.manifest.smallest
-    if smallest < resolution:
+    if smallest < wanted:
         logging.getLogger(__name__).warning(
-            "images of %s are stored with shorter sides from %d px on, below the resolution of "
-            "%d px: the smaller ones are scaled up",
+            "images of %s are stored with shorter sides from %d px on, below the %d px that "
+            "crops are taken from (the resolution times data.margin): the smaller ones are scaled "
+            "up; build the shards with size=%d if the originals are larger",
             split.manifest.location or split.manifest.folder,
             smallest,
-            resolution,
+            wanted,
+            wanted,
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import sha256_of_json, write_json, write_text
 from t2i_hpc.config.compose import from_yaml, to_yaml
 from t2i_hpc.config.fields import identity
@@ -35,7 +35,15 @@ def run_identity(config: TrainConfig, data_digest: str) -> str:
 
 
 def run_folder(config: TrainConfig, data_digest: str) -> Path:
-    """Return the folder of the run, whether it exists or not."""
+    """Return the folder of the run, whether it exists or not.
+
+    Raises:
+        ConfigurationError: the run's name is none of a folder.
+    """
+    if not config.name or config.name.startswith(".") or not config.name.isprintable():
+        raise ConfigurationError(f"name={config.name!r} is no name of a run: take letters")
+    if "/" in config.name:
+        raise ConfigurationError(f"name={config.name} holds a /: folders are named by runs=")
     return Path(config.runs) / f"{config.name}-{run_identity(config, data_digest)}"
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.quietly import quiet
 from t2i_hpc.metrics.detectors.arithmetic import exact_inference
 from t2i_hpc.metrics.detectors.resizing import cleanly
-from t2i_hpc.metrics.pretrained import PretrainedFolder, quiet
+from t2i_hpc.metrics.pretrained import PretrainedFolder
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding

@@ -6,12 +6,9 @@ a merge on a small machine need not wait for it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +18,7 @@ from safetensors import SafetensorError
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.quietly import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,18 +123,3 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     except ValueError as error:
         raise EvaluationError(f"{key}: {path} is no JSON: copy it again") from error
     return config if isinstance(config, dict) else {}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' reports to itself: what matters is said by a refusal."""
-    logging = import_module("transformers.utils.logging")
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from t2i_hpc.common.quietly import quiet
 from t2i_hpc.models.dropout import ExactDropout
 from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
 
@@ -92,7 +93,8 @@ def pretrained_bert(folder: Path) -> BertModel:
     Raises:
         OSError, ValueError: a file is missing or damaged, or the folder holds another network.
     """
-    bert: BertModel = BertModel.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
-    )
+    with quiet():
+        bert: BertModel = BertModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
+        )
     return bert

@@ -90,6 +90,8 @@ def table(column: Column) -> str:
 
 
 def _curves(run: Path, metric: str) -> list[ScoreCurve]:
+    if not run.is_dir():
+        raise RunError(f"there is no folder {run}: name runs, e.g. runs/<name>-<hash>")
     rows: Iterable[Mapping[str, Any]] = read_json_lines(run / FILE_NAME)
     curves = [c for c in score_curves(rows) if c.metric.startswith(metric)]
     if not curves:

@@ -266,7 +266,7 @@ def test_an_indivisible_batch_is_refused(shards: Path) -> None:
         stream_of(shards, rank=0, world=5)
 
 
-@pytest.mark.parametrize(("resolution", "warnings"), [(16, 0), (24, 0), (32, 1)])
+@pytest.mark.parametrize(("resolution", "warnings"), [(16, 0), (20, 0), (24, 1)])
 def test_upscaling_is_told_once(
     shards: Path, caplog: pytest.LogCaptureFixture, resolution: int, warnings: int
 ) -> None:
@@ -279,7 +279,7 @@ def test_upscaling_is_told_once(
             assert batch.images.shape[-2:] == (resolution, resolution)
     assert len(caplog.records) == warnings
     if warnings:
-        assert "24 px on, below the resolution of 32 px" in caplog.text
+        assert "24 px on, below the 28 px that crops are taken from" in caplog.text
 
 
 @pytest.mark.parametrize(("resolution", "margin"), [(24, 1.0), (16, 1.5)])

@@ -82,7 +82,7 @@ def test_json_says_the_same(runs: list[Path], capsys: pytest.CaptureFixture[str]
 def test_refusals(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, sentence in (
         ([], "no runs are named"),
-        (_words([tmp_path / "nothing"]), "has no scores yet"),
+        (_words([tmp_path / "nothing"]), "there is no folder"),
         (_words(runs[:1], "metric=KID"), "has no scores of 'KID' yet"),
     ):
         assert DOOR.open(words) == 2

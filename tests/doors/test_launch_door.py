@@ -57,3 +57,14 @@ def test_refusals(words: tuple[str, ...], sentence: str, capfd: pytest.CaptureFi
     _, err = capfd.readouterr()
     assert err.count("\n") == 1
     assert sentence in err
+
+
+def test_the_run_is_printed_and_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("experiment=demo", f"runs={tmp_path}", "--print-run")
+    assert main(words) == 0
+    assert Path(capsys.readouterr().out.strip()).parent == tmp_path
+    assert not list(tmp_path.iterdir())
+    assert main(("--sweep", "seed=1,2", *words)) == 2
+    assert "are for one run" in capsys.readouterr().err
