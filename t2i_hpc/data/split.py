@@ -131,8 +131,9 @@ def _folder_of(config: DataConfig, split: str) -> Path:
         present = [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]
         hint = "build it with t2i_hpc.shards"
         if present:
-            hint += f" split={split}, or name another (data.train_split=, data.test_split=), "
-            hint += nearest(split, present)
+            offered = nearest(split, present)
+            other = f"{hint} split={split}, or name another (data.train_split=, data.test_split=)"
+            hint = offered if offered.startswith("did") else f"{other}; {offered}"
         raise DataError(f"{folder} has no split {split!r}: {hint}")
     return folder / split
 

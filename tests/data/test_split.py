@@ -109,6 +109,7 @@ def test_captions_of_an_evaluation(split: Split) -> None:
         ("", "train", r"data\.path= is missing"),
         ("nowhere", "train", "no folder nowhere"),
         (None, "trian", r"no split 'trian': did you mean 'train'\?"),
+        (None, "xyz", r"no split 'xyz': build it with .* split=xyz, or name another .*; offered:"),
     ],
 )
 def test_wrong_names_are_refused(shards: Path, path: str | None, split: str, message: str) -> None:

@@ -39,7 +39,7 @@ def test_an_experiment_of_ones_own(
         (["experiment=demo", "name=../x"], "is no name of a run"),
         (["experiment=demo", "name=a/b"], "holds a /"),
         (["experiment=demo", "--config-dir"], "there is no such folder"),
-        (["experiment=demo", "data.test_split=tset"], "data.test_split=), did you mean 'test'"),
+        (["experiment=demo", "data.test_split=tset"], "no split 'tset': did you mean 'test'?"),
     ],
 )
 def test_names_that_lead_nowhere(
