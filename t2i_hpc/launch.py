@@ -12,11 +12,10 @@ from typing import Any
 from t2i_hpc.cluster.jobs import Plan
 from t2i_hpc.cluster.local import run_ranks
 from t2i_hpc.cluster.sweeps import refuse_axes
-from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
-from t2i_hpc.common.exit_codes import INTERRUPTED
+from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.output import say
 from t2i_hpc.config.compose import compose_config, to_yaml
-from t2i_hpc.config.door import Door, split_options
+from t2i_hpc.config.door import Door, answered, split_options
 from t2i_hpc.config.registry import TASK_SCHEMAS
 from t2i_hpc.config.tasks import LaunchConfig
 
@@ -133,14 +132,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if words is None else words)
     if "--help" in given or "-h" in given:
         return HELP.open(["--help"])
-    try:
-        return launch(given)
-    except UserError as error:
-        say(f"t2i_hpc.launch: {error}", sys.stderr)
-        return USER_ERROR_EXIT_CODE
-    except KeyboardInterrupt:
-        say("\nt2i_hpc.launch: interrupted", sys.stderr)
-        return INTERRUPTED
+    return answered("launch", lambda: launch(given))
 
 
 HELP = Door(

@@ -74,7 +74,7 @@ def parse(words: Sequence[str]) -> list[Override]:
                 f"cannot read {word!r}: settings are written key=value, e.g. seed=2"
             )
         try:
-            parsed += OverridesParser.create().parse_overrides([_readable(word)])
+            parsed += _read(word)
         except HydraException as error:
             reason = str(error).splitlines()[0]
             raise ConfigurationError(
@@ -84,16 +84,16 @@ def parse(words: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _readable(word: str) -> str:
-    """Quote a value that is nothing in hydra's grammar, as a name with an umlaut or a space."""
-    key, _, value = word.partition("=")
-    if _GRAMMAR.search(value):
-        return word
+def _read(word: str) -> list[Override]:
+    """Parse a word; a value that is nothing in hydra's grammar, as a name with a space, is text."""
+    parser = OverridesParser.create()
     try:
-        OverridesParser.create().parse_overrides([word])
+        return parser.parse_overrides([word])
     except HydraException:
-        return f'{key}="{value}"'
-    return word
+        key, _, value = word.partition("=")
+        if _GRAMMAR.search(value):
+            raise
+        return parser.parse_overrides([f'{key}="{value}"'])
 
 
 def to_dataclass(composed: DictConfig, expected: type[ConfigT]) -> ConfigT:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
+from t2i_hpc.common.exit_codes import INTERRUPTED
 from t2i_hpc.common.output import say
 from t2i_hpc.config.compose import compose_config, group_choices, groups_of, to_yaml
 from t2i_hpc.config.fields import Entry, entries
@@ -49,20 +50,8 @@ class Door(Generic[ConfigT]):
 
     def open(self, words: Sequence[str] | None = None) -> int:
         """Run the command with `words` (default: the process's) and return its exit code."""
-        try:
-            return self._open(list(sys.argv[1:] if words is None else words))
-        except UserError as error:
-            say(f"t2i_hpc.{self.task}: {error}", sys.stderr)
-            return USER_ERROR_EXIT_CODE
-        except OSError as error:
-            if error.errno not in _NOT_WRITABLE or not error.filename:
-                raise
-            said = f"cannot write {error.filename}: {error.strerror}; name another place"
-            say(f"t2i_hpc.{self.task}: {said}", sys.stderr)
-            return USER_ERROR_EXIT_CODE
-        except KeyboardInterrupt:
-            say(f"\nt2i_hpc.{self.task}: interrupted", sys.stderr)
-            return 130
+        given = list(sys.argv[1:] if words is None else words)
+        return answered(self.task, lambda: self._open(given))
 
     def _open(self, words: list[str]) -> int:
         if "--help" in words or "-h" in words:
@@ -97,6 +86,24 @@ class Door(Generic[ConfigT]):
         ]
         lines += [_describe(entry) for entry in entries(config)]
         return "\n".join(lines)
+
+
+def answered(task: str, work: Callable[[], int]) -> int:
+    """Do a command's work; what a user can put right is told in a sentence, with an exit code."""
+    try:
+        return work()
+    except UserError as error:
+        say(f"t2i_hpc.{task}: {error}", sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE or not error.filename:
+            raise
+        said = f"cannot write {error.filename}: {error.strerror}; name another place"
+        say(f"t2i_hpc.{task}: {said}", sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        say(f"\nt2i_hpc.{task}: interrupted", sys.stderr)
+        return INTERRUPTED
 
 
 @dataclass(frozen=True)
