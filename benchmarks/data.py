@@ -45,6 +45,7 @@ from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.captions import encode_caption, pad
 from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import Pixels, crop_and_flip, decode, encode, resize_shorter
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split, stack
 from t2i_hpc.data.stream import Stream
 from t2i_hpc.data.writer import write_shards
@@ -157,7 +158,7 @@ def ours(work: Work, workers: int, crops: bool = True) -> Iterator[int]:
     config = DataConfig(path=work.config.path, workers=workers)
     found = find_crop_decoder() if crops else None
     with patch("t2i_hpc.data.samples.find_crop_decoder", return_value=found):
-        stream = Stream(config, work.split, work.resolution, 0, work.batch)
+        stream = Stream(config, work.split, work.resolution, 0, Share(work.batch))
     for batch in stream.batches(0):
         yield len(batch.images)
 

@@ -16,6 +16,7 @@ from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Matcher, Painter, System
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import TrainingData, open_training_data
 from t2i_hpc.engine.evaluations import Evaluations
@@ -57,14 +58,9 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
         UserError: whatever is wrong with data, weights or values.
     """
     folder = run_folder(config, training.identity)
-    batches = training.batches(
-        config.system.resolution,
-        config.seed,
-        config.engine.batch_size,
-        rank=world.rank,
-        world=world.size,
-        micro_batches=config.engine.accumulate,
-    )
+    engine = config.engine
+    share = Share(engine.batch_size, world.rank, world.size, engine.accumulate)
+    batches = training.batches(config.system.resolution, config.seed, share)
     torch.manual_seed(config.seed)
     system = build_system(config.system, training.vocabulary.size)
     system.modules.to(world.device)

@@ -21,8 +21,8 @@ class Share:
     """
 
     batch_size: int
-    rank: int
-    world: int
+    rank: int = 0
+    world: int = 1
     micro_batches: int = 1
 
     def __post_init__(self) -> None:

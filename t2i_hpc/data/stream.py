@@ -26,12 +26,7 @@ class Stream:
         split: the split to train on.
         resolution: side of the images in pixels.
         seed: of order, captions and crops.
-        batch_size: samples of a global batch, over all ranks.
-        rank, world: which of how many equal parts of each global batch.
-        micro_batches: see :class:`~t2i_hpc.data.share.Share`.
-
-    Raises:
-        ConfigurationError: the batch cannot be divided by the number of ranks.
+        share: this rank's part of each global batch.
     """
 
     def __init__(
@@ -40,14 +35,9 @@ class Stream:
         split: Split,
         resolution: int,
         seed: int,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        micro_batches: int = 1,
+        share: Share,
     ) -> None:
-        share = Share(batch_size, rank, world, micro_batches)
-        if rank == 0:
+        if share.rank == 0:
             _warn_of_upscaling(split, round(resolution * config.margin))
         plan = Plan(split.manifest.counts, seed, config.shuffle_window)
         self._samples = Samples(split, plan, config, resolution, seed)

@@ -12,6 +12,7 @@ from t2i_hpc.common.files import sha256_of_json
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split, open_vocabulary
 from t2i_hpc.data.storage.urls import shown
 from t2i_hpc.data.stream import Stream
@@ -30,7 +31,7 @@ class TrainingData:
         samples: how many samples an epoch has; None: nobody knows.
         vocabulary: of its captions.
         notice: what does not hold that usually does, for people; usually empty.
-        stream: is given resolution, seed, batch size, rank and world; returns a stream.
+        stream: is given resolution, seed and the share of a rank; returns a stream.
     """
 
     identity: str
@@ -40,29 +41,13 @@ class TrainingData:
     notice: str
     stream: Callable[..., Any]
 
-    def batches(
-        self,
-        resolution: int,
-        seed: int,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        micro_batches: int = 1,
-    ) -> Batches:
+    def batches(self, resolution: int, seed: int, share: Share) -> Batches:
         """Return what gives a rank's batches from a number of samples seen on.
 
         Raises:
             UserError: whatever is wrong with the data or its values.
         """
-        stream = self.stream(
-            resolution=resolution,
-            seed=seed,
-            batch_size=batch_size,
-            rank=rank,
-            world=world,
-            micro_batches=micro_batches,
-        )
+        stream = self.stream(resolution=resolution, seed=seed, share=share)
         batches: Batches = stream.batches
         return batches
 

@@ -44,12 +44,10 @@ class WebDatasetStream:
         vocabulary: of the captions.
         resolution: side of the images in pixels.
         seed: of tars, captions and crops.
-        batch_size: samples of a global batch, over all ranks.
-        rank, world: which of how many equal parts of each global batch.
-        micro_batches: see :class:`~t2i_hpc.data.share.Share`.
+        share: this rank's part of each global batch.
 
     Raises:
-        ConfigurationError: no tars are named, or the batch cannot be divided by the ranks.
+        ConfigurationError: no tars are named.
         DataError: a tar in a folder is not there, or an address is not offered.
     """
 
@@ -59,15 +57,11 @@ class WebDatasetStream:
         vocabulary: Vocabulary,
         resolution: int,
         seed: int,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        micro_batches: int = 1,
+        share: Share,
     ) -> None:
         self._config, self._vocabulary = config, vocabulary
         self._resolution, self._seed = resolution, seed
-        self._share = Share(batch_size, rank, world, micro_batches)
+        self._share = share
         self._urls = expand(config.urls)
 
     def batches(self, start: int) -> Iterator[Batch]:

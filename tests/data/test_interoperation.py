@@ -15,6 +15,7 @@ import webdataset
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import verify_split
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
 from t2i_hpc.data.tars import members_of
@@ -105,7 +106,7 @@ def test_shards_of_webdatasets_writer_are_indexed_and_streamed(tmp_path: Path, f
         assert sample.image == image_bytes(number, form)
         assert (list(sample.captions), sample.class_id) == (captions_of(number), number % 4)
         assert np.array_equal(split.image(number), decode(image_bytes(number, form)))
-    batches = Stream(config, split, 24, seed=1, batch_size=COUNT).batches(0)
+    batches = Stream(config, split, 24, seed=1, share=Share(COUNT)).batches(0)
     batch = next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert batch.images.shape == (COUNT, 3, 24, 24)

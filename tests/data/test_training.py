@@ -10,6 +10,7 @@ import pytest
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
 from t2i_hpc.data.training import open_training_data
@@ -33,8 +34,8 @@ def test_indexed_data_is_its_manifest(indexed: DataConfig) -> None:
     assert data.vocabulary.words == split.vocabulary.words
     assert data.summary == "24 samples of demo"
     assert not data.notice
-    ours = next(data.batches(16, 3, 8, rank=1, world=2)(40))
-    theirs = next(Stream(indexed, split, 16, 3, 8, rank=1, world=2).batches(40))
+    ours = next(data.batches(16, 3, Share(8, 1, 2))(40))
+    theirs = next(Stream(indexed, split, 16, 3, Share(8, 1, 2)).batches(40))
     assert ours.keys == theirs.keys
 
 
@@ -49,9 +50,9 @@ def test_drawn_data_is_its_list_and_vocabulary(drawn: DataConfig, tmp_path: Path
     assert len(others) == 3
     one_by_one = [f"{drawn.path}/train/{number:06d}.tar" for number in range(5)]
     assert open_training_data(replace(drawn, urls=one_by_one)).identity == data.identity
-    stream = WebDatasetStream(drawn, data.vocabulary, 16, 3, 8)
+    stream = WebDatasetStream(drawn, data.vocabulary, 16, 3, Share(8))
     for ours, theirs in zip(
-        itertools.islice(data.batches(16, 3, 8)(0), 3), stream.batches(0), strict=False
+        itertools.islice(data.batches(16, 3, Share(8))(0), 3), stream.batches(0), strict=False
     ):
         assert ours.keys == theirs.keys
 

@@ -11,6 +11,7 @@ import torch
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
 from tests.support.data import make_shards
@@ -51,7 +52,7 @@ def test_a_bucket_gives_the_batches_of_the_folder(
         config = DataConfig(
             path=path, cache=str(tmp_path), remote_reads=reads, workers=workers, patience=20
         )
-        batches = Stream(config, Split.open(config, "train"), 16, 3, 8).batches(0)
+        batches = Stream(config, Split.open(config, "train"), 16, 3, Share(8)).batches(0)
         found.append(list(itertools.islice(batches, 4)))
         batches.close()  # type: ignore[attr-defined]
     for ours, theirs in zip(*found, strict=True):
