@@ -71,6 +71,7 @@ def export(folder: Path, config: CheckpointsConfig) -> None:
     from safetensors.torch import save
 
     from t2i_hpc.common.files import write_bytes
+    from t2i_hpc.common.word_numbers import VOCABULARY_NOTE
     from t2i_hpc.engine.checkpoints.checkpoint import choose_checkpoint
     from t2i_hpc.engine.checkpoints.inventory import networks_of
 
@@ -84,6 +85,7 @@ def export(folder: Path, config: CheckpointsConfig) -> None:
     checkpoint = choose_checkpoint(folder, config.checkpoint)
     tensors = networks_of(checkpoint, config.what)
     notes = {"format": "pt", "run": folder.resolve().name, "what": config.what}
+    notes |= {VOCABULARY_NOTE: checkpoint.vocabulary} if checkpoint.vocabulary else {}
     write_bytes(output, save(tensors, notes | {"images": str(checkpoint.progress.images_seen)}))
     say(f"{output}: {len(tensors)} tensors after {checkpoint.progress.images_seen:,} images")
 

@@ -25,6 +25,11 @@ def locate(config: TrainConfig) -> Path:
     return training.locate(with_epoch(config))
 
 
+def check_start(config: TrainConfig) -> Path:
+    """Look at what a training would refuse as soon as it starts; return its run directory."""
+    return training.check_start(with_epoch(config))
+
+
 def with_epoch(config: TrainConfig) -> TrainConfig:
     """Fill in the length of an epoch, which the learning rate follows, from the training split.
 

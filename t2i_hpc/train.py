@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.cluster.beside import EvaluationsBeside
+from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Matcher, Painter, System
@@ -19,10 +20,17 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import TrainingData, open_training_data
+from t2i_hpc.engine.agreement import raise_together
 from t2i_hpc.engine.evaluations import Evaluations
 from t2i_hpc.engine.loop import Job, Loop
 from t2i_hpc.engine.progress import ProgressLine, open_progress
-from t2i_hpc.engine.run_directory import locked, prepare_run, run_folder
+from t2i_hpc.engine.run_directory import (
+    check_relatives,
+    data_record,
+    locked,
+    prepare_run,
+    run_folder,
+)
 from t2i_hpc.engine.run_files import RunFiles
 from t2i_hpc.engine.session import gather_hosts, run_recorded
 from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE, listening
@@ -30,6 +38,7 @@ from t2i_hpc.engine.world import World, joined_world
 from t2i_hpc.generation.retrieval import RetrievalReport
 from t2i_hpc.generation.samples import SampleGrids
 from t2i_hpc.systems import build_system
+from t2i_hpc.systems.encoders import check_text_encoder
 
 
 def train(config: TrainConfig) -> int:
@@ -37,6 +46,8 @@ def train(config: TrainConfig) -> int:
     with joined_world(config.engine) as world:
         training = open_training_data(config.data)
         folder = run_folder(config, training.identity)
+        record = data_record(config, training.content, training.vocabulary.sha256)
+        raise_together(world, _misplaced(folder, config, record) if world.is_main else None)
         _speak(world, new=not list_checkpoints(folder))
         line = open_progress(world.is_main)
         try:
@@ -45,7 +56,7 @@ def train(config: TrainConfig) -> int:
             if not world.is_main:
                 return _train(job, line)
             with locked(folder):
-                prepare_run(folder, config, world.size, world.device)
+                prepare_run(folder, config, world.size, world.device, record)
                 return run_recorded(folder, world, hosts, partial(_train, job, line))
         finally:
             line.close()
@@ -62,6 +73,7 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
     share = Share(engine.batch_size, world.rank, world.size, engine.accumulate)
     batches = training.batches(config.system.resolution, config.seed, share)
     torch.manual_seed(config.seed)
+    check_text_encoder(config.system, training.vocabulary.sha256)
     system = build_system(config.system, training.vocabulary.size)
     system.modules.to(world.device)
     report = _report(folder, config, system, line)
@@ -73,12 +85,44 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
     if training.notice:
         line.say(training.notice)
     evaluations = _evaluations(RunFiles(folder, line), config) if world.is_main else None
-    return Job(folder, system, batches, report, config.seed, config.engine, world, evaluations)
+    return Job(
+        folder,
+        system,
+        batches,
+        report,
+        config.seed,
+        config.engine,
+        world,
+        evaluations,
+        training.vocabulary.sha256,
+    )
 
 
 def locate(config: TrainConfig) -> Path:
     """Return the run directory of a configuration, whether it exists or not."""
     return run_folder(config, open_training_data(config.data).identity)
+
+
+def check_start(config: TrainConfig) -> Path:
+    """Look at what a training would refuse as soon as it starts; return its run directory.
+
+    Raises:
+        UserError: the data or the text encoder's weights do not fit.
+    """
+    training = open_training_data(config.data)
+    folder = run_folder(config, training.identity)
+    record = data_record(config, training.content, training.vocabulary.sha256)
+    check_relatives(folder, config, record)
+    check_text_encoder(config.system, training.vocabulary.sha256)
+    return folder
+
+
+def _misplaced(folder: Path, config: TrainConfig, record: dict[str, str]) -> RunError | None:
+    try:
+        check_relatives(folder, config, record)
+    except RunError as error:
+        return error
+    return None
 
 
 def _speak(world: World, new: bool) -> None:

@@ -26,7 +26,9 @@ class TrainingData:
     """The data of a run.
 
     Attributes:
-        identity: SHA-256 that is another one where the data is.
+        identity: SHA-256 of all that decides tokens and pixels but for the settings of a run:
+            what holds the samples, and the vocabulary that numbers their words.
+        content: SHA-256 of what holds the samples alone.
         summary: how much of it there is, for people.
         samples: how many samples an epoch has; None: nobody knows.
         vocabulary: of its captions.
@@ -35,6 +37,7 @@ class TrainingData:
     """
 
     identity: str
+    content: str
     summary: str
     samples: int | None
     vocabulary: Vocabulary
@@ -82,7 +85,10 @@ def _open_indexed(config: DataConfig) -> TrainingData:
         )
     split = Split.open(config, config.train_split)
     return TrainingData(
-        identity=split.manifest.digest,
+        identity=sha256_of_json(
+            {"manifest": split.manifest.digest, "vocabulary": split.vocabulary.sha256}
+        ),
+        content=split.manifest.digest,
         summary=f"{split.count:,} samples of {config.name}",
         samples=split.count,
         vocabulary=split.vocabulary,
@@ -96,6 +102,7 @@ def _open_webdataset(config: DataConfig) -> TrainingData:
     names = [shown(url) for url in urls]
     return TrainingData(
         identity=sha256_of_json({"urls": names, "vocabulary": vocabulary.sha256}),
+        content=sha256_of_json({"urls": names}),
         summary=f"{len(urls):,} tars of {config.name}",
         samples=None,
         vocabulary=vocabulary,

@@ -49,6 +49,7 @@ class Job:
         sample: writes sample pictures of the system as it is, named by images seen.
         seed: of noise and dropout.
         evaluations: beside the training; None where there are none.
+        vocabulary: SHA-256 of what numbers the words of the captions.
     """
 
     run: Path
@@ -59,6 +60,7 @@ class Job:
     config: EngineConfig
     world: World
     evaluations: Evaluations | None = None
+    vocabulary: str = ""
 
 
 class Loop:
@@ -68,7 +70,7 @@ class Loop:
         self.job, self.line, self.stop = job, line, stop
         self.engine = build_engine(job.system, job.world, job.config)
         files = RunFiles(job.run, line)
-        self.saver = Saver(files, self.engine)
+        self.saver = Saver(files, self.engine, job.vocabulary)
         self.limits = Limits(job.config, stop, files if job.world.is_main else None)
         self.progress = self.saver.resume()
         job.world.barrier()  # nobody writes before everybody has looked

@@ -1,8 +1,8 @@
 """A run is its configuration: the same command finds the same folder again.
 
-``runs/<name>-<hash>``, the hash over every value that decides the result (and the data's
-digest), but not over paths, lengths, speeds or the number of ranks. So a longer training, a
-moved data folder or another cluster goes on with the run, and another seed starts a new one.
+``runs/<name>-<hash>``, the hash over every value that decides the result (and the identity of
+data and vocabulary), but not over paths, lengths, speeds or the number of ranks. So a longer
+training, a moved data folder or another cluster resumes the run, and another seed starts a new one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,6 +48,60 @@ def run_folder(config: TrainConfig, data_digest: str) -> Path:
     return Path(config.runs) / f"{config.name}-{run_identity(config, data_digest)}"
 
 
+def data_record(config: TrainConfig, content: str, vocabulary: str) -> dict[str, str]:
+    """Return what ``run.json`` keeps, so that :func:`check_relatives` can tell runs apart.
+
+    Args:
+        config: of the run.
+        content: SHA-256 of what holds the samples.
+        vocabulary: SHA-256 of the vocabulary or tokenizer.
+    """
+    settings = sha256_of_json(identity(config))
+    return {"settings": settings, "content": content, "vocabulary": vocabulary}
+
+
+def check_relatives(folder: Path, config: TrainConfig, data: Mapping[str, str]) -> None:
+    """Refuse to begin a run that another folder holds but for the vocabulary.
+
+    A vocabulary.json that was replaced by mistake would start a training anew without a word.
+
+    Args:
+        folder: of the run, which need not exist.
+        config: of the run.
+        data: its :func:`data_record`.
+
+    Raises:
+        RunError: names the other run and what to do.
+    """
+    if (folder / "config.yaml").exists():
+        return
+    unnamed = run_folder(config, data["content"])  # the vocabulary had no part in the name
+    if (unnamed / "config.yaml").exists():
+        raise RunError(
+            f"{unnamed} holds this training, begun by a version that did not record the "
+            f"vocabulary: rename it to {folder.name} to resume it with the vocabulary of today, "
+            "or choose another name= to begin a new run"
+        )
+    for path in sorted(folder.parent.glob(f"{config.name}-*/run.json")):
+        known = _data_of(path)
+        same = all(known.get(key) == data[key] for key in ("settings", "content"))
+        if same and known.get("vocabulary") != data["vocabulary"]:
+            raise RunError(
+                f"{path.parent} holds this training with another vocabulary: tokens would mean "
+                "other words now, so put the vocabulary.json back that it was trained with (or "
+                "its data.tokeniser) to resume it, or choose another name= to begin a new run"
+            )
+
+
+def _data_of(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        found = content.get("data", {})
+    except (OSError, ValueError, AttributeError):
+        return {}  # a run that is damaged is told when it is used
+    return found if isinstance(found, dict) else {}
+
+
 def open_run(folder: Path) -> TrainConfig:
     """Return the configuration of an existing run.
 
@@ -67,8 +122,14 @@ def _known(folder: Path) -> str:
     return f"; runs in {folder}: {', '.join(runs[-5:])}" if runs else ""
 
 
-def prepare_run(folder: Path, config: TrainConfig, world: int, device: torch.device) -> None:
-    """Write the configuration and what the run is made with."""
+def prepare_run(
+    folder: Path,
+    config: TrainConfig,
+    world: int,
+    device: torch.device,
+    data: Mapping[str, str] | None = None,
+) -> None:
+    """Write the configuration and what the run is made with; `data` is its :func:`data_record`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", to_yaml(config))
     path = folder / "run.json"
@@ -80,6 +141,7 @@ def prepare_run(folder: Path, config: TrainConfig, world: int, device: torch.dev
         {
             "name": folder.name,
             "created": created,
+            "data": dict(data or {}),
             "versions": {name: _version(name) for name in _PACKAGES}
             | {"python": platform.python_version()},
             "git": _git(),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json
 from t2i_hpc.common.step import Painter
+from t2i_hpc.common.word_numbers import check_same_words
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.engine.checkpoints.checkpoint import read_tensors
 from t2i_hpc.generation.rules import DrawingRules
@@ -20,7 +21,7 @@ from t2i_hpc.generation.trained import TrainedRun
 from t2i_hpc.metrics.protocol import OWN_ENCODERS
 from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
-from t2i_hpc.systems.encoders import scale_images
+from t2i_hpc.systems.encoders import scale_images, vocabulary_of
 
 _OWN_NAMES = ("text_encoder", "image_encoder")
 
@@ -112,7 +113,15 @@ def _own(system: Painter) -> tuple[nn.Module, nn.Module]:
 
 
 def _given(settings: EvaluationConfig, trained: TrainedRun) -> tuple[nn.Module, nn.Module]:
-    text = _text_encoder(Path(settings.text_encoder), trained.held_out.vocabulary.size)
+    vocabulary, path = trained.held_out.vocabulary, Path(settings.text_encoder)
+    text = _text_encoder(path, vocabulary.size)
+    key = "evaluation.text_encoder"
+    check_same_words(
+        f"{key}={path}",
+        vocabulary_of(path, key),
+        vocabulary.sha256,
+        "name the encoder that was pre-trained on the run's data",
+    )
     return text, _image_encoder(Path(settings.image_encoder), text.width)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from t2i_hpc.common.files import append_json_line, read_json_lines, sha256_of_json, write_bytes
 from t2i_hpc.common.seeds import generator
 from t2i_hpc.common.step import Matcher
+from t2i_hpc.common.word_numbers import VOCABULARY_NOTE
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.engine.progress import ProgressLine
@@ -79,6 +80,7 @@ class RetrievalReport:
             self.pairs.captions, split.vocabulary, config.data.words, config.seed
         )
         self.attention = AttentionPictures(run, config, split, system)
+        self.notes = {"format": "pt", "run": run.name, VOCABULARY_NOTE: split.vocabulary.sha256}
         self.protocol = {
             "data": split.manifest.digest,
             "images": len(self.pairs.images),
@@ -128,7 +130,7 @@ class RetrievalReport:
     def _write(self, name: str) -> None:
         weights = self.system.modules[name].state_dict()
         whole = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-        write_bytes(self.run / f"{name}.safetensors", save(whole))
+        write_bytes(self.run / f"{name}.safetensors", save(whole, self.notes))
 
 
 def top_1(similarities: Tensor, pairs: HeldOut) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Painter
+from t2i_hpc.common.word_numbers import check_same_words
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.engine.run_directory import open_run
@@ -56,6 +57,12 @@ class TrainedRun:
         config = open_run(run)
         chosen = choose_weights(run, checkpoint)
         held_out = Split.open(config.data, config.data.test_split)
+        check_same_words(
+            f"{chosen.path} of the run {run}",
+            chosen.vocabulary,
+            held_out.vocabulary.sha256,
+            "put the vocabulary.json back that the run was trained with",
+        )
         system = build_system(config.system, held_out.vocabulary.size)
         if not isinstance(system, Painter):
             raise RunError(f"{run} is a run of {config.system.name}, which draws no pictures")

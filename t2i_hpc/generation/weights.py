@@ -10,6 +10,7 @@ from torch import nn
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.word_numbers import VOCABULARY_NOTE
 from t2i_hpc.engine.checkpoints.checkpoint import choose_checkpoint, look_at, read_tensors
 from t2i_hpc.engine.checkpoints.fitting import check_fit
 
@@ -24,11 +25,13 @@ class ChosenWeights:
         path: the file.
         sha256: its identity.
         images_seen: images that it was trained on, 0 where the file does not say.
+        vocabulary: SHA-256 of the vocabulary that it was trained with; empty: not recorded.
     """
 
     path: Path
     sha256: str
     images_seen: int
+    vocabulary: str = ""
 
     def networks(self) -> set[str]:
         """Return the names of the networks in the file; their weights are not read.
@@ -63,13 +66,13 @@ def choose_weights(run: Path, which: str) -> ChosenWeights:
         return _of_file(Path(which))
     checkpoint = choose_checkpoint(run, which)
     seen = checkpoint.progress.images_seen
-    return ChosenWeights(checkpoint.weights, checkpoint.sha256, seen)
+    return ChosenWeights(checkpoint.weights, checkpoint.sha256, seen, checkpoint.vocabulary)
 
 
 def recorded_weights(run: Path, images: int) -> ChosenWeights:
     """Return a checkpoint by what its record says, without reading its tensors."""
     checkpoint = look_at(run, images)
-    return ChosenWeights(checkpoint.weights, checkpoint.sha256, images)
+    return ChosenWeights(checkpoint.weights, checkpoint.sha256, images, checkpoint.vocabulary)
 
 
 def _of_file(path: Path) -> ChosenWeights:
@@ -84,4 +87,5 @@ def _of_file(path: Path) -> ChosenWeights:
             "with t2i_hpc.checkpoints export what=all"
         )
     seen = notes.get("images", "0")
-    return ChosenWeights(path, sha256_of_file(path), int(seen) if seen.isdecimal() else 0)
+    images = int(seen) if seen.isdecimal() else 0
+    return ChosenWeights(path, sha256_of_file(path), images, notes.get(VOCABULARY_NOTE, ""))

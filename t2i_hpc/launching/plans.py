@@ -79,7 +79,8 @@ def check_training(task: str, config: TrainConfig, ranks: int) -> Path:
     from t2i_hpc.data.share import Share
     from t2i_hpc.data.split import Split
 
-    folder = pretrain.locate(config) if task == "pretrain" else train.locate(config)
+    check = pretrain.check_start if task == "pretrain" else train.check_start
+    folder = check(config)
     Share(config.engine.batch_size, 0, ranks)
     Split.open(config.data, config.data.test_split)
     return folder

@@ -8,13 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Batch, Term
-from t2i_hpc.config.system import DAMSMConfig, ImageEncoderConfig, TextEncoderConfig
+from t2i_hpc.common.word_numbers import VOCABULARY_NOTE, check_same_words
+from t2i_hpc.config.system import (
+    DAMSMConfig,
+    ImageEncoderConfig,
+    SystemConfig,
+    TextEncoderConfig,
+)
 from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
 from t2i_hpc.losses.precision import at_least_float32
 from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
@@ -35,6 +41,44 @@ def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextE
     elif not config.bert.pretrained:
         _LOG.info("text encoder: random weights (system.text_encoder.weights is empty)")
     return encoder
+
+
+def check_text_encoder(config: SystemConfig, vocabulary: str) -> None:
+    """Refuse a text encoder whose weights were trained with another vocabulary.
+
+    Args:
+        config: of the system.
+        vocabulary: SHA-256 of the data's vocabulary or tokenizer.
+
+    Raises:
+        RunError: names the file and what to do.
+        ConfigurationError: the file cannot be read.
+    """
+    text_encoder = getattr(config, "text_encoder", None)  # a user-defined system may have none
+    if not isinstance(text_encoder, TextEncoderConfig) or not text_encoder.weights:
+        return
+    key, path = "system.text_encoder.weights", Path(text_encoder.weights)
+    check_same_words(
+        f"{key}={path}",
+        vocabulary_of(path, key),
+        vocabulary,
+        "name the encoder that was trained "
+        "on this data, or build the shards with vocabulary= of the data that it was trained on",
+    )
+
+
+def vocabulary_of(path: Path, key: str) -> str:
+    """Return the SHA-256 of the vocabulary that a safetensors file names; empty: it names none.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return str((opened.metadata() or {}).get(VOCABULARY_NOTE, ""))
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error
 
 
 def _build_lstm(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:

@@ -27,9 +27,10 @@ def drawn(shards: Path, indexed: DataConfig) -> DataConfig:
     return replace(indexed, reader="webdataset", urls=[f"{shards}/train/{{000000..000004}}.tar"])
 
 
-def test_indexed_data_is_its_manifest(indexed: DataConfig) -> None:
+def test_indexed_data_is_its_manifest_and_vocabulary(indexed: DataConfig) -> None:
     data, split = open_training_data(indexed), Split.open(indexed, "train")
-    assert data.identity == split.manifest.digest
+    assert data.content == split.manifest.digest
+    assert data.identity != data.content
     assert data.epoch("system.epoch_images") == split.count
     assert data.vocabulary.words == split.vocabulary.words
     assert data.summary == "24 samples of demo"

@@ -82,6 +82,11 @@ class Checkpoint:
         """Identity of the whole checkpoint."""
         return str(self.state["checksum"])
 
+    @property
+    def vocabulary(self) -> str:
+        """Identity of the vocabulary that the tokens were numbers of; empty: not recorded."""
+        return str(self.state["origin"].get("vocabulary", ""))
+
 
 def look_at(run: Path, images: int) -> Checkpoint:
     """Return the checkpoint of that many images; its tensors' files are not looked at.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import t2i_hpc
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.word_numbers import check_same_words
 from t2i_hpc.engine.agreement import raise_together
 from t2i_hpc.engine.checkpoints.checkpoint import Checkpoint, Progress, load_weights, read_moments
 from t2i_hpc.engine.checkpoints.fitting import check_moments
@@ -42,8 +43,8 @@ class Saver:
     error too, but not when a person insists on leaving.
     """
 
-    def __init__(self, run: RunFiles, engine: Engine) -> None:
-        self._run, self._engine = run, engine
+    def __init__(self, run: RunFiles, engine: Engine, vocabulary: str = "") -> None:
+        self._run, self._engine, self._vocabulary = run, engine, vocabulary
         self._system, self._world = engine.system, engine.world
         self._config = engine.config
         self._writer = BackgroundWriter()
@@ -132,6 +133,12 @@ class Saver:
     def _load(self, checkpoint: Checkpoint) -> tuple[Mapping[str, Tensor], Exception | None]:
         """Load the networks, and return the optimisers' state once it is known to fit."""
         try:
+            check_same_words(
+                f"the checkpoint {checkpoint.folder}",
+                checkpoint.vocabulary,
+                self._vocabulary,
+                "put the vocabulary.json back that it was trained with",
+            )
             moments = read_moments(checkpoint)
             check_moments(checkpoint.moments, moments, self._system)
             load_weights(checkpoint, self._system.modules)
@@ -167,6 +174,7 @@ class Saver:
         now = datetime.datetime.now(datetime.timezone.utc)
         return {
             "run": self._run.folder.name,
+            "vocabulary": self._vocabulary,
             "engine": self._engine.kind,
             "world": self._world.size,
             "precision": self._config.precision,
