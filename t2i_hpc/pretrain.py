@@ -43,7 +43,7 @@ def with_epoch(config: TrainConfig) -> TrainConfig:
         )
     if system.epoch_images is not None:
         return config
-    samples = open_training_data(config.data).epoch("system.epoch_images")
+    samples = open_training_data(config.data, check_tars=False).epoch("system.epoch_images")
     return replace(config, system=replace(system, epoch_images=samples))
 
 

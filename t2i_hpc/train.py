@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.cluster.beside import EvaluationsBeside
-from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Matcher, Painter, System
@@ -44,10 +44,10 @@ from t2i_hpc.systems.encoders import check_text_encoder
 def train(config: TrainConfig) -> int:
     """Train to the end or to a request to stop; return the exit code."""
     with joined_world(config.engine) as world:
-        training = open_training_data(config.data)
+        training = open_training_data(config.data, check_tars=False)
         folder = run_folder(config, training.identity)
         record = data_record(config, training.content, training.vocabulary.sha256)
-        raise_together(world, _misplaced(folder, config, record) if world.is_main else None)
+        raise_together(world, _obstacle(folder, config, record) if world.is_main else None)
         _speak(world, new=not list_checkpoints(folder))
         line = open_progress(world.is_main)
         try:
@@ -117,10 +117,13 @@ def check_start(config: TrainConfig) -> Path:
     return folder
 
 
-def _misplaced(folder: Path, config: TrainConfig, record: dict[str, str]) -> RunError | None:
+def _obstacle(folder: Path, config: TrainConfig, record: dict[str, str]) -> UserError | None:
+    """Return what rank 0 finds for all: a file system is not asked for each tar by each rank."""
     try:
         check_relatives(folder, config, record)
-    except RunError as error:
+        open_training_data(config.data)
+        Split.open(config.data, config.data.test_split)
+    except UserError as error:
         return error
     return None
 
@@ -153,7 +156,7 @@ def _report(
     folder: Path, config: TrainConfig, system: System, line: ProgressLine
 ) -> Callable[[int], None]:
     """Return what a system shows of itself from time to time."""
-    held_out = Split.open(config.data, config.data.test_split)
+    held_out = Split.open(config.data, config.data.test_split, check_tars=False)
     if isinstance(system, Painter):
         return SampleGrids(folder, config, held_out, system)
     if isinstance(system, Matcher):

@@ -91,6 +91,14 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes in words that never round to nothing: 1.2 GB, 2.5 MB, 300 bytes."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count} bytes"
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

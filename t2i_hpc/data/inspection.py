@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def only_split(splits: Sequence[Manifest]) -> Manifest:
 
 def _opened(folder: Path, check_tars: bool) -> Manifest:
     """Open a split; tars that are said to lie elsewhere are not looked at."""
-    return replace(Manifest.load(folder, "" if check_tars else str(folder)), location="")
+    return Manifest.load(folder, check_tars=check_tars)
 
 
 def verify_split(manifest: Manifest, advance: Callable[[int], None]) -> None:

@@ -84,12 +84,14 @@ class Manifest:
     location: str = ""
 
     @classmethod
-    def load(cls, folder: Path, location: str = "") -> Manifest:
+    def load(cls, folder: Path, location: str = "", check_tars: bool = True) -> Manifest:
         """Read and check a split's manifest, and that its tables and tars are all there.
 
         Args:
             folder: that of the manifest and the tables.
             location: where the tars lie, if not in `folder`; they are then not looked at.
+            check_tars: look whether tars are there and of the right size, with one call each;
+                each is compared again when it is opened.
 
         Raises:
             DataError: something is missing, damaged or of another size than recorded.
@@ -104,7 +106,7 @@ class Manifest:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{path} is damaged ({reason}); {REBUILD}") from error
         manifest._check_tables()
-        if not location:
+        if check_tars and not location:
             manifest._check_sizes()
         return manifest
 
@@ -216,9 +218,10 @@ class Manifest:
         step = -(-self.shard_count // _LOOKED_AT)
         for number in range(0, self.shard_count, step):
             path, size = self.folder / shard_name(number), int(self.table[number]["bytes"])
-            found = path.stat().st_size if path.is_file() else None
-            if found is None:
-                raise DataError(f"the shard {path} is missing; {REBUILD}")
+            try:
+                found = path.stat().st_size
+            except OSError as error:
+                raise DataError(f"the shard {path} is missing; {REBUILD}") from error
             if found != size:
                 raise DataError(
                     f"the shard {path} has {found:,} bytes instead of {size:,}: it was cut or "

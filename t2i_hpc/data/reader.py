@@ -14,11 +14,10 @@ from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.manifest import IMAGE_FORMATS, Manifest
-from t2i_hpc.data.storage import LocalStorage, Storage
+from t2i_hpc.data.storage import LocalStorage, Storage, shards_kept
 from t2i_hpc.data.tables import Index
 from t2i_hpc.data.tars import checksum
 
-_ROWS_KEPT = 64  # shards
 _GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
 _Row = tuple[int, int, int, int, int, int]
 
@@ -43,10 +42,16 @@ class StoredSample:
 
 
 class Reader:
-    """Random access to the samples of a split; not for several threads at a time."""
+    """Random access to the samples of a split; not for several threads at a time.
 
-    def __init__(self, manifest: Manifest, storage: Storage | None = None) -> None:
-        self._manifest = manifest
+    Args:
+        manifest: of the split.
+        storage: where its bytes come from; None: the manifest's folder.
+        window: shards that are read in turn; rows of twice as many are kept.
+    """
+
+    def __init__(self, manifest: Manifest, storage: Storage | None = None, window: int = 1) -> None:
+        self._manifest, self._most = manifest, shards_kept(window)
         self._storage = storage or LocalStorage(manifest)
         self._rows: OrderedDict[int, Index] = OrderedDict()
 
@@ -85,9 +90,10 @@ class Reader:
 
     def _rows_of(self, shard: int) -> Index:
         if shard not in self._rows:
-            if len(self._rows) >= _ROWS_KEPT:
+            if len(self._rows) >= self._most:
                 self._rows.popitem(last=False)
             self._rows[shard] = self._manifest.rows(shard)
+        self._rows.move_to_end(shard)
         return self._rows[shard]
 
     def _files(self, shard: int, row: _Row) -> tuple[bytes, bytes]:

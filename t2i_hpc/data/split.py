@@ -30,17 +30,26 @@ class Split:
     """Random access to a split's samples; may be pickled and used in forked workers."""
 
     def __init__(
-        self, manifest: Manifest, vocabulary: Vocabulary, storage: Storage | None = None
+        self,
+        manifest: Manifest,
+        vocabulary: Vocabulary,
+        storage: Storage | None = None,
+        window: int = 1,
     ) -> None:
         self.manifest = manifest
         self.vocabulary = vocabulary
-        self._reader = Reader(manifest, storage)
+        self._reader = Reader(manifest, storage, window)
 
     @classmethod
-    def open(cls, config: DataConfig, split: str) -> Split:
+    def open(cls, config: DataConfig, split: str, check_tars: bool = True) -> Split:
         """Open ``config.path/<split>``, a folder here or on a server.
 
         The path ``demo`` is the data that ships with t2i_hpc.
+
+        Args:
+            config: where the data lies and how it is read.
+            split: name of the split.
+            check_tars: look whether its tars are there; one rank is enough for all.
 
         Raises:
             DataError: no such folder or split, or a part of it is missing or damaged.
@@ -49,8 +58,9 @@ class Split:
             server, cache = Server(config.patience), open_cache(config)
             manifest = fetch_manifest(join(config.path, split), server, cache)
         else:
-            manifest = Manifest.load(_folder_of(config, split))
-        return cls(manifest, open_vocabulary(config), open_storage(manifest, config))
+            manifest = Manifest.load(_folder_of(config, split), check_tars=check_tars)
+        storage = open_storage(manifest, config)
+        return cls(manifest, open_vocabulary(config), storage, config.shuffle_window)
 
     @property
     def count(self) -> int:

@@ -68,22 +68,26 @@ class TrainingData:
         return self.samples
 
 
-def open_training_data(config: DataConfig) -> TrainingData:
+def open_training_data(config: DataConfig, check_tars: bool = True) -> TrainingData:
     """Open what ``data.reader`` and the rest of a configuration name.
+
+    Args:
+        config: of the data.
+        check_tars: look whether the tars are there; one rank is enough for all.
 
     Raises:
         UserError: it is not there, damaged, or contradictory.
     """
-    return _READERS[config.reader](config)
+    return _READERS[config.reader](config, check_tars)
 
 
-def _open_indexed(config: DataConfig) -> TrainingData:
+def _open_indexed(config: DataConfig, check_tars: bool) -> TrainingData:
     if config.urls:
         raise ConfigurationError(
             "data.urls= belongs to data.reader=webdataset: set that, or name a folder of shards "
             "with data.path= alone"
         )
-    split = Split.open(config, config.train_split)
+    split = Split.open(config, config.train_split, check_tars)
     return TrainingData(
         identity=sha256_of_json(
             {"manifest": split.manifest.digest, "vocabulary": split.vocabulary.sha256}
@@ -97,7 +101,7 @@ def _open_indexed(config: DataConfig) -> TrainingData:
     )
 
 
-def _open_webdataset(config: DataConfig) -> TrainingData:
+def _open_webdataset(config: DataConfig, _: bool) -> TrainingData:
     urls, vocabulary = expand(config.urls), open_vocabulary(config)
     names = [shown(url) for url in urls]
     return TrainingData(

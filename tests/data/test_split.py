@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import resource
 from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from PIL import Image
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage import files
+from t2i_hpc.data.storage import opening
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 
@@ -47,8 +50,66 @@ def test_there_are_no_other_samples(split: Split, number: int) -> None:
         split.sample(number)
 
 
-def test_open_files_are_bounded(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "OPEN_FILES", 2)
+def tars_among(calls: list[object]) -> Counter[str]:
+    return Counter(Path(str(name)).name for name in calls if str(name).endswith(".tar"))
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Note the first argument of each call of the system."""
+    calls: list[object] = []
+    original = getattr(os, name)
+
+    def noting(*arguments: Any, **words: Any) -> Any:
+        calls.append(arguments[0])
+        return original(*arguments, **words)
+
+    monkeypatch.setattr(os, name, noting)
+    return calls
+
+
+@pytest.mark.parametrize(("window", "allowed", "opens"), [(5, 1024, 5), (1, 1024, 24), (5, 4, 24)])
+def test_as_many_tars_stay_open_as_a_window_wants_and_the_process_may(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, window: int, allowed: int, opens: int
+) -> None:
+    monkeypatch.setattr(opening, "OPEN_FILES", 1)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+    split = Split.open(DataConfig(path=str(shards), shuffle_window=window), "train")
+    opened = noted(monkeypatch, "open")
+    for number in range(24):
+        split.sample(number * 5 % 24)  # each from another shard than the two before
+    assert tars_among(opened).total() == opens
+    assert set(tars_among(opened)) == {f"{number:06d}.tar" for number in range(5)}
+
+
+def test_rows_in_use_are_kept(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "OPEN_FILES", 1)
+    split = Split.open(DataConfig(path=str(shards), shuffle_window=1), "train")
+    hashed: list[int] = []
+    rows = Manifest.rows
+
+    def hashing(manifest: Manifest, shard: int) -> Any:
+        hashed.append(shard)
+        return rows(manifest, shard)
+
+    monkeypatch.setattr(Manifest, "rows", hashing)
+    for number in (0, 5, 0, 10, 0, 15, 0, 20, 0):  # two shards' rows are kept
+        split.sample(number)
+    assert hashed == [0, 1, 2, 3, 4]
+
+
+def test_opening_a_split_looks_at_each_tar_once_and_only_where_asked(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = DataConfig(path=str(shards)), noted(monkeypatch, "stat")
+    Split.open(config, "train", check_tars=False)
+    assert not tars_among(asked)
+    Split.open(config, "train")
+    assert tars_among(asked) == {f"{number:06d}.tar": 1 for number in range(5)}
+
+
+def test_open_files_are_bounded(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "OPEN_FILES", 1)
+    split = Split.open(DataConfig(path=str(shards), shuffle_window=1), "train")
     before = len(list(Path("/proc/self/fd").iterdir()))
     keys = [split.sample(number).key for number in (0, 23, 6, 12, 1, 22, 18, 0)]
     assert keys[-1] == keys[0] == "0000.png"

@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from t2i_hpc.data.storage.cached import CachedStorage
 from t2i_hpc.data.storage.files import LocalStorage
-from t2i_hpc.data.storage.opening import open_storage
+from t2i_hpc.data.storage.opening import open_storage, shards_kept
 from t2i_hpc.data.storage.protocol import Storage
 from t2i_hpc.data.storage.ranged import RangedStorage
 
-__all__ = ["CachedStorage", "LocalStorage", "RangedStorage", "Storage", "open_storage"]
+__all__ = [
+    "CachedStorage",
+    "LocalStorage",
+    "RangedStorage",
+    "Storage",
+    "open_storage",
+    "shards_kept",
+]

@@ -4,12 +4,13 @@ A copy is named by its content, so it is right or it is not there: it is written
 name, compared, flushed and renamed. One process fetches while others wait for it. What decides
 that is a lock of the kernel, which dies with its holder; a half-fetched copy that a dead
 process left behind is overwritten or swept away. The copies used longest ago make room for new
-ones; whoever has such a copy open goes on reading it, for a file lives until it is closed.
+ones. Nobody keeps a copy open: what is deleted leaves the disk at once, so the limit holds there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -20,12 +21,15 @@ from pathlib import Path
 from typing import IO
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.common.files import fsync_folder
+from t2i_hpc.common.files import fsync_folder, size_text
 
 Beat = Callable[[], None]
 _POLL = 0.05  # seconds between two looks at a lock
+_SETTLE = 5.0  # seconds in which a disk may still give back what was deleted
 _GRACE = 60.0  # seconds beyond patience after which a lock's holder counts as stuck
-_SPARE = 64 << 20  # bytes of the disk that are left free
+_SPARE = 64 << 20  # bytes of the disk that are left free, but no more than
+_SPARE_PART = 20  # the 20th part of it: a small disk is used, too
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ELSEWHERE = "name another folder with data.cache="
 
 
@@ -63,11 +67,11 @@ class Cache:
                     self._add(path, size, fetch, beat)
         return descriptor
 
-    def drop(self, name: str, descriptor: int) -> None:
-        """Remove a copy that was found damaged, unless it was replaced since it was opened."""
+    def drop(self, name: str, found: os.stat_result) -> None:
+        """Remove a copy that was found damaged, unless it was replaced since it was read."""
         path = self.folder / "shards" / name
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+            if os.path.samestat(path.stat(), found):
                 path.unlink()
 
     @contextlib.contextmanager
@@ -107,9 +111,7 @@ class Cache:
         part = path.with_suffix(".part")
         try:
             with part.open("w+b") as stream:
-                with self.locked("room"):
-                    self._make_room(size)
-                    os.posix_fallocate(stream.fileno(), 0, size)
+                self._reserve(stream, size, beat)
                 fetch(stream, beat)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -123,24 +125,63 @@ class Cache:
         finally:
             part.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        self._sweep()
+    def _reserve(self, stream: IO[bytes], size: int, beat: Beat) -> None:
+        """Take `size` bytes of the disk for a file, for which copies make room.
+
+        What others are fetching can make no room yet: it is waited for.
+
+        Raises:
+            DataError: there is no room even without any copy.
+        """
+        begin, fetched, short = time.monotonic(), self._fetched(), 0
+        while True:
+            with self.locked("room"):
+                self._sweep()
+                if self._make_room(size, short):
+                    short = 0 if _allocate(stream, size) else size  # a quota shows only now
+                    if not short:
+                        return
+            beat()
+            if (latest := self._fetched()) != fetched:
+                begin, fetched = time.monotonic(), latest
+            alone = not any(path != Path(stream.name) for _, _, path in fetched)
+            waited = time.monotonic() - begin
+            if (alone and waited > _SETTLE) or waited > self._patience + _GRACE:
+                raise DataError(
+                    f"the disk of {self.folder} has {size_text(self._free())} left, too few for "
+                    f"a shard of {size_text(size)}: free space there or {_ELSEWHERE}"
+                )
+            time.sleep(_POLL)
+
+    def _make_room(self, size: int, short: int) -> bool:
+        """Delete the fewest copies that leave room; nothing where all of them would not.
+
+        Args:
+            size: bytes that are wanted.
+            short: bytes by which the disk has less room than it says.
+        """
         copies = sorted(_stats(self.folder / "shards", "*.tar"))
-        used = sum(count for _, count, _ in copies)
-        used += sum(count for _, count, _ in _stats(self.folder / "shards", "*.part"))
+        used = sum(count for _, count, _ in copies) + sum(count for _, count, _ in self._fetched())
+        needed = size + self._spare()
+        missing = max(used + size - self.limit, needed - self._free(), short)
+        if missing > sum(count for _, count, _ in copies):
+            return False
         for _, count, path in copies:
-            if used + size <= self.limit and self._free() >= size + _SPARE:
-                return
+            if missing <= 0:
+                break
             path.unlink(missing_ok=True)
-            used -= count
-        if self._free() < size + _SPARE:
-            raise DataError(
-                f"the disk of {self.folder} has {self._free() / 1e9:.1f} GB left, too few for a "
-                f"shard of {size / 1e9:.1f} GB: free space there or {_ELSEWHERE}"
-            )
+            missing -= count
+        return self._free() >= needed
+
+    def _fetched(self) -> list[tuple[float, int, Path]]:
+        """Return (time of last progress, bytes, path) of what is being fetched."""
+        return [found for found in _stats(self.folder / "shards", "*.part") if found[1]]
 
     def _free(self) -> int:
         return shutil.disk_usage(self.folder).free
+
+    def _spare(self) -> int:
+        return min(_SPARE, shutil.disk_usage(self.folder).total // _SPARE_PART)
 
     def _sweep(self) -> None:
         """Remove what processes that died while fetching left behind."""
@@ -148,6 +189,18 @@ class Cache:
             with (self.folder / "locks" / path.name[:2]).open("a") as stream:
                 if _lock(stream.fileno(), path):
                     path.unlink(missing_ok=True)
+
+
+def _allocate(stream: IO[bytes], size: int) -> bool:
+    """Take room on the disk for a file; return whether there is as much."""
+    try:
+        os.posix_fallocate(stream.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        stream.truncate(0)
+        return False
+    return True
 
 
 def _folder(given: str) -> Path:

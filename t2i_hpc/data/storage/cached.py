@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from typing import IO
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.storage.cache import Beat, Cache
-from t2i_hpc.data.storage.files import FileStorage
+from t2i_hpc.data.storage.files import ADVICE, is_final, read_whole
 from t2i_hpc.data.storage.server import BLOCK, Server
 from t2i_hpc.data.storage.urls import join, shown
 from t2i_hpc.data.tables import REBUILD, Shard, shard_name
 
 
-class CachedStorage(FileStorage):
-    """Reads of copies; a copy whose bytes are not those of the manifest is never kept."""
+class CachedStorage:
+    """Reads of copies; a copy whose bytes are not those of the manifest is never kept.
+
+    A copy is open for the time of a read alone (opening takes microseconds on a node's disk):
+    bytes of a deleted file stay on the disk for as long as somebody has it open.
+    """
 
     def __init__(self, manifest: Manifest, server: Server, cache: Cache) -> None:
-        super().__init__(manifest, server.patience.seconds)
-        self._server, self._cache = server, cache
+        self._manifest, self._server, self._cache = manifest, server, cache
+        self._latest: tuple[int, os.stat_result] | None = None  # shard and copy read last
+
+    def read(self, shard: int, offset: int, count: int) -> bytes:
+        """Return exactly `count` bytes of a shard."""
+        return self._server.patience.attempt(
+            self.name_of(shard),
+            lambda _: self._read_once(shard, offset, count),
+            ADVICE,
+            is_final,
+        )
 
     def forget(self, shard: int) -> None:
-        """Close a shard and remove its copy, so that it is fetched again."""
-        if shard in self._files:
-            self._cache.drop(_copy_of(self._manifest.shard(shard)), self._files[shard])
-        super().forget(shard)
+        """Remove the copy of a shard that was read last, so that it is fetched again."""
+        if self._latest and self._latest[0] == shard:
+            self._cache.drop(_copy_of(self._manifest.shard(shard)), self._latest[1])
 
     def name_of(self, shard: int) -> str:
         """Return the address of a shard, without secrets."""
@@ -35,13 +48,18 @@ class CachedStorage(FileStorage):
     def _address(self, shard: int) -> str:
         return join(self._manifest.location, shard_name(shard))
 
-    def _open(self, number: int) -> int:
+    def _read_once(self, number: int, offset: int, count: int) -> bytes:
         shard = self._manifest.shard(number)
 
         def fetch(stream: IO[bytes], beat: Beat) -> None:
             self._fetch(shard, stream, beat)
 
-        return self._cache.open(_copy_of(shard), shard.bytes, fetch)
+        descriptor = self._cache.open(_copy_of(shard), shard.bytes, fetch)
+        try:
+            self._latest = number, os.fstat(descriptor)
+            return read_whole(descriptor, offset, count)
+        finally:
+            os.close(descriptor)
 
     def _fetch(self, shard: Shard, stream: IO[bytes], beat: Beat) -> None:
         """Write a shard, twice if the first copy is damaged."""

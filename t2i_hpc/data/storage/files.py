@@ -1,4 +1,4 @@
-"""Shards that are files here.
+"""Shards in a folder.
 
 ``os.pread`` has no file position, so descriptors may be shared by forked workers; a copy that
 was pickled to another process opens its own. The number of open descriptors is bounded, since
@@ -8,6 +8,7 @@ a data set may have more shards than a process may open files.
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,30 @@ from t2i_hpc.data.storage.patience import IncompleteError, Patience
 from t2i_hpc.data.tables import REBUILD, shard_name
 
 OPEN_FILES = 64
-_ADVICE = (
+ADVICE = (
     "see whether the file is whole and its file system answers, then start the same command "
     f"again, or {REBUILD}; data.patience waits longer"
 )
 
 
-class FileStorage:
-    """Positioned reads from files; where they lie is a matter of its subclasses."""
+class LocalStorage:
+    """Positioned reads from the tars in the manifest's own folder.
 
-    def __init__(self, manifest: Manifest, patience: float) -> None:
+    Args:
+        manifest: of the split.
+        patience: seconds for which a read that fails is tried again.
+        open_files: tars that may be kept open; half of what the process may open at most.
+    """
+
+    def __init__(
+        self, manifest: Manifest, patience: float = 0.0, open_files: int = OPEN_FILES
+    ) -> None:
         self._manifest = manifest
         self._patience = Patience(patience)
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if allowed != resource.RLIM_INFINITY:
+            open_files = min(open_files, allowed // 2)
+        self._most = max(1, open_files)
         self._files: OrderedDict[int, int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,8 +65,8 @@ class FileStorage:
         return self._patience.attempt(
             self.name_of(shard),
             lambda _: self._read_anew(shard, offset, count),
-            _ADVICE,
-            lambda error: isinstance(error, (PermissionError, IsADirectoryError)),
+            ADVICE,
+            is_final,
         )
 
     def forget(self, shard: int) -> None:
@@ -66,29 +79,11 @@ class FileStorage:
         return str(Path(self._manifest.location or self._manifest.folder) / shard_name(shard))
 
     def _read_anew(self, shard: int, offset: int, count: int) -> bytes:
-        FileStorage.forget(self, shard)
-        while len(self._files) >= OPEN_FILES:
+        self.forget(shard)
+        while len(self._files) >= self._most:
             os.close(self._files.popitem(last=False)[1])
         self._files[shard] = self._open(shard)
-        content = os.pread(self._files[shard], count, offset)
-        if len(content) != count:
-            raise IncompleteError("it ends within a sample: it was cut while it was in use")
-        return content
-
-    def _open(self, shard: int) -> int:
-        raise NotImplementedError
-
-
-class LocalStorage(FileStorage):
-    """Shards in the manifest's own folder.
-
-    Args:
-        manifest: of the split.
-        patience: seconds for which a read that fails is tried again.
-    """
-
-    def __init__(self, manifest: Manifest, patience: float = 0.0) -> None:
-        super().__init__(manifest, patience)
+        return read_whole(self._files[shard], offset, count)
 
     def _open(self, shard: int) -> int:
         descriptor = os.open(self.name_of(shard), os.O_RDONLY | os.O_CLOEXEC)
@@ -97,3 +92,20 @@ class LocalStorage(FileStorage):
             os.close(descriptor)
             raise IncompleteError(f"it has {found:,} bytes instead of {size:,}: cut or changed")
         return descriptor
+
+
+def read_whole(descriptor: int, offset: int, count: int) -> bytes:
+    """Return exactly `count` bytes of an open file.
+
+    Raises:
+        IncompleteError: it ends before.
+    """
+    content = os.pread(descriptor, count, offset)
+    if len(content) != count:
+        raise IncompleteError("it ends within a sample: it was cut while it was in use")
+    return content
+
+
+def is_final(error: Exception) -> bool:
+    """Whether a failure to read a file here is permanent."""
+    return isinstance(error, (PermissionError, IsADirectoryError))

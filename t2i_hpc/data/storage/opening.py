@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.files import size_text
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.storage.cache import Cache
 from t2i_hpc.data.storage.cached import CachedStorage
-from t2i_hpc.data.storage.files import LocalStorage
+from t2i_hpc.data.storage.files import OPEN_FILES, LocalStorage
 from t2i_hpc.data.storage.protocol import Storage
 from t2i_hpc.data.storage.ranged import RangedStorage
 from t2i_hpc.data.storage.server import Server
@@ -24,13 +25,18 @@ def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
         DataError: the cache's folder cannot be used.
     """
     if not is_remote(manifest.location, "data.path"):
-        return LocalStorage(manifest, config.patience)
+        return LocalStorage(manifest, config.patience, shards_kept(config.shuffle_window))
     server = Server(config.patience)
     if config.remote_reads == "ranges":
         return RangedStorage(manifest, server)
     cache = open_cache(config)
     _check_limit(manifest, config, cache.limit)
     return CachedStorage(manifest, server, cache)
+
+
+def shards_kept(window: int) -> int:
+    """Return of how many shards rows and descriptors are kept: windows overlap at their seams."""
+    return max(OPEN_FILES, 2 * window)
 
 
 def open_cache(config: DataConfig) -> Cache:
@@ -47,15 +53,15 @@ def _check_limit(manifest: Manifest, config: DataConfig, limit: int) -> None:
     if largest > limit:
         raise ConfigurationError(
             f"data.cache_gigabytes={config.cache_gigabytes:g} is less than a shard of "
-            f"{largest / 1e9:.3g} GB: raise it or take data.remote_reads=ranges"
+            f"{size_text(largest)}: raise it or take data.remote_reads=ranges"
         )
     window = min(config.shuffle_window, manifest.shard_count) * largest
     if window > limit:
         logging.getLogger(__name__).warning(
             "data.cache_gigabytes=%g holds less than the %d shards that are shuffled together "
-            "(%.3g GB): shards will be fetched again and again; raise it, lower "
+            "(%s): shards will be fetched again and again; raise it, lower "
             "data.shuffle_window or take data.remote_reads=ranges",
             config.cache_gigabytes,
             config.shuffle_window,
-            window / 1e9,
+            size_text(window),
         )
