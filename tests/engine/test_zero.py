@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Phase
@@ -21,7 +22,7 @@ from t2i_hpc.engine.engines.zero_setup import check_configuration, settings
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from tests.support.toys import Toy
-from tests.support.training import environment, tiny_system
+from tests.support.training import environment, tiny_batch, tiny_system
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -88,6 +89,21 @@ def test_clipping_is_off_unless_asked_for() -> None:
     assert said["gradient_accumulation_steps"] == 2
     assert said["zero_optimization"]["stage"] == 2
     assert settings(config, CPU, 0.25)["gradient_clipping"] == 0.25
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_images_are_channels_last_throughout(stage: int) -> None:
+    words: dict[str, Any] = {"name": "deepspeed", "zero_stage": stage, "batch_size": 4}
+    system = tiny_system()
+    engine = build_engine(system, CPU, EngineConfig(**words, channels_last=True))
+    seen: list[Tensor] = []
+    for network in (system.generator, system.discriminator):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda m, i, output: seen.append(output))
+    engine.step(tiny_batch(), torch.randn(4, system.noise_width))
+    assert seen
+    assert all(image.is_contiguous(memory_format=torch.channels_last) for image in seen)
 
 
 SCRIPT = """

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.step import Losses, OptimiserSettings, Phase, System
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.engines.engine import Engine, Moments, PhaseLoss
+from t2i_hpc.engine.engines.engine import Engine, Moments, PhaseLoss, lay_out
 from t2i_hpc.engine.engines.finite import largest
 from t2i_hpc.engine.engines.optimisers import (
     build_optimiser,
@@ -50,6 +50,7 @@ class DDPEngine(Engine):
                 "engine.precision=fp16 leaves out updates that overflow by itself: take "
                 "engine.on_nonfinite=stop with it"
             )
+        lay_out(system.modules, self.layout)
         kind = self.config.optimiser
         self.optimisers = {
             name: build_optimiser(part, system.optimisers[name], kind, world.device)

@@ -13,7 +13,7 @@ the images a step sees are the same, the training is that of a smaller batch in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,8 +76,6 @@ class Engine(ABC):
         self.watch = FiniteWatch()
         self.step_number = 0
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        if config.channels_last:
-            system.modules.to(memory_format=torch.channels_last)
         compile_networks(system, config.compile)
 
     def step(self, batch: Batch, noise: Tensor, images_seen: int = 0) -> dict[str, Tensor]:
@@ -162,6 +160,22 @@ class Engine(ABC):
     @abstractmethod
     def write_moments(self, moments: Moments) -> None:
         """Take over the optimisers' state of a checkpoint; all ranks call it."""
+
+
+def lay_out(
+    modules: nn.Module, layout: torch.memory_format, but: Iterable[nn.Parameter] = ()
+) -> None:
+    """Put the weights of convolutions in memory as `layout` says; their values stay.
+
+    Args:
+        modules: the networks.
+        layout: of the weights, and by them of the images that pass through.
+        but: weights that stay where they are.
+    """
+    kept = {id(parameter) for parameter in but}
+    for parameter in modules.parameters():
+        if parameter.dim() == 4 and id(parameter) not in kept:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def _check_accumulation(config: EngineConfig, world: World) -> None:

@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i_hpc.common.step import Losses, Phase, System
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.engines.engine import Engine, Moments
+from t2i_hpc.engine.engines.engine import Engine, Moments, lay_out
 from t2i_hpc.engine.engines.schedule import learning_rate, restarts
 from t2i_hpc.engine.engines.zero_setup import check_configuration, prepared_deepspeed
 from t2i_hpc.engine.engines.zero_team import Team
@@ -37,6 +37,12 @@ class DeepSpeedEngine(Engine):
             updates: Team(deepspeed, system, updates, world, config)
             for updates in sorted({phase.updates for phase in system.phases})
         }
+        if config.channels_last:  # not before: DeepSpeed starts with contiguous weights alone
+            partitioned = [team for team in self.teams.values() if team.partitioned]
+            sliced = [p for team in partitioned for p in team.trained.values()]
+            lay_out(system.modules, self.layout, but=sliced)
+            for team in partitioned:
+                take_channels_last(team.loss)
 
     @property
     def kind(self) -> str:
@@ -100,3 +106,17 @@ class DeepSpeedEngine(Engine):
                 }
                 if own:
                     team.write(self.system.parts[part], own)
+
+
+def take_channels_last(network: nn.Module) -> None:
+    """Let convolutions take images as (B, H, W, C) in memory, whatever their weights lie in.
+
+    ZeRO's weights and gradients are slices of one buffer, so they are contiguous.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(_to_channels_last)
+
+
+def _to_channels_last(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.contiguous(memory_format=torch.channels_last) for value in inputs)
