@@ -31,9 +31,10 @@ def status(config: StatusConfig) -> None:
 
 DOOR = RunsDoor(
     "status",
-    "Says how runs fare: state (new, waiting, running, stopped, done, failed, lost), progress,\n"
-    "img/s, time left, restarts, job, nodes, last score, last error. From Slurm where there is\n"
-    "one, and from the runs' own files. Words without a key are runs, sweeps or folders of runs.",
+    "Says how runs fare: state (new, waiting, running, unknown, stopped, done, failed,\n"
+    "lost), progress, img/s, time left, restarts, job, nodes, last score, last error. From Slurm\n"
+    "where there is one, and from the runs' own files; unknown: Slurm gives no answer. Words\n"
+    "without a key are runs, sweeps or folders of runs.",
     StatusConfig,
     status,
     (

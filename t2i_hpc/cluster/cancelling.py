@@ -7,17 +7,22 @@ long as the cluster's KillWait. A training without a job gets the file ``stop``,
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i_hpc.cluster.finding import find_jobs
 from t2i_hpc.cluster.slurm.client import run_client
-from t2i_hpc.cluster.states import JobState, mark_cancelled, states_of
+from t2i_hpc.cluster.slurm.polling import Pace, Polling
+from t2i_hpc.cluster.states import Answer, JobState, ask_states, mark_cancelled, name_jobs
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.sessions import is_held
 
-_POLL_SECONDS = 1.0
+_LOOK_SECONDS = 1.0  # at this machine's own trainings
+_NO_ANSWER = "UNKNOWN"
+
+Living = Mapping[Path, Sequence[JobState]]
+"""The jobs of each folder that are not over, of folders that have such."""
 
 
 @dataclass
@@ -33,43 +38,64 @@ class Cancelled:
     local: list[Path] = field(default_factory=list)
 
 
-def cancel(folders: Sequence[Path], wait: float) -> Cancelled:
+def cancel(folders: Sequence[Path], wait: float, pace: Pace | None = None) -> Cancelled:
     """End all jobs and trainings of some folders, and wait until they are gone.
 
     Args:
         folders: run directories and sweeps.
         wait: longest time in seconds.
+        pace: how often Slurm is asked.
 
     Raises:
-        ClusterError: Slurm refuses, or something has not ended in that time.
+        ClusterError: Slurm refuses or gives no answer, or something has not ended in that time.
     """
-    ended, end = Cancelled(), time.monotonic() + wait
+    ended, polling, end = Cancelled(), Polling(pace), time.monotonic() + wait
+    answer = _ask(folders)
+    if not any(map(is_held, folders)):
+        answer.living()  # there is nothing here that could be stopped without Slurm
+    polling.asked(news=True)
     while True:
-        living = _living(folders)
+        living = _living(folders, answer, ended)
         _cancel_jobs(living, ended)
         held = _stop_local(folders, living, ended)
         if not living and not held:
             break
-        if time.monotonic() > end:
-            raise ClusterError(_still(living, held, wait))
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_LOOK_SECONDS)
+        late = time.monotonic() > end
+        if living and (late or polling.is_due()):
+            before, answer = answer, _ask(folders)
+            polling.asked(news=answer.states != before.states)
+        if late and (_living(folders, answer, ended) or any(map(is_held, folders))):
+            raise ClusterError(_still(_living(folders, answer, ended), held, wait))
     for folder in ended.local:  # one that was at its end never read it
         (folder / "stop").unlink(missing_ok=True)
+    if unknown := answer.unanswered - set(ended.jobs):
+        stopped = ", ".join(map(str, ended.local))
+        raise ClusterError(
+            f"{stopped} has stopped, but nobody knows whether {name_jobs(unknown)} still waits or "
+            f"runs ({answer.reason}): cancel again where Slurm answers"
+        )
     return ended
 
 
-def _living(folders: Sequence[Path]) -> dict[Path, list[JobState]]:
-    """Return the jobs of each folder that are not over, of folders that have such."""
-    jobs = {folder: find_jobs(folder) for folder in folders}
-    states = states_of(job for listed in jobs.values() for job in listed)
-    living = {job: state for job, state in states.items() if state.lives}
-    own = {
-        folder: [living[job] for job in listed if job in living] for folder, listed in jobs.items()
-    }
-    return {folder: listed for folder, listed in own.items() if listed}
+def _ask(folders: Sequence[Path]) -> Answer:
+    return ask_states(job for folder in folders for job in find_jobs(folder))
 
 
-def _cancel_jobs(living: dict[Path, list[JobState]], ended: Cancelled) -> None:
+def _living(folders: Sequence[Path], answer: Answer, ended: Cancelled) -> Living:
+    """Return the jobs that are not over, and those cancelled ones of which nobody knows."""
+    living: dict[Path, list[JobState]] = {}
+    for folder in folders:
+        for job in find_jobs(folder):
+            state = answer.states.get(job)
+            if state is None and job in answer.unanswered and job in ended.jobs:
+                state = JobState(job, _NO_ANSWER)
+            if state is not None and state.lives:
+                living.setdefault(folder, []).append(state)
+    return living
+
+
+def _cancel_jobs(living: Living, ended: Cancelled) -> None:
     """Cancel what was not cancelled before; a successor may appear while its job ends."""
     fresh: dict[str, None] = {}
     for folder, states in living.items():
@@ -82,9 +108,7 @@ def _cancel_jobs(living: dict[Path, list[JobState]], ended: Cancelled) -> None:
         run_client("scancel", *fresh)
 
 
-def _stop_local(
-    folders: Sequence[Path], living: dict[Path, list[JobState]], ended: Cancelled
-) -> list[Path]:
+def _stop_local(folders: Sequence[Path], living: Living, ended: Cancelled) -> list[Path]:
     """Ask trainings that no running job explains to stop; return those that go on."""
     explained = {folder for folder, states in living.items() if any(s.runs for s in states)}
     held = [folder for folder in folders if folder not in explained and is_held(folder)]
@@ -97,7 +121,7 @@ def _stop_local(
     return held
 
 
-def _still(living: dict[Path, list[JobState]], held: Sequence[Path], wait: float) -> str:
+def _still(living: Living, held: Sequence[Path], wait: float) -> str:
     jobs = sorted({state.job for states in living.values() for state in states})
     what = [f"job {job}" for job in jobs] + [f"the training in {folder}" for folder in held]
     return (

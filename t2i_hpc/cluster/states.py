@@ -1,7 +1,8 @@
-"""How jobs fare: what Slurm's queue knows of them, else its accounting, else nobody.
+"""The states of jobs: what Slurm's queue knows of them, else its accounting.
 
 The queue forgets a job some minutes after its end; accounting may be absent or lag behind. One
-call of each client asks for any number of jobs. Which jobs a person cancelled stands in
+call of each client asks for any number of jobs. That nobody answers is not that a job is over:
+jobs without an answer are named as such. Which jobs a person cancelled stands in
 ``FOLDER/jobs/cancelled`` before Slurm is told, so that none of them is put back.
 """
 
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER
-from t2i_hpc.cluster.slurm.client import has_client, run_client
+from t2i_hpc.cluster.slurm.client import has_client, run_client, split_rows, warn_of
 from t2i_hpc.common.errors import ClusterError
 
 _LOG = logging.getLogger("t2i_hpc")
 _WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-_RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT"}
-_RUNNING |= {"STOPPED", "SUSPENDED"}
+# All states in which a job is over. Any other word, one of a newer Slurm too, is a living job's.
+_TERMINAL = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED"}
+_TERMINAL |= {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 _NOTHING = {"", "None", "None assigned", "(null)"}
 _CANCELLED = "cancelled"
 
@@ -47,33 +49,81 @@ class JobState:
 
     @property
     def runs(self) -> bool:
-        """Whether it holds nodes."""
-        return self.word in _RUNNING
+        """Whether it holds nodes, or is between waiting and its end in any other way."""
+        return self.lives and not self.waits
 
     @property
     def lives(self) -> bool:
         """Whether it is not over yet."""
-        return self.waits or self.runs
+        return self.word not in _TERMINAL
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of some jobs.
+
+    Attributes:
+        states: by number, of the jobs that Slurm knows.
+        unanswered: jobs of which nobody said anything, so that they may live or not.
+        reason: why there was no answer, "" if there was one.
+    """
+
+    states: dict[str, JobState]
+    unanswered: frozenset[str] = frozenset()
+    reason: str = ""
+
+    def living(self) -> dict[str, JobState]:
+        """Return the jobs that are not over.
+
+        Raises:
+            ClusterError: of some nobody knows whether they are.
+        """
+        if self.unanswered:
+            raise ClusterError(
+                f"nobody knows whether {name_jobs(self.unanswered)} still waits or runs, so "
+                f"nothing was changed: {self.reason}"
+            )
+        return {job: state for job, state in self.states.items() if state.lives}
+
+
+def ask_states(jobs: Iterable[str]) -> Answer:
+    """Ask Slurm for the states of jobs.
+
+    A job that the queue answers not to know is over: it is among the states if accounting knows
+    how it ended, else it is left out. Without an answer of the queue, accounting is believed of
+    jobs that have ended; all others are unanswered.
+    """
+    wanted = set(jobs)
+    if not wanted:
+        return Answer({})
+    if not has_client("squeue"):
+        return Answer({}, frozenset(wanted), "squeue is not installed here")
+    queue, reason = _from_queue(wanted)
+    found = dict(queue)
+    if not wanted <= found.keys():
+        # Accounting lags behind: a job that the queue does not know does not live.
+        ended = {job: each for job, each in _from_accounting(wanted).items() if not each.lives}
+        found = {**ended, **found}
+    silent = frozenset(wanted - found.keys()) if reason else frozenset()
+    return Answer({job: each for job, each in found.items() if job in wanted}, silent, reason)
 
 
 def states_of(jobs: Iterable[str]) -> dict[str, JobState]:
-    """Return the states of jobs by number, of those that Slurm knows.
+    """Return the states of jobs, of those that Slurm knows, for whom silence changes nothing.
 
-    That a client is missing or gives no answer is no error: what it would have said is left out,
-    and a warning says why. A machine without Slurm answers with nothing, silently.
+    That the queue gives no answer is a warning; a machine without Slurm answers with nothing.
     """
-    wanted = set(jobs)
-    numbers = sorted({job.partition("_")[0] for job in wanted})
-    if not numbers or not has_client("squeue"):
-        return {}
-    queue = _from_queue(numbers)
-    found = queue or {}
-    if not wanted <= found.keys():
-        past = _from_accounting(numbers)
-        if queue is not None:  # what the queue does not know is over, whatever accounting says
-            past = {job: state for job, state in past.items() if not state.lives}
-        found = {**past, **found}
-    return {job: state for job, state in found.items() if job in wanted}
+    answer = ask_states(jobs)
+    if answer.reason and has_client("squeue"):
+        _LOG.warning("%s", answer.reason)
+    return answer.states
+
+
+def name_jobs(jobs: Iterable[str], most: int = 4) -> str:
+    """Name jobs in a sentence, e.g. ``job 7`` or ``jobs 7, 8_0, 8_1, 8_2 and 3 more``."""
+    listed = sorted(jobs)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return f"job{'s' if len(listed) > 1 else ''} {', '.join(listed[:most])}{more}"
 
 
 def mark_cancelled(folder: Path, jobs: Sequence[str]) -> None:
@@ -90,54 +140,74 @@ def cancelled_jobs(folder: Path) -> set[str]:
     return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 
 
-def _from_queue(numbers: Sequence[str]) -> dict[str, JobState] | None:
-    """Return what the queue knows, None where it gives no answer."""
+def _from_queue(wanted: set[str]) -> tuple[dict[str, JobState], str]:
+    """Return what the queue knows, and why that may not be all ("": it is all)."""
     # --array: one line an element, also of those that wait. A list that holds a number which
     # the queue forgot is answered without it, but a single such number is refused.
-    words = ["--noheader", "--array", "--states=all", f"--jobs={','.join(numbers)}"]
+    words = ["--noheader", "--array", "--states=all", f"--jobs={_numbers(wanted)}"]
     try:
-        lines = run_client("squeue", *words, "--format=%i|%T|%r|%N")
+        text = run_client("squeue", *words, "--format=%i|%T|%r|%N")
     except ClusterError as error:
-        if "Invalid job id" in str(error):
-            return {}
-        _LOG.warning("%s", error)
-        return None
-    return _read(lines)
+        return {}, "" if "Invalid job id" in str(error) else str(error)
+    states, strange = _read(text, wanted)
+    return states, f"squeue printed what cannot be read: {strange[0]:.200}" if strange else ""
 
 
-def _from_accounting(numbers: Sequence[str]) -> dict[str, JobState]:
+def _from_accounting(wanted: set[str]) -> dict[str, JobState]:
     if not has_client("sacct"):
         return {}
     words = ["--noheader", "--parsable2", "--allocations", "--allusers"]
-    words += [f"--jobs={','.join(numbers)}", "--format=JobID,State,Reason,NodeList"]
+    words += [f"--jobs={_numbers(wanted)}", "--format=JobID,State,Reason,NodeList"]
     try:
-        lines = run_client("sacct", *words)
+        text = run_client("sacct", *words)
     except ClusterError as error:
         _LOG.warning("%s", error)
         return {}
-    return _read(lines)
-
-
-def _read(lines: str) -> dict[str, JobState]:
-    """Read lines of ``job|state|reason|nodes``; of one job the last line counts."""
-    states = {}
-    for line in lines.splitlines():
-        name, word, *rest = line.split("|", 3)
-        reason, nodes = ("" if text in _NOTHING else text for text in rest)
-        for job in expand(name):
-            states[job] = JobState(job, word.split(" ")[0], reason, nodes)  # CANCELLED by 0
+    states, strange = _read(text, wanted)
+    warn_of("sacct", strange)
     return states
 
 
-def expand(name: str) -> list[str]:
-    """Return the elements of a job array, e.g. ``7_[0-2,5%2]`` → 7_0, 7_1, 7_2, 7_5."""
+def _numbers(jobs: Iterable[str]) -> str:
+    """Return the numbers of jobs without those of elements, as the clients take them."""
+    return ",".join(sorted({job.partition("_")[0] for job in jobs}))
+
+
+def _read(text: str, wanted: Iterable[str]) -> tuple[dict[str, JobState], list[str]]:
+    """Read lines of ``job|state|reason|nodes``; return the states, and the lines not understood.
+
+    Of one job the last line counts. A list of elements that was cut short stands for all wanted
+    elements of its array that no other line names.
+    """
+    states, rest = dict[str, JobState](), dict[str, JobState]()
+    rows, strange = split_rows(text, 4)
+    for name, words, reason, nodes in rows:
+        word = words.partition(" ")[0]  # CANCELLED by 0
+        said = [word, *("" if field in _NOTHING else field for field in (reason, nodes))]
+        elements, whole = expand(name)
+        states |= {job: JobState(job, *said) for job in elements}
+        if not whole:
+            array = name.partition("_")[0]
+            rest |= {job: JobState(job, *said) for job in wanted if job.startswith(f"{array}_")}
+    return {**rest, **states}, strange
+
+
+def expand(name: str) -> tuple[list[str], bool]:
+    """Return the elements of a job array, and whether these are all.
+
+    ``7_[0-2,5%2]`` is 7_0, 7_1, 7_2 and 7_5; ``7_[0,2,...]`` is 7_0, 7_2 and others.
+    """
     job, bracket, inside = name.partition("_[")
     if not bracket:
-        return [name]
-    elements: list[str] = []
+        return [name], True
+    elements, whole = list[str](), True
     for part in inside.rstrip("]").partition("%")[0].split(","):
         bounds, _, step = part.partition(":")
         first, _, last = bounds.partition("-")
-        numbers = range(int(first), int(last or first) + 1, int(step or 1))
+        try:
+            numbers = range(int(first), int(last or first) + 1, int(step or 1))
+        except ValueError:
+            whole = False
+            continue
         elements += [f"{job}_{number}" for number in numbers]
-    return elements
+    return elements, whole

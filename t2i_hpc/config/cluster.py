@@ -61,6 +61,9 @@ class ClusterConfig:
     python: str = setting(
         "", "command that starts Python on the nodes, e.g. a container's; empty: this one"
     )
+    check: bool = setting(
+        True, "slurm: ask Slurm first whether the job could run; false where that refuses wrongly"
+    )
     dry_run: bool = setting(False, "slurm: print the batch script and submit nothing")
 
     @property

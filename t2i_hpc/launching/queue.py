@@ -10,7 +10,7 @@ from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs
 from t2i_hpc.cluster.shared_folder import check_shared
 from t2i_hpc.cluster.slurm.client import has_client
 from t2i_hpc.cluster.slurm.partitions import check_resources, read_partitions
-from t2i_hpc.cluster.states import states_of
+from t2i_hpc.cluster.states import ask_states
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
 
@@ -28,19 +28,24 @@ def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
             "sbatch is not installed here: run this on a machine of the cluster that submits "
             "jobs (a login node), or take cluster=local"
         )
-    check_resources(cluster, read_partitions())
+    if cluster.check:
+        check_resources(cluster, read_partitions())
     for folder in (plan.folder, Path.cwd()):
         check_shared(folder)
 
 
 def jobs_of(plan: Plan) -> list[JobRecord]:
-    """Return the jobs of a plan's works that wait or run, of whatever submission."""
+    """Return the jobs of a plan's works that wait or run, of whatever submission.
+
+    Raises:
+        ClusterError: nobody knows whether one of them still lives.
+    """
     works = [*plan.works, *([plan.then] if plan.then else [])]
     folders = {work.folder for work in works}
     records = {record.job: record for folder in folders for record in read_jobs(folder)}
     same = [each for each in records.values() if any(_is_same(each, work) for work in works)]
-    states = states_of(record.job for record in same)
-    return [each for each in same if each.job in states and states[each.job].lives]
+    living = ask_states(record.job for record in same).living()
+    return [each for each in same if each.job in living]
 
 
 def refuse_twice(plan: Plan) -> None:

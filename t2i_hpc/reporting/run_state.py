@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from t2i_hpc.cluster.finding import find_jobs
 from t2i_hpc.cluster.jobs import read_jobs
-from t2i_hpc.cluster.states import states_of
+from t2i_hpc.cluster.states import ask_states
 from t2i_hpc.common.sessions import DONE, FAILED, LOST, Session, read_sessions
 from t2i_hpc.reporting.tails import last_error, last_row
 from t2i_hpc.reporting.verdicts import RUNNING, WAITING, Evidence, judge
@@ -27,7 +27,7 @@ class RunState:
 
     Attributes:
         run: the run directory.
-        state: new, waiting, running, stopped, done, failed or lost.
+        state: new, waiting, running, unknown, stopped, done, failed or lost.
         message: why it waits, or what was said when it ended.
         images: seen so far: at the newest checkpoint, or now where it runs.
         saved: at the newest checkpoint, None for none.
@@ -67,8 +67,12 @@ class RunState:
 
 def read_states(runs: Sequence[Path]) -> list[RunState]:
     """Return how some runs fare; Slurm is asked once for all of them."""
-    states = states_of(job for run in runs for job in find_jobs(run))
-    return [_state(Evidence(run, read_jobs(run), states, read_sessions(run))) for run in runs]
+    answer = ask_states(job for run in runs for job in find_jobs(run))
+    silence = answer.unanswered, answer.reason
+    return [
+        _state(Evidence(run, read_jobs(run), answer.states, read_sessions(run), *silence))
+        for run in runs
+    ]
 
 
 def _state(known: Evidence) -> RunState:

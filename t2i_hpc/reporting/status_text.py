@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from t2i_hpc.common.sessions import DONE, FAILED, LOST, STOPPED, Session
 from t2i_hpc.reporting.columns import aligned
 from t2i_hpc.reporting.run_state import RunState
-from t2i_hpc.reporting.verdicts import NEW, RUNNING, WAITING
+from t2i_hpc.reporting.verdicts import NEW, RUNNING, UNKNOWN, WAITING
 from t2i_hpc.reporting.words import duration
 
 _TITLES = ("run", "state", "done", "images", "img/s", "left", "restarts", "job", "nodes", "score")
@@ -69,6 +69,7 @@ def advice(state: RunState) -> str:
         NEW: "start it: python -m t2i_hpc.launch …",
         WAITING: f"wait, or end it: python -m t2i_hpc.cancel {state.run}",
         RUNNING: f"tail -f {state.log}" if state.log else f"touch {state.run}/stop saves and ends",
+        UNKNOWN: "ask again when Slurm answers (scontrol ping), on a login node; start nothing yet",
         STOPPED: f"{again} from {point}",
         DONE: f"python -m t2i_hpc.evaluate run={state.run}",
         FAILED: f"put right what is said above ({state.log or 'its output'} has more); {again} "

@@ -6,7 +6,7 @@ word about an ended job counts where no session of it left one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +17,29 @@ from t2i_hpc.common.run_layout import newest_images
 from t2i_hpc.common.sessions import DONE, FAILED, LOST, STOPPED, Session, is_held
 from t2i_hpc.reporting.tails import last_error
 
-NEW, WAITING, RUNNING = "new", "waiting", "running"
+NEW, WAITING, RUNNING, UNKNOWN = "new", "waiting", "running", "unknown"
 _TRAINING = ("train", "pretrain")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What there is to judge a run by; `states` by the number of a job, as far as known."""
+    """What there is to judge a run by.
+
+    Attributes:
+        run: the run directory.
+        jobs: all that were submitted for it, oldest first.
+        states: by the number of a job, of the jobs that Slurm knows.
+        sessions: all starts of the run, oldest first.
+        unanswered: jobs of which nobody knows whether they live.
+        silence: why nobody knows.
+    """
 
     run: Path
     jobs: Sequence[JobRecord]
     states: Mapping[str, JobState]
     sessions: Sequence[Session]
+    unanswered: Collection[str] = ()
+    silence: str = ""
 
     @property
     def training(self) -> list[JobRecord]:
@@ -55,14 +66,30 @@ class Evidence:
 
 
 def judge(known: Evidence) -> tuple[str, str]:
-    """Return new, waiting, running, stopped, done, failed or lost, and what is said of it."""
+    """Return the state of a run, one of :class:`RunState`'s words, and what is said of it."""
     last = known.sessions[-1] if known.sessions else None
     unfinished = last is None or last.outcome is None
     if any(state.runs for state in known.living) or (unfinished and is_held(known.run)):
         return RUNNING, ""
     if known.living:
         return WAITING, known.living[-1].reason
+    if job := _unanswered_job(known, last):
+        return UNKNOWN, f"nobody knows whether job {job} still waits or runs: {known.silence}"
     return _over(known, last)
+
+
+def _unanswered_job(known: Evidence, last: Session | None) -> str:
+    """Return the job that a run may still be waiting or running as; "" where files tell enough."""
+    newest = known.training[-1] if known.training else None
+    if newest and (last is None or _came_after(newest, last)):
+        job = newest.job
+    elif last is None or last.outcome in (DONE, FAILED):
+        return ""
+    elif last.outcome is not None and not has_client("squeue"):
+        return ""  # a run that was copied here: what it said at its end is all there is
+    else:
+        job = last.job
+    return job if job in known.unanswered else ""
 
 
 def _over(known: Evidence, last: Session | None) -> tuple[str, str]:
@@ -84,8 +111,6 @@ def _came_after(record: JobRecord, last: Session) -> bool:
 
 def _of_job(record: JobRecord, state: JobState | None) -> tuple[str, str]:
     """Judge by a job that left no session."""
-    if state is None and not has_client("squeue"):
-        return WAITING, f"submitted as job {record.job}; there is no Slurm here to ask"
     if state is None:
         return LOST, f"job {record.job} is gone, and nobody knows how it ended"
     if state.word == "COMPLETED":

@@ -91,7 +91,7 @@ def test_without_slurm_and_with_a_silent_one(clients: Clients) -> None:
     with pytest.raises(ClusterError, match="sinfo is not installed here"):
         read_partitions()
     clients.answer("sinfo", "sinfo: error: Unable to contact slurm controller", 1)
-    with pytest.raises(ClusterError, match="sinfo refused: error: Unable to contact"):
+    with pytest.raises(ClusterError, match=r"sinfo got no answer .error: Unable to contact"):
         read_partitions()
     clients.answer("sinfo", "sinfo: fatal: Could not establish a configuration source", 1)
     with pytest.raises(ClusterError, match=r"sinfo finds no configuration .* SLURM_CONF"):

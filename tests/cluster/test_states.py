@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.states import JobState, cancelled_jobs, expand, mark_cancelled, states_of
+from t2i_hpc.cluster.states import (
+    JobState,
+    ask_states,
+    cancelled_jobs,
+    expand,
+    mark_cancelled,
+    states_of,
+)
+from t2i_hpc.common.errors import ClusterError
+from tests.cluster.clients import Clients
+
+SILENT = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +31,12 @@ from t2i_hpc.cluster.states import JobState, cancelled_jobs, expand, mark_cancel
     ],
 )
 def test_elements_of_arrays(name: str, jobs: list[str]) -> None:
-    assert expand(name) == jobs
+    assert expand(name) == (jobs, True)
+
+
+def test_a_list_that_was_cut_short_is_no_whole_list() -> None:
+    assert expand("7_[0,2,4,...%2]") == (["7_0", "7_2", "7_4"], False)
+    assert expand("7_[0-9:x]") == ([], False)
 
 
 def test_cancelled_jobs_are_remembered(tmp_path: Path) -> None:
@@ -32,7 +48,15 @@ def test_cancelled_jobs_are_remembered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "waits", "runs"),
-    [("PENDING", True, False), ("COMPLETING", False, True), ("COMPLETED", False, False)],
+    [
+        ("PENDING", True, False),
+        ("COMPLETING", False, True),
+        ("COMPLETED", False, False),
+        ("REVOKED", False, False),
+        ("LAUNCH_FAILED", False, False),
+        ("POWER_UP_NODE", False, True),  # words of newer versions: not over
+        ("EXPEDITING", False, True),
+    ],
 )
 def test_what_lives(word: str, waits: bool, runs: bool) -> None:
     state = JobState("7", word)
@@ -45,3 +69,50 @@ def test_a_machine_without_slurm_knows_nothing(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert states_of(["7", "8_1"]) == {}
     assert not caplog.records
+    assert ask_states(["7", "8_1"]).unanswered == {"7", "8_1"}
+    assert ask_states([]).unanswered == frozenset()
+
+
+def test_no_answer_is_not_the_end_of_a_job(clients: Clients) -> None:
+    clients.answer("squeue", SILENT, 1)
+    answer = ask_states(["7", "8_1"])
+    assert not answer.states
+    assert answer.unanswered == {"7", "8_1"}
+    assert "Unable to contact" in answer.reason
+    with pytest.raises(ClusterError, match=r"whether jobs 7, 8_1 still .* squeue got no answer"):
+        answer.living()
+    clients.answer("sacct", "7|FAILED|None|n1\n8_1|RUNNING|None|n1")
+    answer = ask_states(["7", "8_1"])
+    assert answer.states["7"].word == "FAILED"
+    assert answer.unanswered == {"8_1"}
+
+
+def test_a_job_that_the_queue_does_not_know_is_over(clients: Clients) -> None:
+    clients.answer("squeue", "slurm_load_jobs error: Invalid job id specified", 1)
+    assert ask_states(["7"]).living() == {}
+    clients.answer("squeue", "9|RUNNING|None|n1")
+    assert ask_states(["7"]).living() == {}
+
+
+def test_what_slurm_prints_is_read_with_distrust(clients: Clients) -> None:
+    clients.answer("squeue", "CLUSTER: serial\n7|RUNNING|None|n1")
+    clients.answer("sacct", "")
+    assert ask_states(["7", "8"]).living().keys() == {"7"}
+    clients.answer("squeue", "a notice of this site\n7|RUNNING|None|n1\n8|PENDING")
+    answer = ask_states(["7", "8"])
+    assert answer.states.keys() == {"7"}
+    assert answer.unanswered == {"8"}
+    assert "cannot be read: a notice of this site" in answer.reason
+    clients.answer("squeue", "7_[0,2,...%2]|PENDING|Resources|\n7_1|RUNNING|None|n1")
+    living = ask_states(["7_0", "7_1", "7_9"]).living()
+    assert [living[job].word for job in sorted(living)] == ["PENDING", "RUNNING", "PENDING"]
+
+
+def test_lists_of_elements_are_asked_for_whole(clients: Clients) -> None:
+    clients.answer("squeue", "")
+    (clients.folder / "squeue").write_text(
+        f"#!/bin/bash\necho $SLURM_BITSTR_LEN >> {clients.folder}/seen\n"
+    )
+    clients.answer("sacct", "")
+    ask_states(["7_1"])
+    assert (clients.folder / "seen").read_text() == "0\n"

@@ -104,7 +104,30 @@ def test_a_job_without_a_session_is_judged_by_slurm_and_its_log(
     earlier = replace(job("6", run), submitted="2001-01-01T00:00:00+00:00")
     assert judged(run, {"6": "FAILED"}, earlier) == ("stopped", "")
     monkeypatch.setenv("PATH", "")
-    assert judged(run, {}, *jobs)[0] == "waiting"
+    assert judge(Evidence(run, jobs, {}, read_sessions(run), {"8"}, "squeue is not installed")) == (
+        "unknown",
+        "nobody knows whether job 8 still waits or runs: squeue is not installed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "here", "state"),
+    [
+        (None, "squeue", "unknown"),
+        ("stopped", "squeue", "unknown"),  # it may have been put back into the queue
+        ("done", "squeue", "done"),
+        ("failed", "squeue", "failed"),
+        (None, "", "unknown"),
+        ("stopped", "", "stopped"),  # a run that was copied to a machine without Slurm
+    ],
+)
+def test_a_job_without_an_answer_is_not_over(
+    run: Path, monkeypatch: pytest.MonkeyPatch, outcome: str | None, here: str, state: str
+) -> None:
+    session(run, outcome, number="7")
+    monkeypatch.setattr("t2i_hpc.reporting.verdicts.has_client", lambda name: name == here)
+    known = Evidence(run, [job("7", run)], {}, read_sessions(run), {"7"}, "no answer")
+    assert judge(known)[0] == state
 
 
 def test_evaluations_beside_a_training_are_not_the_training(run: Path) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from t2i_hpc.cluster.slurm.polling import Pace
 from tests.slurm.lab import Lab, missing, started
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the lab's Slurm more often than a site would like."""
+    monkeypatch.setattr("t2i_hpc.cluster.slurm.polling.PACE", Pace(0.5, 1.0))
 
 
 @pytest.fixture(scope="session")

@@ -80,10 +80,25 @@ class Lab:
         (self.folder / "slurm.conf").write_text(slurm_configuration(self.folder, self.port, NODES))
         (self.folder / "cgroup.conf").write_text("")
         self._write_hosts()
-        controller = self._start("slurmctld", "slurmctld", "-D", "-i")
-        controller.wait_until(lambda: "is UP" in self.run("scontrol", "ping", check=False), 15)
+        self._start_controller()
         for node in NODES:
             self.power_on(node)
+
+    @contextlib.contextmanager
+    def without_controller(self) -> Iterator[None]:
+        """Stop the controller, so that no client gets an answer, for as long as the block runs.
+
+        Clients give up soon: each tries for MessageTimeout, 10 s by default.
+        """
+        before, hasty = self.environment, self.folder / "hasty.conf"
+        hasty.write_text(Path(before["SLURM_CONF"]).read_text() + "MessageTimeout=1\n")
+        self._daemons.pop("slurmctld").end()
+        self.environment = {**before, "SLURM_CONF": str(hasty)}
+        try:
+            yield
+        finally:
+            self.environment = before
+            self._start_controller()
 
     def power_on(self, node: str) -> None:
         """Start a node and wait until it takes jobs."""
@@ -115,6 +130,10 @@ class Lab:
         prefixed = ["env", *(f"{key}={value}" for key, value in self.environment.items())]
         daemon = self._daemons[name] = Daemon(name, [*prefixed, *command], self.folder)
         return daemon
+
+    def _start_controller(self) -> None:
+        controller = self._start("slurmctld", "slurmctld", "-D", "-i")
+        controller.wait_until(lambda: "is UP" in self.run("scontrol", "ping", check=False), 15)
 
     def _start_munge(self) -> None:
         folder = self.folder

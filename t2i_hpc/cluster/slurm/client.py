@@ -1,13 +1,27 @@
-"""Slurm's own command-line clients, run with patience and errors that a person can act on."""
+"""Slurm's own command-line clients: run with a time limit, read with distrust."""
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import subprocess
 
 from t2i_hpc.common.errors import ClusterError
 
+# What a person sets for all of Slurm's clients. Every other SLURM_ variable tells of the job that
+# this process may be in.
+SETTINGS_OF_PEOPLE = frozenset({"SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS"})
+
+_SILENT = ("Unable to contact slurm controller", "timed out on send/recv", "Zero Bytes were")
+_LOG = logging.getLogger("t2i_hpc")
 _PATIENCE_SECONDS = 60.0
+_WHOLE_LISTS = {"SLURM_BITSTR_LEN": "0"}  # else a long list of array elements ends in "..."
+_CLUSTER_LINE = "CLUSTER:"  # one cluster's heading, with SLURM_CLUSTERS also under --noheader
+
+
+class NoAnswerError(ClusterError):
+    """Slurm's controller does not answer, so nothing is known."""
 
 
 def has_client(name: str) -> bool:
@@ -15,8 +29,13 @@ def has_client(name: str) -> bool:
     return shutil.which(name) is not None
 
 
-def run_client(name: str, *words: str) -> str:
+def run_client(name: str, *words: str, script: str = "") -> str:
     """Run a client of Slurm; return what it prints, without the last line's end.
+
+    Args:
+        name: of the client.
+        words: its arguments.
+        script: what it reads from standard input.
 
     Raises:
         ClusterError: it is not installed, refuses, or gives no answer.
@@ -28,10 +47,17 @@ def run_client(name: str, *words: str) -> str:
         )
     try:
         done = subprocess.run(
-            [name, *words], capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
+            [name, *words],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            input=script,
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+            env={**os.environ, **_WHOLE_LISTS},
         )
     except subprocess.TimeoutExpired as error:
-        raise ClusterError(
+        raise NoAnswerError(
             f"{name} gave no answer for {_PATIENCE_SECONDS:.0f} s: Slurm's controller is down or "
             "overloaded (see scontrol ping); try again later"
         ) from error
@@ -40,9 +66,40 @@ def run_client(name: str, *words: str) -> str:
             f"{name} finds no configuration of Slurm here: set SLURM_CONF, run this on a login "
             "node, or take cluster=local"
         )
+    if done.returncode and any(sign in done.stderr for sign in _SILENT):
+        raise NoAnswerError(
+            f"{name} got no answer ({_reason(done.stderr, name)}): Slurm's controller is down or "
+            "overloaded (see scontrol ping); try again later"
+        )
     if done.returncode:
         raise ClusterError(f"{name} refused: {_reason(done.stderr, name)}")
     return done.stdout.rstrip("\n")
+
+
+def split_rows(text: str, fields: int) -> tuple[list[list[str]], list[str]]:
+    """Read lines of ``a|b|c``: return the rows of that many fields, and the lines of other forms.
+
+    Blank lines and the headings of clusters (``CLUSTER: name``) are passed over.
+    """
+    rows, strange = list[list[str]](), list[str]()
+    for line in text.split("\n"):
+        row = line.split("|", fields - 1)
+        if len(row) == fields:
+            rows.append(row)
+        elif line.strip() and not line.startswith(_CLUSTER_LINE):
+            strange.append(line)
+    return rows, strange
+
+
+def warn_of(name: str, strange: list[str]) -> None:
+    """Warn of lines whose form is unknown, with the first of them."""
+    if strange:
+        _LOG.warning(
+            "%s printed %d lines of an unknown form, the first is: %.200s",
+            name,
+            len(strange),
+            strange[0],
+        )
 
 
 def _reason(text: str, name: str) -> str:

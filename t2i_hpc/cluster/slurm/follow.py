@@ -1,7 +1,8 @@
 """Watching jobs from the terminal that submitted them: their log, and how they end.
 
 Ctrl-C ends the watching, never the job. A job that is put back into the queue, or that another
-one follows, is watched until the work is at its end.
+one follows, is watched until the work is at its end. The log is read every second; Slurm is asked
+less often.
 """
 
 from __future__ import annotations
@@ -13,57 +14,126 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs
-from t2i_hpc.cluster.states import JobState, states_of
+from t2i_hpc.cluster.slurm.client import has_client
+from t2i_hpc.cluster.slurm.polling import Pace, Polling
+from t2i_hpc.cluster.states import Answer, ask_states
+from t2i_hpc.common.errors import ClusterError
 
-_LOOK_SECONDS = 1.0
+_LOG_SECONDS = 1.0
 _SURE_SECONDS = 6.0  # a job that is put back may be shown as failed for a moment
-_SILENCE_SECONDS = 120.0  # Slurm's controller may be busy
+_FORGOTTEN_SECONDS = 120.0  # the queue may know a new job later, accounting an old one
 _UNKNOWN = "UNKNOWN"
 _DONE = "COMPLETED"
 
 
-def follow(records: Sequence[JobRecord], folder: Path) -> int:
+def follow(records: Sequence[JobRecord], folder: Path, pace: Pace | None = None) -> int:
     """Show what jobs print until they are over; return 0 if all were completed.
 
     Args:
         records: of one job, whose log is shown, or of an array and what follows it, whose
             numbers are shown.
         folder: where successors are recorded.
+        pace: how often Slurm is asked.
+
+    Raises:
+        ClusterError: Slurm cannot be asked from here.
     """
+    if not has_client("squeue"):
+        raise ClusterError(
+            "squeue is not installed here, so the end of a job cannot be seen: read "
+            f"{records[0].log}"
+        )
     try:
-        return _follow_one(records[0], folder) if len(records) == 1 else _follow_many(records)
+        if len(records) == 1:
+            return _follow_one(records[0], folder, pace)
+        return _Watch(records, pace).until_over()
     except KeyboardInterrupt:
         jobs = " ".join(sorted({record.job.partition("_")[0] for record in records}))
         sys.stderr.write(f"\nno longer following; job {jobs} goes on\n")
         return 0
 
 
-def _follow_one(record: JobRecord, folder: Path) -> int:
+def _follow_one(record: JobRecord, folder: Path, pace: Pace | None) -> int:
     while True:
-        state = _show_log(record)
+        watch = _Watch([record], pace)
+        code = watch.until_over()
         successors = [each for each in read_jobs(folder) if each.follows == record.job]
         if not successors:
-            sys.stdout.write(f"job {record.job}: {state}\n")
-            return 0 if state == _DONE else 1
+            sys.stdout.write(f"job {record.job}: {watch.word}\n")
+            return code
         record = successors[-1]
         sys.stdout.write(f"job {record.job} goes on\n")
 
 
-def _show_log(record: JobRecord) -> str:
-    """Copy a job's log to standard output until the job is over; return Slurm's word for that."""
-    shown, before, over = 0, "", 0.0
-    while True:
-        state = states_of([record.job]).get(record.job, JobState(record.job, _UNKNOWN))
-        if state.waits and state.word != before:
-            sys.stdout.write(f"job {record.job} waits{state.reason and f' ({state.reason})'}\n")
-        shown = _copy(Path(record.log), shown)
-        over = 0.0 if state.lives else over or time.monotonic()
-        patience = _SILENCE_SECONDS if state.word == _UNKNOWN else _SURE_SECONDS
-        if state.word == _DONE or (over and time.monotonic() - over > patience):
-            _copy(Path(record.log), shown)
-            return state.word
-        before = state.word
-        time.sleep(_LOOK_SECONDS)
+class _Watch:
+    """Some jobs that are watched to their end.
+
+    Attributes:
+        word: Slurm's word for how the first one ended.
+    """
+
+    def __init__(self, records: Sequence[JobRecord], pace: Pace | None) -> None:
+        self.word = _UNKNOWN
+        self._records, self._polling = records, Polling(pace)
+        self._log = Path(records[0].log) if len(records) == 1 else None
+        self._shown, self._line, self._over, self._silent = 0, "", 0.0, False
+
+    def until_over(self) -> int:
+        """Show what is new until all jobs are over; return 0 if all were completed."""
+        while True:
+            asked = ask_states(each.job for each in self._records) if self._is_due() else None
+            if self._log:
+                self._shown = _copy(self._log, self._shown)
+            if asked and self._is_over(asked):
+                if not self._log:
+                    _copy(Path(self._records[-1].log), 0)
+                return 0 if all(self._word(asked, each) == _DONE for each in self._records) else 1
+            time.sleep(_LOG_SECONDS)
+
+    def _is_due(self) -> bool:
+        return self._polling.is_due()
+
+    def _is_over(self, asked: Answer) -> bool:
+        """Tell of news; whether the answer is the last one."""
+        if asked.unanswered:
+            self._tell_of_silence(asked.reason)
+            self._polling.asked(news=False)
+            return False
+        self._silent = False
+        self.word = self._word(asked, self._records[0])
+        line = self._line_of(asked)
+        self._polling.asked(news=line != self._line)
+        if line != self._line and line:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        self._line = line
+        if any(state.lives for state in asked.states.values()):
+            self._over = 0.0
+            return False
+        if all(self._word(asked, each) == _DONE for each in self._records):
+            return True
+        self._over = self._over or time.monotonic()
+        known = len(asked.states) == len(self._records)
+        return time.monotonic() - self._over > (_SURE_SECONDS if known else _FORGOTTEN_SECONDS)
+
+    def _line_of(self, asked: Answer) -> str:
+        if self._log is None:
+            words = Counter(state.word for state in asked.states.values())
+            counts = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
+            return f"{len(self._records)} jobs: {counts or _UNKNOWN}"
+        state = asked.states.get(self._records[0].job)
+        if state is None or not state.waits:
+            return ""
+        return f"job {state.job} waits{state.reason and f' ({state.reason})'}"
+
+    def _tell_of_silence(self, reason: str) -> None:
+        if not self._silent:
+            sys.stderr.write(f"{reason}; still following, Ctrl-C ends that\n")
+        self._silent = True
+
+    def _word(self, asked: Answer, record: JobRecord) -> str:
+        state = asked.states.get(record.job)
+        return state.word if state else _UNKNOWN
 
 
 def _copy(log: Path, start: int) -> int:
@@ -76,22 +146,3 @@ def _copy(log: Path, start: int) -> int:
     sys.stdout.write(content.decode(errors="replace"))
     sys.stdout.flush()
     return start + len(content)
-
-
-def _follow_many(records: Sequence[JobRecord]) -> int:
-    before, over = "", 0.0
-    while True:
-        states = states_of(record.job for record in records)
-        words = Counter(state.word for state in states.values())
-        line = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
-        if line != before:
-            sys.stdout.write(f"{len(records)} jobs: {line or _UNKNOWN}\n")
-            sys.stdout.flush()
-        lives = any(state.lives for state in states.values())
-        over = 0.0 if lives else over or time.monotonic()
-        patience = _SURE_SECONDS if len(states) == len(records) else _SILENCE_SECONDS
-        if words[_DONE] == len(records) or (over and time.monotonic() - over > patience):
-            _copy(Path(records[-1].log), 0)
-            return 0 if words[_DONE] == len(records) else 1
-        before = line
-        time.sleep(_LOOK_SECONDS)
