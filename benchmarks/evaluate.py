@@ -140,12 +140,12 @@ def seconds_of_shards(weights: Path, size: Size, shards: int, threads: int) -> f
 @contextmanager
 def written_parts(parts: int, width: int) -> Iterator[tuple[list[Path], Target]]:
     """Give the files of so many parts of two images each."""
-    target = Target("generated", "0" * 12, "0" * 64, 2 * parts)
+    target = Target("generated", "0" * 12, "0" * 64, 2 * parts, 2)
     rows = torch.randn(2, width)
     moments = Moments.empty(width)
     moments.add_rows(rows)
     with TemporaryDirectory() as folder:
-        paths = [part_path(Path(folder), part, parts) for part in range(parts)]
+        paths = [part_path(Path(folder), part, parts, 2) for part in range(parts)]
         for part, path in enumerate(paths):
             header = Header(target, 2 * part, 2 * part + 2, part, parts)
             save_part(path, header, moments.arrays())

@@ -86,6 +86,13 @@ class EvaluationConfig:
         minimum=0,
         maximum=2**32 - 1,
     )
+    inception_score_size: int | None = setting(
+        None,
+        "side to which images are scaled before the Inception score's network sees them; 128 is "
+        "SSA-GAN's IS.py; empty: as they are",
+        unit="px",
+        minimum=16,
+    )
     splits: int = setting(10, "splits of the Inception score", minimum=1)
     kid_subsets: int = setting(100, "pairs of subsets that KID is the mean of", minimum=1)
     kid_subset_size: int = setting(1000, "images of a subset of KID", unit="images", minimum=2)

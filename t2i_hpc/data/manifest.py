@@ -128,6 +128,13 @@ class Manifest:
         del content["folder"], content["location"]
         write_json(self.folder / MANIFEST, content | {"format": FORMAT})
 
+    @property
+    def stored(self) -> str:
+        """How the images are stored, in words."""
+        return (
+            f"{self.image_format}, shorter side at most {self.size} px; filter and quality unknown"
+        )
+
     @cached_property
     def digest(self) -> str:
         """The identity of the data: SHA-256 of manifest.json, which vouches for all the rest."""

@@ -28,7 +28,7 @@ from t2i_hpc.metrics.comparison import Subject
 from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.detectors.registry import identify_detector
 from t2i_hpc.metrics.evaluate import Draw, spread
-from t2i_hpc.metrics.protocol import Protocol
+from t2i_hpc.metrics.protocol import ARITHMETIC, Protocol
 
 _SELECTION = "evenly spaced over the split as stored"
 
@@ -54,11 +54,16 @@ class Source:
 
 @dataclass(frozen=True)
 class RealImages:
-    """The images to compare with: how many, what they are, and one by its number."""
+    """The images to compare with: how many, what they are, and one by its number.
+
+    Attributes:
+        stored: how they are stored, in words.
+    """
 
     count: int
     digest: str
     where: str
+    stored: str
     image: Callable[[int], Pixels]
 
 
@@ -157,6 +162,7 @@ def _source(
         data=real.digest,
         captions=generated.captions,
         split=settings.split,
+        stored=real.stored,
         images=settings.images,
         real_images=wanted,
         resolution=generated.resolution,
@@ -168,6 +174,7 @@ def _source(
         crop=framing.words(),
         selection=_SELECTION,
         features=settings.features,
+        score_side=settings.inception_score_size,
         splits=settings.splits,
         kid_subsets=settings.kid_subsets,
         kid_subset_size=settings.kid_subset_size,
@@ -176,6 +183,7 @@ def _source(
         folds=settings.folds,
         encoders=encoders_identity(settings) if generated.captions else "",
         clip=_clip(settings, bool(generated.captions)),
+        arithmetic=ARITHMETIC,
     )
     return Source(output, protocol, detector, draw_real, generated.subjects)
 
@@ -198,12 +206,14 @@ def _real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
     settings = config.evaluation
     if config.reference:
         folder = ImageFolder(Path(config.reference))
-        return RealImages(folder.count, folder.digest, f"reference={folder.folder}", folder.image)
+        return RealImages(
+            folder.count, folder.digest, f"reference={folder.folder}", "files", folder.image
+        )
     if settings.data:
         data = dataclasses.replace(data, path=settings.data)
     split = Split.open(data, settings.split)
     where = f"the split {settings.split!r} of {data.path}"
-    return RealImages(split.count, split.manifest.digest, where, split.image)
+    return RealImages(split.count, split.manifest.digest, where, split.manifest.stored, split.image)
 
 
 def _chosen_weights(run: Path, checkpoint: str) -> Iterator[ChosenWeights]:

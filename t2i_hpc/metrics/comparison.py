@@ -6,8 +6,8 @@ draw images and knows neither networks nor data sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,19 @@ from t2i_hpc.metrics.evaluate import (
 from t2i_hpc.metrics.folds import groups_of
 from t2i_hpc.metrics.inception_score import NAMES as SPLIT_NAMES
 from t2i_hpc.metrics.inception_score import ScoreSums
+from t2i_hpc.metrics.made_with import sorted_once
 from t2i_hpc.metrics.moments import NAMES as MOMENT_NAMES
 from t2i_hpc.metrics.moments import Moments
 from t2i_hpc.metrics.parts import Target
-from t2i_hpc.metrics.protocol import Protocol
+from t2i_hpc.metrics.protocol import WITH_REAL, Protocol
 from t2i_hpc.metrics.retrieval_precision import NAMES as FOLD_NAMES
 from t2i_hpc.metrics.retrieval_precision import Judge, RetrievalCounts
 from t2i_hpc.metrics.scores import record_score, score_row
-from t2i_hpc.metrics.sums import Collector, Contents
-from t2i_hpc.metrics.values import WITH_REAL, WITH_ROWS, Measured, measure
+from t2i_hpc.metrics.sums import Collector, Contents, Statistic
+from t2i_hpc.metrics.values import WITH_ROWS, Measured, measure
 
 _FOLDER = "evaluations"
+_CHECKPOINT_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Comparison:
         detector: the feature network, by name and hash.
         protocol: everything that moves a score.
         name: the protocol's name, for people.
+        names: the name by metric, where it is another one.
         metrics: what is measured, keys of ``values.METRICS``.
         division: how the images are split into parts.
         device: where sums are kept and distances computed.
@@ -87,22 +90,44 @@ class Comparison:
     metrics: Sequence[str]
     division: Division
     device: torch.device
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def generated(self) -> Side:
-        """The generated images; their parts lie by protocol and images seen."""
+        """The generated images; their parts lie by images, detector and checkpoint."""
         protocol, subject = self.protocol, self.subject
-        target = Target("generated", protocol.hash, subject.checkpoint, protocol.images)
-        folder = self.output / _FOLDER / protocol.hash / f"{subject.images_seen:010d}"
-        return Side(target, folder, self._generated_contents(), subject.draw)
+        digest, which = protocol.generated_hash, subject.checkpoint
+        target = Target("generated", digest, which, protocol.images, self.division.batch_size)
+        name = f"{subject.images_seen:010d}-{which[:_CHECKPOINT_DIGITS]}"
+        contents = Contents(list(self.statistics.values()), self._rows)
+        return Side(target, self.output / _FOLDER / digest / name, contents, subject.draw)
 
     @property
     def real(self) -> Side:
         """The real images; all checkpoints and protocols that share them share the files."""
-        digest = self.protocol.real_hash
-        target = Target("real", digest, "", self.protocol.real_images)
-        contents = Contents(frozenset(MOMENT_NAMES), lambda: [self._moments()], self._rows)
+        digest, images = self.protocol.real_hash, self.protocol.real_images
+        target = Target("real", digest, "", images, self.division.batch_size)
+        contents = Contents([self._moments], self._rows)
         return Side(target, self.cache / digest, contents, self.draw_real)
+
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        """The sums of the generated images by the metric that needs them.
+
+        Those of the Inception score cost nothing, so they are kept for later.
+        """
+        found = {"frechet": self._moments}
+        asked = {*self.metrics}
+        free = self.protocol.score_side is None and self.protocol.splits <= self.protocol.images
+        if self.detector.classes and (free or "inception_score" in asked):
+            found["inception_score"] = self._statistic(
+                "inception_score", SPLIT_NAMES, self._score_sums
+            )
+        if "r_precision" in asked:
+            found["r_precision"] = self._statistic("r_precision", FOLD_NAMES, self._retrieval)
+        if "clip_score" in asked:
+            found["clip_score"] = self._statistic("clip_score", RATING_NAMES, self._ratings)
+        return found
 
     @property
     def sides(self) -> list[Side]:
@@ -162,14 +187,21 @@ class Comparison:
         """
         generated, *real = [merged(side, self.division) for side in self.sides]
         measured = Measured(
-            generated, real[0] if real else None, self.protocol, self.detector, self.device
+            generated,
+            real[0] if real else None,
+            self.protocol,
+            self.detector,
+            self.device,
+            self.statistics,
         )
+        used = sorted_once(one for side in (generated, *real) for one in side.made_with)
         rows = [
             score_row(
                 value,
                 self.protocol,
                 self.detector,
-                name=self.name,
+                name=self.names.get(value.kind, self.name),
+                made_with=used,
                 checkpoint=self.subject.checkpoint,
                 images_seen=self.subject.images_seen,
             )
@@ -183,26 +215,29 @@ class Comparison:
     def _rows(self) -> str:
         return self.protocol.features if WITH_ROWS & {*self.metrics} else ""
 
-    def _moments(self) -> Moments:
-        return Moments.empty(self.detector.width, self.device)
+    @property
+    def _moments(self) -> Statistic:
+        width, device = self.detector.width, self.device
+        return Statistic(MOMENT_NAMES, lambda: Moments.empty(width, device))
 
-    def _generated_contents(self) -> Contents:
-        names = {*MOMENT_NAMES}
-        names |= {*SPLIT_NAMES} if "inception_score" in self.metrics else set()
-        names |= {*FOLD_NAMES} if "r_precision" in self.metrics else set()
-        names |= {*RATING_NAMES} if "clip_score" in self.metrics else set()
-        return Contents(frozenset(names), self._collectors, self._rows)
+    def _statistic(
+        self, metric: str, names: Sequence[str], start: Callable[[], Collector]
+    ) -> Statistic:
+        return Statistic(names, start, self.protocol.key_of(metric), metric in self.metrics)
 
-    def _collectors(self) -> list[Collector]:
-        protocol, judge, rate = self.protocol, self.subject.judge, self.subject.rate
-        collectors: list[Collector] = [self._moments()]
-        if "inception_score" in self.metrics:
-            splits = groups_of(protocol.images, protocol.splits, protocol.seed)
-            sums = ScoreSums(splits, protocol.splits, self.detector.classes, self.device)
-            collectors.append(sums)
-        if "r_precision" in self.metrics and judge is not None:
-            folds = groups_of(protocol.images, protocol.folds, protocol.seed)
-            collectors.append(RetrievalCounts(folds, protocol.folds, judge()))
-        if "clip_score" in self.metrics and rate is not None:
-            collectors.append(RatingSums(rate()))
-        return collectors
+    def _score_sums(self) -> Collector:
+        protocol = self.protocol
+        splits = groups_of(protocol.images, protocol.splits, protocol.seed)
+        return ScoreSums(splits, protocol.splits, self.detector.classes, self.device)
+
+    def _retrieval(self) -> Collector:
+        protocol, judge = self.protocol, self.subject.judge
+        if judge is None:
+            raise ValueError("check() refuses R-precision of images without captions")
+        folds = groups_of(protocol.images, protocol.folds, protocol.seed)
+        return RetrievalCounts(folds, protocol.folds, judge())
+
+    def _ratings(self) -> Collector:
+        if self.subject.rate is None:
+            raise ValueError("check() refuses the CLIP score of images without captions")
+        return RatingSums(self.subject.rate())

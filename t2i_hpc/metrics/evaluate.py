@@ -9,10 +9,11 @@ generator and detector in the same company under any number of parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
@@ -22,10 +23,12 @@ from t2i_hpc.metrics.detectors.arithmetic import exact_inference
 from t2i_hpc.metrics.detectors.base import Detector
 from t2i_hpc.metrics.kernel_distance import Rows
 from t2i_hpc.metrics.locks import alone
+from t2i_hpc.metrics.made_with import made_with, sorted_once
 from t2i_hpc.metrics.parts import (
     Header,
     Target,
     check_cover,
+    load_header,
     load_part,
     merge_parts,
     part_path,
@@ -56,6 +59,15 @@ class Side:
     contents: Contents
     draw: Draw
 
+    def path_of(self, part: int, parts: int) -> Path:
+        """Return where a part's sums lie."""
+        return part_path(self.folder, part, parts, self.target.batch_size)
+
+    @property
+    def whole(self) -> Path:
+        """Where the sums of all images lie."""
+        return self.path_of(0, 1)
+
 
 @dataclass(frozen=True)
 class Division:
@@ -71,10 +83,17 @@ class Division:
 
 @dataclass(frozen=True)
 class Merged:
-    """All images of a side: their sums and, where they are kept, their features (N, D)."""
+    """All images of a side.
+
+    Attributes:
+        sums: of all of them.
+        rows: their features (N, D), where they are kept.
+        made_with: versions and devices that they went through.
+    """
 
     sums: Arrays
     rows: Rows | None
+    made_with: Sequence[Mapping[str, str]] = ()
 
 
 def look_at_images(
@@ -101,31 +120,36 @@ def look_at_images(
             wanted = min(batch_size, numbers.stop - first)
             features = detector.features(images)
             seen = range(first, first + wanted)
-            logits = detector.logits(features)[:wanted]
+            logits = detector.logits(features, images)[:wanted]
             add(Seen(seen, images[:wanted], features[:wanted], logits))
 
 
 def compute_part(side: Side, detector: Detector, division: Division, part: int) -> None:
     """Compute a part of a side and write its file, replacing one that is there."""
     numbers = division.range_of(side.target, part)
-    path = part_path(side.folder, part, division.parts)
-    collectors = side.contents.start()
+    path = side.path_of(part, division.parts)
+    collectors = [(one, one.start()) for one in side.contents.statistics]
     kept = KeptRows(side.contents.rows) if side.contents.rows else None
+    devices = set[torch.device]()
     title = f"{side.target.side} images, part {part + 1} of {division.parts}"
     with progress(title, len(numbers), "images") as advance:
 
         def add(seen: Seen) -> None:
-            for collector in collectors:
+            for _, collector in collectors:
                 collector.add(seen)
             if kept:
                 kept.add(seen.features)
+            devices.add(seen.features.device)
             advance(len(seen.numbers))
 
         look_at_images(side.draw, detector, numbers, division.batch_size, add)
+    sums = {k: v for one, each in collectors for k, v in one.to_file(each.arrays()).items()}
     header = Header(side.target, numbers.start, numbers.stop, part, division.parts)
+    header = replace(header, made_with=sorted_once(map(made_with, devices)))
     if kept:
-        header = replace(header, rows=kept.save(path, detector.identity.width))
-    save_part(path, header, {k: v for c in collectors for k, v in c.arrays().items()})
+        digest = kept.save(path, detector.identity.width)
+        header = replace(header, rows={side.contents.rows: digest})
+    _save(side, path, header, sums)
 
 
 def compute_missing(
@@ -138,7 +162,7 @@ def compute_missing(
     if _whole_is_done(side):
         return
     for part in chosen:
-        path = part_path(side.folder, part, division.parts)
+        path = side.path_of(part, division.parts)
         if part_is_done(side, division, part):
             continue
         with alone(path):
@@ -156,7 +180,7 @@ def missing_parts(side: Side, division: Division) -> list[int]:
 def part_is_done(side: Side, division: Division, part: int) -> bool:
     """Whether a part's file is whole and holds what is wanted; so is a part without images."""
     numbers = division.range_of(side.target, part)
-    return not numbers or _is_done(side, part_path(side.folder, part, division.parts), numbers)
+    return not numbers or _is_done(side, side.path_of(part, division.parts), numbers)
 
 
 def merged(side: Side, division: Division) -> Merged:
@@ -165,13 +189,13 @@ def merged(side: Side, division: Division) -> Merged:
     Raises:
         EvaluationError: parts are missing or do not fit together.
     """
-    whole = part_path(side.folder, 0, 1)
     if not _whole_is_done(side):
-        with alone(whole):
+        with alone(side.whole):
             if not _whole_is_done(side):
-                _merge(side, division, whole)
-    rows = read_rows(whole) if side.contents.rows else None
-    return Merged(load_part(whole)[1], rows)
+                _merge(side, division)
+    rows = read_rows(side.whole, side.contents.rows) if side.contents.rows else None
+    header, sums = load_part(side.whole)
+    return Merged(sums, rows, header.made_with)
 
 
 def spread(numbers: Iterable[int], wanted: int, count: int) -> list[int]:
@@ -183,28 +207,57 @@ def spread(numbers: Iterable[int], wanted: int, count: int) -> list[int]:
     return [number % wanted * count // wanted for number in numbers]
 
 
-def _merge(side: Side, division: Division, whole: Path) -> None:
+def _merge(side: Side, division: Division) -> None:
     parts = [part for part in range(division.parts) if division.range_of(side.target, part)]
-    paths = [part_path(side.folder, part, division.parts) for part in parts]
+    paths = [side.path_of(part, division.parts) for part in parts]
     header = Header(side.target, 0, side.target.images, 0, 1)
     sums = merge_parts(paths, side.target, side.contents.names)
+    ordered = check_cover(paths, side.target)
+    used = sorted_once(one for path in ordered for one in load_header(path).made_with)
+    header = replace(header, made_with=used)
     if side.contents.rows:
-        ordered = check_cover(paths, side.target)
-        header = replace(header, rows=merge_rows(ordered, whole, side.contents.rows))
-    save_part(whole, header, sums)
+        digest = merge_rows(ordered, side.whole, side.contents.rows)
+        header = replace(header, rows={side.contents.rows: digest})
+    _save(side, side.whole, header, sums)
+
+
+def _save(side: Side, path: Path, header: Header, sums: Arrays) -> None:
+    """Write a part's file; what the one before holds of the same images is kept in it."""
+    before = _valid(side, path, range(header.start, header.stop))
+    if before is not None:
+        known, others = before
+        sums = {**others, **sums}
+        used = sorted_once([*known.made_with, *header.made_with])
+        header = replace(header, rows={**known.rows, **header.rows}, made_with=used)
+    save_part(path, header, sums)
 
 
 def _whole_is_done(side: Side) -> bool:
-    return _is_done(side, part_path(side.folder, 0, 1), range(side.target.images))
+    return _is_done(side, side.whole, range(side.target.images))
 
 
 def _is_done(side: Side, path: Path, numbers: range) -> bool:
     """Whether a file is whole and holds what is wanted of exactly these images."""
+    found = _valid(side, path, numbers)
+    if found is None:
+        return False
+    header, sums = found
+    rows = side.contents.rows
+    rows_missing = rows and not rows_are_whole(path, header, rows)
+    return side.contents.names <= sums.keys() and not rows_missing
+
+
+def _valid(side: Side, path: Path, numbers: range) -> tuple[Header, Arrays] | None:
+    """Return a file's content if it is whole and of exactly these images.
+
+    All images of a side are one score by any batch size; parts of unlike ones do not mix.
+    """
     try:
         header, sums = load_part(path)
     except EvaluationError:
-        return False
-    if (header.target, header.start, header.stop) != (side.target, numbers.start, numbers.stop):
-        return False
-    rows_missing = side.contents.rows and not rows_are_whole(path, header)
-    return side.contents.names <= sums.keys() and not rows_missing
+        return None
+    target = header.target
+    if path == side.whole:
+        target = replace(target, batch_size=side.target.batch_size)
+    same = (target, header.start, header.stop) == (side.target, numbers.start, numbers.stop)
+    return (header, sums) if same else None

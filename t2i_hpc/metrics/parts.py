@@ -15,7 +15,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +36,26 @@ class Target:
 
     Attributes:
         side: "generated" or "real".
-        protocol: hash of the protocol (of its real side for real images).
+        protocol: hash of the images as the detector sees them.
         checkpoint: SHA-256 of the checkpoint, "" for real images.
         images: number of images in all.
+        batch_size: images that went through generator and detector together.
     """
 
     side: str
     protocol: str
     checkpoint: str
     images: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
 class Header:
     """What a part's file says of itself: images `start` to `stop` − 1 of `target`.
 
-    `rows` is the SHA-256 of the features beside it, "" where none are kept.
+    Attributes:
+        rows: SHA-256 of the features beside it, by dtype; empty where none are kept.
+        made_with: versions and devices that the images went through.
     """
 
     target: Target
@@ -59,7 +63,8 @@ class Header:
     stop: int
     part: int
     parts: int
-    rows: str = ""
+    rows: Mapping[str, str] = field(default_factory=dict)
+    made_with: Sequence[Mapping[str, str]] = field(default_factory=list)
 
 
 def part_range(images: int, parts: int, part: int, batch_size: int = 1) -> range:
@@ -88,14 +93,19 @@ def parts_of_rank(parts: int, rank: int, world: int) -> range:
     return range(rank, parts, world)
 
 
-def part_path(folder: Path, part: int, parts: int) -> Path:
-    """Return where a part's sums lie."""
-    return folder / f"part-{part:05d}-of-{parts:05d}.npz"
+def part_path(folder: Path, part: int, parts: int, batch_size: int) -> Path:
+    """Return where a part's sums lie.
+
+    Parts of unlike batch sizes hold unlike images and never overwrite each other; a whole side
+    is the same score by any batch size.
+    """
+    whole = f"part-{part:05d}-of-{parts:05d}"
+    return folder / (f"{whole}.npz" if parts == 1 else f"{whole}-batch-{batch_size}.npz")
 
 
-def rows_path(path: Path) -> Path:
-    """Return where the features of a part lie, if they are kept."""
-    return path.with_suffix(".features.npy")
+def rows_path(path: Path, dtype: str) -> Path:
+    """Return where the features of a part lie, if they are kept as `dtype`."""
+    return path.with_suffix(f".{dtype}.npy")
 
 
 def save_part(path: Path, header: Header, sums: Arrays) -> None:
@@ -133,27 +143,34 @@ def load_part(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
 def merge_parts(
     paths: Sequence[Path], target: Target, names: Iterable[str]
 ) -> dict[str, NDArray[Any]]:
-    """Return the sums `names` over all images of `target`, from parts in any order.
+    """Return the sums over all images of `target`, from parts in any order.
 
-    One part is in memory at a time.
+    They are the sums `names` and all others that every part holds. One part is in memory at a
+    time.
 
     Raises:
         EvaluationError: a hole, an overlap, a foreign checkpoint, another protocol or side,
             a damaged file, too few images; the sentence names the file.
     """
-    ordered = check_cover(paths, target)
-    merged: dict[str, NDArray[Any]] = {}
-    wanted = sorted(names)
-    for path in ordered:
+    wanted = frozenset(names)
+    merged: dict[str, NDArray[Any]] | None = None
+    for path in check_cover(paths, target):
         _, sums = load_part(path)
-        for name in wanted:
-            if name not in sums:
-                raise _damaged(path, f"it does not hold {name}")
-            if name in merged:
-                merged[name] += sums[name]
-            else:
-                merged[name] = sums[name].copy()
-    return merged
+        missing = sorted(wanted - sums.keys())
+        if missing:
+            raise _damaged(path, f"it does not hold {missing[0]}")
+        merged = sums if merged is None else _added(merged, sums)
+    return merged or {}
+
+
+def _added(
+    merged: dict[str, NDArray[Any]], sums: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Add sums in place; those that one of the two lacks are left out."""
+    both = {name: merged[name] for name in merged.keys() & sums.keys()}
+    for name in both:
+        both[name] += sums[name]
+    return both
 
 
 def check_cover(paths: Sequence[Path], target: Target) -> list[Path]:
@@ -181,9 +198,10 @@ def check_cover(paths: Sequence[Path], target: Target) -> list[Path]:
 
 
 def _check_target(header: Header, target: Target, path: Path) -> None:
-    for what in ("side", "protocol", "checkpoint", "images"):
-        found, wanted = getattr(header.target, what), getattr(target, what)
+    for item in dataclasses.fields(Target):
+        found, wanted = getattr(header.target, item.name), getattr(target, item.name)
         if found != wanted:
+            what = item.name.replace("_", " ")
             raise EvaluationError(
                 f"{path} belongs to another {what} ({found or 'none'}, not {wanted or 'none'}): "
                 "delete it and compute this part again"

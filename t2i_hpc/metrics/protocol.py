@@ -1,33 +1,48 @@
 """What a score was measured with. Two scores may be compared only if their protocols agree.
 
-Everything that moves a score without the generator having changed stands here; the hash of it
-stands on every score, every part of an evaluation and in the folder's name. The protocol's
-name is for people alone: it is in no hash.
+Each metric has a hash of its own, over exactly the settings that move it: the Fréchet distance
+keeps its hash when KID takes other subsets. The hash stands on every score; the hash of the
+generated side (its images and the detector) names the folder of partial statistics, that of the
+real side its cache. The protocol's name is for people alone: it is in no hash.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from t2i_hpc.common.files import sha256_of_json
 
+# The version of our own arithmetic. Raise it with every fix to generation, detectors or
+# statistics that moves a score: old statistics are then computed again, not merged with new ones.
+ARITHMETIC = 1
 OWN_ENCODERS = "the run's own"
+WITH_REAL = frozenset({"frechet", "kid", "precision_recall"})
 _HASH_DIGITS = 12
-# What decides the real images' statistics; the rest decides what is made of them.
-_REAL_SIDE = (
-    "data",
-    "split",
-    "real_images",
+_WITH_DETECTOR = WITH_REAL | {"inception_score"}
+
+_GENERATED = (
+    "captions",
+    "images",
     "resolution",
-    "detector",
-    "detector_sha256",
-    "preprocessing",
-    "crop",
-    "selection",
-    "features",
+    "caption_choice",
+    "caption_words",
+    "truncation",
+    "weights",
+    "rounding",
 )
+_REAL = ("data", "real_images", "resolution", "crop", "selection")
+_DETECTOR = ("detector", "detector_sha256", "preprocessing")
+_OWN: dict[str, tuple[str, ...]] = {
+    "frechet": (),
+    "inception_score": ("score_side", "splits", "seed"),
+    "kid": ("features", "kid_subsets", "kid_subset_size", "seed"),
+    "precision_recall": ("features", "neighbourhood"),
+    "r_precision": ("candidates", "folds", "encoders", "seed"),
+    "clip_score": ("clip",),
+}
 
 
 @dataclass(frozen=True)
@@ -36,9 +51,9 @@ class Protocol:
 
     Attributes:
         data: digest of the manifest of the real images, or of their folder.
-        captions: digest of the manifest that the captions were drawn from, or of the folder of
-            generated images.
-        split: split of both.
+        captions: digest of the manifest that the captions were drawn from; "" for image files.
+        split: split of both; its content is in the digests.
+        stored: how the real images are stored; its effect is in the digest.
         images: number of generated images N.
         real_images: number of real images.
         resolution: side of the compared images in px.
@@ -54,6 +69,8 @@ class Protocol:
         crop: how real images are brought to the resolution.
         selection: which images of the split are the real ones.
         features: dtype in which features are kept for KID, precision and recall.
+        score_side: side in px to which images are scaled for the Inception score (Pillow's
+            bilinear, 8 bits); None: as they are.
         splits: of the Inception score.
         kid_subsets, kid_subset_size: of KID.
         neighbourhood: k of precision and recall.
@@ -61,11 +78,13 @@ class Protocol:
         folds: of R-precision.
         encoders: hash of R-precision's encoders, or OWN_ENCODERS.
         clip: hashes of the CLIP score's network and how images reach it, "" without it.
+        arithmetic: version of our own arithmetic, :data:`ARITHMETIC`.
     """
 
     data: str
     captions: str
     split: str
+    stored: str
     images: int
     real_images: int
     resolution: int
@@ -81,6 +100,7 @@ class Protocol:
     crop: str
     selection: str
     features: str
+    score_side: int | None
     splits: int
     kid_subsets: int
     kid_subset_size: int
@@ -89,18 +109,51 @@ class Protocol:
     folds: int
     encoders: str
     clip: str
+    arithmetic: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings by name."""
-        return dataclasses.asdict(self)
+    def fields_of(self, metric: str) -> list[str]:
+        """Return the names of the settings that move a metric.
+
+        Args:
+            metric: a key of ``values.METRICS``.
+        """
+        names = {"arithmetic", *self._drawing, *_OWN[metric]}
+        names |= {*_DETECTOR} if metric in _WITH_DETECTOR else set()
+        names |= {*_REAL} if metric in WITH_REAL else set()
+        return [field.name for field in dataclasses.fields(self) if field.name in names]
+
+    def hash_of(self, metric: str) -> str:
+        """Return 12 hexadecimal digits that name the protocol of a metric."""
+        return self._hash(self.fields_of(metric))
+
+    def text_of(self, metric: str) -> dict[str, Any]:
+        """Return the settings of a metric's hash, and what is said of the sides, by name."""
+        told = {*self.fields_of(metric), "split"}
+        told |= {"stored"} if metric in WITH_REAL else set()
+        return {name: value for name, value in self.as_dict().items() if name in told}
+
+    def key_of(self, metric: str) -> str:
+        """Return 12 digits over what a metric's sums depend on beside images and detector."""
+        return self._hash(_OWN[metric])
 
     @property
-    def hash(self) -> str:
-        """Return 12 hexadecimal digits that name the protocol."""
-        return sha256_of_json(self.as_dict())[:_HASH_DIGITS]
+    def generated_hash(self) -> str:
+        """12 digits that name the generated images as the detector sees them."""
+        return self._hash(["arithmetic", *self._drawing, *_DETECTOR])
 
     @property
     def real_hash(self) -> str:
-        """Return 12 digits that name the real side, so that protocols can share its sums."""
-        settings = self.as_dict()
-        return sha256_of_json({name: settings[name] for name in _REAL_SIDE})[:_HASH_DIGITS]
+        """12 digits that name the real images as the detector sees them."""
+        return self._hash(["arithmetic", *_REAL, *_DETECTOR])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all settings by name."""
+        return dataclasses.asdict(self)
+
+    @property
+    def _drawing(self) -> tuple[str, ...]:
+        """What decides the generated images; of image files no seed does."""
+        return (*_GENERATED, "seed") if self.captions else _GENERATED
+
+    def _hash(self, names: Iterable[str]) -> str:
+        return sha256_of_json({name: getattr(self, name) for name in names})[:_HASH_DIGITS]

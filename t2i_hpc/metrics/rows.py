@@ -30,25 +30,26 @@ def write_rows(path: Path, blocks: Iterable[Rows], count: int, width: int, dtype
     return sha256_of_file(path)
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, dtype: str) -> Rows:
     """Map the features of the part whose sums lie at `path`: float (N, D), read-only.
 
     Raises:
         EvaluationError: they are missing or damaged.
     """
     try:
-        rows: Rows = np.load(rows_path(path), mmap_mode="r", allow_pickle=False)
+        rows: Rows = np.load(rows_path(path, dtype), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise EvaluationError(
-            f"{rows_path(path)} cannot be read ({error}): delete {path.name} and compute it again"
+            f"{rows_path(path, dtype)} cannot be read ({error}): delete {path.name} and compute "
+            "it again"
         ) from error
     return rows
 
 
-def rows_are_whole(path: Path, header: Header) -> bool:
+def rows_are_whole(path: Path, header: Header, dtype: str) -> bool:
     """Whether the features beside a part's sums are those that the sums were made with."""
-    there = rows_path(path)
-    return bool(header.rows) and there.is_file() and sha256_of_file(there) == header.rows
+    there, recorded = rows_path(path, dtype), header.rows.get(dtype)
+    return bool(recorded) and there.is_file() and sha256_of_file(there) == recorded
 
 
 def merge_rows(parts: Sequence[Path], whole: Path, dtype: str) -> str:
@@ -58,18 +59,19 @@ def merge_rows(parts: Sequence[Path], whole: Path, dtype: str) -> str:
         EvaluationError: a part's features are missing or damaged.
     """
     for path in parts:
-        if not rows_are_whole(path, load_header(path)):
+        if not rows_are_whole(path, load_header(path), dtype):
             raise EvaluationError(
-                f"{rows_path(path)} is missing or damaged: delete {path.name} and compute it again"
+                f"{rows_path(path, dtype)} is missing or damaged: delete {path.name} and compute "
+                "it again"
             )
-    mapped = [read_rows(path) for path in parts]
+    mapped = [read_rows(path, dtype) for path in parts]
     blocks = (
         rows[start : start + _BLOCK_ROWS]
         for rows in mapped
         for start in range(0, len(rows), _BLOCK_ROWS)
     )
     count, width = sum(map(len, mapped)), mapped[0].shape[1]
-    return write_rows(rows_path(whole), blocks, count, width, dtype)
+    return write_rows(rows_path(whole, dtype), blocks, count, width, dtype)
 
 
 class KeptRows:
@@ -86,7 +88,7 @@ class KeptRows:
     def save(self, path: Path, width: int) -> str:
         """Write them beside the part's sums; return their SHA-256."""
         count = sum(map(len, self._blocks))
-        return write_rows(rows_path(path), self._blocks, count, width, self._dtype)
+        return write_rows(rows_path(path, self._dtype), self._blocks, count, width, self._dtype)
 
 
 def _write_head(stream: IO[bytes], shape: tuple[int, int], dtype: str) -> None:

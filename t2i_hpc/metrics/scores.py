@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def score_row(
     name: str,
     checkpoint: str,
     images_seen: int,
+    made_with: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """Return one row of scores.jsonl.
 
@@ -36,6 +38,7 @@ def score_row(
         name: the protocol's name.
         checkpoint: SHA-256 of the checkpoint.
         images_seen: images that the checkpoint was trained on.
+        made_with: versions and devices that the images went through.
     """
     return {
         "images": images_seen,
@@ -45,11 +48,12 @@ def score_row(
         "better": score.better,
         "n": protocol.images,
         "n_real": score.n_real,
-        "protocol": protocol.hash,
+        "protocol": protocol.hash_of(score.kind),
         "protocol_name": name,
-        "protocol_text": protocol.as_dict(),
+        "protocol_text": protocol.text_of(score.kind),
         "checkpoint": checkpoint,
         "detector_label": detector.label,
+        "made_with": list(made_with),
     }
 
 

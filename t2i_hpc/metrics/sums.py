@@ -46,15 +46,52 @@ class Collector(Protocol):
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """The sums that one metric needs of the images of a side.
+
+    Attributes:
+        names: of the collector's arrays.
+        start: makes a fresh collector for one part.
+        key: hash of the settings that these sums alone depend on, "" where the side says it all.
+        wanted: whether a part without them is incomplete; others are kept where a part is
+            computed anyway.
+    """
+
+    names: Sequence[str]
+    start: Callable[[], Collector]
+    key: str = ""
+    wanted: bool = True
+
+    def to_file(self, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Return a collector's arrays under the names that a part's file has for them."""
+        return {self._name(name): value for name, value in arrays.items()}
+
+    def from_file(self, sums: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Return this statistic's arrays from all that a part's file holds."""
+        return {name: sums[self._name(name)] for name in self.names}
+
+    @property
+    def stored(self) -> frozenset[str]:
+        """The names of its arrays in a part's file."""
+        return frozenset(map(self._name, self.names))
+
+    def _name(self, name: str) -> str:
+        return f"{name}.{self.key}" if self.key else name
+
+
+@dataclass(frozen=True)
 class Contents:
     """What is kept of the images of a side.
 
     Attributes:
-        names: names of the sums.
-        start: makes fresh collectors for one part.
+        statistics: the sums.
         rows: dtype in which features are kept by image number, "" where they are not.
     """
 
-    names: frozenset[str]
-    start: Callable[[], Sequence[Collector]]
+    statistics: Sequence[Statistic]
     rows: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the sums without which a part is incomplete."""
+        return frozenset().union(*(one.stored for one in self.statistics if one.wanted))

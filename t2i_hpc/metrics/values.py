@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,8 +17,8 @@ from t2i_hpc.metrics.moments import Moments
 from t2i_hpc.metrics.precision_recall import precision_and_recall
 from t2i_hpc.metrics.protocol import OWN_ENCODERS, Protocol
 from t2i_hpc.metrics.retrieval_precision import r_precision
+from t2i_hpc.metrics.sums import Arrays, Statistic
 
-WITH_REAL = frozenset({"frechet", "kid", "precision_recall"})
 WITH_ROWS = frozenset({"kid", "precision_recall"})
 
 
@@ -33,6 +33,7 @@ class Value:
             over images; None where it has none.
         better: "lower" or "higher".
         n_real: real images that it was compared with, 0 where there are none.
+        kind: the key of :data:`METRICS` that it belongs to.
     """
 
     metric: str
@@ -40,6 +41,7 @@ class Value:
     std: float | None
     better: str
     n_real: int
+    kind: str = "frechet"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Measured:
         real: the real side, None where no metric needs one.
         protocol, detector: what it was measured with.
         device: where distances between all images are computed.
+        statistics: which sums of the generated side a metric needs.
     """
 
     generated: Merged
@@ -58,6 +61,11 @@ class Measured:
     protocol: Protocol
     detector: DetectorIdentity
     device: torch.device
+    statistics: Mapping[str, Statistic]
+
+    def sums(self, metric: str) -> Arrays:
+        """Return the sums of the generated images that a metric needs."""
+        return self.statistics[metric].from_file(self.generated.sums)
 
     def name(self, metric: str) -> str:
         """Return a metric's name, with the network's where it is not FID's."""
@@ -76,7 +84,7 @@ def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
     Who keeps the best checkpoints takes the metric that was recorded last.
     """
     ordered = sorted(set(metrics), key=lambda name: (name == "frechet", list(METRICS).index(name)))
-    return [value for name in ordered for value in METRICS[name](measured)]
+    return [replace(value, kind=name) for name in ordered for value in METRICS[name](measured)]
 
 
 def _frechet(m: Measured) -> list[Value]:
@@ -86,7 +94,9 @@ def _frechet(m: Measured) -> list[Value]:
 
 
 def _inception_score(m: Measured) -> list[Value]:
-    return [Value(m.name("Inception score"), *inception_score(m.generated.sums), "higher", 0)]
+    side = m.protocol.score_side
+    name = "Inception score" if side is None else f"Inception score ({side} px)"
+    return [Value(m.name(name), *inception_score(m.sums("inception_score")), "higher", 0)]
 
 
 def _kid(m: Measured) -> list[Value]:
@@ -113,11 +123,11 @@ def _precision_recall(m: Measured) -> list[Value]:
 def _r_precision(m: Measured) -> list[Value]:
     own = m.protocol.encoders == OWN_ENCODERS
     name = "R-precision (each run's own encoders)" if own else "R-precision"
-    return [Value(name, *r_precision(m.generated.sums), "higher", 0)]
+    return [Value(name, *r_precision(m.sums("r_precision")), "higher", 0)]
 
 
 def _clip_score(m: Measured) -> list[Value]:
-    return [Value("CLIP score", *clip_score(m.generated.sums), "higher", 0)]
+    return [Value("CLIP score", *clip_score(m.sums("clip_score")), "higher", 0)]
 
 
 def _rows(side: Merged) -> Rows:

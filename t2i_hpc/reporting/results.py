@@ -32,8 +32,9 @@ class Measure:
     n: int
     n_real: int
     protocol: str
-    name: str
     lower_is_better: bool
+    # For people: one protocol is one column, whatever it is called.
+    name: str = field(compare=False)
 
     @property
     def title(self) -> str:
@@ -140,6 +141,6 @@ def _labels(words: Sequence[str]) -> dict[Path, dict[str, str]]:
 def _scores(run: Path) -> list[tuple[Measure, Score]]:
     curves = score_curves(read_json_lines(run / "scores.jsonl"))
     return [
-        (Measure(c.metric, c.n, c.n_real, c.protocol, c.name, c.lower_is_better), c.scores[-1])
+        (Measure(c.metric, c.n, c.n_real, c.protocol, c.lower_is_better, c.name), c.scores[-1])
         for c in curves
     ]

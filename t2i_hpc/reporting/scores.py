@@ -78,7 +78,8 @@ def score_curves(rows: Iterable[Mapping[str, Any]]) -> list[ScoreCurve]:
 
 def _curve(rows: list[Mapping[str, Any]]) -> ScoreCurve:
     last = rows[-1]
-    scores = {row.get("images", 0): _score(row) for row in rows}
+    # Files that were exported do not say their age: the weights tell them apart.
+    scores = {(row.get("images", 0), row.get("checkpoint", "")): _score(row) for row in rows}
     return ScoreCurve(
         metric=str(last.get("metric", "score")),
         n=int(last.get("n") or 0),
@@ -88,7 +89,7 @@ def _curve(rows: list[Mapping[str, Any]]) -> ScoreCurve:
         text=last.get("protocol_text") or {},
         detector=str(last.get("detector_label", "")),
         lower_is_better=last.get("better", "lower") == "lower",
-        scores=[scores[images] for images in sorted(scores)],
+        scores=sorted(scores.values(), key=lambda score: score.images),
     )
 
 

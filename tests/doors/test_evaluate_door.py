@@ -93,8 +93,8 @@ def test_shards_one_by_one_then_the_merge(
     for shard in (2, 0):
         words = ("evaluation.shards=3", f"evaluation.shard={shard}")
         assert evaluate(run, *words) == ""
-    parts = sorted(path.name for path in run.glob("evaluations/*/0000000200/*.npz"))
-    assert parts == ["part-00000-of-00003.npz", "part-00002-of-00003.npz"]
+    parts = sorted(path.name for path in run.glob("evaluations/*/0000000200-*/*.npz"))
+    assert parts == [f"part-{part:05d}-of-00003-batch-4.npz" for part in (0, 2)]
     config = compose_config(
         "evaluate", [f"run={run}", *SETTINGS, "evaluation.shards=3"], EvaluateConfig
     )

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import t2i_hpc
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.metrics.evaluate import (
+    Division,
     Merged,
     look_at_images,
     merged,
@@ -46,7 +49,8 @@ def test_parts_give_the_same_sums_and_the_same_scores(tmp_path: Path) -> None:
     for sides, rows in results.values():
         for name, value in whole.sums.items():
             np.testing.assert_allclose(sides.sums[name], value, rtol=1e-9, err_msg=name)
-        np.testing.assert_array_equal(sides.sums["fold_hits"], whole.sums["fold_hits"])
+        hits = f"fold_hits.{PROTOCOL.key_of('r_precision')}"
+        np.testing.assert_array_equal(sides.sums[hits], whole.sums[hits])
         assert sides.rows is not None
         assert whole.rows is not None
         np.testing.assert_array_equal(sides.rows, whole.rows)
@@ -89,7 +93,7 @@ def test_valid_parts_are_kept_and_damaged_ones_computed_again(tmp_path: Path) ->
 def test_features_that_are_cut_short_are_computed_again(tmp_path: Path) -> None:
     first = make_comparison(tmp_path, 3, metrics=["kid"])
     compute(first)
-    path = sorted(first.generated.folder.glob("*.features.npy"))[1]
+    path = sorted(first.generated.folder.glob("*.float32.npy"))[1]
     path.write_bytes(path.read_bytes()[:-1])
     assert not part_is_done(first.generated, first.division, 1)
     assert first.missing() == {1: ["generated"]}
@@ -98,10 +102,81 @@ def test_features_that_are_cut_short_are_computed_again(tmp_path: Path) -> None:
 
 def test_more_metrics_are_computed_anew_and_fewer_are_served(tmp_path: Path) -> None:
     compute(make_comparison(tmp_path))
-    more = make_comparison(tmp_path, metrics=["inception_score", "frechet"])
+    more = make_comparison(tmp_path, metrics=["r_precision", "frechet"])
     assert more.missing() == {0: ["generated"]}
     assert compute(more) == 14 * BATCH
-    assert compute(make_comparison(tmp_path, metrics=["inception_score"])) == 0
+    assert compute(make_comparison(tmp_path, metrics=["r_precision"])) == 0
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_inception_score_is_there_for_who_asks_later(tmp_path: Path, parts: int) -> None:
+    first = make_comparison(tmp_path, parts)
+    compute(first)
+    first.score()
+    later = make_comparison(tmp_path, 2, metrics=["inception_score"])
+    assert later.missing() == {}
+    (row,) = later.score()
+    alone = make_comparison(tmp_path / "alone", metrics=["inception_score"])
+    compute(alone)
+    assert alone.score()[0]["value"] == pytest.approx(row["value"], rel=1e-9)
+
+
+def test_settings_of_other_metrics_draw_nothing_again(tmp_path: Path) -> None:
+    first = make_comparison(tmp_path, 3, metrics=METRICS)
+    compute(first)
+    before = first.score()
+    changed = replace(PROTOCOL, kid_subsets=2, kid_subset_size=9, neighbourhood=2)
+    other = make_comparison(tmp_path, 3, changed, metrics=METRICS)
+    assert compute(other) == 0
+    after = other.score()
+    same = {row["metric"]: row["value"] for row in before if row in after}
+    assert same.keys() == {"Inception score (fake)", "R-precision", "CLIP score", "FD (fake)"}
+    moved = {row["metric"] for row in after if row not in before}
+    assert moved == {"KID (fake)", "precision (fake)", "recall (fake)"}
+
+
+def test_sums_by_other_settings_stay_beside_new_ones(tmp_path: Path) -> None:
+    wide = make_comparison(tmp_path, 3, metrics=METRICS)
+    compute(wide)
+    rows = wide.score()
+    fewer = replace(PROTOCOL, splits=2, folds=2, features="float16")
+    narrow = make_comparison(tmp_path, 3, fewer, metrics=METRICS)
+    assert compute(narrow) == (14 + 11) * BATCH
+    values = {row["metric"]: row["value"] for row in narrow.score()}
+    assert all(values[row["metric"]] != row["value"] for row in rows if "Inc" in row["metric"])
+    again = make_comparison(tmp_path, 3, metrics=METRICS)
+    assert compute(again) == 0
+    assert again.score() == rows
+
+
+def test_exported_files_of_one_age_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    sides = [make_comparison(tmp_path, checkpoint=which * 64) for which in "cd"]
+    for side in sides:
+        compute(side)
+    assert [side.missing() for side in sides] == [{}, {}]
+
+
+def test_parts_of_other_batches_do_not_mix(tmp_path: Path) -> None:
+    first = make_comparison(tmp_path, 3)
+    compute(first, [0, 1])
+    larger = replace(first, division=Division(3, 2 * BATCH))
+    assert set(larger.missing()) == {0, 1, 2}
+    assert compute(larger) > 0
+    assert first.missing() == {2: ["generated", "real"]}
+    # All images by one batch size are a score; it serves who asks with another.
+    (row,) = larger.score()
+    assert first.missing() == {}
+    assert first.score() == [row]
+
+
+def test_a_row_names_what_made_it(tmp_path: Path) -> None:
+    comparison = make_comparison(tmp_path, 2)
+    compute(comparison)
+    (row,) = comparison.score()
+    (used,) = row["made_with"]
+    assert used["torch"] == str(torch.__version__)
+    assert used["t2i_hpc"] == t2i_hpc.__version__
+    assert "CPU" in used["device"]
 
 
 def test_a_merged_evaluation_serves_any_number_of_parts(tmp_path: Path) -> None:
@@ -140,7 +215,8 @@ def test_protocols_share_the_real_side(tmp_path: Path) -> None:
     other = make_comparison(tmp_path, protocol=replace(PROTOCOL, seed=2))
     assert compute(other) == 14 * BATCH
     assert other.generated.folder != first.generated.folder
-    assert f"/evaluations/{PROTOCOL.hash}/0000002000" in str(first.generated.folder)
+    place = f"evaluations/{PROTOCOL.generated_hash}/0000002000-{'c' * 12}"
+    assert first.generated.folder == tmp_path / place
     assert first.real.folder == tmp_path / "real" / PROTOCOL.real_hash
 
 

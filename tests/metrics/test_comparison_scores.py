@@ -116,7 +116,7 @@ def test_identical_sides_have_distance_zero(tmp_path: Path) -> None:
 class FourCorners(FakeDetector):
     """Features of image i are corner i mod 4 of a square; levels say its centre and half side."""
 
-    identity = replace(FakeDetector.identity, width=2)
+    identity = replace(FakeDetector.identity, width=2, classes=2)
 
     def features(self, images: Tensor) -> Tensor:
         corner, centre, half = (images[:, 0, 0, place].float() for place in range(3))

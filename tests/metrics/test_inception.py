@@ -50,7 +50,7 @@ def test_features_are_torch_fidelitys(inception_file: Path) -> None:
     assert features.dtype == torch.float32
     assert features.std() > 1e-2
     assert (features - expected).abs().max() < 1e-5 * expected.abs().max()
-    logits = detector.logits(features)
+    logits = detector.logits(features, images)
     assert logits.shape == (3, detector.identity.classes)
     assert (logits - expected_logits).abs().max() < 1e-5 * expected_logits.abs().max()
 

@@ -26,7 +26,8 @@ from t2i_hpc.metrics.parts import (
     save_part,
 )
 
-TARGET = Target("generated", "abcdef012345", "c" * 64, 20)
+BATCH = 1
+TARGET = Target("generated", "abcdef012345", "c" * 64, 20, BATCH)
 
 
 def _moments(numbers: range) -> Moments:
@@ -37,7 +38,7 @@ def _moments(numbers: range) -> Moments:
 
 
 def _save(folder: Path, numbers: range, part: int, target: Target = TARGET, parts: int = 3) -> Path:
-    path = part_path(folder, part, parts)
+    path = part_path(folder, part, parts, BATCH)
     header = Header(target, numbers.start, numbers.stop, part, parts)
     save_part(path, header, _moments(numbers).arrays())
     return path
@@ -75,7 +76,7 @@ def test_ranks_share_all_parts() -> None:
 
 def test_a_file_comes_back(tmp_path: Path) -> None:
     path = _save(tmp_path / "new", range(7, 14), 1)
-    assert path.name == "part-00001-of-00003.npz"
+    assert path.name == "part-00001-of-00003-batch-1.npz"
     header, sums = load_part(path)
     assert header == load_header(path) == Header(TARGET, 7, 14, 1, 3)
     expected = _moments(range(7, 14)).arrays()
@@ -133,6 +134,7 @@ def test_the_same_part_twice_is_refused(tmp_path: Path) -> None:
         ({"protocol": "000000000000"}, "protocol"),
         ({"side": "real"}, "side"),
         ({"images": 21}, "images"),
+        ({"batch_size": 2}, "batch size"),
     ],
 )
 def test_a_foreign_part_is_refused(tmp_path: Path, change: dict[str, Any], what: str) -> None:
@@ -177,7 +179,7 @@ def test_altered_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_count_that_does_not_match_the_range_is_refused(tmp_path: Path) -> None:
-    path = part_path(tmp_path, 0, 1)
+    path = part_path(tmp_path, 0, 1, BATCH)
     save_part(path, Header(TARGET, 0, 20, 0, 1), _moments(range(19)).arrays())
     with pytest.raises(EvaluationError, match="is damaged"):
         load_part(path)
@@ -194,8 +196,19 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"part-00000-of-00002\.npz is missing"):
-        merge_parts([part_path(tmp_path, 0, 2)], TARGET, NAMES)
+    with pytest.raises(EvaluationError, match=r"part-00000-of-00002-batch-1\.npz is missing"):
+        merge_parts([part_path(tmp_path, 0, 2, BATCH)], TARGET, NAMES)
+
+
+def test_what_every_part_holds_is_merged_too(tmp_path: Path) -> None:
+    paths = _save_all(tmp_path)
+    for path in paths:
+        header, sums = load_part(path)
+        some = {"extra": np.ones(2)} if header.part else {}
+        save_part(path, header, {**sums, "more": np.array([header.part]), **some})
+    merged = merge_parts(paths, TARGET, NAMES)
+    assert merged.keys() == {*NAMES, "more"}
+    assert merged["more"] == [3]
 
 
 def test_a_part_without_what_is_wanted_is_refused(tmp_path: Path) -> None:

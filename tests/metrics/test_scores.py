@@ -22,6 +22,7 @@ def _row(value: float = 12.5, images_seen: int = 2000, std: float | None = None)
         name="mine",
         checkpoint="c" * 64,
         images_seen=images_seen,
+        made_with=[{"device": "a GPU", "torch": "2.9"}],
     )
 
 
@@ -36,11 +37,12 @@ def test_a_row_says_all(tmp_path: Path) -> None:
             "better": "lower",
             "n": 1000,
             "n_real": 900,
-            "protocol": PROTOCOL.hash,
+            "protocol": PROTOCOL.hash_of("frechet"),
             "protocol_name": "mine",
-            "protocol_text": PROTOCOL.as_dict(),
+            "protocol_text": PROTOCOL.text_of("frechet"),
             "checkpoint": "c" * 64,
             "detector_label": "a fake",
+            "made_with": [{"device": "a GPU", "torch": "2.9"}],
         }
     ]
 
@@ -58,7 +60,7 @@ def test_the_line_for_people_names_n_and_protocol() -> None:
     line = score_line(_row())
     for word in ("FD (fake) 12.5000 after 2,000 images", "N 1,000", "N real 900", "a fake"):
         assert word in line
-    assert f"protocol mine {PROTOCOL.hash}" in line
+    assert f"protocol mine {PROTOCOL.hash_of('frechet')}" in line
     assert "±" not in line
 
 

@@ -87,6 +87,15 @@ def test_scores_of_other_numbers_of_images_stand_apart(sweep: Path) -> None:
     assert numbers == ["30,000,", "5,000,"]
 
 
+def test_one_protocol_is_one_column_whatever_it_is_called(sweep: Path) -> None:
+    row = {"metric": "KID", "value": 5.0, "n": 30, "n_real": 9, "protocol": "cc", "images": 400}
+    for name in ("2-1", "2-2"):
+        run = sweep.parent.parent / name
+        append_json_line(run / "scores.jsonl", {**row, "protocol_name": name})
+    head = cells(to_markdown(read_results([str(sweep)])))[0]
+    assert sum("KID" in cell for cell in head) == 1
+
+
 def test_averages_over_seeds(sweep: Path) -> None:
     results = read_results([str(sweep)], over="seed")
     head, _, *rows = cells(to_markdown(results))

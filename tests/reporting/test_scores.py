@@ -29,6 +29,12 @@ def test_the_highest_is_best_where_higher_is_better() -> None:
     assert "biases" not in curve.caution
 
 
+def test_weights_of_one_age_are_scores_of_their_own() -> None:
+    rows = [score_row(0, 9.0, checkpoint="a"), score_row(0, 7.0, checkpoint="b")]
+    (curve,) = score_curves([*rows, score_row(0, 8.0, checkpoint="a")])
+    assert [(score.checkpoint, score.value) for score in curve.scores] == [("a", 8.0), ("b", 7.0)]
+
+
 def test_only_a_frechet_distance_is_biased_by_few_images() -> None:
     names = ["FID", "clean FID", "FD (EfficientNet-Lite0)", "KID", "KID (fake)"]
     rows = [{**score_row(0, 1.0), "metric": name} for name in names]

@@ -45,8 +45,8 @@ class Detector(Protocol):
     def features(self, images: Tensor) -> Tensor:
         """Return float32 (B, D) for uint8 images (B, 3, H, W), on the detector's device."""
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Return float32 (B, C) for features (B, D)."""
+    def logits(self, features: Tensor, images: Tensor) -> Tensor:
+        """Return float32 (B, C) for features (B, D) of uint8 images (B, 3, H, W)."""
 
 
 class NetworkDetector(ABC):
@@ -67,7 +67,7 @@ class NetworkDetector(ABC):
         with exact_inference(), autocast(self._precision, self._device):
             return in_batches(self._look, images, self._device)
 
-    def logits(self, features: Tensor) -> Tensor:
+    def logits(self, features: Tensor, images: Tensor) -> Tensor:
         """Return float32 (B, 0): Inception scores are of a network that says otherwise."""
         return features[:, :0]
 

@@ -22,7 +22,7 @@ from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.metrics.detectors.arithmetic import exact_inference, fold_batch_norms
 from t2i_hpc.metrics.detectors.base import DetectorIdentity, NetworkDetector
-from t2i_hpc.metrics.detectors.resizing import as_tensorflow_1, cleanly
+from t2i_hpc.metrics.detectors.resizing import as_pillow, as_tensorflow_1, cleanly
 from t2i_hpc.metrics.weights import inception_file
 
 NAME = "inception"
@@ -58,7 +58,15 @@ def inception_identity(weights: Path, resize: str, precision: str) -> DetectorId
 
 
 class InceptionV3(NetworkDetector):
-    """Detector of FID: the 2048 features after the last average pooling."""
+    """Detector of FID: the 2048 features after the last average pooling.
+
+    Args:
+        weights: the file.
+        device: where the network lies.
+        resize: own (TensorFlow 1's) or clean.
+        precision: float32 or bfloat16.
+        score_side: px to which images are scaled for the Inception score; None: as they are.
+    """
 
     def __init__(
         self,
@@ -67,8 +75,10 @@ class InceptionV3(NetworkDetector):
         *,
         resize: str = "own",
         precision: str = "float32",
+        score_side: int | None = None,
     ) -> None:
         super().__init__(inception_identity(weights, resize, precision), device, precision)
+        self._score_side = score_side
         self._resize = _RESIZES[resize]
         network = _network(weights)
         # The score's logits leave the bias out, as OpenAI's code does.
@@ -76,8 +86,10 @@ class InceptionV3(NetworkDetector):
         layers = [layer for name, layer in network.named_children() if name != "fc"]
         self._trunk = fold_batch_norms(nn.Sequential(*layers)).to(device)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Return float32 (B, 1008) for features (B, 2048)."""
+    def logits(self, features: Tensor, images: Tensor) -> Tensor:
+        """Return float32 (B, 1008) for features (B, 2048) of uint8 images (B, 3, H, W)."""
+        if self._score_side is not None:
+            features = self.features(as_pillow(images, self._score_side).to(torch.uint8))
         with exact_inference():
             return F.linear(features, self._classifier)
 

@@ -60,8 +60,14 @@ def _build_inception(config: EvaluationConfig, device: torch.device) -> Detector
     from t2i_hpc.metrics.weights import inception_weights
 
     path = inception_weights(config.detector_weights)
-    resize, precision = config.detector_resize, config.detector_precision
-    return InceptionV3(path, device, resize=resize, precision=precision)
+    wanted = "inception_score" in config.metrics
+    return InceptionV3(
+        path,
+        device,
+        resize=config.detector_resize,
+        precision=config.detector_precision,
+        score_side=config.inception_score_size if wanted else None,
+    )
 
 
 def _identify_literature(config: EvaluationConfig) -> DetectorIdentity:
