@@ -19,7 +19,7 @@ from t2i_hpc.config.door import Door
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training import TrainingData, open_training_data
+from t2i_hpc.data.training import TrainingData, fit_to_timeout, open_training_data
 from t2i_hpc.engine.agreement import raise_together
 from t2i_hpc.engine.evaluations import Evaluations
 from t2i_hpc.engine.loop import Job, Loop
@@ -44,7 +44,8 @@ from t2i_hpc.systems.encoders import check_text_encoder
 def train(config: TrainConfig) -> int:
     """Train to the end or to a request to stop; return the exit code."""
     with joined_world(config.engine) as world:
-        training = open_training_data(config.data, check_tars=False)
+        data, _ = fit_to_timeout(config.data, config.engine.timeout, world.size)
+        training = open_training_data(data, check_tars=False)
         folder = run_folder(config, training.identity)
         record = data_record(config, training.content, training.vocabulary.sha256)
         raise_together(world, _obstacle(folder, config, record) if world.is_main else None)
@@ -71,7 +72,8 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
     folder = run_folder(config, training.identity)
     engine = config.engine
     share = Share(engine.batch_size, world.rank, world.size, engine.accumulate)
-    batches = training.batches(config.system.resolution, config.seed, share)
+    _, answer_within = fit_to_timeout(config.data, engine.timeout, world.size)
+    batches = training.batches(config.system.resolution, config.seed, share, answer_within)
     torch.manual_seed(config.seed)
     check_text_encoder(config.system, training.vocabulary.sha256)
     system = build_system(config.system, training.vocabulary.size)

@@ -107,8 +107,8 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 def read_metadata(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a folder's ``metadata.jsonl``."""
-    lines = (folder / "metadata.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    lines = (folder / "metadata.jsonl").read_text("utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def all_captions(folders: dict[str, Path]) -> list[str]:

@@ -32,7 +32,7 @@ def file_system(folder: Path) -> str:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    for line in mounts.splitlines():
+    for line in filter(None, mounts.split("\n")):
         _, point, name, *_ = line.split(" ")
         point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), point)
         if path.is_relative_to(point) and len(point) >= len(best):

@@ -96,6 +96,15 @@ def _read(word: str) -> list[Override]:
         return parser.parse_overrides([f'{key}="{value}"'])
 
 
+def quoted(text: str) -> str:
+    """Quote any text for hydra's grammar, which then takes it as it is.
+
+    Backslashes count there only before a quote and at the end, where they are doubled.
+    """
+    escaped = re.sub(r"""(\\*)(["]|\Z)""", lambda found: found[1] * 2 + found[2], text)
+    return '"' + escaped.replace('"', '\\"') + '"'
+
+
 def to_dataclass(composed: DictConfig, expected: type[ConfigT]) -> ConfigT:
     """Turn a composed configuration into its dataclass and check all values."""
     try:
@@ -185,7 +194,7 @@ def _package_file(package: str, path: str) -> str:
 def _compose(task: str, words: list[str], roots: Sequence[Path]) -> DictConfig:
     register_schemas()
     for root in roots:
-        words = [*words, f"hydra.searchpath=[file://{root.resolve()}]"]
+        words = [*words, f"hydra.searchpath=[{quoted(f'file://{root.resolve()}')}]"]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(resource("configs")), version_base="1.3"):

@@ -72,8 +72,8 @@ class DataConfig:
     )
     patience: float = setting(
         120.0,
-        "how long a read that fails is tried again; less than engine.timeout, or other ranks "
-        "give up first",
+        "how long the failing reads of a batch are tried again; with several ranks half of "
+        "engine.timeout at most",
         unit="seconds",
         minimum=0.0,
         identity=False,

@@ -7,6 +7,7 @@ the identity of a run are derived from it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,8 @@ def check(config: Any) -> None:
     """Check every value against its declaration.
 
     Raises:
-        ConfigurationError: a number out of range or a value that is not offered.
+        ConfigurationError: a number that is NaN, infinite or out of range, or a value that is not
+            offered.
     """
     for entry in entries(config):
         for value in entry.value if isinstance(entry.value, list) else [entry.value]:
@@ -102,6 +104,8 @@ def _check_value(key: str, value: Any, meaning: Meaning) -> None:
         raise ConfigurationError(f"{key}={value} is not offered: {hint}")
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
+    if not math.isfinite(value):
+        raise ConfigurationError(f"{key}={value} is not a finite number: give one")
     unit = f" {meaning.unit}" if meaning.unit else ""
     if meaning.minimum is not None and value < meaning.minimum:
         raise ConfigurationError(f"{key}={value} is too small: at least {meaning.minimum:g}{unit}")

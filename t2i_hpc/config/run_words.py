@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from t2i_hpc.config.compose import quoted
 from t2i_hpc.config.door import Door
 
 ConfigT = TypeVar("ConfigT")
@@ -28,9 +29,4 @@ def gather_runs(words: list[str]) -> list[str]:
         else:
             others.append(word)
         follows = word == "--config-dir"
-    return [*others, f"run=[{','.join(map(_quoted, runs))}]"] if runs else others
-
-
-def _quoted(text: str) -> str:
-    """Quote a path for hydra's grammar, which then takes it as it is."""
-    return '"' + text.replace('"', '\\"') + '"'
+    return [*others, f"run=[{','.join(map(quoted, runs))}]"] if runs else others

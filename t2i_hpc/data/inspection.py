@@ -7,7 +7,6 @@ files can be copied again instead of a data set.
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
@@ -29,6 +28,8 @@ from t2i_hpc.data.tars import index_tar, sample_names
 
 DEMO = "demo"
 _LISTED = 20  # problems
+_OFFERED = 2  # keys in place of one that is misspelt
+_CLOSE = 0.6  # of a key's letters
 _LOG = logging.getLogger(__name__)
 
 
@@ -108,27 +109,34 @@ def problems_of(manifest: Manifest, advance: Callable[[int], None]) -> Iterator[
         Vocabulary.load(manifest.folder.parent / VOCABULARY)
     except DataError as error:
         yield str(error)
-    sides: list[int] = []
+    seen = _Seen()
     reader, whole = Reader(manifest), True
     for shard in manifest.shards():
-        for problem in _problems_of_shard(manifest, shard, reader, sides, advance):
+        for problem in _problems_of_shard(manifest, shard, reader, seen, advance):
             whole = False
             yield problem
-    if whole and min(sides) != manifest.smallest:
+    if whole and seen.smallest != manifest.smallest:
         yield (
             f"{manifest.folder / MANIFEST} calls {manifest.smallest} px the smallest side, but an "
-            f"image has {min(sides)} px; {REBUILD}"
+            f"image has {seen.smallest} px; {REBUILD}"
         )
+
+
+@dataclass
+class _Seen:
+    """The shortest side among the images that were read, in px."""
+
+    smallest: int = 1 << 62
 
 
 def _problems_of_shard(
     manifest: Manifest,
     shard: Shard,
     reader: Reader,
-    sides: list[int],
+    seen: _Seen,
     advance: Callable[[int], None],
 ) -> Iterator[str]:
-    """Give what is wrong with a shard; `sides` gets the shorter side of each image in px."""
+    """Give what is wrong with a shard; `seen` hears of each image."""
     path = manifest.folder / shard.name
     try:
         _check_index(manifest, shard)
@@ -139,7 +147,8 @@ def _problems_of_shard(
     whole = True
     for number, name in enumerate(sample_names(path), int(manifest.first[shard.number])):
         try:
-            sides.append(min(_checked_image(reader, number, path, name).shape[:2]))
+            image = _checked_image(reader, number, path, name)
+            seen.smallest = min(seen.smallest, *image.shape[:2])
         except DataError as error:
             whole = False
             yield str(error)
@@ -210,17 +219,29 @@ def find_key(splits: Sequence[Manifest], key: str) -> tuple[Manifest, int]:
     Raises:
         DataError: no sample has that key; names the nearest.
     """
-    keys: list[str] = []
+    first: list[str] = []
+    close: list[tuple[int, str]] = []  # what a key shares with the one that is asked for
     for manifest in splits:
         for number, found in enumerate(_keys(manifest)):
             if found == key:
                 return manifest, number
-            keys.append(found)
-    close = difflib.get_close_matches(key, keys)
+            if len(first) < _OFFERED:
+                first.append(found)
+            shared = _shared(key, found)
+            if shared >= _CLOSE * max(len(key), len(found)):
+                close = sorted([(-shared, found), *close])[:_OFFERED]
     hint = "did you mean" if close else "keys look like"
-    names = " or ".join(repr(name) for name in close or keys[:2])
+    names = " or ".join(repr(name) for name in [name for _, name in close] or first)
     folders = ", ".join(str(manifest.folder) for manifest in splits)
     raise DataError(f"no sample of {folders} has the key {key!r}: {hint} {names}?")
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many letters two names share at their beginnings and ends."""
+    least = min(len(one), len(other))
+    begin = next((n for n in range(least) if one[n] != other[n]), least)
+    rest = least - begin
+    return begin + next((n for n in range(rest) if one[-1 - n] != other[-1 - n]), rest)
 
 
 def _keys(manifest: Manifest) -> Iterator[str]:

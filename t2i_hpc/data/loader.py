@@ -40,7 +40,6 @@ Positions = Callable[[int], Sequence[int]]
 _SLOTS = 3  # of a worker: one is copied while two are made ahead
 _LOOK_FOR_PARENT = 2.0  # seconds
 _STEP = 5.0  # seconds
-_ANSWER = 600.0  # seconds beyond data.patience after which a process counts as stuck
 _BEFORE_WAITING = 10  # Python waits for child processes after the finalizers of 0 and more
 _FREE = b"free"
 
@@ -55,10 +54,18 @@ class _Crash:
 _Answer = Texts | UserError | _Crash
 
 
-def load(maker: BatchMaker, positions: Positions, config: DataConfig) -> Iterator[Batch]:
+def load(
+    maker: BatchMaker, positions: Positions, config: DataConfig, answer_within: float
+) -> Iterator[Batch]:
     """Yield batch after batch, made by as many processes as the configuration says.
 
     Closing the iterator ends the processes.
+
+    Args:
+        maker: what makes them.
+        positions: which samples batch number n = 0, 1, 2, … is made of.
+        config: how many processes.
+        answer_within: seconds without a batch after which a process counts as stuck.
 
     Raises:
         UserError: a sample could not be read or decoded.
@@ -66,7 +73,7 @@ def load(maker: BatchMaker, positions: Positions, config: DataConfig) -> Iterato
     """
     if not config.workers:
         return load_here(maker, positions)
-    return load_ahead(maker, positions, config.workers, config.patience + _ANSWER)
+    return load_ahead(maker, positions, config.workers, answer_within)
 
 
 def load_here(samples: BatchMaker, positions: Positions) -> Iterator[Batch]:
@@ -163,8 +170,9 @@ class _Worker:
         if time.monotonic() >= deadline:
             raise RunError(
                 f"a loader process (pid {self._process.pid}) has made no batch for "
-                f"{patience:.0f} seconds: see whether the file system of data.path answers, "
-                "or raise data.patience; the run goes on from its last checkpoint"
+                f"{patience:.0f} seconds: see whether the file system of data.path answers, or "
+                "raise engine.timeout and data.patience; the same command resumes from the last "
+                "checkpoint"
             )
 
     def _obituary(self) -> str:
@@ -200,18 +208,20 @@ def _fill(work: _Work, link: Connection, parents_end: Connection) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     with contextlib.suppress(BrokenPipeError, EOFError, ConnectionError):
-        for place, planned in enumerate(work.samples.plan(map(work.positions, work.numbers))):
+        plan = work.samples.plan(map(work.positions, work.numbers))
+        for place in itertools.count():
             if place >= len(work.slots):
                 _await_free_slot(link)
-            answer = _make(work.samples, planned, work.slots[place % len(work.slots)])
+            answer = _make(work.samples, plan, work.slots[place % len(work.slots)])
             link.send(answer)
             if not isinstance(answer, Texts):
                 return
 
 
-def _make(samples: BatchMaker, planned: Planned, slot: Arrays) -> _Answer:
+def _make(samples: BatchMaker, plan: Iterator[Planned], slot: Arrays) -> _Answer:
+    """Plan and make the next batch."""
     try:
-        return samples.fill(planned, slot)
+        return samples.fill(next(plan), slot)
     except UserError as error:
         return error
     except Exception:  # whatever it is, it must be seen where people look

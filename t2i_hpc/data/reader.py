@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,10 @@ class Reader:
                 f"{self.name_of(number)} has an unreadable description "
                 f"({type(error).__name__}: {error}): build the split again"
             ) from error
+
+    def patience_for_a_batch(self) -> AbstractContextManager[None]:
+        """Let the reads of a block share the time for which failing reads are tried again."""
+        return self._storage.patience.for_a_batch()
 
     def name_of(self, number: int) -> str:
         """Return where a sample lies, for messages."""

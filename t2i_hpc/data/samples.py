@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.arrays import Arrays, Texts
 from t2i_hpc.data.batch_maker import DRAWS, BatchMaker, Planned
 from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.draws import uniform
@@ -47,6 +48,15 @@ class Samples(BatchMaker):
             for batch in ahead:
                 begin, end = end, end + len(batch)
                 yield Planned(batch, indices[begin:end], draws[begin:end])
+
+    def fill(self, planned: Planned, arrays: Arrays) -> Texts:
+        """Make a batch, into arrays of its size; all its reads share the patience of one.
+
+        Raises:
+            DataError: a sample cannot be read or decoded.
+        """
+        with self._split.patience_for_a_batch():
+            return super().fill(planned, arrays)
 
     def _sample(self, planned: Planned, row: int) -> tuple[StoredSample, Pixels]:
         index, (_, down, across, _) = planned.indices[row], planned.draws[row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,10 @@ class Split:
         if not 0 <= index < self.count:
             raise IndexError(f"sample {index} of {self.count}")
         return self._reader.read(index)
+
+    def patience_for_a_batch(self) -> AbstractContextManager[None]:
+        """Let the reads of a block share ``data.patience``."""
+        return self._reader.patience_for_a_batch()
 
     def image(self, index: int) -> Pixels:
         """Decode the image of a sample: uint8 (height, width, 3) as stored."""

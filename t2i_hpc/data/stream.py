@@ -27,6 +27,7 @@ class Stream:
         resolution: side of the images in pixels.
         seed: of order, captions and crops.
         share: this rank's part of each global batch.
+        answer_within: seconds without a batch after which a loader process counts as stuck.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Stream:
         resolution: int,
         seed: int,
         share: Share,
+        *,
+        answer_within: float = 600.0,
     ) -> None:
         if share.rank == 0:
             _warn_of_upscaling(split, round(resolution * config.margin))
         plan = Plan(split.manifest.counts, seed, config.shuffle_window)
         self._samples = Samples(split, plan, config, resolution, seed)
-        self._config, self._share = config, share
+        self._config, self._share, self._answer_within = config, share, answer_within
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Return batches without end, the first of which begins at sample `start` ≥ 0.
@@ -52,7 +55,8 @@ class Stream:
             DataError: a sample cannot be read or decoded.
             RunError: a loader process died or does not answer.
         """
-        return load(self._samples, self._share.positions(start), self._config)
+        positions = self._share.positions(start)
+        return load(self._samples, positions, self._config, self._answer_within)
 
 
 def _warn_of_upscaling(split: Split, wanted: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,13 +44,23 @@ class TrainingData:
     notice: str
     stream: Callable[..., Any]
 
-    def batches(self, resolution: int, seed: int, share: Share) -> Batches:
+    def batches(
+        self, resolution: int, seed: int, share: Share, answer_within: float = 600.0
+    ) -> Batches:
         """Return what gives a rank's batches from a number of samples seen on.
+
+        Args:
+            resolution: side of the images in pixels.
+            seed: of order, captions and crops.
+            share: this rank's part of each global batch.
+            answer_within: seconds without a batch after which a loader process counts as stuck.
 
         Raises:
             UserError: whatever is wrong with the data or its values.
         """
-        stream = self.stream(resolution=resolution, seed=seed, share=share)
+        stream = self.stream(
+            resolution=resolution, seed=seed, share=share, answer_within=answer_within
+        )
         batches: Batches = stream.batches
         return batches
 
@@ -66,6 +76,24 @@ class TrainingData:
                 f"{setting}="
             )
         return self.samples
+
+
+def fit_to_timeout(config: DataConfig, timeout: float, ranks: int) -> tuple[DataConfig, float]:
+    """Return settings and a deadline with which a rank names its trouble before others give it up.
+
+    Args:
+        config: of the data.
+        timeout: seconds that other ranks wait for this one (``engine.timeout``).
+        ranks: how many there are; one alone may wait for as long as it likes.
+
+    Returns:
+        The settings, whose patience is half of the timeout at most, and the seconds without a
+        batch after which a loader process counts as stuck: between patience and timeout.
+    """
+    if ranks == 1:
+        return config, config.patience + timeout
+    patience = min(config.patience, timeout / 2)
+    return replace(config, patience=patience), (patience + timeout) / 2
 
 
 def open_training_data(config: DataConfig, check_tars: bool = True) -> TrainingData:

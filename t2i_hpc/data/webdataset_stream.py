@@ -58,10 +58,12 @@ class WebDatasetStream:
         resolution: int,
         seed: int,
         share: Share,
+        *,
+        answer_within: float = 600.0,
     ) -> None:
         self._config, self._vocabulary = config, vocabulary
         self._resolution, self._seed = resolution, seed
-        self._share = share
+        self._share, self._answer_within = share, answer_within
         self._urls = expand(config.urls)
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -82,7 +84,7 @@ class WebDatasetStream:
             self._seed,
             start=start,
         )
-        return load(samples, self._share.positions(start), self._config)
+        return load(samples, self._share.positions(start), self._config, self._answer_within)
 
 
 def expand(patterns: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -27,6 +28,7 @@ from t2i_hpc.config.compose import from_yaml, to_yaml
 from t2i_hpc.config.fields import identity
 from t2i_hpc.config.tasks import TrainConfig
 
+_LOG = logging.getLogger("t2i_hpc")
 _PACKAGES = ("t2i-hpc", "torch", "torchvision", "numpy", "hydra-core", "webdataset", "pillow")
 
 
@@ -167,14 +169,21 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: another process holds the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as stream:
+    with (folder / "lock").open("w") as stream:  # NFS locks only what is open for writing
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise RunError(
                 f"{folder} is being written by another process; wait for it, stop it, or "
                 "train another run with another name= or seed="
             ) from error
+        except OSError as error:
+            _LOG.warning(
+                "the file system of %s has no file locks (%s): nothing keeps a second process from "
+                "writing this run, so start none",
+                folder,
+                error.strerror,
+            )
         yield
 
 

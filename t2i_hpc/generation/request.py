@@ -103,7 +103,7 @@ def _lines(name: str) -> list[str]:
             f"captions_file={name} cannot be read ({error}): name a UTF-8 text file with one "
             "caption a line"
         ) from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise ConfigurationError(f"captions_file={name} is empty: write one caption a line")
     return lines

@@ -13,6 +13,7 @@ from t2i_hpc.common.files import (
     read_json_lines,
     sha256_of_file,
     sha256_of_json,
+    size_text,
     write_json,
     write_text,
 )
@@ -47,3 +48,21 @@ def test_hashes(tmp_path: Path) -> None:
     assert sha256_of_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert sha256_of_json({"b": 1, "a": 2}) == sha256_of_json({"a": 2, "b": 1})
     assert sha256_of_json({"a": 1}) != sha256_of_json({"a": 2})
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"said": f"one{sign}two"} for sign in "\x85\u2028\u2029\v\f\x1c\x1d\x1e\r\n"]
+    for row in rows:
+        append_json_line(path, row)
+    with path.open("ab") as stream:
+        stream.write('{"said": "é'.encode()[:-1])  # a power cut inside a character
+    assert read_json_lines(path) == rows
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(300, "300 bytes"), (2500, "2.5 kB"), (2_550_000, "2.55 MB"), (1_200_000_000, "1.2 GB")],
+)
+def test_sizes_never_round_to_nothing(count: int, text: str) -> None:
+    assert size_text(count) == text

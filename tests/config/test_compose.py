@@ -85,3 +85,21 @@ def test_a_folder_of_ones_own_adds_experiments(tmp_path: Path) -> None:
     assert (config.name, config.seed) == ("mine", 11)
     with pytest.raises(ConfigurationError, match="mien"):
         compose_config("train", ["experiment=mien"], TrainConfig, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a,b", "a=b", "a[b]", "a(b", "a{b}", "it's", 'a"b', "a b", "a${b}", "a\\b", 'a\\"b', "end\\"],
+)
+def test_such_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 11\n")
+    assert compose_config("train", ["experiment=mine"], TrainConfig, folder).seed == 11
+
+
+@pytest.mark.parametrize("name", ["data.margin", "data.patience", "data.cache_gigabytes"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_settings_are_finite(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}={value} is not a finite number"):
+        train_config(f"{name}={value}")

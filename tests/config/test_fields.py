@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def test_lists_are_not_shared() -> None:
     [
         (Outer(inner=Inner(rate=-1.0)), "inner.rate=-1.0 is too small: at least 0 images"),
         (Outer(inner=Inner(rate=2.0)), "inner.rate=2.0 is too large: at most 1 images"),
+        (Outer(inner=Inner(rate=math.nan)), "inner.rate=nan is not a finite number"),
+        (Outer(inner=Inner(rate=math.inf)), "inner.rate=inf is not a finite number"),
         (Outer(names=["c"]), "names=c is not offered"),
     ],
 )

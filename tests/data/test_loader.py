@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -17,12 +18,14 @@ import torch
 from t2i_hpc.common.errors import DataError, RunError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.batch_maker import Planned
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.loader import load_ahead, load_here
 from t2i_hpc.data.plan import Plan
 from t2i_hpc.data.reader import StoredSample
 from t2i_hpc.data.samples import Samples
 from t2i_hpc.data.split import Split
+from t2i_hpc.data.training import fit_to_timeout
 from tests.support.data import make_shards
 
 BATCH, PATIENCE = 4, 60.0
@@ -107,6 +110,50 @@ def test_a_fault_of_ours_shows_its_trace(split: Split) -> None:
     batches = troubled(split, raise_error(ZeroDivisionError("of ours")))
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ZeroDivisionError: of ours"):
         list(itertools.islice(batches, 6))
+
+
+def test_a_fault_in_the_plan_shows_its_trace(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = samples_of(split)
+
+    def faulty(_: object) -> Iterator[Planned]:
+        yield from itertools.islice(samples_of(split).plan(map(positions, range(9))), 2)
+        raise ZeroDivisionError("in the plan")
+
+    monkeypatch.setattr(samples, "plan", faulty)
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ZeroDivisionError: in the plan"):
+        list(itertools.islice(load_ahead(samples, positions, 2, PATIENCE), 6))
+
+
+@pytest.mark.parametrize(("ranks", "patience"), [(1, 120.0), (2, 120.0), (2, 3.0), (2, 900.0)])
+def test_a_rank_names_its_trouble_before_others_give_it_up(ranks: int, patience: float) -> None:
+    config, answer_within = fit_to_timeout(DataConfig(patience=patience), 600.0, ranks)
+    assert config.patience < answer_within
+    if ranks > 1:
+        assert answer_within < 600.0
+        assert config.patience == min(patience, 300.0)
+
+
+def test_the_reads_of_a_batch_share_the_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sample of a batch is read at the third try, which takes most of the patience."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    shards = make_shards(tmp_path, count=8, size=16)
+    split = Split.open(DataConfig(path=str(shards), patience=100.0), "train")
+    pread, tries = os.pread, itertools.count(1)
+
+    def failing(*arguments: int) -> bytes:
+        if next(tries) % 3:
+            clock[0] += 20.0
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(DataError, match=r"cannot read .*\.tar"):
+        next(load_here(samples_of(split), positions))
+    assert clock[0] < 160.0  # 100 s and a last try, not 100 s for each of the four
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGXCPU"])

@@ -103,10 +103,15 @@ def test_rows_say_what_is_read_of_them(trained: TrainedRun) -> None:
 
 def test_captions_come_from_the_words_and_a_file(trained: TrainedRun, tmp_path: Path) -> None:
     path = tmp_path / "captions.txt"
-    path.write_text("\ufeffa {red,blue} circle\n\n  a square \n", encoding="utf-8")
+    path.write_text("\ufeffa {red,blue} circle\n\n  a\u2028square \n", encoding="utf-8")
     config = GenerateConfig(captions=["first"], captions_file=str(path))
     rows = asked_rows(config)
-    assert [row.caption for row in rows] == ["first", "a red circle", "a blue circle", "a square"]
+    assert [row.caption for row in rows] == [
+        "first",
+        "a red circle",
+        "a blue circle",
+        "a square",
+    ]
     assert asked_rows(GenerateConfig()) == []
     assert len(rows_of_split(trained.held_out, GenerateConfig(rows=5))) == 5
 

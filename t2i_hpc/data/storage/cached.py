@@ -11,6 +11,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.storage.cache import Beat, Cache
 from t2i_hpc.data.storage.files import ADVICE, is_final, read_whole
+from t2i_hpc.data.storage.patience import Patience
 from t2i_hpc.data.storage.server import BLOCK, Server
 from t2i_hpc.data.storage.urls import join, shown
 from t2i_hpc.data.tables import REBUILD, Shard, shard_name
@@ -26,6 +27,11 @@ class CachedStorage:
     def __init__(self, manifest: Manifest, server: Server, cache: Cache) -> None:
         self._manifest, self._server, self._cache = manifest, server, cache
         self._latest: tuple[int, os.stat_result] | None = None  # shard and copy read last
+
+    @property
+    def patience(self) -> Patience:
+        """How long reads that fail are tried again."""
+        return self._server.patience
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard."""

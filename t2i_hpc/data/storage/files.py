@@ -37,7 +37,7 @@ class LocalStorage:
         self, manifest: Manifest, patience: float = 0.0, open_files: int = OPEN_FILES
     ) -> None:
         self._manifest = manifest
-        self._patience = Patience(patience)
+        self.patience = Patience(patience)
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if allowed != resource.RLIM_INFINITY:
             open_files = min(open_files, allowed // 2)
@@ -62,7 +62,7 @@ class LocalStorage:
                 content = b""
             if len(content) == count:
                 return content
-        return self._patience.attempt(
+        return self.patience.attempt(
             self.name_of(shard),
             lambda _: self._read_anew(shard, offset, count),
             ADVICE,

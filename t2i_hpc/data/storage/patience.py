@@ -8,10 +8,11 @@ whoever watches sees why nothing moves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from t2i_hpc.common.errors import DataError
@@ -53,6 +54,16 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self._spent: float | None = None  # of a batch; None: each attempt has all the seconds
+
+    @contextlib.contextmanager
+    def for_a_batch(self) -> Iterator[None]:
+        """Let the attempts of a block share the seconds: 24 bad reads take no longer than one."""
+        self._spent = 0.0
+        try:
+            yield
+        finally:
+            self._spent = None
 
     def attempt(
         self,
@@ -73,19 +84,24 @@ class Patience:
             DataError: time is up, or it was refused twice.
         """
         begin, tries, refusals = time.monotonic(), 0, 0
+        allowed = self.seconds - (self._spent or 0.0)
         while True:
-            left = self.seconds - (time.monotonic() - begin)
+            left = allowed - (time.monotonic() - begin)
             try:
-                return action(max(left, _SHORTEST_TRY))
+                result = action(max(left, _SHORTEST_TRY))
             except Exception as error:
                 if isinstance(error, DataError) or not passes(error):
                     raise
                 tries, refusals = tries + 1, refusals + refuses(error)
                 waited = time.monotonic() - begin
-                if refusals > 1 or waited >= self.seconds:
+                if refusals > 1 or waited >= allowed:
                     raise DataError(_sentence(name, error, tries, waited, advice)) from None
-                _tell(name, error, tries, self.seconds)
-            _wait(tries, self.seconds - waited)
+                _tell(name, error, tries, allowed)
+            else:
+                if tries and self._spent is not None:
+                    self._spent += time.monotonic() - begin
+                return result
+            _wait(tries, allowed - waited)
 
 
 def reason(error: Exception) -> str:

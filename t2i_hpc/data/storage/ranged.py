@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from t2i_hpc.data.manifest import Manifest
+from t2i_hpc.data.storage.patience import Patience
 from t2i_hpc.data.storage.server import Server
 from t2i_hpc.data.storage.urls import join, shown
 from t2i_hpc.data.tables import shard_name
@@ -13,6 +14,11 @@ class RangedStorage:
 
     def __init__(self, manifest: Manifest, server: Server) -> None:
         self._manifest, self._server = manifest, server
+
+    @property
+    def patience(self) -> Patience:
+        """How long reads that fail are tried again."""
+        return self._server.patience
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard."""
