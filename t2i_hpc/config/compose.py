@@ -25,6 +25,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.resources import resource
+from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check
 from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
 
@@ -58,7 +59,11 @@ def compose_config(
         if not _is_group(override):
             _check_key(override, keys, task)
     composed = _compose(task, [o.input_line or "" for o in overrides], roots)
-    return to_dataclass(composed, expected)
+    config = to_dataclass(composed, expected)
+    settings = getattr(config, "evaluation", None)
+    if folder and isinstance(settings, EvaluationConfig):
+        settings.presets = settings.presets or str(folder)
+    return config
 
 
 def parse(words: Sequence[str]) -> list[Override]:

@@ -13,7 +13,16 @@ METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision
 class EvaluationConfig:
     """A protocol (what is compared with what, and how), and how the work is divided."""
 
-    protocol: str = setting("own", "name of the protocol, for people; it is in no hash")
+    protocol: str = setting(
+        "own",
+        "name of the protocol, for people; it is in no hash; where a setting differs from the file "
+        "of this name, scores say (modified)",
+    )
+    presets: str = setting(
+        "",
+        "folder with a file evaluation/NAME.yaml of the protocol's name, beside the shipped ones; "
+        "empty: that of --config-dir",
+    )
     metrics: list[str] = setting(
         ["frechet"],
         "what is measured; frechet is FID where the detector is FID's",
@@ -72,7 +81,7 @@ class EvaluationConfig:
     )
     rounding: str = setting(
         "nearest",
-        "how values become 8-bit levels; down is what the released SSA-GAN does",
+        "how values become 8-bit levels; down is what AttnGAN, DM-GAN and SSA-GAN do",
         choices=("nearest", "down"),
     )
     weights: str = setting(
@@ -88,8 +97,8 @@ class EvaluationConfig:
     )
     inception_score_size: int | None = setting(
         None,
-        "side to which images are scaled before the Inception score's network sees them; 128 is "
-        "SSA-GAN's IS.py; empty: as they are",
+        "side to which images are scaled before the Inception score's network sees them; 128: "
+        "SSA-GAN's IS.py; 299: DM-GAN's for COCO; empty: as they are",
         unit="px",
         minimum=16,
     )

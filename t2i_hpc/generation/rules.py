@@ -65,8 +65,10 @@ class DrawingRules:
 
     def levels(self, images: Tensor) -> Tensor:
         """Turn [-1, 1] into 0..255 where the images lie."""
-        values = images.float() * 127.5 + 127.5
-        values = values.round() if self.rounding == "nearest" else values.floor()
+        if self.rounding == "nearest":
+            values = (images.float() * 127.5 + 127.5).round()
+        else:  # in the order of AttnGAN, DM-GAN and SSA-GAN: the last bit decides a level
+            values = ((images.float() + 1) * 127.5).floor()
         levels: Tensor = values.clamp(0, 255).to(torch.uint8)
         return levels
 

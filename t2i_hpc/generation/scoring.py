@@ -70,7 +70,7 @@ def _comparison(
         draw_real=source.draw_real,
         detector=source.detector,
         protocol=source.protocol,
-        name=settings.protocol,
+        names=source.names,
         metrics=settings.metrics,
         division=division,
         device=device,

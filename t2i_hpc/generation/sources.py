@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.config.presets import changed_settings
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.split import Split, stack
@@ -29,8 +30,20 @@ from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.detectors.registry import identify_detector
 from t2i_hpc.metrics.evaluate import Draw, spread
 from t2i_hpc.metrics.protocol import ARITHMETIC, Protocol
+from t2i_hpc.metrics.values import METRICS
 
 _SELECTION = "evenly spaced over the split as stored"
+
+
+# The settings that decide a field of the protocol, where they have other names than the field.
+_SETTINGS_OF = {
+    "caption_choice": ("captions",),
+    "crop": ("real_crop", "real_filter"),
+    "preprocessing": ("detector_resize", "detector_precision"),
+    "score_side": ("inception_score_size",),
+}
+# What of a protocol is a place or comes with the data, not with a preset.
+_NO_PRESET = frozenset({"data", "captions", "encoders", "clip", "detector_sha256"})
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Source:
     Attributes:
         output: folder of scores and parts.
         protocol: what moves the scores.
+        names: the protocol's name by metric.
         detector: the feature network.
         draw_real: the real images by number.
         subjects: gives what is scored, drawn on a device.
@@ -47,6 +61,7 @@ class Source:
 
     output: Path
     protocol: Protocol
+    names: Mapping[str, str]
     detector: DetectorIdentity
     draw_real: Draw
     subjects: Callable[[torch.device], Iterable[Subject]]
@@ -185,7 +200,23 @@ def _source(
         clip=_clip(settings, bool(generated.captions)),
         arithmetic=ARITHMETIC,
     )
-    return Source(output, protocol, detector, draw_real, generated.subjects)
+    names = protocol_names(settings, protocol)
+    return Source(output, protocol, names, detector, draw_real, generated.subjects)
+
+
+def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, str]:
+    """Return the protocol's name by metric.
+
+    It is "… (modified)" where a setting that moves the metric differs from the file of that name.
+    """
+    changed = changed_settings(settings)
+    names = {}
+    for metric in METRICS:
+        fields = {"split", *protocol.fields_of(metric)} - _NO_PRESET
+        moving = {name for field in fields for name in _SETTINGS_OF.get(field, (field,))}
+        modified = " (modified)" if changed & moving else ""
+        names[metric] = f"{settings.protocol}{modified}"
+    return names
 
 
 def _drawing(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:

@@ -7,7 +7,7 @@ draw images and knows neither networks nor data sets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,7 @@ class Comparison:
         draw_real: the real images by number, uint8 (B, 3, R, R).
         detector: the feature network, by name and hash.
         protocol: everything that moves a score.
-        name: the protocol's name, for people.
-        names: the name by metric, where it is another one.
+        names: the protocol's name by metric, for people.
         metrics: what is measured, keys of ``values.METRICS``.
         division: how the images are split into parts.
         device: where sums are kept and distances computed.
@@ -86,11 +85,10 @@ class Comparison:
     draw_real: Draw
     detector: DetectorIdentity
     protocol: Protocol
-    name: str
+    names: Mapping[str, str]
     metrics: Sequence[str]
     division: Division
     device: torch.device
-    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def generated(self) -> Side:
@@ -200,7 +198,7 @@ class Comparison:
                 value,
                 self.protocol,
                 self.detector,
-                name=self.names.get(value.kind, self.name),
+                name=self.names[value.kind],
                 made_with=used,
                 checkpoint=self.subject.checkpoint,
                 images_seen=self.subject.images_seen,

@@ -1,16 +1,22 @@
 """Results that papers and read-me files state; none of them was reproduced here.
 
 Rows of AttnGAN (Tables 2 and 3), DM-GAN's read-me, DF-GAN's read-me, SSA-GAN (Tables 1 and 2)
-and the hybrids' paper, not all of each. FIDs of this literature come from two networks:
-torchvision's with mis-scaled images ("literature") and TensorFlow's of 2015 ("tensorflow"); where
-a table mixes them or does not say which, the row is "unstated". They must not be put in one
-column. AttnGAN and DM-GAN score birds by a network that was fine-tuned on them: nobody has it, so
-nothing here can be compared with those Inception scores.
+and the hybrids' paper, not all of each. Each row says by which network and of how many images it
+is, as far as its source or its released code tells. A number stands beside a score only where both
+agree with the score's protocol, and that was not modified.
+
+FIDs of this literature come from two networks: torchvision's with mis-scaled images
+("literature") and TensorFlow's of 2015 ("tensorflow"); where a table quotes others without
+saying which, the row is "unstated". DF-GAN's are of the former network, but of noise that is cut
+off and scaled, of values that are not rounded and of another number of images. AttnGAN, DM-GAN and
+those before score birds by a network that was fine-tuned on them: nobody has it, so nothing here
+can be compared with those Inception scores. Those of COCO are by ImageNet's network, DM-GAN's of
+images that were scaled to 299 px before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -23,9 +29,9 @@ class Published:
         data: cub or coco.
         metric: FID, Inception score or R-precision (a share of 1).
         value, std: as stated; R-precision was stated in per cent.
-        network: literature, tensorflow or unstated; of an Inception score, the fine-tuned
-            network of birds or ImageNet's.
+        network: what measured it, one of the names below.
         source: where it is stated.
+        images: number of generated images; None where it is not known, or not of plain noise.
     """
 
     system: str
@@ -35,6 +41,7 @@ class Published:
     std: float | None
     network: str
     source: str
+    images: int | None
 
 
 @dataclass(frozen=True)
@@ -42,26 +49,43 @@ class Family:
     """Which published numbers stand beside a protocol's.
 
     Attributes:
-        network: of their FIDs.
-        distance: what a FID by that network is called here.
+        kinds: the stated metric and its network, by the metric's name here.
         data: cub or coco; empty: the scored run's own.
     """
 
-    network: str
-    distance: str
+    kinds: Mapping[str, tuple[str, str]]
     data: str = ""
 
 
+_LITERATURE, _TENSORFLOW, _UNSTATED = "literature", "tensorflow", "unstated"
+_BIRDS, _DAMSM = "fine-tuned on birds", "DAMSM"
+_IMAGENET, _IMAGENET_128, _IMAGENET_299 = (
+    f"ImageNet's of 2015{side}" for side in ("", ", 128 px", ", 299 px")
+)
+_LITERATURE_KINDS = {
+    "FID (literature)": ("FID", _LITERATURE),
+    "R-precision": ("R-precision", _DAMSM),
+}
 FAMILIES = {
-    "literature_coco": Family("literature", "FID (literature)", "coco"),
-    "literature_cub": Family("literature", "FID (literature)", "cub"),
-    "ssagan_code": Family("tensorflow", "FID"),
+    "literature_coco": Family(_LITERATURE_KINDS, "coco"),
+    "literature_cub": Family(_LITERATURE_KINDS, "cub"),
+    "literature_coco_is": Family(
+        {"Inception score (299 px)": ("Inception score", _IMAGENET_299)}, "coco"
+    ),
+    "ssagan_paper": Family(
+        {
+            "FID": ("FID", _TENSORFLOW),
+            "Inception score (128 px)": ("Inception score", _IMAGENET_128),
+        }
+    ),
 }
 
 _ATTNGAN, _DMGAN, _DFGAN = "AttnGAN, Tables 2 and 3", "DM-GAN's read-me", "DF-GAN's read-me"
 _SSAGAN_1, _SSAGAN_2 = "SSA-GAN, Table 1", "SSA-GAN, Table 2"
-_LITERATURE, _TENSORFLOW, _UNSTATED = "literature", "tensorflow", "unstated"
-_BIRDS, _IMAGENET = "fine-tuned on birds", "ImageNet's of 2015"
+_HYBRIDS = "the hybrids' paper"
+# Sources that say, by text or released code, of how many images of plain noise their numbers are.
+_IMAGES = {_ATTNGAN: 30_000, _DMGAN: 30_000}
+_SSAGAN_IMAGES = 30_000  # the paper's own systems; it quotes the others
 
 _FIDS = (
     ("AttnGAN", "cub", 23.98, _LITERATURE, _DMGAN),
@@ -82,12 +106,12 @@ _FIDS = (
     ("DF-GAN (CVPR 2022)", "coco", 19.32, _LITERATURE, _DFGAN),
     ("DF-GAN (released)", "cub", 12.10, _LITERATURE, _DFGAN),
     ("DF-GAN (released)", "coco", 15.41, _LITERATURE, _DFGAN),
-    ("SSA-GAN", "cub", 15.61, _UNSTATED, _SSAGAN_1),
-    ("SSA-GAN", "coco", 19.37, _UNSTATED, _SSAGAN_1),
-    ("SSA-GAN without DAMSM", "cub", 18.54, _UNSTATED, _SSAGAN_2),
-    ("SSA-GAN, text encoder fine-tuned", "cub", 16.58, _UNSTATED, _SSAGAN_2),
-    ("AttnDM-GAN", "cub", 19.78, _UNSTATED, "the hybrids' paper"),
-    ("DMAttn-GAN", "cub", 17.04, _UNSTATED, "the hybrids' paper"),
+    ("SSA-GAN", "cub", 15.61, _TENSORFLOW, _SSAGAN_1),
+    ("SSA-GAN", "coco", 19.37, _TENSORFLOW, _SSAGAN_1),
+    ("SSA-GAN without DAMSM", "cub", 18.54, _TENSORFLOW, _SSAGAN_2),
+    ("SSA-GAN, text encoder fine-tuned", "cub", 16.58, _TENSORFLOW, _SSAGAN_2),
+    ("AttnDM-GAN", "cub", 19.78, _UNSTATED, _HYBRIDS),
+    ("DMAttn-GAN", "cub", 17.04, _UNSTATED, _HYBRIDS),
 )
 _INCEPTION_SCORES = (
     ("GAN-INT-CLS", "cub", 2.88, 0.04, _ATTNGAN),
@@ -121,38 +145,50 @@ _R_PRECISIONS = (
 def published_scores() -> Iterator[Published]:
     """Give all stated numbers."""
     for system, data, value, network, source in _FIDS:
-        yield Published(system, data, "FID", value, None, network, source)
+        yield Published(system, data, "FID", value, None, network, source, _count(system, source))
     for system, data, value, std, source in _INCEPTION_SCORES:
-        birds = _BIRDS if source in (_ATTNGAN, _DMGAN) else _UNSTATED
-        network = birds if data == "cub" else _IMAGENET
-        yield Published(system, data, "Inception score", value, std, network, source)
+        network = _score_network(system, data, source)
+        count = _count(system, source)
+        yield Published(system, data, "Inception score", value, std, network, source, count)
     for system, data, value, std, source in _R_PRECISIONS:
-        row = Published(system, data, "R-precision", value / 100, std / 100, "DAMSM", source)
-        yield row
+        count = _count(system, source)
+        yield Published(system, data, "R-precision", value / 100, std / 100, _DAMSM, source, count)
 
 
-def published_beside(metric: str, protocol_name: str, data: str) -> list[Published]:
+def published_beside(metric: str, protocol_name: str, data: str, images: int) -> list[Published]:
     """Return what papers state for a metric measured by a protocol of this name, best first.
 
-    Numbers of another network are left out; those whose network is not stated are kept, and
-    say so.
+    Numbers of another network, another data set or another number of images are left out.
 
     Args:
         metric: its name, as a score has it.
-        protocol_name: the protocol's.
+        protocol_name: the protocol's; of a modified one there is nothing to compare with.
         data: name of the data that the scored run was trained on.
+        images: number of generated images.
     """
     family = FAMILIES.get(protocol_name)
-    if family is None:
+    if family is None or metric not in family.kinds:
         return []
-    if metric.startswith("FID") and metric != family.distance:
-        return []
-    kind = "FID" if metric == family.distance else metric
-    others = {_LITERATURE, _TENSORFLOW, _BIRDS} - {family.network}
-    wanted = (kind, family.data or data)
+    wanted = (*family.kinds[metric], family.data or data, images)
     rows = [
         row
         for row in published_scores()
-        if (row.metric, row.data) == wanted and row.network not in others
+        if (row.metric, row.network, row.data, row.images) == wanted
     ]
-    return sorted(rows, key=lambda row: row.value if kind == "FID" else -row.value)
+    return sorted(rows, key=lambda row: row.value if row.metric == "FID" else -row.value)
+
+
+def _count(system: str, source: str) -> int | None:
+    own = source in (_SSAGAN_1, _SSAGAN_2) and system.startswith("SSA-GAN")
+    return _SSAGAN_IMAGES if own else _IMAGES.get(source)
+
+
+def _score_network(system: str, data: str, source: str) -> str:
+    """Return what network an Inception score is by."""
+    if source == _DMGAN and data == "coco" and system.startswith("DM-GAN"):
+        return _IMAGENET_299
+    if data == "coco":
+        return _IMAGENET
+    if source in (_ATTNGAN, _DMGAN):
+        return _BIRDS
+    return _IMAGENET_128 if system.startswith("SSA-GAN") else _UNSTATED

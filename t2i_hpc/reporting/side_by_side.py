@@ -105,7 +105,7 @@ def _column(group: Sequence[tuple[Path, ScoreCurve]], published: bool) -> Column
     rows = [(run.resolve().name, c.best.images, c.best.value, c.best.std) for run, c in group]
     rows.sort(key=lambda row: row[2] if curve.lower_is_better else -row[2])
     data = read_settings(run).get("data.name", "")
-    stated = published_beside(curve.metric, curve.name, data) if published else []
+    stated = published_beside(curve.metric, curve.name, data, curve.n) if published else []
     return Column(curve, rows, stated)
 
 

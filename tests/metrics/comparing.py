@@ -70,7 +70,7 @@ def make_comparison(
         draw_real=real_images_drawn,
         detector=FakeDetector.identity,
         protocol=protocol,
-        name="mine",
+        names=dict.fromkeys(METRICS, "mine"),
         metrics=metrics,
         division=Division(parts, BATCH),
         device=torch.device("cpu"),

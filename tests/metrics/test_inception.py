@@ -15,6 +15,7 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.config.evaluation import METRICS
 from t2i_hpc.metrics import weights
 from t2i_hpc.metrics.comparison import Comparison, Subject
 from t2i_hpc.metrics.detectors.inception import InceptionV3, inception_identity
@@ -84,7 +85,7 @@ def test_scores_are_torch_fidelitys(inception_file: Path, tmp_path: Path) -> Non
         protocol=replace(
             PROTOCOL, images=14, real_images=11, splits=3, kid_subsets=5, kid_subset_size=8
         ),
-        name="oracle",
+        names=dict.fromkeys(METRICS, "oracle"),
         metrics=["frechet", "inception_score", "kid"],
         division=Division(2, 4),
         device=CPU,
