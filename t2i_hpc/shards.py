@@ -24,25 +24,30 @@ _Settings = dict[str, str]
 
 def run(config: ShardsConfig) -> None:
     """Build one split, or a part of one, and say what it holds."""
-    from t2i_hpc.data.writer import build_part, build_split
+    from t2i_hpc.data.writer import build_parts, build_splits
 
+    output = Path(config.output)
     if not config.part:
-        say(build_split(config))
+        for built in build_splits(config):
+            say(built)
         return
-    shards = build_part(config)
-    target = Path(config.output) / config.split
+    made = build_parts(config)
+    shards = sum(map(len, made))
+    target = output / config.split if len(made) == 1 else output
     say(
-        f"{target}: part {config.part} is made, {len(shards):,} shards; after all parts: "
+        f"{target}: part {config.part} is made, {shards:,} shards; after all parts: "
         f"python -m t2i_hpc.shards merge {target}"
     )
 
 
 def merge(folder: str, settings: _Settings) -> None:
-    """Make a split of its parts."""
-    from t2i_hpc.data.writer import merge_split
+    """Make a split of its parts, or all splits of a folder."""
+    from t2i_hpc.data.writer import merge_split, splits_to_merge
 
-    share = settings.get("max_rejected")
-    say(merge_split(Path(folder), None if share is None else _share(share)))
+    given = settings.get("max_rejected")
+    fraction = None if given is None else _fraction(given)
+    for target in splits_to_merge(Path(folder)):
+        say(merge_split(target, fraction))
 
 
 def vocabulary(folder: str, settings: _Settings) -> None:
@@ -51,13 +56,17 @@ def vocabulary(folder: str, settings: _Settings) -> None:
 
     if ("captions" in settings) == ("from" in settings):
         raise ConfigurationError("vocabulary takes either captions=FILE,FILE,… or from=PICKLE")
+    if settings.get("letters", "ascii") not in ("ascii", "unicode") or {"from", "letters"} <= {
+        *settings
+    }:
+        raise ConfigurationError("letters= is ascii or unicode, and belongs to captions=")
     if "from" in settings:
         words = import_vocabulary(Path(folder), Path(settings["from"]))
     else:
         sources = [Path(name) for name in settings["captions"].split(",") if name]
         if not sources:
             raise ConfigurationError("captions= names no file: write captions=FILE,FILE,…")
-        words = make_vocabulary(Path(folder), sources)
+        words = make_vocabulary(Path(folder), sources, settings.get("letters", "ascii"))
     say(f"{Path(folder) / 'vocabulary.json'}: {words.size:,} words")
 
 
@@ -123,17 +132,19 @@ class _Command:
 
 COMMANDS = {
     "merge": _Command(
-        "merge DIR [max_rejected=0.01]",
-        "make the split DIR (output/split) of its parts, all built with part=",
+        "merge DIR [max_rejected=0.05]",
+        "make the split DIR (output/split) of its parts, all built with part=; or all splits of "
+        "the\n      folder DIR",
         ("max_rejected",),
         merge,
     ),
     "vocabulary": _Command(
-        "vocabulary DIR captions=FILE,FILE,…|from=PICKLE",
+        "vocabulary DIR captions=FILE,FILE,…|from=PICKLE [letters=unicode]",
         "write DIR/vocabulary.json before the splits are built there: the words of captions in "
-        "their order\n      (COCO's .json, metadata.jsonl, folders of .txt), or those of a "
-        "published captions.pickle",
-        ("captions", "from"),
+        "their order\n      (captions files of any form that a build reads, folders of .txt), or "
+        "those of a published\n      captions.pickle; letters=unicode keeps those of every "
+        "language",
+        ("captions", "from", "letters"),
         vocabulary,
     ),
     "verify": _Command(
@@ -195,14 +206,14 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     try:
-        share = float(text)
+        fraction = float(text)
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ConfigurationError(f"max_rejected={text} is no share: write a number from 0 to 1")
-    return share
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise ConfigurationError(f"max_rejected={text} is no fraction: write a number from 0 to 1")
+    return fraction
 
 
 DOOR = _ShardsDoor(

@@ -70,6 +70,31 @@ class DataConfig:
         unit="samples",
         minimum=1,
     )
+    image_member: str = setting(
+        "",
+        "reader=webdataset: extension of the image in a sample, e.g. input.jpg; empty: the one of "
+        "an image format (.jpg, .png, .webp)",
+        identity=False,  # part of the data's identity
+    )
+    caption_member: str = setting(
+        "",
+        "reader=webdataset: extension of the captions, e.g. syn.json; empty: txt, then json",
+        identity=False,
+    )
+    caption_key: str = setting(
+        "",
+        "reader=webdataset: name of the captions in JSON; empty: captions, caption, text or the "
+        "like",
+        identity=False,
+    )
+    max_lost: float = setting(
+        0.01,
+        "reader=webdataset: fraction of the samples that may be left out because they have no "
+        "caption or cannot be decoded; 10 are in any case",
+        minimum=0.0,
+        maximum=1.0,
+        identity=False,
+    )
     patience: float = setting(
         120.0,
         "how long the failing reads of a batch are tried again; with several ranks half of "
@@ -106,23 +131,48 @@ class ShardsConfig:
 
     source: str = setting(
         "folder",
-        "layout to read; index: tars that others made, images kept byte for byte; pickles: the "
+        "layout to read; index: tars that others made (img2dataset, webdataset); pickles: the "
         "metadata that comes with AttnGAN and its kin",
         choices=("coco", "cub", "folder", "index", "pickles"),
     )
     images: str = setting(
         "",
-        "folder of the images (cub: the folder CUB_200_2011; index: of the tars; pickles: the "
-        "folder that holds <key>.jpg)",
+        "folder of the images (cub: the folder CUB_200_2011; index: of the tars, with its "
+        "sub-folders; pickles: the folder that holds <key>.jpg)",
     )
     captions: str = setting(
         "",
-        "captions: COCO's captions JSON, CUB's text folder, captions.pickle, or a folder's "
-        "metadata.jsonl (empty: .txt files beside the images, or images/metadata.jsonl)",
+        "captions: one file (COCO's or Karpathy's JSON, JSON lines, a table .csv, .tsv or "
+        ".parquet, Flickr's token file), a folder of .txt files, or captions.pickle; empty: .txt "
+        "files beside the images, or images/metadata.jsonl, .csv, .tsv or .parquet",
+    )
+    caption_key: str = setting(
+        "",
+        "name of the captions in JSON, or of their column in a table; empty: captions, caption, "
+        "text or the like",
+    )
+    image_member: str = setting(
+        "",
+        "index: extension of the image in a sample, e.g. input.jpg; empty: the one of an image "
+        "format (.jpg, .png, .webp)",
+    )
+    caption_member: str = setting(
+        "", "index: extension of the captions, e.g. syn.json; empty: txt, then json"
     )
     name: str = setting("", "name of the data set, for titles; empty: the source's name")
     output: str = setting("", "folder to write, e.g. shards/coco")
-    split: str = setting("train", "name of the split to write (a subfolder of output)")
+    split: str = setting(
+        "train",
+        "name of the split to write (a subfolder of output); sources that know splits give its "
+        "images, and all images for split=all",
+    )
+    test_fraction: float = setting(
+        0.0,
+        "fraction of the images to hold out: they become the split test beside this one, chosen "
+        "by the hash of their names",
+        minimum=0.0,
+        maximum=0.9,
+    )
     size: int = setting(
         304,
         "shorter side that is stored; smaller images are kept as they are",
@@ -140,9 +190,9 @@ class ShardsConfig:
     shard_samples: int = setting(1000, "samples a tar", unit="samples", minimum=1)
     limit: int | None = setting(None, "convert only the first samples", unit="samples", minimum=1)
     max_rejected: float = setting(
-        0.01,
-        "share of the images that may be left out because they cannot be decoded or are strips; "
-        "they are listed in rejected.jsonl",
+        0.05,
+        "fraction of the samples that may be left out, one in any case: no caption, no image, an "
+        "image that cannot be decoded, a damaged tar; they are listed in rejected.jsonl; 0: none",
         minimum=0.0,
         maximum=1.0,
     )
@@ -150,6 +200,12 @@ class ShardsConfig:
         "",
         "vocabulary.json to use; empty: output/vocabulary.json, made from the captions "
         "where it does not exist yet",
+    )
+    letters: str = setting(
+        "ascii",
+        "letters that make words of a new vocabulary; ascii: those of English, as all published "
+        "encoders have it; unicode: those of every language",
+        choices=("ascii", "unicode"),
     )
     workers: int | None = setting(
         None,

@@ -4,12 +4,17 @@ The rules are those of the reference implementations (AttnGAN, DM-GAN, SSA-GAN),
 text encoder is useless with another tokenisation or vocabulary than the one it was trained
 with: lower-case runs of word characters, reduced to ASCII; words numbered in order of first
 appearance; number 0 is padding.
+
+These rules leave nothing of a caption in Chinese or Russian. A vocabulary may therefore keep the
+letters of every language (``letters`` is "unicode" in its file); it is then another one than
+any that was published.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,36 +27,80 @@ from t2i_hpc.common.files import sha256_of_json, write_json
 
 PADDING = 0
 PADDING_WORD = "<end>"
+ASCII, UNICODE = "ascii", "unicode"
 _WORD = re.compile(r"\w+")
 _FORMAT = 1
+# Scripts without spaces between words, whose letters are words of their own, as in BERT's rule:
+# Thai, Lao, Burmese, Khmer, kana, and Chinese characters with their extensions.
+_WORD_OF_LETTER = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x3040, 0x30FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x323AF),
+)
 
 
-def tokenise(text: str) -> list[str]:
-    """Return the words of a caption: lower-case, ASCII only, without punctuation.
+def tokenise(text: str, letters: str = ASCII) -> list[str]:
+    """Return the words of a caption: lower-case, without punctuation.
+
+    With `letters` "unicode" the letters, marks and digits of every language make words. With
+    "ascii", the rule of the reference implementations, only those of English do:
 
     U+FFFD (left by a broken decoding in CUB's captions) is no word character and so counts as
     a space; other characters outside ASCII are dropped from their word, and words left empty
     are dropped.
     """
-    words = _WORD.findall(text.lower())
     if text.isascii():
-        return words
+        return _WORD.findall(text.lower())
+    if letters == UNICODE:
+        return _unicode_words(text)
+    words = _WORD.findall(text.lower())
     reduced = (word.encode("ascii", "ignore").decode("ascii") for word in words)
     return [word for word in reduced if word]
 
 
-class Vocabulary:
-    """Words and their numbers; number 0 is padding and stands for no word of any caption."""
+def _unicode_words(text: str) -> list[str]:
+    # Composed first, so that one letter is one however it was typed. Marks belong to words,
+    # which the re module does not know: it would cut Hindi at each vowel sign.
+    spaced, alone = list[str](), False
+    for letter in unicodedata.normalize("NFC", text.lower()):
+        kind = unicodedata.category(letter)[0]
+        if letter != "_" and kind not in "LMN":
+            spaced.append(" ")
+            alone = False
+        elif kind == "M":
+            spaced.append(letter)
+        else:
+            before, alone = alone, _is_word(letter)
+            spaced.append(f" {letter}" if before or alone else letter)
+    return "".join(spaced).split()
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = tuple(words)
+
+def _is_word(letter: str) -> bool:
+    return any(low <= ord(letter) <= high for low, high in _WORD_OF_LETTER)
+
+
+class Vocabulary:
+    """Words and their numbers; number 0 is padding and stands for no word of any caption.
+
+    Args:
+        words: by number.
+        letters: which letters make words, "ascii" or "unicode".
+    """
+
+    def __init__(self, words: Sequence[str], letters: str = ASCII) -> None:
+        self.words, self.letters = tuple(words), letters
         self._numbers = {word: number for number, word in enumerate(self.words) if number}
 
     @classmethod
-    def from_captions(cls, texts: Iterable[str]) -> Vocabulary:
+    def from_captions(cls, texts: Iterable[str], letters: str = ASCII) -> Vocabulary:
         """Number every word of `texts` in order of first appearance, from 1 on."""
-        seen = dict.fromkeys(word for text in texts for word in tokenise(text))
-        return cls([PADDING_WORD, *seen])
+        seen = dict.fromkeys(word for text in texts for word in tokenise(text, letters))
+        return cls([PADDING_WORD, *seen], letters)
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -69,7 +118,7 @@ class Vocabulary:
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"the vocabulary {path} cannot be read: {error}") from error
-        return cls(_checked_words(content, path))
+        return cls(*_checked(content, path))
 
     def save(self, path: Path) -> None:
         """Write the vocabulary as JSON, atomically."""
@@ -87,14 +136,18 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Return the numbers of the caption's words; words that are not known are dropped."""
-        return [self._numbers[word] for word in tokenise(text) if word in self._numbers]
+        return [self._numbers[word] for word in self._tokens(text) if word in self._numbers]
 
     def unknown(self, text: str) -> list[str]:
         """Return the words of a caption that :meth:`encode` would drop."""
-        return [word for word in tokenise(text) if word not in self._numbers]
+        return [word for word in self._tokens(text) if word not in self._numbers]
+
+    def _tokens(self, text: str) -> list[str]:
+        return tokenise(text, self.letters)
 
     def _content(self) -> dict[str, Any]:
-        return {"format": _FORMAT, "words": list(self.words)}
+        content: dict[str, Any] = {"format": _FORMAT, "words": list(self.words)}
+        return content if self.letters == ASCII else content | {"letters": self.letters}
 
 
 def select_words(ids: Sequence[int], longest: int, rng: np.random.Generator) -> list[int]:
@@ -132,7 +185,7 @@ def pad(
     return tokens, np.array([len(ids) for ids in rows], dtype=np.int64)
 
 
-def _checked_words(content: object, path: Path) -> list[str]:
+def _checked(content: object, path: Path) -> tuple[list[str], str]:
     found = content if isinstance(content, dict) else {}
     words = found.get("words")
     if not isinstance(words, list) or found.get("format") != _FORMAT:
@@ -146,4 +199,9 @@ def _checked_words(content: object, path: Path) -> list[str]:
             f"the words of {path} must be different strings that begin with "
             f'"{PADDING_WORD}"; build the shards again or name another file'
         )
-    return words
+    letters = found.get("letters", ASCII)
+    if letters not in (ASCII, UNICODE):
+        raise DataError(
+            f"{path} has letters={letters!r}, which is not known: install a newer t2i_hpc"
+        )
+    return words, letters

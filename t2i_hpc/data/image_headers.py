@@ -15,9 +15,23 @@ import simplejpeg
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import MAX_PIXELS
+from t2i_hpc.data.jpeg_markers import scans_of
 
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _SCAN = re.compile(rb"\xff\xda")  # twice as fast as bytes.count
+_HEIC = (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
+_OTHERS = {
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"\xff\x0a": "a JPEG XL image",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 image",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "a PDF document",
+    b"version https://git-lfs": "a pointer of Git LFS (run git lfs pull)",
+}
 _MOST_SCANS = 100  # of a progressive JPEG, each a pass over all pixels; cameras write about ten
 
 
@@ -39,6 +53,24 @@ def dimensions(content: bytes) -> tuple[str, int, int]:
     raise ValueError("it is no JPEG, PNG or WebP image")
 
 
+def other_format(content: bytes) -> str:
+    """Return what a file is that is no JPEG, PNG or WebP image, with its article, or ""."""
+    if content[4:8] == b"ftyp":
+        brands = content[8:64]
+        if b"avif" in brands or b"avis" in brands:
+            return "an AVIF image"
+        return "a HEIC image" if any(one in brands for one in _HEIC) else "a video (MP4)"
+    if content.startswith(b"\x89PNG") and content[24:26] == b"\x10\0":
+        return "a 16-bit grey PNG image"
+    start = content[:256].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if start.startswith((b"<svg", b"<?xml")):
+        return "an SVG image"
+    found = (name for mark, name in _OTHERS.items() if content.startswith(mark))
+    return next(found, "" if content else "an empty file")
+
+
 def check_image(content: bytes, form: str, name: str) -> None:
     """Refuse what is no image of the format `form` or claims more than is ever decoded.
 
@@ -56,8 +88,13 @@ def check_image(content: bytes, form: str, name: str) -> None:
             f"{name} claims {width:,} by {height:,} pixels, while 1 to {MAX_PIXELS:,} are "
             "decoded; leave it out"
         )
-    # Inside of compressed pixels 0xff is never followed by 0xda: each pair begins a scan.
-    if form == "jpeg" and len(_SCAN.findall(content)) > _MOST_SCANS:
+    # Inside of compressed pixels 0xff is never followed by 0xda: each pair begins a scan, except
+    # in what cameras hide before and behind the image, which is only then told apart.
+    if (
+        form == "jpeg"
+        and len(_SCAN.findall(content)) > _MOST_SCANS
+        and len(scans_of(content)) > _MOST_SCANS
+    ):
         raise DataError(
             f"{name} has more than {_MOST_SCANS} scans, which only serve to keep decoders busy; "
             "leave it out"

@@ -8,14 +8,17 @@ file is looked at by its first bytes, never by its name.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from t2i_hpc.common.errors import DataError
+from t2i_hpc.data.jpeg_markers import mended
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -23,8 +26,11 @@ Box = tuple[float, float, float, float]
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 MAX_PIXELS = 64 * 1024 * 1024
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
-# Stuffing before the end marker, which some cameras write; anything else is damage.
-_HARMLESS = "extraneous bytes before marker 0xd9"
+# Stuffing before the end marker, which some cameras write.
+_STUFFING = "extraneous bytes before marker 0xd9"
+# Only the first warning of a decoder is told, so it cannot say whether damage follows: these
+# are mended in a copy of the header, which is then decoded as strictly as any file.
+_ODD_HEADERS = ("Invalid SOS parameters", "unknown JFIF revision", "Unknown Adobe color transform")
 
 
 class Scratch:
@@ -82,18 +88,68 @@ def encode(image: Pixels, form: str, quality: int) -> bytes:
     return stream.getvalue()
 
 
-def upright(image: Pixels, content: bytes) -> Pixels:
-    """Turn an image as its file's EXIF orientation says (1, the usual value, changes nothing)."""
+@dataclass(frozen=True)
+class Notes:
+    """What an image file says of its pixels beside them.
+
+    Attributes:
+        orientation: EXIF's, 1 to 8; 0 where there is none or another number.
+        profile: ICC profile of an RGB image, or b"".
+    """
+
+    orientation: int = 0
+    profile: bytes = b""
+
+
+def notes_of(content: bytes) -> Notes:
+    """Read what an image file says of its pixels; what cannot be read says nothing."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            orientation = opened.getexif().get(0x0112, 1)
-    except Exception:  # EXIF that cannot be read says nothing about the pixels
-        return image
-    if orientation == 1:
+            profile = opened.info.get("icc_profile") or b""
+            rgb = opened.mode in ("RGB", "RGBA", "P", "PA")
+            orientation = opened.getexif().get(0x0112, 0)
+    except Exception:
+        return Notes()
+    known = isinstance(orientation, int) and orientation in range(1, 9)
+    return Notes(orientation if known else 0, profile if rgb else b"")
+
+
+def upright(image: Pixels, content: bytes) -> Pixels:
+    """Turn an image as its file's EXIF orientation says (1, the usual value, changes nothing)."""
+    return turn(image, notes_of(content).orientation)
+
+
+def turn(image: Pixels, orientation: int) -> Pixels:
+    """Turn an image as EXIF's orientation says; numbers other than 2 to 8 change nothing."""
+    if orientation not in range(2, 9):
         return image
     turned = Image.fromarray(image)
     turned.getexif()[0x0112] = orientation
     return np.asarray(ImageOps.exif_transpose(turned))
+
+
+def to_srgb(image: Pixels, profile: bytes) -> Pixels:
+    """Convert an image from the colors of an ICC profile, such as Display P3, to sRGB.
+
+    Args:
+        image: uint8 (height, width, 3).
+        profile: b"", or what cannot be read or used, leaves the image as it is.
+    """
+    if not profile:
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        converted = ImageCms.profileToProfile(Image.fromarray(image), source, _srgb())
+    except (OSError, ImageCms.PyCMSError):
+        return image
+    return image if converted is None else np.asarray(converted)
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def resize_shorter(image: Pixels, size: int) -> Pixels:
@@ -154,11 +210,21 @@ def _decode_jpeg(content: bytes, name: str, scratch: Scratch) -> Pixels:
     _check_size(width, height, name)
     if colourspace in ("CMYK", "YCCK"):
         return _decode_with_pillow(content, name)
+    memory = scratch.of(3 * height * width)
     try:
-        memory = scratch.of(3 * height * width)
+        return _strictly(content, memory)
+    except ValueError as error:
+        if not any(odd in str(error) for odd in _ODD_HEADERS):
+            raise
+        return _strictly(mended(content), memory)
+
+
+def _strictly(content: bytes, memory: Pixels) -> Pixels:
+    """Decode a JPEG whose decoder has nothing to warn of but stuffing at its end."""
+    try:
         return np.asarray(simplejpeg.decode_jpeg(content, "RGB", buffer=memory))
     except ValueError as error:
-        if _HARMLESS not in str(error):
+        if _STUFFING not in str(error):
             raise
         return np.asarray(simplejpeg.decode_jpeg(content, "RGB", strict=False))
 

@@ -6,6 +6,7 @@ Their numbers are little-endian whatever the machine, so the same split has the 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,10 @@ def save_tables(folder: Path, shards: Sequence[Shard], rows: Iterable[Index]) ->
     for name in ("sha256", "rows_sha256"):
         hashes = b"".join(bytes.fromhex(getattr(shard, name)) for shard in shards)
         table[name] = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
-    np.save(folder / SHARDS, table, allow_pickle=False)
+    with (folder / SHARDS).open("wb") as stream:
+        np.save(stream, table, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
     total = sum(shard.count for shard in shards)
     index = np.lib.format.open_memmap(folder / INDEX, "w+", ROW, (total,))
     for shard, first, part in zip(shards, table["first"].tolist(), rows, strict=True):

@@ -14,7 +14,7 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from t2i_hpc.common.errors import DataError
@@ -24,7 +24,7 @@ _MOST_MEMBERS = 1 << 20
 _LONGEST_NAME = 64 << 10  # bytes of an extended header
 _LONGEST_PADDING = 1 << 20  # empty bytes after the end mark
 _BLOCK = 512
-_PAX, _LONG_NAME = tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME
+_PAX, _GLOBAL_PAX, _LONG_NAME = tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME
 # Letters that break a line or a terminal, and bytes that are no UTF-8.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # What else a pax header may change about a member makes tools disagree where it ends.
@@ -76,18 +76,91 @@ class _Tar:
         return os.pread(self.descriptor, count, offset)
 
 
-def _walk(tar: _Tar) -> Iterator[tarfile.TarInfo]:
+@dataclass
+class Scan:
+    """What a tar of others holds, as far as it can be read.
+
+    Attributes:
+        members: plain files, in their order.
+        unfit: names of members that are not taken, with the reason.
+        problem: why the walk ended before the tar's end; empty: it did not.
+        cut: name of the member at which it ended, as far as it is known.
+        ended: whether the tar has an end mark, by which one that was cut can be told.
+    """
+
+    members: list[tarfile.TarInfo] = field(default_factory=list)
+    unfit: list[tuple[str, str]] = field(default_factory=list)
+    problem: str = ""
+    cut: str = ""
+    ended: bool = True
+
+
+def scan(path: Path) -> Scan:
+    """Walk a tar of others: what cannot be taken is told instead of refused.
+
+    A tar that ends behind a whole member, without an end mark, gives all its members.
+    """
+    found = Scan()
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
+        with path.open("rb") as stream:
+            tar = _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
+            if not tar.size:
+                raise DataError(f"{path} is an empty file: fetch or build it again")
+            for member in _walk(tar, found):
+                if not _folder(member):
+                    _take(member, path, found)
+    except OSError as error:
+        found.problem = f"cannot read {path}: {error.strerror or error}"
+    except DataError as error:
+        found.problem = str(error)
+    return found
+
+
+def compression_of(path: Path) -> str:
+    """Return the name of the compression of a file by its first bytes; empty: none is known.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            block = stream.read(_BLOCK)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return next((name for mark, name in _COMPRESSED.items() if block.startswith(mark)), "")
+
+
+def _take(member: tarfile.TarInfo, path: Path, found: Scan) -> None:
+    try:
+        found.members.append(_plain(member, path))
+    except DataError as error:
+        found.unfit.append((ascii(member.name)[1:-1], str(error)))
+
+
+def _walk(tar: _Tar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
+    """Give the members of a tar.
+
+    Args:
+        tar: what is walked.
+        found: is told where a tar ends without an end mark, instead of refusing it.
+    """
     offset, count = 0, 0
     long_name: str | None = None
-    while (member := _header(tar, offset)) is not None:
+    while (member := _header(tar, offset, found if long_name is None else None)) is not None:
         count += 1
         if count > _MOST_MEMBERS:
             raise DataError(f"{tar.path} has over {_MOST_MEMBERS:,} members: make smaller tars")
         start = offset + _BLOCK
         end = start + -(-member.size // _BLOCK) * _BLOCK
         if member.size < 0 or end > tar.size:
+            if found is not None:
+                found.cut = long_name or member.name
             raise tar.damaged(f"{member.name!r} claims {member.size:,} bytes", offset)
-        if member.type in (_PAX, _LONG_NAME):
+        if member.type == _GLOBAL_PAX:
+            _check_global(tar, member, start)
+        elif member.type in (_PAX, _LONG_NAME):
             if long_name is not None:
                 raise tar.damaged("a second header for one member", offset)
             long_name = _long_name(tar, member, start)
@@ -98,12 +171,16 @@ def _walk(tar: _Tar) -> Iterator[tarfile.TarInfo]:
         offset = end
     if long_name is not None:
         raise tar.damaged("a name without its member", offset)
-    _check_end(tar, offset)
+    if found is None or found.ended:
+        _check_end(tar, offset)
 
 
-def _header(tar: _Tar, offset: int) -> tarfile.TarInfo | None:
-    """Return the header at a block; None at the end mark."""
+def _header(tar: _Tar, offset: int, found: Scan | None) -> tarfile.TarInfo | None:
+    """Return the header at a block; None at the end."""
     block = tar.read(offset, _BLOCK)
+    if found is not None and offset and not any(block) and tar.size - offset < 2 * _BLOCK:
+        found.ended = False
+        return None
     if block == bytes(_BLOCK):
         return None
     try:
@@ -143,6 +220,22 @@ def _long_name(tar: _Tar, member: tarfile.TarInfo, start: int) -> str:
                 "the tar again without sparse or outsized files"
             )
     return records.get("path", "")
+
+
+def _check_global(tar: _Tar, member: tarfile.TarInfo, start: int) -> None:
+    """Pass over what a header says of all members, such as git's commit or a comment.
+
+    Raises:
+        DataError: it says more, which tools take differently.
+    """
+    if member.size > _LONGEST_NAME:
+        raise tar.damaged(f"a global header of {member.size:,} bytes", start - _BLOCK)
+    for key in _pax_records(tar, tar.read(start, member.size), start):
+        if key in ("path", "linkpath") or _TREACHEROUS.fullmatch(key):
+            raise DataError(
+                f"{tar.path} changes {key!r} of all members in a global pax header at byte "
+                f"{start:,}: make the tar again without it"
+            )
 
 
 def _pax_records(tar: _Tar, content: bytes, start: int) -> dict[str, str]:

@@ -132,9 +132,11 @@ def _open_indexed(config: DataConfig, check_tars: bool) -> TrainingData:
 def _open_webdataset(config: DataConfig, _: bool) -> TrainingData:
     urls, vocabulary = expand(config.urls), open_vocabulary(config)
     names = [shown(url) for url in urls]
+    members = [config.image_member, config.caption_member, config.caption_key]
+    chosen = {"members": members} if any(members) else {}
     return TrainingData(
-        identity=sha256_of_json({"urls": names, "vocabulary": vocabulary.sha256}),
-        content=sha256_of_json({"urls": names}),
+        identity=sha256_of_json({"urls": names, "vocabulary": vocabulary.sha256} | chosen),
+        content=sha256_of_json({"urls": names} | chosen),
         summary=f"{len(urls):,} tars of {config.name}",
         samples=None,
         vocabulary=vocabulary,

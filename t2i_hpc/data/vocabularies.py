@@ -8,25 +8,34 @@ test captions together; made from the first split alone, a vocabulary lacks word
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.captions import ASCII, UNICODE, Vocabulary
 from t2i_hpc.data.manifest import VOCABULARY
 from t2i_hpc.data.sources import SourceSample
-from t2i_hpc.data.sources.coco import read_coco_captions
-from t2i_hpc.data.sources.folder import read_metadata_captions
+from t2i_hpc.data.sources.beside import Texts
+from t2i_hpc.data.sources.captions_files import FORMS, read_rows
+from t2i_hpc.data.sources.members import Rules
 from t2i_hpc.data.sources.pickles import read_published
-from t2i_hpc.data.sources.sample import read_captions_folder
 
 
-def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> Vocabulary:
+@dataclass(frozen=True)
+class Choice:
+    """The vocabulary of a split, and what the user should know of it."""
+
+    vocabulary: Vocabulary
+    remarks: tuple[str, ...]
+
+
+def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> Choice:
     """Return the vocabulary of a split: named, published, that of the folder, or a new one.
 
     Raises:
-        DataError: the folder has other words than those that are named, or the captions are
-            mostly of other words.
+        DataError: the folder has other words than those that are named, the captions are
+            mostly of other words, or no caption has a word.
     """
     present = Path(config.output) / VOCABULARY
     kept = Vocabulary.load(present) if present.exists() else None
@@ -36,27 +45,37 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> 
             f"{present} has other words than {name}: splits of one folder share one vocabulary, "
             "so write to another output= or delete that file"
         )
-    texts = [text for sample in samples for text in sample.captions]
+    usable = [sample for sample in samples if sample.unfit is None]
+    texts = [text for sample in usable for text in sample.captions]
     vocabulary = named or kept
     if vocabulary is None:
-        return Vocabulary.from_captions(texts)
-    _refuse_foreign(vocabulary, texts, name or str(present))
-    return vocabulary
+        vocabulary = Vocabulary.from_captions(texts, config.letters)
+    elif config.letters == UNICODE and vocabulary.letters != UNICODE:
+        raise DataError(
+            f"{name or present} keeps the words of letters={vocabulary.letters}: write to another "
+            f"output= with letters={UNICODE}"
+        )
+    else:
+        _refuse_foreign(vocabulary, texts, name or str(present))
+    return Choice(vocabulary, _remarks(vocabulary, texts))
 
 
-def make_vocabulary(folder: Path, sources: Sequence[Path]) -> Vocabulary:
+def make_vocabulary(folder: Path, sources: Sequence[Path], letters: str = ASCII) -> Vocabulary:
     """Number the words of captions and save them as the vocabulary of a folder.
 
     Args:
         folder: that of the splits; it may not be there yet.
-        sources: captions files of COCO (.json), a folder's metadata.jsonl, or folders of .txt
-            files (CUB's), in the order in which their words are numbered.
+        sources: captions files of any form that is read, or folders of .txt files (CUB's), in
+            the order in which their words are numbered.
+        letters: which letters make words, see :mod:`t2i_hpc.data.captions`.
 
     Raises:
-        DataError: the folder has a vocabulary, or captions cannot be read.
+        DataError: the folder has a vocabulary, or captions cannot be read or have no words.
     """
     texts = [text for source in sources for text in _texts(source)]
-    return _save(Vocabulary.from_captions(texts), folder)
+    vocabulary = Vocabulary.from_captions(texts, letters)
+    _remarks(vocabulary, texts)
+    return _save(vocabulary, folder)
 
 
 def import_vocabulary(folder: Path, published: Path) -> Vocabulary:
@@ -81,15 +100,12 @@ def _save(vocabulary: Vocabulary, folder: Path) -> Vocabulary:
 
 def _texts(source: Path) -> list[str]:
     if source.is_dir():
-        return read_captions_folder(source)
-    if source.suffix == ".jsonl":
-        return read_metadata_captions(source)
-    if source.suffix == ".json":
-        return read_coco_captions(source)
-    raise DataError(
-        f"{source} holds no captions that are known: name COCO's .json, a metadata.jsonl or a "
-        "folder of .txt files"
-    )
+        texts = Texts(source, Rules()).all()
+    else:
+        texts = [text for row in read_rows(source) for text in row.captions]
+    if not texts:
+        raise DataError(f"{source} holds no captions: name {FORMS}, or a folder of .txt files")
+    return texts
 
 
 def _named(config: ShardsConfig) -> tuple[Vocabulary | None, str]:
@@ -97,7 +113,7 @@ def _named(config: ShardsConfig) -> tuple[Vocabulary | None, str]:
     if config.vocabulary:
         name = f"vocabulary={config.vocabulary}"
         return Vocabulary.load(Path(config.vocabulary)), name
-    if config.source == "pickles":
+    if config.source == "pickles" and not Path(config.captions).is_dir():
         return Vocabulary(read_published(Path(config.captions)).words), config.captions
     return None, ""
 
@@ -110,3 +126,24 @@ def _refuse_foreign(vocabulary: Vocabulary, texts: Sequence[str], name: str) -> 
             f"{unknown:,} of the {words:,} words of the captions are not in {name}: it belongs to "
             "other captions, so name another vocabulary= or write to another output="
         )
+
+
+def _remarks(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[str, ...]:
+    """Say how many captions have no word, which a training would read as no text at all.
+
+    Raises:
+        DataError: none of them has one.
+    """
+    silent = [text for text in texts if not vocabulary.encode(text)]
+    if not silent:
+        return ()
+    remedy = (
+        f"; letters={UNICODE} keeps the letters of every language"
+        if vocabulary.letters == ASCII
+        else ""
+    )
+    shown = " ".join(silent[0].split())[:60]
+    of = f"{len(silent):,} of {len(texts):,} captions have no word of the vocabulary"
+    if len(silent) == len(texts):
+        raise DataError(f"{of}, the first is {shown!r}: a training would read no text{remedy}")
+    return (f"{of} and are read as empty text, the first is {shown!r}{remedy}",)

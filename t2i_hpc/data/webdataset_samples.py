@@ -4,15 +4,15 @@ webdataset draws tars at random, again and again, walks them, groups their membe
 what comes out; only the opening is ours, since its own runs commands. Where a tar lies does not
 matter: a folder, a web server, a bucket.
 
-A sample is all members that share a name up to its first dot: an image (.jpg, .jpeg, .png,
-.webp) and its captions, one a line in ``.txt``, or in a ``.json`` with ``captions``, ``caption``
-or ``text``. What cannot be used is counted and named, and too much of it ends the run.
+Which members are a sample, and where its captions stand, is said in
+:mod:`t2i_hpc.data.sources.members`, for ``source=index`` as well. Each tar is grouped by itself,
+so that a sample never has members of two, and the last sample of a tar that breaks off is left
+out. What cannot be used is counted and named, and too much of it ends the run.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import random
 import tarfile
@@ -22,18 +22,29 @@ from typing import IO, Any
 
 from t2i_hpc.common.errors import DataError, UserError
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.sources.sample import IMAGE_FORMATS_OF_SUFFIX, captions_in, non_empty
+from t2i_hpc.data.sources.members import (
+    Rules,
+    described,
+    image_of,
+    is_sample,
+    is_wanted,
+    split_name,
+    texts_of,
+)
+from t2i_hpc.data.sources.sample import IMAGE_FORMATS_OF_SUFFIX, NO_CLASS
 from t2i_hpc.data.storage.patience import Patience
 from t2i_hpc.data.storage.server import BLOCK, Server
 from t2i_hpc.data.storage.urls import is_remote, shown
 
-_TEXTS = (".txt", ".json")
-_TOLERATED, _SHARE = 10, 0.01  # samples that may be lost in any case, and of all
+_TOLERATED = 10  # samples that may be lost in any case
 _END = 512  # bytes of zeros with which a whole tar ends
 
 
 class Losses:
     """Counts what cannot be used, says so, and ends the run when it is more than a few.
+
+    Args:
+        fraction: of all samples, which may be lost (data.max_lost).
 
     Attributes:
         place: the tar that is being read, for messages.
@@ -41,9 +52,10 @@ class Losses:
         tars: losses within tars so far, as opposed to samples that were found.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fraction: float = 0.01) -> None:
         self.place = ""
         self.found = self.tars = self._used = self._lost = 0
+        self._fraction = fraction
         self._told: set[str] = set()
 
     def use(self) -> None:
@@ -61,30 +73,45 @@ class Losses:
         if isinstance(error, UserError):
             raise type(error)(said) from error
         self.tars += 1
+        self._tell(error, said)
+        return True
+
+    def skip(self, error: Exception) -> bool:
+        """Take an error in one member of a tar, after which its others can be read."""
+        self._tell(error, str(error.args[0]) if error.args else type(error).__name__)
+        return True
+
+    def _tell(self, error: Exception, said: str) -> None:
         broken = isinstance(error, (tarfile.TarError, EOFError))
         self.lose(self.place, f"it is damaged or breaks off: {said}" if broken else said)
-        return True
 
     def lose(self, name: str, reason: str) -> None:
         """Count a loss.
 
         Raises:
-            DataError: there were more than 10 losses and 1 %.
+            DataError: there were more than 10 losses and the fraction that is allowed.
         """
         self._lost += 1
         text = f"{shown(name)} ({' '.join(reason.split())})"
         if name not in self._told:
             logging.getLogger(__name__).warning("left out: %s", text)
             self._told.add(name)
-        if self._lost > max(_TOLERATED, _SHARE * self._used):
+        if self._lost > max(_TOLERATED, self._fraction * (self._used + self._lost)):
             raise DataError(
                 f"{self._lost} samples or tars of data.urls cannot be used, beside {self._used} "
-                f"samples that can; the last is {text}: make the tars again or leave it out"
+                f"samples that can, which is more than data.max_lost={self._fraction:g}; the last "
+                f"is {text}: make the tars again, leave it out, or allow more"
             )
 
 
 def endless_samples(
-    urls: Sequence[str], seed: int, buffer: int, patience: float, losses: Losses
+    urls: Sequence[str],
+    seed: int,
+    buffer: int,
+    *,
+    patience: float,
+    losses: Losses,
+    rules: Rules,
 ) -> Iterator[dict[str, Any]]:
     """Give samples without end, as webdataset shapes them: ``__key__``, ``__url__``, members.
 
@@ -94,45 +121,60 @@ def endless_samples(
         buffer: samples that are shuffled together.
         patience: seconds for which a read that fails is tried again.
         losses: is told what cannot be used.
+        rules: where image and captions of a sample stand.
     """
     import webdataset
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
+    def wanted(name: str) -> bool:
+        return is_wanted(split_name(name)[1], rules)
+
+    def meant(sample: dict[str, Any]) -> bool:
+        return is_sample([name for name in sample if not name.startswith("__")], rules)
+
+    def grouped() -> Iterator[dict[str, Any]]:
+        for tar in _opened(tars, patience, losses):
+            told, held = losses.tars, None
+            members = tar_file_expander([tar], handler=losses, select_files=wanted)
+            samples = group_by_keys(members, keys=split_name, handler=losses.skip)
+            for sample in filter(meant, samples):
+                if held is not None:
+                    yield held
+                held = sample
+            if losses.tars == told and held is not None:
+                yield held
+
     tars = webdataset.ResampledShards(list(urls), deterministic=True, worker_seed=lambda: seed)
-    opened = _opened(tars, patience, losses)
-    members = tar_file_expander(opened, handler=losses, select_files=_is_wanted)
-    samples = _counted(group_by_keys(members, handler=losses), losses)
     shuffle = webdataset.shuffle(buffer, rng=random.Random(seed))
-    shuffled: Iterator[dict[str, Any]] = iter(shuffle(samples))
+    shuffled: Iterator[dict[str, Any]] = iter(shuffle(_counted(grouped(), losses)))
     return shuffled
 
 
-def stored_sample(members: dict[str, Any], number: int) -> StoredSample:
-    """Return a sample as the reader of indexed shards gives it.
+def stored_sample(members: dict[str, Any], number: int, rules: Rules) -> tuple[StoredSample, int]:
+    """Return a sample as the reader of indexed shards gives it, and its EXIF orientation.
 
     Args:
-        members: by suffix without its dot, and ``__key__``.
-        number: its class, where none is given.
+        members: by extension, and ``__key__``.
+        number: its position in the stream, for its class where none is given: a number below
+            zero, which is no class that anyone gave.
+        rules: where image and captions stand.
 
     Raises:
-        ValueError: no image, more than one, or no caption.
+        UnfitSample: no image, more than one, or no caption.
     """
-    images = [suffix for suffix in members if f".{suffix}" in IMAGE_FORMATS_OF_SUFFIX]
-    if len(images) != 1:
-        raise ValueError("it has no image" if not images else "it has more than one image")
-    content = _description(members.get("json"))
-    captions = non_empty(members.get("txt", b"").decode("utf-8", "replace").splitlines())
-    captions = captions or captions_in(content)
-    if not captions:
-        raise ValueError("it has no caption: a .txt, or 'captions', 'caption' or 'text' in .json")
-    given = content.get("class")
-    return StoredSample(
-        key=str(content.get("key", members["__key__"])),
-        image=members[images[0]],
-        image_format=IMAGE_FORMATS_OF_SUFFIX[f".{images[0]}"],
-        captions=captions,
-        class_id=given if type(given) is int and given >= 0 else number,
+    found = {name: content for name, content in members.items() if not name.startswith("__")}
+    image = image_of(found, rules)
+    told = described({name: found[name] for name in texts_of(found, rules)}, rules, found)
+    given = told.class_id != NO_CLASS
+    form = IMAGE_FORMATS_OF_SUFFIX.get(f".{image.rpartition('.')[2]}", "jpeg")
+    stored = StoredSample(
+        key=told.key or str(members["__key__"]),
+        image=found[image],
+        image_format=form,
+        captions=told.captions,
+        class_id=told.class_id if given else -1 - number,
     )
+    return stored, told.orientation
 
 
 def _opened(
@@ -203,15 +245,3 @@ class _Tail:
         content = self._stream.read(count)
         self.last = content[-_END:] or self.last
         return content
-
-
-def _is_wanted(name: str) -> bool:
-    return Path(name).suffix.lower() in (*IMAGE_FORMATS_OF_SUFFIX, *_TEXTS)
-
-
-def _description(text: bytes | None) -> dict[str, Any]:
-    try:
-        content = json.loads(text) if text else {}
-    except RecursionError as error:
-        raise ValueError("its .json is nested too deep") from error
-    return content if isinstance(content, dict) else {}

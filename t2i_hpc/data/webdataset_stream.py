@@ -22,10 +22,19 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batch_maker import DRAWS, BatchMaker, Planned
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.draws import uniform
-from t2i_hpc.data.images import Pixels, Scratch, decode, resize_shorter, window
+from t2i_hpc.data.images import (
+    Pixels,
+    Scratch,
+    decode,
+    notes_of,
+    resize_shorter,
+    turn,
+    window,
+)
 from t2i_hpc.data.loader import load
 from t2i_hpc.data.reader import StoredSample
 from t2i_hpc.data.share import Share
+from t2i_hpc.data.sources.members import Rules, UnfitSample
 from t2i_hpc.data.storage.urls import is_remote, shown
 from t2i_hpc.data.webdataset_samples import Losses, endless_samples, stored_sample
 
@@ -131,7 +140,8 @@ class _Drawn(BatchMaker):
     ) -> None:
         super().__init__(vocabulary, config, resolution, seed)
         self._urls, self._config, self._start = urls, config, start
-        self._losses, self._scratch = Losses(), Scratch()
+        self._losses, self._scratch = Losses(config.max_lost), Scratch()
+        self._rules = Rules(config.image_member, config.caption_member, config.caption_key)
         self._samples: Iterator[dict[str, Any]] | None = None
         self._warns_of_upscaling = False
 
@@ -152,11 +162,12 @@ class _Drawn(BatchMaker):
         for members in self._samples:
             name = f"{members['__key__']} in {shown(members['__url__'])}"
             try:
-                stored = stored_sample(members, position)
+                stored, told = stored_sample(members, position, self._rules)
                 image = decode(stored.image, name, self._scratch)
-            except (DataError, ValueError) as error:
+            except (DataError, UnfitSample) as error:
                 self._losses.lose(name, str(error))
                 continue
+            image = turn(image, notes_of(stored.image).orientation or told)
             self._losses.use()
             self._tell_upscaling(min(image.shape[:2]), name)
             return stored, resize_shorter(image, self.load_size)
@@ -169,8 +180,9 @@ class _Drawn(BatchMaker):
             self._urls,
             int(rng.integers(1 << 62)),
             self._config.shuffle_buffer,
-            self._config.patience,
-            self._losses,
+            patience=self._config.patience,
+            losses=self._losses,
+            rules=self._rules,
         )
 
     def _tell_upscaling(self, shorter: int, name: str) -> None:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.building.conversion import is_verbatim
-from t2i_hpc.data.building.finish import Built, finish, refuse_rejected
+from t2i_hpc.data.building.finish import Built, finish, refuse_rejected, summed_up
 from t2i_hpc.data.building.identity import identities
-from t2i_hpc.data.building.shard import Note, Task, TooManyRejected, note_of
+from t2i_hpc.data.building.shard import Note, Task, TooManyRejected, note_of, rejection
 from t2i_hpc.data.building.space import check_space
 from t2i_hpc.data.building.workers import Limit, make_shards
-from t2i_hpc.data.building.workspace import Build, Part, Workspace, disk_errors, locked
-from t2i_hpc.data.manifest import MANIFEST, Manifest
-from t2i_hpc.data.sources import SOURCES, SourceSample
-from t2i_hpc.data.sources.sample import refuse
+from t2i_hpc.data.building.workspace import (
+    Build,
+    Part,
+    Workspace,
+    allowed_of,
+    disk_errors,
+    locked,
+)
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.sources import SOURCES, SourceData, SourceSample
+from t2i_hpc.data.sources.sample import Unfit
 from t2i_hpc.data.vocabularies import choose_vocabulary
 
 _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
+
+
+HELD_OUT = "test"
+_HASHED = 1 << 64
 
 
 def write_shards(config: ShardsConfig) -> Manifest:
@@ -33,19 +47,32 @@ def write_shards(config: ShardsConfig) -> Manifest:
         config: what to read, where to write, and how images are stored; its part is not looked at.
 
     Raises:
-        DataError: the source does not fit together, too many images cannot be decoded, the
-            disk is full, the split is there already, or another build is writing into the
-            same folder.
+        DataError: the source does not fit together, too many samples cannot be used, the disk
+            is full, or the split is there already or being built.
     """
     return build_split(config).manifest
 
 
 def build_split(config: ShardsConfig) -> Built:
     """Build one split like :func:`write_shards`; also say what was left out."""
-    workspace = _workspace(config)
-    with _alone(workspace):
-        _make(config, workspace, Part())
-        return _finish(workspace, None)
+    return build_splits(config)[0]
+
+
+def build_splits(config: ShardsConfig) -> list[Built]:
+    """Build the split of a configuration, and the one that is held out of it, if one is.
+
+    Raises:
+        DataError: as :func:`write_shards` does.
+    """
+    jobs = _jobs(config)
+    with ExitStack() as locks:
+        for job in jobs:
+            locks.enter_context(locked(job.workspace.lock, _busy(job.workspace.target)))
+        locks.enter_context(_words_settled(jobs[0].workspace))
+        for job in jobs:
+            _refuse_existing(job.workspace.target)
+        _make(jobs, Part())
+        return [_finish(job.workspace, None) for job in jobs]
 
 
 def build_part(config: ShardsConfig) -> range:
@@ -57,9 +84,35 @@ def build_part(config: ShardsConfig) -> range:
     Raises:
         DataError: as :func:`write_shards` does.
     """
-    part, workspace = Part.parse(config.part), _workspace(config)
-    with _beside_others(workspace, part):
-        return _make(config, workspace, part)
+    return build_parts(config)[0]
+
+
+def build_parts(config: ShardsConfig) -> list[range]:
+    """Make the part of a split, and of the one that is held out of it, if one is."""
+    part, jobs = Part.parse(config.part), _jobs(config)
+    with ExitStack() as locks:
+        for job in jobs:
+            locks.enter_context(_beside_others(job.workspace, part))
+        return _make(jobs, part)
+
+
+def check_source(config: ShardsConfig) -> None:
+    """Refuse a build that could not end well, without writing anything.
+
+    Raises:
+        DataError: the source cannot be read, or too many of its samples cannot be used.
+    """
+    _check_settings(config)
+    samples = SOURCES[config.source](config).samples
+    unfit = [sample.unfit for sample in samples if sample.unfit is not None]
+    allowed = allowed_of(config.max_rejected, len(samples))
+    if len(unfit) > allowed:
+        kinds = summed_up(Counter(one.kind for one in unfit))
+        raise DataError(
+            f"{len(unfit):,} of {len(samples):,} samples cannot be used, more than the "
+            f"{allowed:,} of max_rejected={config.max_rejected:g} ({kinds}). The first: "
+            f"{unfit[0].reason}"
+        )
 
 
 def merge_split(target: Path, max_rejected: float | None = None) -> Built:
@@ -67,10 +120,10 @@ def merge_split(target: Path, max_rejected: float | None = None) -> Built:
 
     Args:
         target: folder of the split that is to appear.
-        max_rejected: share of the images that may be rejected; None: as in the parts.
+        max_rejected: fraction of the samples that may be rejected; None: as in the parts.
 
     Raises:
-        DataError: parts are missing, or being made; too many images were rejected.
+        DataError: parts are missing, or being made; too many samples were rejected.
     """
     workspace = Workspace(target)
     if (target / MANIFEST).exists():
@@ -81,11 +134,86 @@ def merge_split(target: Path, max_rejected: float | None = None) -> Built:
             "were built with part="
         )
     _refuse_existing(target)
-    with (
-        locked(target.parent, _busy(target.parent), shared=True),
-        locked(workspace.folder, f"parts of {target} are being made: wait until they have ended"),
-    ):
+    making = f"parts of {target} are being made: wait until they have ended"
+    with locked(workspace.lock, making), _words_settled(workspace):
         return _finish(workspace, max_rejected)
+
+
+def splits_to_merge(folder: Path) -> list[Path]:
+    """Return the splits of which parts were made: the folder itself, or those in it."""
+    found = sorted(folder.glob(".*.partial"))
+    names = (path.name[1:].removesuffix(".partial") for path in found)
+    return [folder / name for name in names] or [folder]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A split that is to be made of a source.
+
+    Attributes:
+        config: what is made; its split is that of the source, for the held-out split as well.
+        workspace: where.
+        held_out: whether it is the part of the source that is held out; None: nothing is.
+    """
+
+    config: ShardsConfig
+    workspace: Workspace
+    held_out: bool | None
+
+    def samples(self, source: SourceData) -> list[SourceSample]:
+        """Return the samples of this split.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = list(source.samples)
+        if self.held_out is not None:
+            limit = int(self.config.test_fraction * _HASHED)
+            found = [one for one in found if (_hash(one.key) < limit) == self.held_out]
+        if not any(one.unfit is None for one in found) and self.held_out is not None:
+            raise DataError(
+                f"test_fraction={self.config.test_fraction:g} of {len(source.samples):,} samples "
+                f"leaves none for {self.workspace.target.name}: take another fraction"
+            )
+        return found[: self.config.limit]
+
+
+def _hash(key: str) -> int:
+    """Return 64 bits that follow from a sample's key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogateescape")).digest()[:8], "big")
+
+
+def _jobs(config: ShardsConfig) -> list[_Job]:
+    _check_settings(config)
+    workspace = _workspace(config)
+    if not config.test_fraction:
+        return [_Job(config, workspace, None)]
+    if config.split == HELD_OUT:
+        raise DataError(
+            f"test_fraction= holds out the split {HELD_OUT}: name the other one, split=train"
+        )
+    held_out = _workspace(replace(config, split=HELD_OUT))
+    return [_Job(config, workspace, False), _Job(config, held_out, True)]
+
+
+def _check_settings(config: ShardsConfig) -> None:
+    """Refuse settings that the source would pass over.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    tars, plain = ("index",), ("coco", "folder", "index")
+    for key, value, sources in (
+        ("image_member", config.image_member, tars),
+        ("caption_member", config.caption_member, tars),
+        ("caption_key", config.caption_key, plain),
+        ("test_fraction", config.test_fraction, plain),
+    ):
+        if value and config.source not in sources:
+            raise DataError(
+                f"{key}={value} does not belong to source={config.source}, but to "
+                f"{' and '.join(f'source={source}' for source in sources)}: leave it out"
+            )
 
 
 def _workspace(config: ShardsConfig) -> Workspace:
@@ -108,45 +236,61 @@ def _refuse_existing(target: Path) -> None:
         raise DataError(f"{target} is there already: delete that folder to build it again")
 
 
-def _busy(output: Path) -> str:
-    return f"another build is writing into {output}: wait until it has ended"
+def _busy(target: Path) -> str:
+    return f"{target} is being built already: wait until that has ended"
 
 
 @contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
-    output = workspace.target.parent
-    with locked(output, _busy(output)):
-        _refuse_existing(workspace.target)
+def _words_settled(workspace: Workspace) -> Iterator[None]:
+    """Let splits of one folder be built one after the other until it has a vocabulary.
+
+    The first gives the folder its words, which the others must know before they begin.
+    """
+    place = workspace.target.parent / VOCABULARY
+    told = (
+        f"waiting: another build is writing into {place.parent}, and its splits share the "
+        "vocabulary of the first; to build at the same time, write it before (shards vocabulary)"
+    )
+    with locked(workspace.output_lock, told, shared=place.exists(), wait=True):
         yield
 
 
 @contextmanager
 def _beside_others(workspace: Workspace, part: Part) -> Iterator[None]:
     """Keep whole builds, merges and the same part away, but no other part."""
-    output = workspace.target.parent
     with disk_errors(workspace.folder):
         workspace.folder.mkdir(exist_ok=True)
+    output = workspace.target.parent
+    waiting = f"waiting: another build is choosing the vocabulary of {output}"
+    making = f"part {part} of {workspace.target} is being made already: wait for it"
     with (
-        locked(output, _busy(output), shared=True),
-        locked(workspace.folder, _busy(output), shared=True),
-        locked(workspace.lock_of(part), f"part {part} is being made already: wait for it"),
+        locked(workspace.lock, _busy(workspace.target), shared=True),
+        locked(workspace.output_lock, waiting, shared=True, wait=True),
+        locked(workspace.lock_of(part), making, keep=True),
     ):
         _refuse_existing(workspace.target)
         yield
 
 
-def _make(config: ShardsConfig, workspace: Workspace, part: Part) -> range:
+def _make(jobs: Sequence[_Job], part: Part) -> list[range]:
     """Make the shards of a part that are not done yet; return all shards of the part."""
-    samples = SOURCES[config.source](config)
-    _refuse_unprintable(samples)
-    vocabulary = choose_vocabulary(config, samples)
-    task = _task(config, samples[: config.limit], workspace)
+    config = jobs[0].config
+    source = SOURCES[config.source](config)
+    choice = choose_vocabulary(config, source.samples)
+    tasks = [_task(job, source, choice.remarks) for job in jobs]
+    for task in tasks:
+        _refuse_unfit(task)
+    return [_make_part(task, part, choice.vocabulary) for task in tasks]
+
+
+def _make_part(task: Task, part: Part, vocabulary: Vocabulary) -> range:
     shards = part.of(len(task.build.identities))
     done = {shard: note for shard in shards if (note := _done(task, shard)) is not None}
     open_shards = [shard for shard in shards if shard not in done]
     _say_how_it_begins(task, shards, done)
     remaining = [task.samples[number] for shard in open_shards for number in task.numbers(shard)]
-    check_space(workspace.target.parent, remaining, config)
+    workspace = task.workspace
+    check_space(workspace.target.parent, remaining, task.config)
     with disk_errors(workspace.folder):
         workspace.split.mkdir(parents=True, exist_ok=True)
         vocabulary.save(workspace.vocabulary)
@@ -160,22 +304,41 @@ def _make(config: ShardsConfig, workspace: Workspace, part: Part) -> range:
     return shards
 
 
-def _refuse_unprintable(samples: Sequence[SourceSample]) -> None:
-    """Refuse names that no JSON file or terminal can show as they are."""
-    unfit = [ascii(sample.key) for sample in samples if not sample.key.isprintable()]
-    refuse(unfit, "images have names with unprintable characters", "rename them")
+def _refuse_unfit(task: Task) -> None:
+    """Refuse a source with too many samples that cannot be used, before any image is converted."""
+    unfit = [
+        rejection(sample, sample.unfit.kind, sample.unfit.reason)
+        for sample in task.samples
+        if sample.unfit is not None
+    ]
+    if unfit:
+        with disk_errors(task.workspace.folder):
+            task.workspace.folder.mkdir(exist_ok=True)
+            refuse_rejected(task.workspace, task.build, unfit)
 
 
-def _task(config: ShardsConfig, samples: Sequence[SourceSample], workspace: Workspace) -> Task:
+def _printable(sample: SourceSample) -> SourceSample:
+    """Reject a sample whose name no JSON file or terminal can show as it is."""
+    if sample.key.isprintable():
+        return sample
+    shown = ascii(sample.key)[1:-1]
+    reason = f"{shown!r} is a name with unprintable characters: rename it"
+    return replace(sample, key=shown, unfit=Unfit("unprintable name", reason))
+
+
+def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
+    config, samples = job.config, [_printable(sample) for sample in job.samples(source)]
     build = Build(
         name=config.name or config.source,
-        split=config.split,
-        size=0 if is_verbatim(samples[0], config) else config.size,
+        split=job.workspace.target.name,
+        size=0 if is_verbatim(config) else config.size,
         samples=len(samples),
         max_rejected=config.max_rejected,
         identities=identities(samples, config),
+        tars=source.tars,
+        remarks=[*source.remarks, *remarks],
     )
-    return Task(config, samples, build, workspace)
+    return Task(config, samples, build, job.workspace)
 
 
 def _done(task: Task, shard: int) -> Note | None:

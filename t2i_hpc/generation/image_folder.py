@@ -12,7 +12,7 @@ import torch
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.data.images import Pixels, decode
-from t2i_hpc.data.sources.sample import IMAGE_SUFFIXES
+from t2i_hpc.data.sources.sample import IMAGE_SUFFIXES, files_below
 from t2i_hpc.data.split import stack
 
 
@@ -27,7 +27,7 @@ class ImageFolder:
         if not folder.is_dir():
             raise EvaluationError(f"there is no folder {folder}: name one with image files")
         self.folder = folder
-        found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = (path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
         self.paths = sorted(found, key=lambda path: path.relative_to(folder).as_posix())
         if len(self.paths) < 2:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))

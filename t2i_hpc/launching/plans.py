@@ -116,7 +116,7 @@ def _pinned(run: Path, checkpoint: str) -> tuple[str, ...]:
 
 
 def _shards(order: Order) -> Plan:
-    from t2i_hpc.data.sources import SOURCES
+    from t2i_hpc.data.writer import check_source
 
     config: ShardsConfig = order.config
     folder, parts = Path(config.output), order.cluster.parts
@@ -126,7 +126,7 @@ def _shards(order: Order) -> Plan:
         raise DataError(
             f"{folder / config.split} is there already: delete that folder to build it again"
         )
-    SOURCES[config.source](config)
+    check_source(config)
     name = f"shards-{folder.name}-{config.split}"
     if parts == 1 or config.part or order.cluster.name == "local":
         return Plan(name, (order.work(folder),), folder)
@@ -136,7 +136,8 @@ def _shards(order: Order) -> Plan:
             "cluster.nodes=1 cluster.tasks_per_node=1, and more cluster.parts"
         )
     works = [order.work(folder, f"part={number + 1}/{parts}") for number in range(parts)]
-    merge = Work(order.task, ("merge", str(folder / config.split)), folder)
+    merged = folder if config.test_fraction else folder / config.split
+    merge = Work(order.task, ("merge", str(merged)), folder)
     return Plan(name, tuple(works), folder, merge)
 
 

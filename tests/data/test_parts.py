@@ -118,6 +118,9 @@ def test_nothing_to_merge(tmp_path: Path) -> None:
         merge_split(tmp_path / "train")
 
 
+BUSY = "train is being built already"
+
+
 def test_who_may_work_beside_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "PATIENCE", 0.0)
     config = prepare(tmp_path)
@@ -125,12 +128,12 @@ def test_who_may_work_beside_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     build_parts(config, "1/2")
     partial = output / ".train.partial"
     for path, kind, refusals in (
-        (output, fcntl.LOCK_EX, ["another build is writing"] * 3),  # a whole build
-        (output, fcntl.LOCK_SH, ["another build is writing", None, "not made"]),  # of test/
-        (partial, fcntl.LOCK_SH, [None, None, "parts of .* are being made"]),  # another part
-        (partial / "part-2-of-2.lock", fcntl.LOCK_EX, [None, "part 2/2 is being made", None]),
+        (output / ".train.lock", fcntl.LOCK_EX, [BUSY, BUSY, "are being made"]),  # a whole build
+        (output / ".train.lock", fcntl.LOCK_SH, [BUSY, None, "are being made"]),  # another part
+        (output / ".test.lock", fcntl.LOCK_EX, [None, None, "not made"]),  # of another split
+        (partial / "part-2-of-2.lock", fcntl.LOCK_EX, [None, "part 2/2 .* is being made", None]),
     ):
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
         fcntl.flock(descriptor, kind)
         whole, part, merge = refusals
         if whole:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,14 @@ from PIL import Image
 
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
-from tests.support.data import captions_of, draw_image, make_coco, make_cub, make_image_folder
+from tests.support.data import (
+    captions_of,
+    draw_image,
+    image_bytes,
+    make_coco,
+    make_cub,
+    make_image_folder,
+)
 
 
 def shards(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -86,12 +95,12 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "captions of other images": (
         "source=coco images=empty captions=coco/captions_val2017.json output=out",
         nothing,
-        "4 of 4 images with captions are not in empty, the first is 000000001000.jpg",
+        "missing image file: 4",
     ),
     "an image without captions": (
-        "images=mine output=out",
+        "images=mine output=out max_rejected=0",
         lambda folder: (folder / "mine" / "0002.txt").write_text(""),
-        "1 images have no caption, the first is mine/0002.png",
+        "1 of 3 samples were rejected, more than the 0 of max_rejected=0 (no caption: 1)",
     ),
     "a missing captions file": (f"{COCO}none.json", nothing, "cannot read coco/none.json"),
     "unreadable JSON": (
@@ -99,7 +108,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda folder: (folder / "coco" / "broken.json").write_text('{"images": ['),
         "is not readable JSON",
     ),
-    "a broken image": ("images=mine output=out", break_image, "mine/0001.png cannot be decoded"),
+    "a broken image": (
+        "images=mine output=out max_rejected=0",
+        break_image,
+        "mine/0001.png cannot be decoded",
+    ),
     "an existing split": (
         "images=mine output=out",
         lambda folder: (folder / "out" / "train").mkdir(parents=True),
@@ -144,10 +157,10 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "max_rejected=2.0 is too large: at most 1",
     ),
     "nothing to merge": ("merge out/train", nothing, "out/train has no parts to merge"),
-    "merging by a share that is none": (
+    "merging by a fraction that is none": (
         "merge out/train max_rejected=x",
         nothing,
-        "max_rejected=x is no share",
+        "max_rejected=x is no fraction",
     ),
     "no words": ("vocabulary out", nothing, "takes either captions=FILE,FILE,… or from=PICKLE"),
     "words of nothing": ("vocabulary out captions=", nothing, "captions= names no file"),
@@ -171,6 +184,16 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         nothing,
         "captions= must name a captions.pickle",
     ),
+    "a setting of another source": (
+        "images=mine output=out image_member=input.jpg",
+        nothing,
+        "image_member=input.jpg does not belong to source=folder, but to source=index: leave it",
+    ),
+    "letters that are none": (
+        "vocabulary out captions=mine letters=latin",
+        nothing,
+        "letters= is ascii or unicode",
+    ),
     "tars that are not there": ("source=index images=mine output=out", nothing, "has no .tar"),
     "an output that is a file": (
         "images=mine output=mine/0001.txt",
@@ -192,6 +215,55 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(tmp_path: Path, case: str) ->
     assert refused.stderr.startswith("t2i_hpc.shards: ")
     assert message in refused.stderr
     assert not (tmp_path / "out" / "train" / "manifest.json").exists()
+
+
+def img2dataset_tar(path: Path, first: int, count: int, silent: range) -> None:
+    """Write a tar as img2dataset leaves it; captions have line breaks, some are missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number in range(first, first + count):
+            text = None if number in silent else f"a picture\nof {captions_of(number)[0]}"
+            key = f"{path.stem}{number:04d}"
+            described = {"caption": text, "key": key, "status": "success", "exif": "{}"}
+            for suffix, content in (
+                ("jpg", image_bytes(number, "JPEG", 40, 32)),
+                ("txt", (text or "").encode()),
+                ("json", json.dumps(described).encode()),
+            ):
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def test_tars_as_img2dataset_leaves_them(tmp_path: Path) -> None:
+    """3 % without caption, one tar cut, one in a folder, one with macOS's leftovers beside it."""
+    for place, name in enumerate(["00000.tar", "00001.tar", "more/00002.tar"]):
+        img2dataset_tar(
+            tmp_path / "tars" / name, 100 * place, 100, range(100 * place, 100 * place + 3)
+        )
+    cut = tmp_path / "tars" / "00001.tar"
+    content = cut.read_bytes()
+    cut.write_bytes(content[: content.index(b"000010150.jpg") + 700])
+    (tmp_path / "tars" / "00000_stats.json").write_text("{}")
+    (tmp_path / "tars" / "._00000.tar").write_bytes(b"\0\5\26\7")
+    done = shards(tmp_path, "source=index", "images=tars", "output=out", "size=24")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("out/train: 241 samples in 1 shards, "), done.stdout
+    assert "; from 3 tars; " in done.stdout
+    told = "10 rejected (no caption: 9, damaged tar: 1), see out/train/rejected.jsonl\n"
+    assert done.stdout.endswith(told)
+    listed = (tmp_path / "out" / "train" / "rejected.jsonl").read_text().split("\n")[:-1]
+    rows = [json.loads(line) for line in listed]
+    assert sum(row["path"] == "tars/00001.tar" for row in rows) == 4
+    assert "50 samples before that are taken" in rows[-4]["reason"] + rows[6]["reason"]
+    split = Split.open(DataConfig(path=str(tmp_path / "out")), "train")
+    assert split.sample(0).captions == (f"a picture\nof {captions_of(3)[0]}",)
+    assert shards(tmp_path, "verify", "out").returncode == 0
+    strict = ["source=index", "images=tars", "output=b", "max_rejected=0.01"]
+    refused = shards(tmp_path, *strict)
+    assert refused.returncode == 2
+    assert "10 of 251 samples were rejected, more than the 3 of max_rejected=0.01" in refused.stderr
+    assert not (tmp_path / "b" / "train").exists()
 
 
 def test_looking_at_a_split(tmp_path: Path) -> None:
@@ -264,11 +336,11 @@ def test_an_interrupted_build_goes_on(tmp_path: Path) -> None:
     prepare(tmp_path)
     break_image(tmp_path)
     build = ["images=mine", "output=out", "shard_samples=1"]
-    refused = shards(tmp_path, *build)
+    refused = shards(tmp_path, *build, "max_rejected=0")
     assert refused.returncode == 2
     done = shards(tmp_path, *build, "max_rejected=0.4", "size=16")
     assert "starting anew: out/.train.partial is of other settings" in done.stderr
-    assert done.stdout.endswith("1 images rejected, see out/train/rejected.jsonl\n")
+    assert done.stdout.endswith("cannot be decoded: 1), see out/train/rejected.jsonl\n")
 
 
 def test_vocabularies_are_made_and_imported(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.captions import Vocabulary
@@ -153,7 +154,17 @@ def read_source(
 ) -> list[SourceSample]:
     """Read a layout."""
     config = ShardsConfig(source=source, images=str(images), captions=str(captions), split=split)
-    return list(SOURCES[source](config))
+    return list(SOURCES[source](config).samples)
+
+
+def problems(source: str, images: Path, captions: Path | str = "", split: str = "train") -> str:
+    """Return why a layout is refused, or which of its samples cannot be used and why."""
+    try:
+        samples = read_source(source, images, captions, split)
+    except DataError as error:
+        return str(error)
+    unfit = [sample.unfit for sample in samples if sample.unfit is not None]
+    return "\n".join(f"{len(unfit)} {one.kind}: {one.reason}" for one in unfit)
 
 
 def random_bytes(count: int, seed: int = 0) -> bytes:

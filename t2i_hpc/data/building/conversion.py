@@ -10,17 +10,34 @@ from dataclasses import dataclass
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.image_headers import check_image, dimensions
-from t2i_hpc.data.images import Pixels, crop_box, decode, encode, resize_shorter, upright
+from t2i_hpc.data.image_headers import check_image, dimensions, other_format
+from t2i_hpc.data.images import (
+    Pixels,
+    crop_box,
+    decode,
+    encode,
+    notes_of,
+    resize_shorter,
+    to_srgb,
+    turn,
+)
 from t2i_hpc.data.sources import SourceSample
 
 ORIGINAL = "original"
 LOSSLESS = "png"
 _LONGEST_SHAPE = 32  # longer side over shorter side
+_REMEDY = "replace it by a whole JPEG, PNG or WebP image or leave it out"
+
+
+UNDECODABLE = "image that cannot be decoded"
 
 
 class Rejected(Exception):  # noqa: N818 - it is no error: the build goes on without the image
-    """An image that cannot be used; the message is the reason."""
+    """An image that cannot be used: what it is counted as, and the reason."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
 
 
 @dataclass(frozen=True)
@@ -38,36 +55,44 @@ class StoredImage:
         return min(self.width, self.height)
 
 
-def is_verbatim(sample: SourceSample, config: ShardsConfig) -> bool:
-    """Say whether the image's file is kept byte for byte where that is possible."""
-    return config.format == ORIGINAL or sample.packed is not None
+def is_verbatim(config: ShardsConfig) -> bool:
+    """Say whether image files are kept byte for byte where that is possible."""
+    return config.format == ORIGINAL
 
 
 def convert(sample: SourceSample, config: ShardsConfig) -> StoredImage:
     """Return an image as it is to be stored.
 
     Raises:
-        Rejected: the file is no image that can be used: another try would say the same.
+        Rejected: the sample cannot be used: another try would say the same.
         DataError: the file cannot be read, which another try may be able to.
     """
+    if sample.unfit is not None:
+        raise Rejected(sample.unfit.kind, sample.unfit.reason)
     content = sample.read()
     try:
         return _convert(content, sample, config)
     except DataError as error:
         if isinstance(error.__cause__, MemoryError):
             raise
-        raise Rejected(str(error)) from error
+        raise Rejected(UNDECODABLE, str(error)) from error
 
 
 def _convert(content: bytes, sample: SourceSample, config: ShardsConfig) -> StoredImage:
     form = _form(content, sample.name)
     decoded = decode(content, sample.name)
-    image = upright(decoded, content) if sample.box is None else crop_box(decoded, sample.box)
+    note = notes_of(content)
+    image = decoded
+    if sample.box is not None:
+        image = crop_box(decoded, sample.box)
+    else:
+        image = turn(decoded, note.orientation or sample.orientation)
     _refuse_strip(image, sample.name)
-    if is_verbatim(sample, config):
-        if image is not decoded:
-            form, content = LOSSLESS, _encode(image, LOSSLESS, config.quality, sample.name)
+    if is_verbatim(config) and image is decoded:
         return _stored(image, content, form)
+    image = to_srgb(image, note.profile)
+    if is_verbatim(config):
+        return _stored(image, _encode(image, LOSSLESS, config.quality, sample.name), LOSSLESS)
     if min(image.shape[:2]) > config.size:
         image = resize_shorter(image, config.size)
     content = _encode(image, config.format, config.quality, sample.name)
@@ -76,13 +101,12 @@ def _convert(content: bytes, sample: SourceSample, config: ShardsConfig) -> Stor
 
 def _form(content: bytes, name: str) -> str:
     """Return the format of a file by its first bytes, which promise no more than is decoded."""
+    if other := other_format(content):
+        raise Rejected(other, f"{name} is {other}, which is not read: {_REMEDY}")
     try:
         form = dimensions(content)[0]
     except ValueError as error:
-        raise DataError(
-            f"{name} cannot be decoded ({error}); replace it by a whole JPEG, PNG or WebP image "
-            "or leave it out"
-        ) from error
+        raise DataError(f"{name} cannot be decoded ({error}): {_REMEDY}") from error
     check_image(content, form, name)
     return form
 
@@ -90,11 +114,15 @@ def _form(content: bytes, name: str) -> str:
 def _refuse_strip(image: Pixels, name: str) -> None:
     shorter, longer = sorted(image.shape[:2])
     if not shorter:
-        raise DataError(f"the bounding box of {name} lies outside the image: correct it")
+        raise Rejected(
+            "bounding box outside of its image",
+            f"the bounding box of {name} lies outside the image: correct it",
+        )
     if longer > _LONGEST_SHAPE * shorter:
-        raise DataError(
+        raise Rejected(
+            "strip",
             f"{name} is a strip of {shorter} by {longer} pixels, of which a square crop "
-            "shows nothing: leave it out"
+            "shows nothing: leave it out",
         )
 
 

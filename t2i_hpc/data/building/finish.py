@@ -17,6 +17,7 @@ from t2i_hpc.data.building.shard import Note, Rejection, note_of, rows_of
 from t2i_hpc.data.building.workspace import Build, Part, Workspace
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.sources.foreign import DAMAGED_TAR
 from t2i_hpc.data.tables import INDEX, SHARDS, Index, Shard, save_tables, shard_name
 
 REJECTED = "rejected.jsonl"
@@ -29,15 +30,24 @@ class Built:
 
     Attributes:
         manifest: what it holds.
-        rejected: images that were left out.
+        kinds: how many samples were left out, by the kind of reason.
         small: images below the size asked for, which are kept as they are.
         words: size of the folder's vocabulary.
+        tars: number of tars of the source, 0 where it has none.
+        remarks: what else the user should know.
     """
 
     manifest: Manifest
-    rejected: int
+    kinds: Counter[str]
     small: int
     words: int
+    tars: int = 0
+    remarks: Sequence[str] = ()
+
+    @property
+    def rejected(self) -> int:
+        """Number of samples that were left out."""
+        return self.kinds.total()
 
     def __str__(self) -> str:
         manifest = self.manifest
@@ -46,11 +56,15 @@ class Built:
             f"{manifest.bytes:,} bytes",
             f"vocabulary of {self.words:,} words",
         ]
+        if self.tars:
+            parts.insert(1, f"from {self.tars:,} tars")
         if self.small:
             size = f"size={manifest.size} px"
             parts.append(f"{self.small:,} images are smaller than {size} and kept as they are")
+        parts += self.remarks
         if self.rejected:
-            parts.append(f"{self.rejected:,} images rejected, see {manifest.folder / REJECTED}")
+            listed = manifest.folder / REJECTED
+            parts.append(f"{self.rejected:,} rejected ({summed_up(self.kinds)}), see {listed}")
         return f"{manifest.folder}: {'; '.join(parts)}"
 
 
@@ -78,7 +92,7 @@ def finish(workspace: Workspace, build: Build) -> Built:
     refuse_rejected(workspace, build, rejected)
     filled = [(source, note) for source, note in enumerate(notes) if note.count]
     if not filled:
-        raise DataError(f"none of the {build.samples:,} images can be used: {_first(rejected)}")
+        raise DataError(f"none of the {build.samples:,} samples can be used: {_first(rejected)}")
     made = [_Made(source, number, note) for number, (source, note) in enumerate(filled)]
     words = _publish_words(workspace)
     _write(workspace, build, made, rejected)
@@ -89,24 +103,37 @@ def finish(workspace: Workspace, build: Build) -> Built:
     fsync_folder(workspace.target.parent)
     shutil.rmtree(workspace.folder, ignore_errors=True)
     small = sum(note.small for note in notes)
-    return Built(Manifest.load(workspace.target), len(rejected), small, words)
+    kinds = Counter(one["kind"] for one in rejected)
+    manifest = Manifest.load(workspace.target)
+    return Built(manifest, kinds, small, words, build.tars, build.remarks)
 
 
 def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejection]) -> None:
-    """Refuse too many rejected images, after listing them in the hidden folder.
+    """Refuse too many rejected samples, after listing them in the hidden folder.
 
     Raises:
-        DataError: there are more than the build allows; says why the first was rejected.
+        DataError: there are more samples, or damaged tars, than the build allows; sums them up
+            by reason and gives the first.
     """
     workspace.rejected.unlink(missing_ok=True)
+    tars = sum(one["kind"] == DAMAGED_TAR for one in rejected)
+    many = f"{len(rejected):,} of {build.samples:,} samples were", build.allowed
     if len(rejected) <= build.allowed:
-        return
+        if tars <= build.allowed_tars:
+            return
+        many = f"{tars:,} of {build.tars:,} tars are damaged and were", build.allowed_tars
     write_text(workspace.rejected, _lines(rejected))
+    kinds = Counter(one["kind"] for one in rejected)
     raise DataError(
-        f"{len(rejected):,} of {build.samples:,} images were rejected, more than the "
-        f"{build.allowed:,} of max_rejected={build.max_rejected:g}: see {workspace.rejected}; "
-        f"finished shards are kept. The first: {_first(rejected)}"
+        f"{many[0]} rejected, more than the {many[1]:,} of max_rejected={build.max_rejected:g} "
+        f"({summed_up(kinds)}): see {workspace.rejected}; finished shards are kept. The first: "
+        f"{_first(rejected)}"
     )
+
+
+def summed_up(kinds: Counter[str]) -> str:
+    """Return how many samples were left out for which kind of reason, the most frequent first."""
+    return ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common())
 
 
 def _first(rejected: Sequence[Rejection]) -> str:

@@ -23,7 +23,7 @@ from t2i_hpc.data.tars import Record, index_tar, write_tar
 
 _UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 64
-Rejection = dict[str, str]  # key, path, reason
+Rejection = dict[str, str]  # key, path, kind, reason
 
 
 class TooManyRejected(Exception):  # noqa: N818 - becomes a DataError with the list of all
@@ -67,6 +67,11 @@ class Note:
         self.formats[image.image_format] = self.formats.get(image.image_format, 0) + 1
         self.small += small
         self.count += 1
+
+
+def rejection(sample: SourceSample, kind: str, reason: str) -> Rejection:
+    """Return what the list of rejected samples says of one."""
+    return {"key": sample.key, "path": str(sample.path), "kind": kind, "reason": reason}
 
 
 def note_of(workspace: Workspace, shard: int, identity: str) -> Note | None:
@@ -146,7 +151,7 @@ class Task:
             try:
                 yield self._record(number, sample, note)
             except Rejected as rejection:
-                self._reject(sample, str(rejection), note)
+                self._reject(sample, rejection, note)
             advance(1)
 
     def _record(self, number: int, sample: SourceSample, note: Note) -> Record:
@@ -159,14 +164,13 @@ class Task:
             "height": image.height,
         }
         _refuse_outsized(sample, image, description)
-        small = not is_verbatim(sample, self.config) and image.side < self.config.size
+        small = not is_verbatim(self.config) and image.side < self.config.size
         note.add(image, small)
         name = _UNCLEAN.sub("_", sample.key)[:_LONGEST_NAME]
         return Record(f"{number:09d}-{name}", image.content, image.image_format, description)
 
-    def _reject(self, sample: SourceSample, reason: str, note: Note) -> None:
-        place = {"key": sample.key, "path": str(sample.path), "reason": reason}
-        note.rejected.append(place)
+    def _reject(self, sample: SourceSample, rejected: Rejected, note: Note) -> None:
+        note.rejected.append(rejection(sample, rejected.kind, rejected.reason))
         if len(note.rejected) > self.build.allowed:
             raise TooManyRejected(note.rejected)
 
@@ -175,7 +179,11 @@ def _refuse_outsized(sample: SourceSample, image: StoredImage, description: obje
     """Reject what readers of shards would refuse."""
     text = len(json.dumps(description, ensure_ascii=False).encode())
     if text > LARGEST_TEXT:
-        raise Rejected(f"{sample.name} has captions of {text:,} bytes: shorten them")
+        raise Rejected(
+            "outsized captions", f"{sample.name} has captions of {text:,} bytes: shorten them"
+        )
     if len(image.content) > LARGEST_IMAGE:
         size = len(image.content)
-        raise Rejected(f"{sample.name} is a file of {size:,} bytes: scale it down")
+        raise Rejected(
+            "outsized image", f"{sample.name} is a file of {size:,} bytes: scale it down"
+        )

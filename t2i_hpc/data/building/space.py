@@ -37,9 +37,10 @@ def check_space(folder: Path, samples: Sequence[SourceSample], config: ShardsCon
 
 
 def _estimate(samples: Sequence[SourceSample], config: ShardsConfig) -> int:
+    samples = [sample for sample in samples if sample.unfit is None]
     around = sum(_AROUND + sum(map(len, sample.captions)) for sample in samples)
-    kept = [sample for sample in samples if is_verbatim(sample, config) and sample.box is None]
-    converted = [sample for sample in samples if not is_verbatim(sample, config) or sample.box]
+    kept = [sample for sample in samples if is_verbatim(config) and sample.box is None]
+    converted = [sample for sample in samples if not is_verbatim(config) or sample.box]
     return around + sum(sample.size for sample in kept) + _estimate_converted(converted, config)
 
 

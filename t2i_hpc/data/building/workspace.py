@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,16 @@ class Workspace:
         """A shard's rows of the index."""
         return self.folder / f"{shard:06d}.rows"
 
+    @property
+    def lock(self) -> Path:
+        """The file that whoever works on this split locks."""
+        return self.target.with_name(f".{self.target.name}.lock")
+
+    @property
+    def output_lock(self) -> Path:
+        """The file that builds lock which write into the same folder of splits."""
+        return self.target.with_name(".splits.lock")
+
     def lock_of(self, part: Part) -> Path:
         """The file that a part locks; its name tells how many parts there are."""
         return self.folder / f"part-{part.number}-of-{part.count}.lock"
@@ -117,8 +129,10 @@ class Build:
         split: name of the split.
         size: shorter side in pixels to which larger images are scaled; 0: images are kept.
         samples: number of samples of the source.
-        max_rejected: share of them that may be rejected.
+        max_rejected: fraction of them that may be rejected.
         identities: of each shard, what its bytes follow from.
+        tars: number of tars of the source.
+        remarks: what the user should know when the split is made.
     """
 
     name: str
@@ -127,6 +141,8 @@ class Build:
     samples: int
     max_rejected: float
     identities: list[str]
+    tars: int = 0
+    remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, workspace: Workspace) -> Build | None:
@@ -143,30 +159,76 @@ class Build:
 
     @property
     def allowed(self) -> int:
-        """How many samples may be rejected."""
-        return int(self.max_rejected * self.samples)
+        """How many samples may be rejected: one in any case, unless none may be."""
+        return allowed_of(self.max_rejected, self.samples)
+
+    @property
+    def allowed_tars(self) -> int:
+        """How many tars may be damaged, since each stands for samples that nobody can count."""
+        return allowed_of(self.max_rejected, self.tars)
+
+
+def allowed_of(max_rejected: float, count: int) -> int:
+    """Return how many of `count` things are a fraction of them, rounded up."""
+    return math.ceil(round(max_rejected * count, 6))  # 0.07 * 100 is above 7
 
 
 @contextmanager
-def locked(path: Path, refusal: str, *, shared: bool = False) -> Iterator[None]:
-    """Hold a folder or file for the block, alone or with others that hold it shared.
+def locked(
+    path: Path,
+    told: str,
+    *,
+    shared: bool = False,
+    wait: bool = False,
+    keep: bool = False,
+) -> Iterator[None]:
+    """Hold a lock file for the block, alone or with others that hold it shared.
 
-    Workers whose parent was killed hold its lock until their image is done: hence some patience.
+    A file is locked, not its folder, and it is open for writing: network file systems know no
+    other exclusive locks. Workers whose parent was killed hold its lock until their image is
+    done: hence some patience.
+
+    Args:
+        path: the file; made where it is not there, and removed by the last that held it.
+        told: what is said when another process holds it.
+        shared: others may hold it shared at the same time.
+        wait: wait for as long as another process holds it, saying so once.
+        keep: leave the file where it is.
 
     Raises:
-        DataError: another process holds it; says `refusal`.
+        DataError: another process holds it, unless we wait.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    descriptor = os.open(path, flags, 0o644)
+    descriptor = _acquire(path, told, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
     try:
-        deadline = time.monotonic() + PATIENCE
-        while not _lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                raise DataError(refusal)
-            time.sleep(0.05)
         yield
     finally:
+        if not keep and _lock(descriptor, fcntl.LOCK_EX):  # nobody else holds it
+            path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _acquire(path: Path, told: str, kind: int, wait: bool) -> int:
+    deadline, said = time.monotonic() + PATIENCE, False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if _lock(descriptor, kind) and _is_same(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+        late = time.monotonic() > deadline
+        if late and not wait:
+            raise DataError(told)
+        if late and not said:
+            sys.stderr.write(f"{told}\n")
+            said = True
+        time.sleep(0.05)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether a lock file is still the one of that name: who held it last has removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

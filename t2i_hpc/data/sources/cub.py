@@ -9,29 +9,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.images import Box
+from t2i_hpc.data.sources.beside import Texts
+from t2i_hpc.data.sources.members import Rules
 from t2i_hpc.data.sources.sample import (
+    SourceData,
     SourceSample,
     folder_at,
-    read_captions_beside,
-    read_text,
+    located,
     refuse,
-    refuse_missing_images,
-    refuse_outside,
 )
+from t2i_hpc.data.sources.texts import lines_of, read_text
 
 _SPLITS = Path(__file__).with_name("cub_species_split.json")
 
 
-def read_cub(config: ShardsConfig) -> Sequence[SourceSample]:
+def read_cub(config: ShardsConfig) -> SourceData:
     """Read images.txt, bounding_boxes.txt, image_class_labels.txt and the caption files.
 
     Raises:
-        DataError: missing or unreadable files, or captions and images that do not match.
+        DataError: missing or unreadable files, or tables that do not match.
     """
     folder = folder_at(config.images, "images", "the folder CUB_200_2011")
     texts = folder_at(config.captions, "captions", "the folder of CUB's caption files")
@@ -44,23 +46,24 @@ def read_cub(config: ShardsConfig) -> Sequence[SourceSample]:
     }
     if not names:
         raise DataError(f"{folder}/images.txt has no image of the split {config.split!r}")
-    for name in names.values():
-        refuse_outside(name, f"{folder}/images.txt")
     _check_tables(folder, names, {"bounding_boxes.txt": boxes, "image_class_labels.txt": classes})
-    refuse_missing_images({name: folder / "images" / name for name in names.values()}, str(folder))
-    keys = {number: str(Path(name).with_suffix("")) for number, name in names.items()}
-    remedy = "captions= must name the folder that holds one folder of .txt files a species"
-    captions = read_captions_beside(texts, list(keys.values()), remedy)
-    return [
-        SourceSample(
-            keys[number],
-            folder / "images" / name,
-            captions[keys[number]],
-            classes[number],
-            boxes[number],
+    captions = Texts(texts, Rules())
+    samples = []
+    for number, name in names.items():
+        key = str(Path(name).with_suffix(""))
+        told, silent = captions.of(key)
+        path, missing = located(name, folder / "images", f"{folder}/images.txt")
+        samples.append(
+            SourceSample(
+                key,
+                path,
+                told.captions,
+                classes[number],
+                boxes[number],
+                unfit=missing or silent,
+            )
         )
-        for number, name in names.items()
-    ]
+    return SourceData(samples)
 
 
 def read_names(folder: Path) -> dict[str, str]:
@@ -83,7 +86,7 @@ def read_boxes(folder: Path) -> dict[str, Box]:
 
 def _table(folder: Path, name: str, columns: int) -> list[tuple[str, list[str]]]:
     """Return the rows of one of CUB's tables as (image number, other columns)."""
-    rows = [line.split() for line in read_text(folder / name, "a table of CUB").splitlines()]
+    rows = [line.split() for line in lines_of(read_text(folder / name, "a table of CUB"))]
     for place, words in enumerate(rows):
         if words and len(words) != columns:
             raise DataError(
@@ -111,9 +114,14 @@ def _class(word: str) -> int:
     return int(word)
 
 
+@cache
+def _species() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads(_SPLITS.read_text(encoding="utf-8"))
+    return found
+
+
 def _in_split(name: str, split: str) -> bool:
-    species = json.loads(_SPLITS.read_text(encoding="utf-8"))
-    listed = species.get(f"{split}_species")
+    listed = _species().get(f"{split}_species")
     return listed is None or name.split("/", maxsplit=1)[0] in listed
 
 

@@ -1,149 +1,93 @@
-"""A plain folder of images with captions beside them: data of one's own.
+"""A folder of images with captions: in text files beside them or apart, or in one file.
 
-Either every image has a text file of the same name (``a.jpg`` and ``a.txt``, one caption a
-line), or one ``metadata.jsonl`` describes them, a JSON object a line::
+- ``a.jpg`` and ``a.txt``, one caption a line, in the same folder or in the folder ``captions=``;
+- one file that describes all images: ``metadata.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` in
+  the folder, or any captions file that ``captions=`` names (see ``captions_files.py``)::
 
     {"file_name": "a.jpg", "text": "a red circle"}
     {"file_name": "b.png", "captions": ["a blue square", "a square, blue"], "class": 7}
 
-With metadata the images that it names are taken, in its order, and other files are left alone.
+With such a file the images that it names are taken, in its order, and others are left alone.
+Where a folder of texts lies beside ``train/filenames.pickle``, as in this literature, that list
+says which images a split has.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.sources.beside import Texts, read_beside, read_listed
+from t2i_hpc.data.sources.captions_files import ALL, read_rows, rows_of_split, samples_of
+from t2i_hpc.data.sources.members import Rules
+from t2i_hpc.data.sources.pickles import keys_of_split, listed_splits
 from t2i_hpc.data.sources.sample import (
     IMAGE_SUFFIXES,
+    SourceData,
     SourceSample,
+    files_below,
     folder_at,
-    non_empty,
-    read_text,
-    refuse,
-    refuse_missing_images,
-    refuse_outside,
+    numbered,
 )
 
-_METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 
 
-def read_folder(config: ShardsConfig) -> Sequence[SourceSample]:
-    """Read a folder with ``metadata.jsonl`` or with text files; sorted by name in the latter.
+def read_folder(config: ShardsConfig) -> SourceData:
+    """Read a folder of images and the captions beside it.
 
     Raises:
-        DataError: an empty folder, or captions and images that do not match.
+        DataError: no images, or captions that cannot be read.
     """
     folder = folder_at(config.images, "images", "a folder of images")
-    metadata = Path(config.captions) if config.captions else folder / _METADATA
-    if config.captions or metadata.is_file():
-        return _read_metadata(folder, metadata)
-    return _read_text_files(folder)
+    named = Path(config.captions) if config.captions else _metadata(folder)
+    if named is None or named.is_dir():
+        texts = Texts(named or folder, Rules(caption_key=config.caption_key))
+        return SourceData(numbered(_with_texts(folder, texts, config.split)))
+    return read_captions_file(folder, named, config, keys_have_suffixes=True)
 
 
-def _read_text_files(folder: Path) -> list[SourceSample]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
+def read_captions_file(
+    folder: Path, path: Path, config: ShardsConfig, *, keys_have_suffixes: bool
+) -> SourceData:
+    """Read the images of a folder that a captions file names.
+
+    Raises:
+        DataError: the file cannot be read, or has no such split.
+    """
+    rows, remark = rows_of_split(read_rows(path, config.caption_key), config.split, path)
+    samples = samples_of(rows, folder, keys_have_suffixes=keys_have_suffixes)
+    return SourceData(samples, remarks=(remark,) if remark else ())
+
+
+def _metadata(folder: Path) -> Path | None:
+    """Return the file that describes a folder's images; None where there is none.
+
+    Raises:
+        DataError: there are several.
+    """
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise DataError(f"{folder} holds {names}: name one with captions=")
+    return found[0] if found else None
+
+
+def _with_texts(folder: Path, texts: Texts, split: str) -> Sequence[SourceSample]:
+    images = (path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+    if next(images, None) is None:
         raise DataError(
             f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}): name another folder"
         )
-    stems = {path.with_suffix("") for path in images}
-    texts = {path.with_suffix("") for path in files if path.suffix == ".txt"}
-    refuse(
-        [str(path) for path in images if path.with_suffix("") not in texts],
-        f"of {len(images):,} images in {folder} have no .txt file",
-        f"write one beside each image, or one {_METADATA}",
-    )
-    refuse(
-        sorted(f"{stem}.txt" for stem in texts - stems),
-        f"caption files in {folder} have no image",
-        "add the images or remove the files",
-    )
-    samples = [
-        SourceSample(
-            path.relative_to(folder).as_posix(),
-            path,
-            non_empty(read_text(path.with_suffix(".txt"), "a caption file").splitlines()),
-            place,
-        )
-        for place, path in enumerate(images)
-    ]
-    return _with_captions(samples)
-
-
-def read_metadata_captions(metadata: Path) -> list[str]:
-    """Return all captions of a ``metadata.jsonl``, line by line.
-
-    Raises:
-        DataError: a missing or unreadable file.
-    """
-    return [text for row in _rows(metadata) for text in _captions(row)]
-
-
-def _rows(metadata: Path) -> list[dict[str, Any]]:
-    lines = read_text(metadata, "the captions of a folder").splitlines()
-    rows = [
-        _parse(line, f"line {place + 1} of {metadata}")
-        for place, line in enumerate(lines)
-        if line.strip()
-    ]
-    if not rows:
-        raise DataError(f"{metadata} names no images: write one JSON object a line")
-    return rows
-
-
-def _read_metadata(folder: Path, metadata: Path) -> list[SourceSample]:
-    rows = _rows(metadata)
-    names = [str(row["file_name"]) for row in rows]
-    refuse(
-        [name for name, count in Counter(names).items() if count > 1],
-        f"images stand more than once in {metadata}",
-        "keep one line an image",
-    )
-    refuse_missing_images({name: folder / name for name in names}, str(folder))
-    return _with_captions(
-        [
-            SourceSample(name, folder / name, _captions(row), int(row.get("class", place)))
-            for place, (name, row) in enumerate(zip(names, rows, strict=True))
-        ]
-    )
-
-
-def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    apart = texts.folder != folder
+    splits = listed_splits(texts.folder.parent) if apart else []
+    if not splits or split == ALL:
+        return read_beside(folder, texts)
+    if split not in splits:
         raise DataError(
-            f"{where} is not readable JSON ({error}): write one object a line"
-        ) from error
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise DataError(f"{where} has no 'file_name': write one object a line, see --help")
-    refuse_outside(row["file_name"], where)
-    if "class" in row and type(row["class"]) is not int:
-        raise DataError(f"{where} has the class {row['class']!r}: write a whole number")
-    texts = row.get("captions", row.get("text"))
-    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
-        return row
-    if not isinstance(texts, str):
-        raise DataError(f"{where} has neither 'text' (a string) nor 'captions' (a list of strings)")
-    return row
-
-
-def _captions(row: dict[str, Any]) -> tuple[str, ...]:
-    texts = row.get("captions", row.get("text"))
-    return non_empty([texts] if isinstance(texts, str) else texts or [])
-
-
-def _with_captions(samples: list[SourceSample]) -> list[SourceSample]:
-    refuse(
-        [str(sample.path) for sample in samples if not sample.captions],
-        "images have no caption",
-        "write at least one caption an image",
-    )
-    return samples
+            f"{texts.folder.parent} has the splits {', '.join(splits)} (filenames.pickle): "
+            f"split={split} is none of them; split={ALL} takes all images"
+        )
+    return read_listed(folder, texts, keys_of_split(texts.folder.parent, split))

@@ -1,145 +1,183 @@
-"""Tars that others made (img2dataset, webdataset's writers): images kept byte for byte.
+"""Tars that others made (img2dataset, webdataset's writers): their samples, packed anew.
 
 A split of ours has one ``<key>.json`` with captions, class and key beside each image, in the
 same tar. Tars of others have captions in ``.txt`` files or in JSON of another shape, so an index
-alone cannot describe them, and a format with two kinds of split would make every reader ask
-which one it has. Hence the samples are packed anew: the image's bytes are copied as they are
-(not scaled, so ``size`` and ``format`` do not count) and the description is written beside
-them. It costs the space of the images once more. Only photographs that EXIF turns are encoded
-anew, losslessly as png, since readers of shards do not turn.
+alone cannot describe them. Hence the samples are packed anew, scaled as those of every source;
+with ``format=original`` the image's bytes are copied as they are.
 
-A sample is all members that share a name up to its last dot: one image and
-
-- ``.txt``: one caption a line; or
-- ``.json``: an object with ``captions`` (a list) or ``caption`` or ``text`` (a string); its
-  whole-number ``class``, if any, is kept.
-
-If both give captions, those of the ``.txt`` are taken. Members of other kinds are passed over.
+Which members are a sample is said in :mod:`t2i_hpc.data.sources.members`. Captions are, one a
+line, those of ``.txt``, else those in ``.json``; a class is a whole number under ``class`` in the
+JSON, or in ``.cls``. What cannot be used is listed with its reason.
 """
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.sources.sample import (
-    IMAGE_FORMATS_OF_SUFFIX,
-    Packed,
-    SourceSample,
-    captions_in,
-    folder_at,
-    non_empty,
-    refuse,
+from t2i_hpc.data.sources.members import (
+    Rules,
+    UnfitSample,
+    described,
+    image_of,
+    is_sample,
+    split_name,
+    texts_of,
 )
-from t2i_hpc.data.tars import members_of
+from t2i_hpc.data.sources.sample import (
+    Packed,
+    SourceData,
+    SourceSample,
+    Unfit,
+    files_below,
+    folder_at,
+    numbered,
+)
+from t2i_hpc.data.tar_members import LARGEST_IMAGE, LARGEST_TEXT, compression_of, scan
 
-_LARGEST_IMAGE, _LARGEST_TEXT = 256 << 20, 1 << 20  # bytes; more is no image and no caption
+DAMAGED_TAR = "damaged tar"
+_UNFIT_MEMBER = "member that is no plain file"
+_TWICE = "member that is there twice"
+_OUTSIZED = "outsized member"
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4", ".zip")
+_UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd --rm"}
 _Members = dict[str, tarfile.TarInfo]
 
 
-def read_foreign(config: ShardsConfig) -> Sequence[SourceSample]:
-    """Read the captions of all ``*.tar`` in a folder, in the order of their names.
+def read_foreign(config: ShardsConfig) -> SourceData:
+    """Read the captions of all tars in a folder and its sub-folders, in the order of their paths.
 
-    The key of a sample is ``<name of the tar>/<name in the tar>``, since names are often used
+    The key of a sample is ``<path of the tar>/<name in the tar>``, since names are often used
     again in each tar.
 
     Raises:
-        DataError: no tars, a damaged or hostile tar, an image without caption or a caption
-            without image.
+        DataError: there are no tars, or some are compressed.
     """
     folder = folder_at(config.images, "images", "a folder of tars")
-    paths = sorted(folder.glob("*.tar"))
-    if not paths:
-        raise DataError(f"{folder} has no .tar files: name the folder that holds the tars")
     if config.captions:
         raise DataError("captions= does not belong to source=index: captions are in the tars")
-    samples = [sample for path in paths for sample in _read_tar(path)]
+    files = files_below(folder)
+    _refuse_compressed(files, folder)
+    paths = [path for path in files if path.suffix.lower() == ".tar"]
+    if not paths:
+        raise DataError(f"{folder} has no .tar files: name the folder that holds the tars")
+    rules = Rules(config.image_member, config.caption_member, config.caption_key)
+    samples, without_end = list[SourceSample](), list[Path]()
+    for path in paths:
+        samples += _read_tar(path, folder, rules, without_end)
     if not samples:
         raise DataError(f"the tars of {folder} hold no images: name another folder")
-    return [
-        replace(sample, class_id=place) if sample.class_id < 0 else sample
-        for place, sample in enumerate(samples)
-    ]
+    remarks = []
+    if without_end:
+        remarks.append(
+            f"{len(without_end):,} tars have no end mark, as if cut between two files; "
+            f"the first is {without_end[0]}"
+        )
+    return SourceData(numbered(samples), len(paths), tuple(remarks))
 
 
-def _read_tar(path: Path) -> Iterator[SourceSample]:
-    images, texts = _sorted_out(path)
-    refuse(
-        [name for name in images if not texts.get(name)],
-        f"images of {path} have no .txt or .json",
-        "make the tar again with captions",
-    )
-    refuse(
-        sorted(texts.keys() - images.keys()),
-        f"captions of {path} have no image",
-        "make the tar again without them",
-    )
+def _refuse_compressed(files: list[Path], folder: Path) -> None:
+    """Refuse what would be left out without a word, before anything is read.
+
+    Raises:
+        DataError: there are compressed tars; names the first and how to unpack it.
+    """
+    named = [path for path in files if path.suffix.lower() in _COMPRESSED]
+    found = [path for path in named if _is_tar_name(path)]
+    found += [path for path in files if path.suffix.lower() == ".tar" and compression_of(path)]
+    if found:
+        kind = compression_of(found[0]) or found[0].suffix[1:]
+        unpack = _UNPACK.get(kind, "unpack")
+        raise DataError(
+            f"{len(found):,} tars of {folder} are compressed, the first is {found[0]} ({kind}), so "
+            f"no image can be read by its place: run {unpack} on them first"
+        )
+
+
+def _is_tar_name(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix.startswith(".t") or path.stem.lower().endswith(".tar")
+
+
+def _read_tar(
+    path: Path, folder: Path, rules: Rules, without_end: list[Path]
+) -> Iterator[SourceSample]:
+    name = path.relative_to(folder).with_suffix("").as_posix()
+    found = scan(path)
+    samples, last = _grouped(found.members)
+    if found.problem:  # one sample may lack members
+        samples.pop(split_name(found.cut)[0] if found.cut else last, None)
+    elif not found.ended:
+        without_end.append(path)
     with path.open("rb") as stream:
-        for name, image in images.items():
-            captions, class_id = _described(stream, texts[name], f"{path}, member {name}")
-            packed = Packed(image.offset_data, image.size)
-            yield SourceSample(f"{path.stem}/{name}", path, captions, class_id, packed=packed)
+        for key, members in samples.items():
+            if is_sample([extension for extension, _ in members], rules):
+                yield _sample(f"{name}/{key}", members, path, stream, rules)
+    for member, reason in found.unfit:
+        yield SourceSample(f"{name}/{member}", path, unfit=Unfit(_UNFIT_MEMBER, reason))
+    if found.problem:
+        reason = f"{found.problem}; {len(samples):,} samples before that are taken"
+        yield SourceSample(name, path, unfit=Unfit(DAMAGED_TAR, reason))
 
 
-def _sorted_out(path: Path) -> tuple[_Members, dict[str, _Members]]:
-    """Return the image of each name, and its .txt and .json by suffix."""
-    images: _Members = {}
-    texts: dict[str, _Members] = {}
-    for member in members_of(path, folders=True):
-        name, suffix = member.name.removeprefix("./").rpartition(".")[0], _suffix(member)
-        if suffix in IMAGE_FORMATS_OF_SUFFIX:
-            _take(images, name, member, _LARGEST_IMAGE, path)
-        elif suffix in (".txt", ".json"):
-            _take(texts.setdefault(name, {}), suffix, member, _LARGEST_TEXT, path)
-    return images, texts
+def _grouped(
+    members: list[tarfile.TarInfo],
+) -> tuple[dict[str, list[tuple[str, tarfile.TarInfo]]], str]:
+    """Return the members of each sample with their extensions, and the key of the last one."""
+    samples: dict[str, list[tuple[str, tarfile.TarInfo]]] = {}
+    key = ""
+    for member in members:
+        key, extension = split_name(member.name)
+        if extension:
+            samples.setdefault(key, []).append((extension, member))
+    return samples, key
 
 
-def _take(found: _Members, name: str, member: tarfile.TarInfo, largest: int, path: Path) -> None:
-    if name in found:
-        raise DataError(
-            f"{path} holds {member.name!r} beside {found[name].name!r}, of the same kind and name: "
-            "rename one"
-        )
-    if member.size > largest:
-        raise DataError(
-            f"{path} holds {member.name!r} of {member.size:,} bytes, more than the {largest:,} "
-            "that are read: leave it out"
-        )
-    found[name] = member
-
-
-def _described(stream: IO[bytes], texts: _Members, where: str) -> tuple[tuple[str, ...], int]:
-    """Return captions and class (-1: none) of a sample."""
-    content = _content(stream, texts[".json"], where) if ".json" in texts else {}
-    number = content.get("class")
-    captions = captions_in(content)
-    if ".txt" in texts:
-        captions = non_empty(_read(stream, texts[".txt"]).splitlines()) or captions
-    if not captions:
-        raise DataError(
-            f"{where} has no caption: a .txt, or a .json with 'captions', 'caption' or 'text'"
-        )
-    return captions, number if type(number) is int and number >= 0 else -1
-
-
-def _content(stream: IO[bytes], member: tarfile.TarInfo, where: str) -> dict[str, Any]:
+def _sample(
+    key: str,
+    found: list[tuple[str, tarfile.TarInfo]],
+    path: Path,
+    stream: IO[bytes],
+    rules: Rules,
+) -> SourceSample:
     try:
-        content = json.loads(_read(stream, member))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} has unreadable JSON ({error}): make the tar again") from error
-    return content if isinstance(content, dict) else {}
+        members = _by_extension(found)
+        image = members[image_of(members, rules)]
+        texts = texts_of(members, rules)
+        _refuse_outsized(image, LARGEST_IMAGE)
+        for extension in texts:
+            _refuse_outsized(members[extension], LARGEST_TEXT)
+        told = described({name: _read(stream, members[name]) for name in texts}, rules, members)
+    except UnfitSample as error:
+        unfit = Unfit(error.kind, f"{path}, sample {key.rpartition('/')[2]}: {error.reason}")
+        return SourceSample(key, path, unfit=unfit)
+    packed = Packed(image.offset_data, image.size)
+    return SourceSample(
+        key, path, told.captions, told.class_id, packed=packed, orientation=told.orientation
+    )
 
 
-def _read(stream: IO[bytes], member: tarfile.TarInfo) -> str:
+def _by_extension(found: list[tuple[str, tarfile.TarInfo]]) -> _Members:
+    members: _Members = {}
+    for extension, member in found:
+        if extension in members:
+            raise UnfitSample(_TWICE, f"it holds {member.name!r} twice: rename one")
+        members[extension] = member
+    return members
+
+
+def _refuse_outsized(member: tarfile.TarInfo, largest: int) -> None:
+    if member.size > largest:
+        raise UnfitSample(
+            _OUTSIZED,
+            f"{member.name!r} has {member.size:,} bytes, more than the {largest:,} that are read",
+        )
+
+
+def _read(stream: IO[bytes], member: tarfile.TarInfo) -> bytes:
     stream.seek(member.offset_data)
-    return stream.read(member.size).decode("utf-8", errors="replace")
-
-
-def _suffix(member: tarfile.TarInfo) -> str:
-    return "." + member.name.rpartition(".")[2].lower()
+    return stream.read(member.size)

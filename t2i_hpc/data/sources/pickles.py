@@ -11,7 +11,7 @@ pickle.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.captions import PADDING, PADDING_WORD
 from t2i_hpc.data.images import Box
 from t2i_hpc.data.restricted_pickle import load_data
+from t2i_hpc.data.sources.beside import Texts, read_listed
 from t2i_hpc.data.sources.cub import read_boxes, read_names
+from t2i_hpc.data.sources.members import Rules
 from t2i_hpc.data.sources.sample import (
+    NO_CAPTION,
+    SourceData,
     SourceSample,
+    Unfit,
     folder_at,
-    read_captions_beside,
     refuse,
-    refuse_missing_images,
-    refuse_outside,
 )
 
 SPLITS = ("train", "test")
@@ -44,27 +46,48 @@ class Published:
     words: tuple[str, ...]
 
 
-def read_pickles(config: ShardsConfig) -> Sequence[SourceSample]:
+def read_pickles(config: ShardsConfig) -> SourceData:
     """Read the pickles of one split and find its images; CUB's birds get their boxes.
+
+    ``captions=`` names captions.pickle, or the folder of texts where there is none.
 
     Raises:
         DataError: missing or unreadable files, or ones that do not belong together.
     """
     images = folder_at(config.images, "images", "the folder that holds <key>.jpg")
-    if config.split not in SPLITS:
-        raise DataError(f"split={config.split} is not in the pickles: they have train and test")
-    path = Path(config.captions)
-    published, folder = read_published(path), path.parent
-    keys = _keys(folder / config.split / "filenames.pickle")
-    classes = _classes(folder / config.split / "class_info.pickle", len(keys))
-    paths = {key: images / f"{key}.jpg" for key in keys}
-    refuse_missing_images(paths, str(images))
-    captions = _sentences(published, config.split, keys, path)
+    path = Path(config.captions or "captions.pickle")
+    published = None if path.is_dir() else read_published(path)
+    splits = list(SPLITS) if published else listed_splits(path.parent)
+    if config.split not in splits:
+        known = ", ".join(splits) or "none"
+        raise DataError(f"split={config.split} is not in the pickles of {path.parent}: {known}")
+    keys = keys_of_split(path.parent, config.split)
+    classes = _classes(path.parent / config.split / "class_info.pickle", len(keys))
+    texts = path if path.is_dir() else path.parent / "text"
+    samples = read_listed(images, Texts(texts, Rules()), keys)
+    if published:
+        samples = _with_published(samples, published, config.split, texts, path)
     boxes = _boxes(images.parent, keys)
-    return [
-        SourceSample(key, paths[key], captions[key], classes[place], boxes.get(key))
-        for place, key in enumerate(keys)
-    ]
+    return SourceData(
+        [
+            replace(sample, class_id=number, box=boxes.get(sample.key))
+            for sample, number in zip(samples, classes, strict=True)
+        ]
+    )
+
+
+def listed_splits(folder: Path) -> list[str]:
+    """Return the splits of this literature's layout: folders that hold a filenames.pickle."""
+    return sorted(path.parent.name for path in folder.glob("*/filenames.pickle"))
+
+
+def keys_of_split(folder: Path, split: str) -> list[str]:
+    """Return the names of a split's images, without suffixes, in its order.
+
+    Raises:
+        DataError: the list is missing or damaged.
+    """
+    return _keys(folder / split / "filenames.pickle")
 
 
 def read_published(path: Path) -> Published:
@@ -74,7 +97,10 @@ def read_published(path: Path) -> Published:
         DataError: it is missing, unreadable, or not what it should be.
     """
     if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}: captions= must name a captions.pickle")
+        raise DataError(
+            f"there is no file {str(path)!r}: captions= must name a captions.pickle, or the folder "
+            "of texts (text/) where there is none"
+        )
     state = path.stat()
     return _published(path, state.st_size, state.st_mtime_ns)
 
@@ -133,8 +159,8 @@ def _keys(path: Path) -> list[str]:
         raise DataError(f"{path} has keys that are no printable strings: fetch the file again")
     if len(set(keys)) != len(keys):
         raise DataError(f"{path} has keys more than once: fetch the file again")
-    for key in keys:
-        refuse_outside(key, str(path))
+    outside = [key for key in keys if key.startswith("/") or ".." in Path(key).parts]
+    refuse(outside, f"keys of {path} lead outside the folder of images", "fetch the file again")
     return keys
 
 
@@ -152,29 +178,34 @@ def _classes(path: Path, count: int) -> list[int]:
     return list(found)
 
 
-def _sentences(
-    published: Published, split: str, keys: Sequence[str], path: Path
-) -> dict[str, tuple[str, ...]]:
-    """Return the captions by key: those of ``text/`` if it is there, else words in a row."""
+def _with_published(
+    samples: Sequence[SourceSample], published: Published, split: str, texts: Path, path: Path
+) -> list[SourceSample]:
+    """Return samples with as many captions each as the pickle has.
+
+    They are those of ``text/`` if it is there, else the pickle's words in a row.
+    """
     captions = published.captions[split]
-    each, rest = divmod(len(captions), len(keys))
+    each, rest = divmod(len(captions), len(samples))
     if rest or not each:
-        raise _unfit(path, f"{len(captions):,} captions cannot belong to {len(keys):,} images")
-    texts = path.parent / "text"
+        raise _unfit(path, f"{len(captions):,} captions cannot belong to {len(samples):,} images")
     if texts.is_dir():
-        remedy = f"complete {texts}, or move it away to use the words of the pickle"
-        found = read_captions_beside(texts, keys, remedy)
-        return {key: lines[:each] for key, lines in found.items()}
-    return {
-        key: _joined(captions[place * each : (place + 1) * each], key, published.words, path)
-        for place, key in enumerate(keys)
-    }
+        return [replace(sample, captions=sample.captions[:each]) for sample in samples]
+    return [
+        _joined(sample, captions[place * each : (place + 1) * each], published.words, path)
+        for place, sample in enumerate(samples)
+    ]
 
 
-def _joined(captions: _Captions, key: str, words: Sequence[str], path: Path) -> tuple[str, ...]:
+def _joined(
+    sample: SourceSample, captions: _Captions, words: Sequence[str], path: Path
+) -> SourceSample:
     rows = [[words[number] for number in caption if number != PADDING] for caption in captions]
-    refuse([] if any(rows) else [key], f"images of {path} have no words", "fetch the file again")
-    return tuple(" ".join(row) for row in rows if row)
+    found = tuple(" ".join(row) for row in rows if row)
+    unfit = sample.unfit if sample.unfit and sample.unfit.kind != NO_CAPTION else None
+    if not found and unfit is None:
+        unfit = Unfit(NO_CAPTION, f"{path} has no words for {sample.key}")
+    return replace(sample, captions=found, unfit=unfit)
 
 
 def _boxes(folder: Path, keys: Sequence[str]) -> dict[str, Box]:

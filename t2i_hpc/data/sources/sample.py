@@ -1,16 +1,16 @@
-"""What every source gives: an image file, its captions, its class; and the shared refusals.
+"""What every source gives: image files, their captions and classes, and what cannot be used.
 
-A source reads captions and file names only; images are opened by the writer. Everything that
-does not fit is refused here, before the first image is converted.
+A source reads captions and file names only; images are opened by the writer. A sample that
+cannot be used (no caption, no image, a damaged tar) is given as well, with the reason, so that
+it is listed, counted against ``max_rejected`` and summed up like an image that does not decode.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import SUFFIXES, Box
@@ -20,9 +20,16 @@ IMAGE_FORMATS_OF_SUFFIX = {
     **{f".{suffix}": form for form, suffix in SUFFIXES.items()},
 }
 IMAGE_SUFFIXES = tuple(IMAGE_FORMATS_OF_SUFFIX)
+NO_CLASS = -1
+
+NO_CAPTION = "no caption"
+NO_IMAGE = "no image"
+MISSING_IMAGE = "missing image file"
+OUTSIDE = "image outside of its folder"
+_ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Packed:
     """An image file inside a tar: its first byte there and its size in bytes."""
 
@@ -30,7 +37,15 @@ class Packed:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why a sample cannot be used: what it is counted as, and a sentence."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSample:
     """One image and what is said of it.
 
@@ -40,15 +55,19 @@ class SourceSample:
         captions: one or more texts.
         class_id: class of the image; a running number where there are no classes.
         box: left, top, width, height of the object in pixels, where the image is to be cut.
-        packed: where the image lies in a tar; it is then stored byte for byte.
+        packed: where the image lies in a tar.
+        orientation: that of EXIF, as the description beside the image tells it; 0: it does not.
+        unfit: why the sample cannot be used; it is then only listed.
     """
 
     key: str
     path: Path
-    captions: tuple[str, ...]
-    class_id: int
+    captions: tuple[str, ...] = ()
+    class_id: int = NO_CLASS
     box: Box | None = None
     packed: Packed | None = None
+    orientation: int = 0
+    unfit: Unfit | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +95,32 @@ class SourceSample:
             raise DataError(f"cannot read the image {self.path}: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class SourceData:
+    """What a source holds.
+
+    Attributes:
+        samples: all of them, those that cannot be used included, in the order of the source.
+        tars: number of tars that were read, 0 where there are none.
+        remarks: what else the user should know, a few words each.
+    """
+
+    samples: Sequence[SourceSample]
+    tars: int = 0
+    remarks: tuple[str, ...] = ()
+
+
+def numbered(samples: Iterable[SourceSample]) -> list[SourceSample]:
+    """Give a running class to samples without one, above the largest class that is given."""
+    found = list(samples)
+    first = 1 + max((sample.class_id for sample in found), default=NO_CLASS)
+    running = iter(range(first, first + len(found)))
+    return [
+        replace(sample, class_id=next(running)) if sample.class_id == NO_CLASS else sample
+        for sample in found
+    ]
+
+
 def folder_at(path: str, key: str, holds: str) -> Path:
     """Return an existing folder.
 
@@ -89,85 +134,65 @@ def folder_at(path: str, key: str, holds: str) -> Path:
     return Path(path)
 
 
-def read_text(path: Path, holds: str) -> str:
-    """Return a text file's content; bytes that are not UTF-8 become U+FFFD.
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and its sub-folders, linked ones included, sorted by path.
+
+    There are none where there is no folder. Names that begin with a dot and ``__MACOSX`` are
+    passed over: they are what macOS and other systems leave beside files.
 
     Raises:
-        DataError: there is no such file.
+        DataError: a sub-folder cannot be read.
     """
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise DataError(f"cannot read {path}, {holds}: {error.strerror}") from error
+    if not folder.is_dir():
+        return []
+    found = sorted(_walk(folder), key=lambda path: path.relative_to(folder).parts)
+    return [path for path in found if path.is_file()]
 
 
-def read_captions_folder(folder: Path) -> list[str]:
-    """Return all captions of a folder of ``.txt`` files, one a line, by path.
+def is_leftover(name: str) -> bool:
+    """Whether a path inside a data set is no part of it: a hidden name, or what macOS leaves."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
-    Raises:
-        DataError: there are none, or a file cannot be read.
+
+def is_about(name: str) -> bool:
+    """Whether a text tells of the data set instead of an image: README.txt, LICENSE.txt, …"""
+    return PurePosixPath(name).name.partition(".")[0].lower() in _ABOUT
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    seen = set[str]()  # links may lead around in a circle
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        yield from (Path(place, name) for name in names if not is_leftover(name))
+
+
+def located(name: str, folder: Path, where: str) -> tuple[Path, Unfit | None]:
+    """Return where the image lies that a captions file names, and why it cannot be used, if so.
+
+    Args:
+        name: as it stands there, below `folder` or absolute.
+        folder: that of the images.
+        where: what names it, for the reason.
     """
-    paths = sorted(path for path in folder.rglob("*.txt") if path.is_file())
-    texts = [read_text(path, "a caption file").splitlines() for path in paths]
-    captions = [text for lines in texts for text in non_empty(lines)]
-    if not captions:
-        raise DataError(f"{folder} holds no captions: name a folder of .txt files, one a line")
-    return captions
-
-
-def read_captions_beside(
-    folder: Path, names: Sequence[str], remedy: str
-) -> dict[str, tuple[str, ...]]:
-    """Return the captions of images by name: ``<folder>/<name without suffix>.txt`` of each.
-
-    Raises:
-        DataError: a file is missing or empty; says `remedy` for the former.
-    """
-    paths = {name: folder / f"{name}.txt" for name in names}
-    absent = [name for name, path in paths.items() if not path.is_file()]
-    refuse(absent, f"of {len(names):,} images have no caption file in {folder}", remedy)
-    captions = {
-        name: non_empty(read_text(path, "a caption file").splitlines())
-        for name, path in paths.items()
-    }
-    silent = [name for name, lines in captions.items() if not lines]
-    refuse(silent, f"images have an empty caption file in {folder}", "add captions")
-    return captions
-
-
-def read_json(path: Path, holds: str) -> object:
-    """Return a JSON file's value.
-
-    Raises:
-        DataError: there is no such file or it is not JSON.
-    """
-    try:
-        value: object = json.loads(read_text(path, holds))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}, {holds}, is not readable JSON ({error}); fetch the file again"
-        ) from error
-    return value
-
-
-def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts that say something, without surrounding space.
-
-    Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
-    """
-    whole = (text.encode(errors="replace").decode() for text in texts)
-    return tuple(text.strip() for text in whole if text.strip())
-
-
-def captions_in(content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the captions in the description that lies beside an image in a tar of others.
-
-    They stand under ``captions``, ``caption`` or ``text``, as a list or as one text.
-    """
-    values = (content.get(name) for name in ("captions", "caption", "text"))
-    found: Any = next((value for value in values if value), [])
-    texts = found if isinstance(found, list) else [found]
-    return non_empty([text for text in texts if isinstance(text, str)])
+    path = PurePosixPath(name)
+    if path.is_absolute() and Path(name).is_relative_to(folder.absolute()):
+        path = PurePosixPath(Path(name).relative_to(folder.absolute()))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        reason = f"{where} names {name!r}, outside the folder of images {folder}"
+        return folder, Unfit(OUTSIDE, f"{reason}: use a name inside it")
+    place = folder / path
+    if not place.is_file():
+        return place, Unfit(MISSING_IMAGE, f"{where} names {name}, which is not in {folder}")
+    return place, None
 
 
 def refuse(names: Sequence[str], what: str, remedy: str) -> None:
@@ -178,24 +203,3 @@ def refuse(names: Sequence[str], what: str, remedy: str) -> None:
     """
     if names:
         raise DataError(f"{len(names):,} {what}, the first is {names[0]}: {remedy}")
-
-
-def refuse_outside(name: str, where: str) -> None:
-    """Refuse a file name that leads out of its folder.
-
-    Raises:
-        DataError: the name is absolute or climbs up.
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{where} names {name}, outside the folder of images: use a name inside it")
-
-
-def refuse_missing_images(paths: Mapping[str, Path], where: str) -> None:
-    """Refuse captions whose image files are not there."""
-    missing = [name for name, path in paths.items() if not path.is_file()]
-    refuse(
-        missing,
-        f"of {len(paths):,} images with captions are not in {where}",
-        "captions and images must be of the same data set and complete",
-    )

@@ -37,7 +37,7 @@ def test_what_a_batch_holds(urls: str, workers: int) -> None:
         assert (batch.tokens.shape, batch.tokens.dtype) == ((8, 6), torch.int64)
         begin = 40 + number * BATCH
         assert batch.positions.tolist() == list(range(begin, begin + BATCH))
-        assert torch.equal(batch.classes, batch.positions)  # there are none
+        assert torch.equal(batch.classes, -1 - batch.positions)  # none is given
         for row, (key, caption) in enumerate(zip(batch.keys, batch.captions, strict=True)):
             assert caption in captions_of(int(key))
             words = batch.tokens[row][: batch.lengths[row]].tolist()
