@@ -1,3 +1,9 @@
 """t2i_hpc: distributed training and evaluation of text-to-image GANs on HPC clusters."""
 
+import os
+
+from t2i_hpc.common.openmp import wait_passively
+
 __version__ = "0.1.0"
+
+wait_passively(os.environ)  # here, because no module of ours can import torch before this one

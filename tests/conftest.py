@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Tests run side by side: threads of BLAS that wait for each other cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it at its import
 
 import pytest
 import torch

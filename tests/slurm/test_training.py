@@ -19,7 +19,9 @@ from t2i_hpc.common.files import read_json_lines
 from tests.slurm.jobs import (
     DONE,
     launch,
+    launched,
     log_of,
+    log_text,
     state_of,
     steps_of,
     submit,
@@ -223,3 +225,18 @@ def test_the_same_command_is_not_submitted_twice(lab: Lab, shards: Path, tmp_pat
     assert f"job {job} does this already" in second.err
     assert second.err.count("\n") == 1
     lab.run("scancel", job)
+
+
+def test_a_task_of_a_job_waits_passively(lab: Lab, shards: Path, tmp_path: Path) -> None:
+    """Whatever the environment of the job: a stand-in for torch tells what it finds."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        "import os\n"
+        "print('torch finds', os.environ.get('OMP_WAIT_POLICY'), flush=True)\n"
+        "os._exit(2)\n"
+    )
+    setup = f"unset OMP_WAIT_POLICY; export PYTHONPATH={tmp_path}:$PYTHONPATH"
+    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, f'cluster.setup=["{setup}"]')
+    (record,) = launched(lab, tmp_path, *words)
+    wait_for(lab, record.job, {"FAILED"}, tmp_path)
+    assert "torch finds PASSIVE" in log_text(Path(record.log))

@@ -77,8 +77,9 @@ class DDPEngine(Engine):
             self._skipped_before = self.skipped
 
     def _clear(self, phase: Phase) -> None:
+        # Not by the optimizer: its zero_grad has other arguments in apex and DeepSpeed.
         for name in phase.updates:
-            self.optimisers[name].zero_grad(set_to_none=True)
+            clear_gradients(self.optimisers[name])
 
     def _backward(self, phase: Phase, context: Any, last: bool) -> Losses:
         module = self.losses[phase.updates]
@@ -218,6 +219,13 @@ def give_zeros(optimiser: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+
+def clear_gradients(optimiser: torch.optim.Optimizer) -> None:
+    """Forget the gradients of an optimizer's parameters, and their memory."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 def clip_gradient(optimiser: torch.optim.Optimizer, norm: float | None) -> None:

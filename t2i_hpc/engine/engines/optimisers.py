@@ -127,8 +127,14 @@ def write_moments(
 
 
 def read_step(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Tensor:
-    """Return the step count of a parameter's state: float32 ()."""
+    """Return the step count of a parameter's state: float32 ().
+
+    DeepSpeed's FusedAdam (0.19.8) counts in the state of a group's last parameter alone, and
+    steps all of them with that count.
+    """
     count = state.get("step", optimiser.param_groups[0].get("step", 0))
+    if _build_of(optimiser) == "deepspeed":
+        count = max(int(other.get("step", 0)) for other in optimiser.state.values())
     return torch.as_tensor(count, dtype=torch.float32).cpu()
 
 
@@ -138,7 +144,7 @@ def write_step(optimiser: torch.optim.Optimizer, state: dict[str, Any], count: T
     apex counts for a whole group, DeepSpeed in a plain number, torch in a tensor on the CPU, or
     on the device where it is fused.
     """
-    build = type(optimiser).__module__.partition(".")[0]
+    build = _build_of(optimiser)
     if build == "apex":
         for group in optimiser.param_groups:
             group["step"] = int(count)
@@ -148,6 +154,11 @@ def write_step(optimiser: torch.optim.Optimizer, state: dict[str, Any], count: T
         fused = bool(optimiser.param_groups[0].get("fused"))
         place = state[MOMENTS[0]].device if fused else torch.device("cpu")
         state["step"] = count.detach().clone().to(place)
+
+
+def _build_of(optimiser: torch.optim.Optimizer) -> str:
+    """Return the package that an optimizer comes from."""
+    return type(optimiser).__module__.partition(".")[0]
 
 
 def forget_moments(optimiser: torch.optim.Optimizer) -> None:
