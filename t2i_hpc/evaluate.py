@@ -43,7 +43,7 @@ def _compute_in_ranks(config: EvaluateConfig) -> None:
     engine = EngineConfig(
         device=config.device, threads=config.threads, timeout=_LONGEST_WAIT_SECONDS
     )
-    with joined_world(engine) as world:
+    with joined_world(engine, "lower evaluation.batch_size") as world:
         # No rank is idle; the number of shards moves no score.
         shards = settings.shards if settings.shard is not None else max(settings.shards, world.size)
         compared = comparisons(config, device=world.device, shards=shards)

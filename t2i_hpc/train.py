@@ -12,7 +12,8 @@ import torch
 
 from t2i_hpc.cluster.beside import EvaluationsBeside
 from t2i_hpc.common.errors import UserError
-from t2i_hpc.common.exit_codes import LOST_RANK
+from t2i_hpc.common.exit_codes import LOST_RANK, OUT_OF_MEMORY
+from t2i_hpc.common.out_of_memory import TRAINING_LEVERS
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Matcher, Painter, System
 from t2i_hpc.config.door import Door
@@ -137,7 +138,7 @@ def _speak(world: World, new: bool) -> None:
 
 
 def _train(job: Job, line: ProgressLine) -> int:
-    with listening() as stop:
+    with job.world.memory_explained(TRAINING_LEVERS), listening() as stop:
         done = Loop(job, line, stop).run()
     if done:
         line.say(f"done: {job.run}")
@@ -171,7 +172,8 @@ DOOR = Door(
     "Trains a text-to-image system on shards. The same command finds its run again and goes "
     "on.\nCtrl-C, a closed terminal, SIGTERM, SIGUSR1, SIGUSR2 or a file `stop` in the run\n"
     f"directory: saves and leaves with exit code {STOPPED_EXIT_CODE}; a file `save` there: saves "
-    f"and goes on.\nExit code {LOST_RANK}: a rank was lost. After either the same command goes on.",
+    f"and goes on.\nExit code {LOST_RANK}: a rank was lost. After either the same command goes on."
+    f"\nExit code {OUT_OF_MEMORY}: out of memory, a GPU's or the machine's.",
     TrainConfig,
     train,
     (

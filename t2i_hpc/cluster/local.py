@@ -6,7 +6,9 @@ find that out and say what they know; then they are ended. Signals are passed on
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,11 +18,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.common.output import say
+from t2i_hpc.common.ports import ports
 from t2i_hpc.common.stop_signals import heeded_signals
 
 _POLL_SECONDS = 0.1
+_TRIES = 200
 _GRACE_SECONDS = 15.0  # longer than a rank takes to miss another
 _LAST_SECONDS = 10.0
 
@@ -59,10 +64,15 @@ def rank_environment(rank: int, processes: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port of the loopback address that nobody listens on.
+
+    None that the system may give to an outgoing connection before the ranks listen there.
+    """
+    for port in random.sample(ports(), _TRIES):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise ClusterError(f"no port of 127.0.0.1 from {ports()[0]} to {ports()[-1]} is free")
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -16,6 +16,8 @@ USER_ERROR_EXIT_CODE = 2
 class UserError(Exception):
     """Something the user can put right; the message says what, where and what to do."""
 
+    exit_code = USER_ERROR_EXIT_CODE
+
 
 class ConfigurationError(UserError):
     """An unknown key, a value of the wrong type or out of its range."""

@@ -1,7 +1,7 @@
 """What the exit codes of the doors mean to scripts and batch systems.
 
-0 is done and 2 a user error (:mod:`t2i_hpc.common.errors`); with any other of these the same
-command goes on from the last checkpoint.
+0 is done and 2 a user error (:mod:`t2i_hpc.common.errors`); after any other of these the same
+command resumes from the last checkpoint. A job is not requeued after 77: it needs other settings.
 """
 
 from __future__ import annotations
@@ -14,3 +14,6 @@ LOST_RANK = 76
 
 INTERRUPTED = 130
 """A second Ctrl-C: left at once, without a save."""
+
+OUT_OF_MEMORY = 77
+"""Memory was used up, a GPU's or the machine's; started again it would be so again."""

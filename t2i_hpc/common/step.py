@@ -111,18 +111,20 @@ class Average:
     Attributes:
         source: the network that is trained.
         target: its average, of the same shapes; never trained itself.
-        half_life: images after which a weight counts half. Early in training it is half the
-            images seen, so that the first weights are soon forgotten.
+        half_life: images after which a weight counts half.
+        ramp: in the beginning take half the images seen instead where that is less, so that the
+            first weights are soon forgotten; AttnGAN's and DM-GAN's code does not.
     """
 
     source: nn.Module
     target: nn.Module
     half_life: float
+    ramp: bool = True
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
         """Take in the weights after a step of `batch_size` images; `images_seen` includes it."""
-        half_life = min(self.half_life, images_seen / 2)
+        half_life = min(self.half_life, images_seen / 2) if self.ramp else self.half_life
         share = 1 - 0.5 ** (batch_size / half_life)
         weights = zip(self.target.parameters(), self.source.parameters(), strict=True)
         buffers = zip(self.target.buffers(), self.source.buffers(), strict=True)

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
 from t2i_hpc.common.exit_codes import INTERRUPTED
+from t2i_hpc.common.out_of_memory import memory_explained
 from t2i_hpc.common.output import say
 from t2i_hpc.config.compose import compose_config, group_choices, groups_of, to_yaml
 from t2i_hpc.config.fields import Entry, entries
@@ -91,10 +92,11 @@ class Door(Generic[ConfigT]):
 def answered(task: str, work: Callable[[], int]) -> int:
     """Do a command's work; what a user can put right is told in a sentence, with an exit code."""
     try:
-        return work()
+        with memory_explained():
+            return work()
     except UserError as error:
         say(f"t2i_hpc.{task}: {error}", sys.stderr)
-        return USER_ERROR_EXIT_CODE
+        return error.exit_code
     except OSError as error:
         if error.errno not in _NOT_WRITABLE or not error.filename:
             raise

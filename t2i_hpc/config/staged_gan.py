@@ -95,6 +95,11 @@ class StagedGANConfig(SystemConfig):
         unit="images",
         minimum=0.0,
     )
+    average_ramp: bool = setting(
+        True,
+        "begin with a shorter half-life, half the images seen, so that the average forgets the "
+        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
+    )
     text_encoder: TextEncoderConfig = section(TextEncoderConfig)
     image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
     damsm: StagedDAMSMConfig = section(StagedDAMSMConfig)

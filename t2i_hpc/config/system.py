@@ -233,6 +233,11 @@ class SSAGANConfig(SystemConfig):
         unit="images",
         minimum=0.0,
     )
+    average_ramp: bool = setting(
+        True,
+        "begin with a shorter half-life, half the images seen, so that the average forgets the "
+        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
+    )
     penalty_weight: float = setting(
         2.0, "weight of the matching-aware gradient penalty", minimum=0.0
     )

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from t2i_hpc.common.errors import ConfigurationError
-
-_FIRST_PORT, _PORTS = 20_000, 20_000
+from t2i_hpc.common.ports import ports
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _srun_place(environment: Mapping[str, str]) -> Place:
         int(environment["SLURM_LOCALID"]),
         expand_tasks(per_node)[node],
         first_node(environment["SLURM_STEP_NODELIST"]),
-        _FIRST_PORT + job % _PORTS,
+        ports()[job % len(ports())],
     )
 
 

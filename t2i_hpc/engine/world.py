@@ -13,18 +13,27 @@ import gc
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import ConfigurationError, RunError
+from t2i_hpc.common.out_of_memory import TRAINING_LEVERS, memory_explained
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.health import check_devices, check_group
 from t2i_hpc.engine.place import Place, find_place
 from t2i_hpc.engine.stops.lifeline import Lifeline
 from t2i_hpc.engine.stops.lifeline_ends import tie_lifeline
+
+
+@dataclass
+class Stage:
+    """What a rank is doing, e.g. "step 12, phase generator"."""
+
+    name: str = "its start"
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class World:
         device: where this rank computes.
         control: group of CPU ranks for decisions (None with one rank).
         lifeline: names a rank that is lost (None with one rank).
+        stage: what this rank is doing.
     """
 
     rank: int
@@ -46,6 +56,7 @@ class World:
     device: torch.device
     control: dist.ProcessGroup | None = None
     lifeline: Lifeline | None = None
+    stage: Stage = field(default_factory=Stage, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -62,8 +73,20 @@ class World:
 
     def doing(self, what: str) -> None:
         """Say what all ranks begin to do now, e.g. "saving"; errors about lost ranks name it."""
+        self.stage.name = what
         if self.lifeline is not None:
             self.lifeline.doing(what)
+
+    def memory_explained(self, levers: str) -> AbstractContextManager[None]:
+        """Turn errors for want of memory into a sentence with rank, stage and device.
+
+        Args:
+            levers: what to do, as the end of the sentence.
+        """
+        return memory_explained(self._place, self.device, levers)
+
+    def _place(self) -> str:
+        return f"rank {self.rank} on {socket.gethostname()} at {self.stage.name}"
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -72,10 +95,15 @@ class World:
 
 
 @contextlib.contextmanager
-def joined_world(config: EngineConfig) -> Iterator[World]:
+def joined_world(config: EngineConfig, levers: str = TRAINING_LEVERS) -> Iterator[World]:
     """Join the process group this process was started for, and leave it at the end.
 
+    Args:
+        config: device, threads and timeout.
+        levers: what to do where memory is used up, as the end of a sentence.
+
     Raises:
+        OutOfMemoryError: names rank, stage and device.
         ConfigurationError: the device asked for is not there.
     """
     place = find_place(os.environ)
@@ -84,16 +112,20 @@ def joined_world(config: EngineConfig) -> Iterator[World]:
     if device.type == "cpu":
         keep_freed_memory()
     if place.size == 1:
-        yield World(0, 1, 0, 1, device)
+        world = World(0, 1, 0, 1, device)
+        with world.memory_explained(levers):
+            yield world
         return
     control = _join(place, device, config.timeout)
     life = tie_lifeline(place.rank, place.size, place.address, config.timeout, control)
     try:
         check_devices(place, device, control)
         check_group(place, device)
-        yield World(
+        world = World(
             place.rank, place.size, place.local_rank, place.local_size, device, control, life
         )
+        with world.memory_explained(levers):
+            yield world
     except BaseException as error:
         life.close(error)
         _leave_group()

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
 from t2i_hpc.config.df_gan import DFGANConfig
-from t2i_hpc.losses.adversarial import hinge_fake, hinge_mismatch, hinge_real, mismatched
+from t2i_hpc.losses.adversarial import (
+    hinge_fake,
+    hinge_generator,
+    hinge_mismatch,
+    hinge_real,
+    mismatched,
+)
 from t2i_hpc.losses.gradient_penalty import gradient_penalty, penalty_inputs
 from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead, PairedDiscriminator
 from t2i_hpc.models.df_generator import DFGenerator
@@ -121,13 +127,14 @@ class DFGAN:
         """What the discriminator says of the fake images."""
         with frozen(self.discriminator):
             logits = self.discriminator(step.fake, step.sentence)
-        return {"adversarial": Term(-logits.mean())}
+        return {"adversarial": Term(hinge_generator(logits))}
 
     def _averages(self) -> list[Average]:
         if not self.config.average_images:
             return []
         average = copy.deepcopy(self.generator).requires_grad_(False)
-        return [Average(self.generator, average, self.config.average_images)]
+        half_life, ramp = self.config.average_images, self.config.average_ramp
+        return [Average(self.generator, average, half_life, ramp)]
 
 
 def truncated(noise: Tensor) -> Tensor:

@@ -25,7 +25,13 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
 from t2i_hpc.config.system import SSAGANConfig
-from t2i_hpc.losses.adversarial import hinge_fake, hinge_mismatch, hinge_real, mismatched
+from t2i_hpc.losses.adversarial import (
+    hinge_fake,
+    hinge_generator,
+    hinge_mismatch,
+    hinge_real,
+    mismatched,
+)
 from t2i_hpc.losses.gradient_penalty import (
     gradient_penalty,
     matching_aware_gradient_penalty,
@@ -161,7 +167,7 @@ class SSAGAN:
         """Adversarial loss and DAMSM of the fake images; with ``joint`` DAMSM of real ones too."""
         with frozen(self.discriminator):
             logits = self.discriminator(step.fake, step.sentence)
-        losses: dict[str, Term] = {"adversarial": Term(-logits.mean())}
+        losses: dict[str, Term] = {"adversarial": Term(hinge_generator(logits))}
         joint = self.config.text_encoder.training == "joint"
         if self.config.damsm.weight > 0:
             text = step.text if joint else TextFeatures(*(t.detach() for t in step.text))
@@ -186,7 +192,8 @@ class SSAGAN:
         if not self.config.average_images:
             return []
         average = copy.deepcopy(self.generator).requires_grad_(False)
-        return [Average(self.generator, average, self.config.average_images)]
+        half_life, ramp = self.config.average_images, self.config.average_ramp
+        return [Average(self.generator, average, half_life, ramp)]
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {

@@ -186,7 +186,8 @@ class StagedGAN:
         if not self.config.average_images:
             return []
         average = copy.deepcopy(self.generator).requires_grad_(False)
-        return [Average(self.generator, average, self.config.average_images)]
+        half_life, ramp = self.config.average_images, self.config.average_ramp
+        return [Average(self.generator, average, half_life, ramp)]
 
     def _parts(self) -> dict[str, nn.Module]:
         named = {f"discriminator{side}": part for side, part in self.discriminators.items()}

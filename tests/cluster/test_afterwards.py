@@ -49,7 +49,7 @@ def fail_on(folder: Path, *hosts: str, job: str = "7") -> None:
     write_end(folder, identity, "lost", 0, lost_hosts=hosts)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2])
+@pytest.mark.parametrize("code", [0, 1, 2, 77])
 def test_an_end_that_stays_what_it_is(slurm: Clients, tmp_path: Path, code: int) -> None:
     assert afterwards(submitted(tmp_path / "run"), code) == code
     assert slurm.calls == []

@@ -177,6 +177,29 @@ def test_notes_are_read_once_their_step_is_over() -> None:
     assert watch.first(before=4) == "the loss x in phase b of step 3"
 
 
+def test_what_was_not_looked_at_is_kept() -> None:
+    watch = FiniteWatch()
+    bad = torch.tensor(NAN)
+    watch.note(1, "a", {"x": bad}, {})
+    watch.note(1, "b", {"y": bad}, {})
+    assert watch.first(before=2) == "the loss x in phase a of step 1"
+    assert watch.first(before=2) == "the loss y in phase b of step 1"
+    assert watch.first(before=2) is None
+
+
+def test_leaving_an_update_out_hides_no_loss_of_another_phase() -> None:
+    def change(loss: Tensor, batch: Batch, phase: str) -> Tensor:
+        if phase == "a":
+            return loss + torch.full_like(loss, NAN)  # the loss alone: its gradient is as it was
+        return loss + (loss * 0).sqrt()
+
+    config = EngineConfig(batch_size=4, on_nonfinite="skip", skip_at_most=3)
+    engine = DDPEngine(Toy(change), CPU, config)
+    engine.step(*toy_batch(4))
+    assert engine.skipped == 1
+    assert engine.watch.first(10) == "the loss size in phase a of step 1"
+
+
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_one_number_among_many_is_seen(value: float, dtype: torch.dtype) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import pytest
 import torch
 
+from t2i_hpc.cluster.local import free_port
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.ports import ports
 from t2i_hpc.engine.health import refuse_shared
 from t2i_hpc.engine.place import Place, expand_tasks, find_place, first_node
 from t2i_hpc.engine.world import choose_device
@@ -45,9 +50,22 @@ def test_sruns_variables() -> None:
     place = find_place(environment)
     assert (place.rank, place.size, place.local_rank, place.local_size) == (4, 6, 1, 2)
     assert place.address == "gpu03"
-    assert 20_000 <= place.port < 40_000
+    assert 20_000 <= place.port < 32_768
     other = find_place({**environment, "SLURM_STEP_ID": "1"})
     assert other.port != place.port
+
+
+def test_ports_are_none_of_outgoing_connections(tmp_path: Path) -> None:
+    setting = tmp_path / "ip_local_port_range"
+    assert ports(setting) == range(20_000, 32_768)
+    ends = {"32768\t60999\n": 32_768, "25000 60999": 25_000, "1024 65535": 32_768}
+    for text, end in ends.items():
+        setting.write_text(text)
+        assert ports(setting) == range(20_000, end)
+    with socket.socket() as listener:
+        port = free_port()
+        listener.bind(("127.0.0.1", port))
+        assert port in ports()
 
 
 def test_mpis_variables() -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from t2i_hpc.losses.adversarial import hinge_fake, hinge_mismatch, hinge_real, mismatched
+from t2i_hpc.losses.adversarial import (
+    hinge_fake,
+    hinge_generator,
+    hinge_mismatch,
+    hinge_real,
+    mismatched,
+)
 from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 
@@ -88,3 +96,13 @@ def test_a_vanishing_gradient_is_no_nan(norm: str) -> None:
     (gradient,) = torch.autograd.grad(penalty, scale)
     assert float(penalty.detach()) == 0
     assert float(gradient) == 0
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_means_of_half_precision_are_float32(half: torch.dtype) -> None:
+    logits = torch.linspace(-1, 1, 1001).to(half) + 0.25
+    wide = logits.float()
+    for loss in (hinge_real, hinge_fake, hinge_generator, partial(hinge_mismatch, mode="shift")):
+        assert loss(logits).dtype == torch.float32
+        assert torch.equal(loss(logits), loss(wide))
+    assert loss(logits.double()).dtype == torch.float64

@@ -44,6 +44,18 @@ def test_early_weights_are_soon_forgotten() -> None:
     assert float(target.weight) == pytest.approx(0.75)
 
 
+def test_without_the_ramp_the_decay_is_the_same_from_the_first_step() -> None:
+    """AttnGAN's released code: average × 0.999 + weights × 0.001, batches of 20."""
+    source, target = nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.zeros_(target.weight)
+    nn.init.ones_(source.weight)
+    average = Average(source, target, half_life=13_856, ramp=False)
+    average.update(images_seen=20, batch_size=20)
+    assert float(target.weight) == pytest.approx(0.001, rel=1e-3)
+    system = built("attn_gan", "system.average_ramp=false")
+    assert not system.averages[0].ramp
+
+
 def test_statistics_are_those_of_the_trained_network() -> None:
     source, target = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
     source(torch.tensor([[1.0], [3.0]]))

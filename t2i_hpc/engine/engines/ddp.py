@@ -134,7 +134,7 @@ class DDPEngine(Engine):
         if bool(torch.stack(largest(gradients)).isfinite().all()):
             return False
         self.skipped += 1
-        self.watch.first(self.step_number + 1)  # told and dealt with
+        self.watch.forget_last()  # this phase's: told and dealt with
         if self.skipped > self.config.skip_at_most:
             raise RunError(
                 f"{self.skipped} updates had gradients that are not finite, the last in phase "

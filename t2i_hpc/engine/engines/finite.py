@@ -42,16 +42,22 @@ class FiniteWatch:
         self._notes.append(_Note(step, phase, names, *_on_its_way(values)))
 
     def first(self, before: float) -> str | None:
-        """Say what the first non-finite number of the steps before `before` was, None if none."""
-        read = [note for note in self._notes if note.step < before]
-        self._notes = [note for note in self._notes if note.step >= before]
-        for note in read:
+        """Say what the first non-finite number of the steps before `before` was, None if none.
+
+        A note is forgotten when it was looked at, not before.
+        """
+        while self._notes and self._notes[0].step < before:
+            note = self._notes.pop(0)
             if note.ready is not None:
                 note.ready.synchronize()
             bad = (~note.values.isfinite()).nonzero().flatten().tolist()
             if bad:
                 return f"the {note.names[bad[0]]} in phase {note.phase} of step {note.step}"
         return None
+
+    def forget_last(self) -> None:
+        """Forget the newest note: what it says was dealt with."""
+        self._notes.pop()
 
 
 def largest(tensors: Sequence[Tensor]) -> list[Tensor]:
