@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from t2i_hpc.cluster.local import run_ranks
 from t2i_hpc.cluster.sweeps import refuse_axes
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.output import say
+from t2i_hpc.config.cluster import check_cluster
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.door import Door, answered, split_options
 from t2i_hpc.config.registry import TASK_SCHEMAS
@@ -46,15 +48,16 @@ def launch(words: Sequence[str]) -> int:
     if asked.print_config:
         say(_configuration(asked).rstrip("\n"))
         return 0
-    if cluster.name == "local" and not asked.sweep:
+    if cluster.name == "local" and not asked.sweep and not cluster.dry_run:
         _configuration(asked)  # the task makes the other checks itself, at once
         return run_ranks(task, _with_folder(asked), cluster.processes)
     plan = _plan(asked)
-    if not plan.works:
+    if not plan.works and not plan.then:
         say(f"nothing is left to do: see python -m t2i_hpc.table {plan.folder}")
         return 0
     if cluster.name == "local":
-        return _run_here(plan, cluster.processes)
+        here = _show if cluster.dry_run else _run_here
+        return here(plan, cluster.processes)
     return _submit(plan, asked, words)
 
 
@@ -64,6 +67,12 @@ def _read(words: Sequence[str]) -> _Asked:
     rest = tuple(word for word in settings if word not in own)
     config = compose_config("launch", own, LaunchConfig, options.folder)
     sweep, follow = _SWEEP in words, _FOLLOW in words
+    check_cluster(config.cluster, config.task)
+    if follow and (config.cluster.name == "local" or config.cluster.dry_run):
+        raise ConfigurationError(
+            "--follow watches a job of Slurm's: leave it out"
+            + (", or take cluster=slurm" if config.cluster.name == "local" else " of a dry run")
+        )
     if sweep and (options.print_config or options.print_run):
         raise ConfigurationError(
             "--print-config and --print-run are for one run: leave out --sweep, or see all with "
@@ -106,24 +115,34 @@ def _run_here(plan: Plan, processes: int) -> int:
     return 0
 
 
+def _show(plan: Plan, processes: int) -> int:
+    """Print what would be started here."""
+    ranks = f"  # {processes} processes" if processes > 1 else ""
+    for work in plan.works:
+        say(f"{shlex.join(['python', '-m', f't2i_hpc.{work.task}', *work.words])}{ranks}")
+    return 0
+
+
 def _submit(plan: Plan, asked: _Asked, words: Sequence[str]) -> int:
     from t2i_hpc.cluster.slurm.follow import follow
     from t2i_hpc.cluster.slurm.submission import batch_scripts, submit
     from t2i_hpc.cluster.snapshot import Snapshot
-    from t2i_hpc.launching.queue import check_plan, jobs_of, refuse_twice, say_what_next
+    from t2i_hpc.launching import queue
 
-    cluster = asked.config.cluster
-    if asked.follow and (living := jobs_of(plan)):
-        return follow(living, plan.folder)
-    check_plan(plan, cluster)
+    cluster, living = asked.config.cluster, queue.living_works(plan)
+    if asked.follow and living:
+        return follow(list(living.values()), plan.folder)
+    fresh = queue.without_living(plan, living)
+    queue.check_plan(fresh, cluster)
     if cluster.dry_run:
-        for title, script in batch_scripts(plan, cluster):
+        for title, script in batch_scripts(fresh, cluster):
             say(f"{title}\n\n{script}")
         return 0
-    refuse_twice(plan)
+    queue.say_what_lives(plan, living)
     configuration = to_yaml(asked.config) if asked.sweep else _configuration(asked)
-    records = submit(plan, cluster, Snapshot.take(configuration))
-    say(say_what_next(plan, records, words))
+    records = submit(fresh, cluster, Snapshot.take(configuration))
+    queue.let_wait(plan, living, records)
+    say(queue.say_what_next(plan, records, words))
     return follow(records, plan.folder) if asked.follow else 0
 
 

@@ -44,12 +44,14 @@ class Plan:
         works: one or more; more than one are a job array.
         folder: what the plan as a whole belongs to.
         then: the last work, e.g. a merge.
+        then_after: jobs in the queue that `then` waits for as well.
     """
 
     name: str
     works: tuple[Work, ...]
     folder: Path
     then: Work | None = None
+    then_after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ class Sweep:
     points: tuple[Point, ...]
 
 
-def plan_sweep(task: str, words: Sequence[str], folder: Path | None, locate: Locate) -> Plan:
+def plan_sweep(
+    task: str, words: Sequence[str], folder: Path | None, locate: Locate, *, write: bool = True
+) -> Plan:
     """Write a sweep's folder; return the works that are still to be done, perhaps none.
 
     Args:
@@ -66,6 +68,7 @@ def plan_sweep(task: str, words: Sequence[str], folder: Path | None, locate: Loc
         words: key=value and group=name, some with several values.
         folder: a folder of one's own configuration files.
         locate: where the run of a point's configuration lies.
+        write: False for a dry run, which leaves no folder.
 
     Raises:
         ConfigurationError: no word has several values, one cannot be counted, or a point is no
@@ -79,7 +82,8 @@ def plan_sweep(task: str, words: Sequence[str], folder: Path | None, locate: Loc
         points.setdefault(point.run, point)
         configs.setdefault(point.run, config)
     sweep = _sweep(task, axes, points, configs)
-    _write(sweep)
+    if write:
+        _write(sweep)
     options = (f"--config-dir={folder}",) if folder else ()
     works = [
         Work(task, (*options, *point.words), point.run)

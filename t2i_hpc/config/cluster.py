@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.fields import setting
+
+_LOCAL_ONLY = ("processes",)
+_ANYWHERE = ("name", "dry_run")
+_ADD_SLURM = "leave it out, or add cluster=slurm"
+_SET_NODES = "set cluster.nodes and cluster.gpus_per_node instead"
 
 
 @dataclass
@@ -21,6 +27,12 @@ class ClusterConfig:
     gpus_per_node: int = setting(
         1, "slurm: GPUs of a node, one task each; 0 = a job on CPUs", unit="GPUs", minimum=0
     )
+    gpu_type: str = setting("", "slurm: type of the GPUs, e.g. a100; empty: any")
+    gpus_by: str = setting(
+        "gpus-per-node",
+        "slurm: the option of sbatch that asks for GPUs; some clusters know only gres",
+        choices=("gpus-per-node", "gpus-per-task", "gres"),
+    )
     tasks_per_node: int | None = setting(
         None, "slurm: ranks of a node; empty: one a GPU", unit="tasks", minimum=1
     )
@@ -28,43 +40,57 @@ class ClusterConfig:
     memory_per_node: float | None = setting(
         None, "slurm: main memory of a node; empty: the partition's default", unit="GB", minimum=0.1
     )
+    memory_per_cpu: float | None = setting(
+        None, "slurm: main memory of a CPU core, where a cluster wants that", unit="GB", minimum=0.1
+    )
+    memory_per_gpu: float | None = setting(
+        None, "slurm: main memory of a GPU, where a cluster wants that", unit="GB", minimum=0.1
+    )
     partition: str = setting("", "slurm: partition; empty: the cluster's default")
     account: str = setting("", "slurm: account that pays; empty: the user's default")
     qos: str = setting("", "slurm: quality of service; empty: the default")
     constraint: str = setting("", "slurm: features a node must have, e.g. a100")
     exclude: str = setting("", "slurm: nodes not to use, e.g. gpu[03-04]")
-    time: str = setting("24:00:00", "slurm: time limit of one start, [days-]hours:minutes:seconds")
+    time: str = setting(
+        "24:00:00", "slurm: time limit of one start, [days-]hours:minutes:seconds, or minutes"
+    )
     stop_before: int = setting(
         120, "slurm: how long before the time limit a job is told to save", unit="s", minimum=1
     )
     on_stop: str = setting(
         "requeue",
-        "what a job does that had to stop before its end: requeue = back into the queue under the "
-        "same number; chain = a new job follows, where jobs are not taken back; end = nothing",
+        "slurm: what a job does that had to stop before its end: requeue = back into the queue "
+        "under the same number; chain = a new job follows, where jobs are not taken back; "
+        "end = nothing",
         choices=("requeue", "chain", "end"),
     )
     max_restarts: int = setting(
-        3, "restarts in a row that made no new checkpoint; then a job gives up", minimum=0
+        3, "slurm: restarts in a row that made no new checkpoint; then a job gives up", minimum=0
     )
     array_parallelism: int = setting(
-        64, "elements of a job array that run at the same time", unit="jobs", minimum=1
+        64, "slurm: elements of a job array that run at the same time", unit="jobs", minimum=1
     )
     parts: int = setting(
-        1, "task=shards: jobs that share the work; the parts are merged by one more", minimum=1
+        1,
+        "slurm, task=shards: jobs that share the work; the parts are merged by one more",
+        minimum=1,
     )
     setup: list[str] = setting(
-        [], "shell lines before the task, e.g. 'cluster.setup=[\"module load cuda/12.4\"]'"
+        [], "slurm: shell lines before the task, e.g. 'cluster.setup=[\"module load cuda/12.4\"]'"
     )
     options: list[str] = setting(
-        [], 'more options of sbatch, e.g. \'cluster.options=["--mail-type=END","--exclusive"]\''
+        [],
+        'slurm: more options of sbatch, e.g. \'cluster.options=["--mail-type=END","--exclusive"]\'',
     )
     python: str = setting(
-        "", "command that starts Python on the nodes, e.g. a container's; empty: this one"
+        "", "slurm: command that starts Python on the nodes, e.g. a container's; empty: this one"
     )
     check: bool = setting(
-        True, "slurm: ask Slurm first whether the job could run; false where that refuses wrongly"
+        True, "slurm: ask sbatch first whether the job could run; false where that refuses wrongly"
     )
-    dry_run: bool = setting(False, "slurm: print the batch script and submit nothing")
+    dry_run: bool = setting(
+        False, "start and submit nothing: print the commands (local) or the batch script (slurm)"
+    )
 
     @property
     def tasks_of_node(self) -> int:
@@ -75,3 +101,48 @@ class ClusterConfig:
     def ranks(self) -> int:
         """Ranks of a job in all."""
         return self.processes if self.name == "local" else self.nodes * self.tasks_of_node
+
+
+def check_cluster(cluster: ClusterConfig, task: str) -> None:
+    """Refuse settings that have no meaning where they are given, or contradict each other.
+
+    Raises:
+        ConfigurationError: names the setting and what to do.
+    """
+    local, default = cluster.name == "local", ClusterConfig()
+    for item in fields(cluster):
+        value = getattr(cluster, item.name)
+        unused = (item.name in _LOCAL_ONLY) != local and item.name not in _ANYWHERE
+        if unused and value != getattr(default, item.name):
+            raise ConfigurationError(
+                f"cluster.{item.name}={value} has no meaning with cluster={cluster.name}: "
+                + (_ADD_SLURM if local else _SET_NODES)
+            )
+    if cluster.parts > 1 and task != "shards":
+        raise ConfigurationError(
+            f"cluster.parts={cluster.parts} belongs to task=shards, not to task={task}: "
+            + ("set evaluation.shards" if task == "evaluate" else "leave it out")
+        )
+    _check_gpus(cluster)
+    _check_memory(cluster)
+
+
+def _check_gpus(cluster: ClusterConfig) -> None:
+    count, tasks = cluster.gpus_per_node, cluster.tasks_of_node
+    if not count and (cluster.gpu_type or cluster.memory_per_gpu):
+        name = "gpu_type" if cluster.gpu_type else "memory_per_gpu"
+        raise ConfigurationError(f"cluster.{name} is set, but cluster.gpus_per_node=0: set both")
+    if cluster.gpus_by == "gpus-per-task" and count % tasks:
+        raise ConfigurationError(
+            f"cluster.gpus_per_node={count} cannot be divided by {tasks} tasks of a node: set "
+            "another cluster.tasks_per_node, or cluster.gpus_by=gpus-per-node"
+        )
+
+
+def _check_memory(cluster: ClusterConfig) -> None:
+    names = ("memory_per_node", "memory_per_cpu", "memory_per_gpu")
+    given = [f"cluster.{name}" for name in names if getattr(cluster, name)]
+    if len(given) > 1:
+        raise ConfigurationError(
+            f"{' and '.join(given)} exclude each other: set one, and the others to null"
+        )

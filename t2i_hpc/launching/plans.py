@@ -66,7 +66,7 @@ def sweep_of(task: str, words: Sequence[str], folder: Path | None, cluster: Clus
 
     if task not in ("train", "pretrain"):
         raise ConfigurationError(f"--sweep takes task=train or task=pretrain, not task={task}")
-    return plan_sweep(task, words, folder, locate)
+    return plan_sweep(task, words, folder, locate, write=not cluster.dry_run)
 
 
 def check_training(task: str, config: TrainConfig, ranks: int) -> Path:

@@ -2,63 +2,119 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs
+from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
 from t2i_hpc.cluster.shared_folder import check_shared
-from t2i_hpc.cluster.slurm.client import has_client
-from t2i_hpc.cluster.slurm.partitions import check_resources, read_partitions
+from t2i_hpc.cluster.slurm.client import has_client, run_client
+from t2i_hpc.cluster.slurm.partitions import check_job
+from t2i_hpc.cluster.slurm.submission import batch_scripts
 from t2i_hpc.cluster.states import ask_states
 from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.common.output import say
 from t2i_hpc.config.cluster import ClusterConfig
 
 _ONE_WRITER = ("train", "pretrain")
+
+Living = Mapping[Work, JobRecord]
+"""The works of a plan that a job in the queue does already, with that job."""
 
 
 def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
     """Refuse what the cluster cannot do.
 
     Raises:
-        ClusterError: Slurm is not here, the partition is too small, or a folder is not shared.
+        ClusterError: Slurm is not here or refuses the job, or a folder is not shared.
     """
     if not has_client("sbatch"):
         raise ClusterError(
             "sbatch is not installed here: run this on a machine of the cluster that submits "
             "jobs (a login node), or take cluster=local"
         )
-    if cluster.check:
-        check_resources(cluster, read_partitions())
     for folder in (plan.folder, Path.cwd()):
         check_shared(folder)
+    if cluster.check:
+        _, script = next(batch_scripts(plan, cluster))  # the others ask for the same
+        check_job(cluster, script)
 
 
-def jobs_of(plan: Plan) -> list[JobRecord]:
-    """Return the jobs of a plan's works that wait or run, of whatever submission.
+def living_works(plan: Plan) -> Living:
+    """Return the works of a plan that jobs in the queue do, of whatever submission.
 
     Raises:
-        ClusterError: nobody knows whether one of them still lives.
+        ClusterError: nobody knows whether one of these jobs still lives.
     """
     works = [*plan.works, *([plan.then] if plan.then else [])]
-    folders = {work.folder for work in works}
-    records = {record.job: record for folder in folders for record in read_jobs(folder)}
-    same = [each for each in records.values() if any(_is_same(each, work) for work in works)]
-    living = ask_states(record.job for record in same).living()
-    return [each for each in same if each.job in living]
+    submitted = {folder: read_jobs(folder) for folder in {work.folder for work in works}}
+    same = {
+        work: [record for record in submitted[work.folder] if _is_same(record, work)]
+        for work in works
+    }
+    living = ask_states(record.job for records in same.values() for record in records).living()
+    found = {work: [each for each in same[work] if each.job in living] for work in works}
+    lasts = {work: records[-1] for work, records in found.items() if records}
+    if plan.then in lasts and not living[lasts[plan.then].job].waits:
+        del lasts[plan.then]  # it began too early for what is missing: another is to follow
+    return lasts
 
 
-def refuse_twice(plan: Plan) -> None:
-    """Refuse what is in the queue already.
+def without_living(plan: Plan, living: Living) -> Plan:
+    """Return a plan of the works that no job in the queue does.
+
+    What follows the works waits for the jobs in the queue as well.
 
     Raises:
-        ClusterError: names the job.
+        ClusterError: nothing is left to submit; names a job.
     """
-    if living := jobs_of(plan):
+    fresh = tuple(work for work in plan.works if work not in living)
+    then = None if plan.then in living else plan.then
+    if not fresh and not then:
+        record = next(iter(living.values()))
         raise ClusterError(
-            f"job {living[0].job} does this already, into {living[0].folder}: follow it with "
-            f"--follow, or end it first with python -m t2i_hpc.cancel {living[0].folder}"
+            f"job {record.job} does this already, into {record.folder}: follow it with "
+            f"--follow, or end it first with python -m t2i_hpc.cancel {record.folder}"
         )
+    after = tuple(dict.fromkeys(living[work].job for work in plan.works if work in living))
+    return dataclasses.replace(plan, works=fresh, then=then, then_after=after if then else ())
+
+
+def say_what_lives(plan: Plan, living: Living) -> None:
+    """Say which works are in the queue already, if any."""
+    jobs = [living[work] for work in plan.works if work in living]
+    if jobs:
+        count = len(plan.works)
+        say(
+            f"{len(jobs)} of {count} are in the queue already ({_jobs(jobs)}), "
+            f"{count - len(jobs)} new"
+        )
+
+
+def let_wait(plan: Plan, living: Living, records: Sequence[JobRecord]) -> None:
+    """Let a merge that waits in the queue wait for new jobs as well.
+
+    Raises:
+        ClusterError: Slurm refuses.
+    """
+    merge = living.get(plan.then) if plan.then else None
+    if merge is None:
+        return
+    others = [living[work].job for work in plan.works if work in living]
+    after = tuple(dict.fromkeys([*others, *(record.job for record in records)]))
+    dependency = f"Dependency=afterany:{':'.join(after)}"
+    try:
+        run_client("scontrol", "update", f"JobId={merge.job}", dependency)
+    except ClusterError as error:
+        raise ClusterError(
+            f"job {merge.job}, the merge, may begin before the new jobs have ended ({error}): give "
+            "the same command again when they have"
+        ) from error
+    changed = dataclasses.replace(merge, after=after)
+    for folder in {plan.folder, Path(merge.folder)}:
+        record_jobs(folder, [changed])
+    say(f"job {merge.job}, the merge, waits for them as well")
 
 
 def say_what_next(plan: Plan, records: Sequence[JobRecord], words: Sequence[str]) -> str:
@@ -82,7 +138,23 @@ def _jobs(records: Sequence[JobRecord]) -> str:
 
 
 def _is_same(record: JobRecord, work: Work) -> bool:
-    """Whether a job does a work, or writes into a run that has one writer at a time."""
-    if record.folder != str(work.folder) or record.task != work.task:
+    """Whether a job, submitted for the folder of a work, does that work.
+
+    A run has one writer at a time, whatever the words.
+    """
+    folder = Path(record.folder)
+    elsewhere = folder.is_absolute() and folder.resolve() != work.folder.resolve()
+    if record.task != work.task or elsewhere:  # elsewhere: of a run that this one is a copy of
         return False
-    return record.words == work.words or record.task in _ONE_WRITER
+    return record.task in _ONE_WRITER or _located(record.words) == _located(work.words)
+
+
+def _located(words: Sequence[str]) -> list[str]:
+    """Return words in one order, with one name for each path: runs/x and /home/me/runs/x."""
+    return sorted(map(_located_word, words))
+
+
+def _located_word(word: str) -> str:
+    key, equals, value = word.partition("=")
+    path = Path((value if equals else word).strip("\"'"))
+    return f"{key if equals else ''}={path.resolve()}" if path.exists() else word

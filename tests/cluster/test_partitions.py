@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from t2i_hpc.cluster.slurm.partitions import (
-    check_resources,
+    check_job,
     longest_array,
     minutes_of,
     read_partitions,
@@ -56,30 +56,68 @@ def test_partitions(clients: Clients) -> None:
     assert not old.up
 
 
+SCRIPT = "#!/bin/bash\n#SBATCH --time=5\n"
+ACCEPTED = "sbatch: Job 5 to start at 2026-11-28T05:34:01 using 1 processors on nodes n1"
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"partition": "gpus"}, "did you mean 'gpu'"),
         ({"partition": "old"}, "the partition old takes no jobs now"),
-        ({"nodes": 7}, "cluster.nodes=7, but the partition gpu has 6"),
-        ({"gpus_per_node": 8}, "cluster.gpus_per_node=8, but nodes of the partition gpu have 4"),
-        ({"gpus_per_node": 4, "nodes": 5}, "cluster.gpus_per_node=4, but nodes"),
-        ({"partition": "cpu"}, "0 asks for a job on CPUs"),
-        ({"gpus_per_node": 4, "cpus_per_task": 17}, "want 68 CPU cores"),
         ({"time": "3-00"}, "over the limit of the partition gpu, 2880 minutes"),
     ],
 )
-def test_refusals(clients: Clients, settings: dict[str, Any], sentence: str) -> None:
+def test_what_sbatch_takes_no_notice_of(
+    clients: Clients, settings: dict[str, Any], sentence: str
+) -> None:
     clients.answer("sinfo", SINFO)
+    clients.answer("sbatch", ACCEPTED)
     with pytest.raises(ClusterError) as refusal:
-        check_resources(ClusterConfig(name="slurm", **settings), read_partitions())
+        check_job(ClusterConfig(name="slurm", **settings), SCRIPT)
     assert sentence in str(refusal.value)
+    assert not any(call.startswith("sbatch") for call in clients.calls)
+
+
+def test_slurm_itself_says_whether_a_job_could_run(clients: Clients) -> None:
+    clients.answer("sinfo", SINFO)
+    clients.answer("sbatch", ACCEPTED)
+    check_job(ClusterConfig(name="slurm", cpus_per_task=999), SCRIPT)
+    assert clients.calls[-1] == "sbatch --test-only"
+    refused = "allocation failure: Requested node configuration is not available"
+    clients.answer("sbatch", refused, 1)
+    with pytest.raises(ClusterError) as refusal:
+        check_job(ClusterConfig(name="slurm", nodes=2, partition="cpu"), SCRIPT)
+    text = str(refusal.value)
+    assert text.startswith(f"sbatch refused: {refused}: asked for 2 nodes with 6 CPUs")
+    assert "the partition cpu has 10 nodes of 48 CPUs (cluster.gpus_per_node=0: no GPUs)" in text
+    assert "cluster.check=false" in text
 
 
 def test_one_of_several_partitions_is_enough(clients: Clients) -> None:
     clients.answer("sinfo", SINFO)
-    settings: dict[str, Any] = {"gpus_per_node": 0, "nodes": 10}
-    check_resources(ClusterConfig(partition="gpu,cpu", **settings), read_partitions())
+    (clients.folder / "sbatch").write_text(
+        "#!/bin/bash\n[[ $* == *--partition=cpu* ]] || { echo no >&2; exit 1; }\n"
+    )
+    (clients.folder / "sbatch").chmod(0o755)
+    check_job(ClusterConfig(partition="gpu,cpu"), SCRIPT)
+    with pytest.raises(ClusterError, match="sbatch refused: no"):
+        check_job(ClusterConfig(partition="gpu"), SCRIPT)
+
+
+def test_a_silent_controller_refuses_nothing_by_itself(clients: Clients) -> None:
+    clients.answer("sinfo", SINFO)
+    clients.answer("sbatch", "allocation failure: Unable to contact slurm controller", 1)
+    with pytest.raises(ClusterError, match="sbatch got no answer"):
+        check_job(ClusterConfig(), SCRIPT)
+
+
+def test_headings_and_notices_are_no_partitions(clients: Clients) -> None:
+    clients.answer("sinfo", "CLUSTER: serial\na notice\nstd*|up|1-00:00:00|4|64+|gpu:a100:4\n")
+    (partition,) = read_partitions()
+    assert (partition.name, partition.minutes, partition.nodes[0].cpus) == ("std", 1440, 64)
+    clients.answer("sinfo", "std*|up|soon|many|some|(null)\n")
+    assert read_partitions()[0].minutes == math.inf
 
 
 def test_the_longest_array(clients: Clients) -> None:

@@ -50,6 +50,10 @@ def test_a_sweep_on_this_machine_is_done_once(
         (("seed=1,2",), "add --sweep"),
         (("--sweep", "seed=1,2", "--print-config"), "leave out --sweep"),
         (("cluster.on_stop=wait",), "cluster.on_stop=wait is not offered"),
+        (("cluster.nodes=4",), "cluster.nodes=4 has no meaning with cluster=local"),
+        (("--follow",), "--follow watches a job of Slurm's"),
+        (("--follow", "cluster=slurm", "cluster.dry_run=true"), "leave it out of a dry run"),
+        (("cluster=slurm", "cluster.parts=4"), "cluster.parts=4 belongs to task=shards"),
     ],
 )
 def test_refusals(words: tuple[str, ...], sentence: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +61,31 @@ def test_refusals(words: tuple[str, ...], sentence: str, capfd: pytest.CaptureFi
     _, err = capfd.readouterr()
     assert err.count("\n") == 1
     assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("words", "commands"),
+    [
+        (("seed=1",), ["python -m t2i_hpc.train seed=1 "]),
+        (
+            ("--sweep", "seed=1,2", "cluster.processes=2"),
+            ["python -m t2i_hpc.train seed=1 ", "python -m t2i_hpc.train seed=2 "],
+        ),
+    ],
+)
+def test_a_dry_run_starts_nothing_on_this_machine(
+    shards: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    commands: list[str],
+) -> None:
+    data = (f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
+    assert main([*words, *data, "cluster.dry_run=true"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.startswith(start) for line, start in zip(lines, commands, strict=True)]
+    assert all(line.endswith("  # 2 processes") for line in lines) == (len(lines) == 2)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_run_is_printed_and_not_trained(

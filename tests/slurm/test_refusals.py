@@ -19,12 +19,15 @@ def jobs_of(lab: Lab) -> set[str]:
     ("words", "sentence"),
     [
         (("cluster.partition=mian",), "did you mean 'main'"),
-        (("cluster.nodes=3", "engine.batch_size=6"), "the partition main has 2"),
+        (("cluster.nodes=3", "engine.batch_size=6"), "the partition main has 2 nodes of 16 CPUs"),
+        (("cluster.cpus_per_task=17",), "Requested node configuration is not available"),
         (("cluster.partition=tiny", "cluster.time=20"), "over the limit of the partition tiny"),
-        (("cluster.gpus_per_node=2",), "0 asks for a job on CPUs"),
+        (("cluster.gpus_per_node=2",), "(cluster.gpus_per_node=0: no GPUs)"),
         (("cluster.nodes=2", "cluster.tasks_per_node=3"), "cannot be divided by 6 ranks"),
         (("cluster.options=['--reservation=ours']",), "sbatch refused: "),
         (("cluster.options=[-x]",), "cannot read '-x'"),
+        (("cluster.options=['--nodes=2']",), "set cluster.nodes instead"),
+        (("cluster.gpu_type=a100",), "cluster.gpus_per_node=0"),
         (("cluster.constraint=h100",), "sbatch refused: "),
         (("data.path=/nowhere",), "/nowhere"),
         (("system.text_encoder.weights=/nowhere",), "there is no such file"),
@@ -71,3 +74,36 @@ def test_a_cluster_that_takes_no_jobs_is_said(lab: Lab, shards: Path, tmp_path: 
         assert "takes no jobs now" in launch(lab, *words).err
     finally:
         lab.run("scontrol", "update", "PartitionName=tiny", "State=UP")
+
+
+def test_a_check_can_be_left_out(lab: Lab, shards: Path, tmp_path: Path) -> None:
+    """A node is down for now: sbatch would let the job wait, its test refuses it."""
+    lab.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=test")
+    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.nodes=2")
+    try:
+        assert "cluster.check=false submits it all the same" in launch(lab, *words).err
+        hold = ("cluster.check=false", "cluster.options=['--hold']")
+        done = launch(lab, *words, *hold)
+        assert done.code == 0, done.err
+    finally:
+        lab.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+        lab.run("scancel", "--user=root", "--state=PENDING")
+
+
+def test_one_partition_of_a_list_is_enough(lab: Lab, shards: Path, tmp_path: Path) -> None:
+    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.nodes=2")
+    done = launch(lab, *words, "cluster.partition='tiny,main'", "cluster.dry_run=true")
+    assert done.code == 0, done.err
+
+
+def test_an_outer_partition_does_not_override(
+    lab: Lab, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(lab.environment, "SBATCH_PARTITION", "tiny")
+    monkeypatch.setitem(lab.environment, "SLURM_MEM_PER_CPU", "1")
+    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.partition=main")
+    done = launch(lab, *words, "cluster.options=['--hold','--mem-per-cpu=2G']")
+    assert done.code == 0, done.err
+    names = lab.run("squeue", "-h", "--states=PENDING", "--format=%P %r %m").splitlines()
+    assert names == ["main JobHeldUser 2G"]
+    lab.run("scancel", "--user=root", "--state=PENDING")

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2i_hpc.cluster.slurm.client import run_client
+from t2i_hpc.cluster.slurm.client import NoAnswerError, run_client, split_rows, warn_of
+from t2i_hpc.cluster.slurm.options import outside_of_jobs, partitions_of
 from t2i_hpc.common.errors import ClusterError, nearest
 from t2i_hpc.config.cluster import ClusterConfig
 
@@ -15,6 +16,8 @@ _FIELDS = "%P|%a|%l|%D|%c|%G"
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _GPUS = re.compile(r"gpu:(?:[^:,()]+:)?(\d+)")
 _DEFAULT_ARRAY = 1001
+_NAMED = 3
+_WAY_AROUND = "cluster.check=false submits it all the same, e.g. while nodes are down"
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,47 @@ def read_partitions() -> list[Partition]:
         ClusterError: Slurm is not installed here, or gives no answer.
     """
     rows: dict[str, list[list[str]]] = {}
-    for line in run_client("sinfo", "--noheader", f"--format={_FIELDS}").splitlines():
-        name, *fields = line.split("|", 5)
+    # --exact: unlike nodes are not merged into "8+"; --all: hidden partitions take jobs, too.
+    text = run_client("sinfo", "--noheader", "--all", "--exact", f"--format={_FIELDS}")
+    lines, strange = split_rows(text, 6)
+    warn_of("sinfo", strange)
+    for name, *fields in lines:
         rows.setdefault(name, []).append(fields)
     return [_partition(name, fields) for name, fields in rows.items()]
 
 
-def check_resources(cluster: ClusterConfig, partitions: Sequence[Partition]) -> None:
-    """Refuse what no named partition can give.
+def check_job(cluster: ClusterConfig, script: str) -> None:
+    """Refuse a job that Slurm could not run.
+
+    Slurm is asked itself, with ``sbatch --test-only``. It takes no notice of a closed partition, of
+    its time limit and of dependencies, so the first two are looked up here by name.
+
+    Args:
+        cluster: the job's configuration.
+        script: its batch script.
 
     Raises:
-        ClusterError: an unknown or closed partition, too many nodes, CPUs or GPUs, too long.
+        ClusterError: an unknown or closed partition, too long a time, or what sbatch refuses.
     """
-    chosen = _chosen(cluster.partition, partitions)
+    names, partitions = partitions_of(cluster), read_partitions()
+    chosen = _chosen(names, partitions)
     reasons = [_reason(cluster, partition) for partition in chosen]
     if reasons and all(reasons):
         raise ClusterError(reasons[0])
+    # A list of partitions is refused where one of them is too small: each is asked for by itself.
+    able = [each for each, reason in zip(chosen, reasons, strict=True) if not reason]
+    refusals = []
+    for partition in able if len(able) > 1 else [None]:
+        words = [f"--partition={partition.name}"] if partition else []
+        try:
+            with outside_of_jobs(script):
+                run_client("sbatch", "--test-only", *words, script=script)
+            return
+        except NoAnswerError:
+            raise
+        except ClusterError as error:
+            refusals.append(error)
+    raise ClusterError(f"{refusals[0]}: {_asked(cluster)}{_offered(chosen)}; {_WAY_AROUND}")
 
 
 def minutes_of(text: str) -> int:
@@ -112,11 +140,22 @@ def longest_array() -> int:
 
 def _partition(name: str, rows: Sequence[Sequence[str]]) -> Partition:
     up, limit = rows[0][:2]
-    nodes = [
-        Nodes(int(count), int(cpus.rstrip("+")), _gpus(gres)) for _, _, count, cpus, gres in rows
-    ]
-    minutes = math.inf if limit in ("infinite", "n/a") else minutes_of(limit)
-    return Partition(name.rstrip("*"), name.endswith("*"), up == "up", minutes, tuple(nodes))
+    nodes = [Nodes(_number(count), _number(cpus), _gpus(gres)) for _, _, count, cpus, gres in rows]
+    return Partition(name.rstrip("*"), name.endswith("*"), up == "up", _limit(limit), tuple(nodes))
+
+
+def _limit(text: str) -> float:
+    """Read a partition's time limit in minutes; infinite for ``infinite`` and what is none."""
+    try:
+        return minutes_of(text)
+    except ClusterError:
+        return math.inf
+
+
+def _number(text: str) -> int:
+    """Read a number such as ``16`` or ``8+``; 0 for what is none."""
+    found = re.match(r"\d+", text)
+    return int(found[0]) if found else 0
 
 
 def _gpus(resources: str) -> int:
@@ -124,46 +163,57 @@ def _gpus(resources: str) -> int:
     return sum(int(number) for number in _GPUS.findall(resources))
 
 
-def _chosen(names: str, partitions: Sequence[Partition]) -> list[Partition]:
+def _chosen(names: Sequence[str], partitions: Sequence[Partition]) -> list[Partition]:
     known = {partition.name: partition for partition in partitions}
     if not names:
         return [partition for partition in partitions if partition.default]
-    for name in names.split(","):
+    for name in names:
         if name not in known:
             raise ClusterError(
                 f"cluster.partition={name} is no partition of this cluster: {nearest(name, known)}"
             )
-    return [known[name] for name in names.split(",")]
+    return [known[name] for name in names]
 
 
 def _reason(cluster: ClusterConfig, partition: Partition) -> str:
-    """Say why a partition cannot take the job; empty if it can."""
-    name, cpus = partition.name, cluster.cpus_per_task * cluster.tasks_of_node
+    """Say why a partition cannot take a job although ``sbatch --test-only`` does; "" if it can."""
+    name = partition.name
     if not partition.up:
-        return f"the partition {name} takes no jobs now (sinfo says why): take another"
-    if cluster.nodes > partition.size:
-        return f"cluster.nodes={cluster.nodes}, but the partition {name} has {partition.size}"
+        return (
+            f"the partition {name} takes no jobs now (sinfo says why): take another, or "
+            "cluster.check=false lets the job wait for it"
+        )
     if minutes_of(cluster.time) > partition.minutes:
         return (
             f"cluster.time={cluster.time} is over the limit of the partition {name}, "
-            f"{partition.minutes:g} minutes: take less, the job goes on by itself"
-        )
-    if _count(partition, cpus=0, gpus=cluster.gpus_per_node) < cluster.nodes:
-        most = max(nodes.gpus for nodes in partition.nodes)
-        return (
-            f"cluster.gpus_per_node={cluster.gpus_per_node}, but nodes of the partition {name} "
-            f"have {most} GPUs at most" + (" (0 asks for a job on CPUs)" if not most else "")
-        )
-    if _count(partition, cpus=cpus, gpus=cluster.gpus_per_node) < cluster.nodes:
-        most = max(nodes.cpus for nodes in partition.nodes)
-        return (
-            f"{cluster.tasks_of_node} tasks a node with cluster.cpus_per_task="
-            f"{cluster.cpus_per_task} want {cpus} CPU cores, but nodes of the partition {name} "
-            f"have {most} at most"
+            f"{partition.minutes:g} minutes, so the job would wait for ever: take less, it resumes "
+            "by itself; cluster.check=false where a QOS allows more"
         )
     return ""
 
 
-def _count(partition: Partition, *, cpus: int, gpus: int) -> int:
-    """Count the nodes that have so much of both."""
-    return sum(n.count for n in partition.nodes if n.cpus >= cpus and n.gpus >= gpus)
+def _asked(cluster: ClusterConfig) -> str:
+    """Say what a job asks for."""
+    tasks = cluster.tasks_of_node
+    gpus = f" and {cluster.gpus_per_node} GPUs" if cluster.gpus_per_node else ""
+    return (
+        f"asked for {cluster.nodes} nodes with {tasks * cluster.cpus_per_task} CPUs ({tasks} tasks "
+        f"x {cluster.cpus_per_task}){gpus} each"
+    )
+
+
+def _offered(partitions: Sequence[Partition]) -> str:
+    """Say what partitions have; nothing where Slurm does not tell."""
+    if not partitions:
+        return ""
+    most = [f"the partition {each.name} has {_nodes(each)}" for each in partitions[:_NAMED]]
+    gpus = any(nodes.gpus for each in partitions for nodes in each.nodes)
+    return f", {', '.join(most)}" + ("" if gpus else " (cluster.gpus_per_node=0: no GPUs)")
+
+
+def _nodes(partition: Partition) -> str:
+    kinds = [
+        f"{nodes.count} nodes of {nodes.cpus} CPUs" + (f" and {nodes.gpus} GPUs" * bool(nodes.gpus))
+        for nodes in partition.nodes[:_NAMED]
+    ]
+    return " and ".join(kinds)

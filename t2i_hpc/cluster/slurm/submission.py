@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import io
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,13 +23,19 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord, Plan, Work, record_jobs
 from t2i_hpc.cluster.slurm.node import Start
+from t2i_hpc.cluster.slurm.options import (
+    Options,
+    joined,
+    outside_of_jobs,
+    own_options,
+    resource_options,
+)
 from t2i_hpc.cluster.slurm.partitions import longest_array, minutes_of
 from t2i_hpc.cluster.snapshot import Snapshot
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
 
 _STRAGGLER_SECONDS = 300
-_KEPT = {"SLURM_CONF"}
 
 
 def submit(
@@ -48,7 +53,8 @@ def submit(
         ClusterError: Slurm refuses; says which jobs of the plan are in the queue already.
     """
     submission = _Submission(plan, cluster, snapshot, follows)
-    with _outside_of_jobs():
+    _, script = next(batch_scripts(plan, cluster))
+    with outside_of_jobs(script):
         try:
             submission.run()
         except (FailedJobError, FailedSubmissionError) as error:
@@ -82,6 +88,7 @@ class _Submission:
             job = self._submit(chunk, self.plan.name, before)
             arrays, before = [*arrays, job], [job]
         if self.plan.then:
+            arrays = [*self.plan.then_after, *arrays]
             self._submit([self.plan.then], _name_of_last(self.plan), arrays)
 
     def _submit(self, works: Sequence[Work], name: str, after: Sequence[str]) -> str:
@@ -127,9 +134,10 @@ def _executor(
 ) -> SlurmExecutor:
     python = cluster.python or shlex.quote(sys.executable)
     executor = SlurmExecutor(folder.absolute() / JOBS_FOLDER, python=python)
+    before = f"afterany:{':'.join(after)}" if after else None
     parameters = _parameters(cluster) | {
         "job_name": name,
-        "dependency": f"afterany:{':'.join(after)}" if after else None,
+        "dependency": joined(before, own_options(cluster).get("dependency")),
         "teardown": _teardown(folder, python),
     }
     given = {key: value for key, value in parameters.items() if value not in (None, "")}
@@ -138,13 +146,10 @@ def _executor(
 
 
 def _parameters(cluster: ClusterConfig) -> dict[str, Any]:
-    memory = cluster.memory_per_node
     return {
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.tasks_of_node,
         "cpus_per_task": cluster.cpus_per_task,
-        "gpus_per_node": cluster.gpus_per_node or None,
-        "mem": f"{round(memory * 1024)}M" if memory else None,
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
@@ -162,17 +167,14 @@ def _parameters(cluster: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def _additional(cluster: ClusterConfig) -> dict[str, str | bool]:
+def _additional(cluster: ClusterConfig) -> Options:
     """Return options that submitit has no names for; --requeue: a dead node is no end."""
-    options: dict[str, str | bool] = {"no-requeue" if cluster.on_stop == "end" else "requeue": True}
-    for option in cluster.options:
-        name, equals, value = option.partition("=")
-        if not name.startswith("--") or " " in name:
-            raise ClusterError(
-                f"cluster.options: cannot read {option!r}: write --name or --name=value"
-            )
-        options[name.removeprefix("--")] = value if equals else True
-    return options
+    options, own = resource_options(cluster), own_options(cluster)
+    options["no-requeue" if cluster.on_stop == "end" else "requeue"] = True
+    own.pop("dependency", None)  # joined with that of the plan
+    if gres := joined(options.get("gres"), own.get("gres")):
+        own["gres"] = gres
+    return options | own
 
 
 def _teardown(folder: Path, python: str) -> list[str]:
@@ -213,17 +215,3 @@ def _refusal(error: Exception, submitted: Sequence[JobRecord]) -> ClusterError:
         jobs = sorted({record.job.partition("_")[0] for record in submitted})
         text += f" (already in the queue: {' '.join(jobs)}; scancel takes them out)"
     return ClusterError(text)
-
-
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide the job that this process may itself be in: sbatch would hand its settings on."""
-    hidden = {
-        name: os.environ.pop(name)
-        for name in list(os.environ)
-        if name.startswith(("SLURM_", "SUBMITIT_")) and name not in _KEPT
-    }
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
