@@ -119,8 +119,8 @@ def test_a_merge_waits_for_new_and_living_shards(clients: Clients, tmp_path: Pat
 def test_a_silent_controller_lets_nothing_be_submitted_twice(
     clients: Clients, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("cluster=slurm", f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
-    words += ("cluster.check=false", "cluster.cpus_per_task=1")
+    words = ["cluster=slurm", f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY]
+    words += ["cluster.check=false", "cluster.cpus_per_task=1"]
     assert main(words) == 0
     clients.answer("squeue", "slurm_load_jobs error: Unable to contact slurm controller", 1)
     assert main(words) == 2
@@ -132,8 +132,8 @@ def test_shards_of_an_evaluation_that_live_are_left_out(
     clients: Clients, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path / "birds", shards)
-    words = ("task=evaluate", "cluster=slurm", f"run={run}", "evaluation=demo")
-    words += ("evaluation.shards=3", "cluster.cpus_per_task=1")
+    words = ["task=evaluate", "cluster=slurm", f"run={run}", "evaluation=demo"]
+    words += ["evaluation.shards=3", "cluster.cpus_per_task=1"]
     assert main(words) == 0
     clients.answer("squeue", "500_0|RUNNING|None|n1\n500_2|PENDING|Resources|")
     assert main([*words, "cluster.array_parallelism=2"]) == 0
