@@ -25,7 +25,7 @@ from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.sessions import DONE, read_sessions
-from t2i_hpc.config.compose import compose_config, from_yaml, parse
+from t2i_hpc.config.compose import compose_config, from_yaml, parse, refuse_axis
 from t2i_hpc.config.registry import TASK_SCHEMAS
 
 FILE_NAME = "sweep.json"
@@ -100,11 +100,7 @@ def refuse_axes(words: Sequence[str]) -> None:
         ConfigurationError: names the word and what to do.
     """
     for override in parse(words):
-        if override.is_sweep_override():
-            raise ConfigurationError(
-                f"{override.input_line} gives several values: add --sweep to run each of them, "
-                "or put quotes around a single value that has commas"
-            )
+        refuse_axis(override, "add --sweep to run each of them, or ")
 
 
 def is_sweep(folder: Path) -> bool:

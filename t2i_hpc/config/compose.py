@@ -28,6 +28,7 @@ from t2i_hpc.common.resources import resource
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check
 from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
+from t2i_hpc.config.yaml_files import load_yaml, register_source
 
 ConfigT = TypeVar("ConfigT")
 _stored: dict[str | None, set[str]] = {None: set(), "system": set()}
@@ -50,6 +51,8 @@ def compose_config(
         ConfigurationError: an unknown key or group value, a wrong type, a value out of range.
     """
     overrides = parse(words)
+    for override in overrides:
+        refuse_axis(override)
     roots = [folder] if folder else []
     for override in overrides:
         _check_group_value(override, task, [*roots, resource("configs")])
@@ -58,7 +61,7 @@ def compose_config(
     for override in overrides:
         if not _is_group(override):
             _check_key(override, keys, task)
-    composed = _compose(task, [o.input_line or "" for o in overrides], roots)
+    composed = _compose(task, [_as_written(o, composed) for o in overrides], roots)
     config = to_dataclass(composed, expected)
     settings = getattr(config, "evaluation", None)
     if folder and isinstance(settings, EvaluationConfig):
@@ -101,6 +104,22 @@ def _read(word: str) -> list[Override]:
         return parser.parse_overrides([f'{key}="{value}"'])
 
 
+def refuse_axis(override: Override, advice: str = "") -> None:
+    """Refuse a word with several values.
+
+    Args:
+        override: the word.
+        advice: what to do if several values are meant.
+
+    Raises:
+        ConfigurationError: names the word and what to do.
+    """
+    if override.is_sweep_override():
+        key, _, value = (override.input_line or "").partition("=")
+        quoting = f"put quotes around a single value that has commas, e.g. '{key}=\"{value}\"'"
+        raise ConfigurationError(f"{key}={value} gives several values: {advice}{quoting}")
+
+
 def quoted(text: str) -> str:
     """Quote any text for hydra's grammar, which then takes it as it is.
 
@@ -130,7 +149,7 @@ def from_yaml(path: Path, expected: type[ConfigT]) -> ConfigT:
     """
     register_schemas()
     try:
-        loaded = cast(DictConfig, OmegaConf.load(path))
+        loaded = cast(DictConfig, load_yaml(path.read_text(encoding="utf-8")))
         schema = OmegaConf.structured(expected)
         if "system" in loaded:
             schema.system = OmegaConf.structured(_system_schema(loaded.system.schema))
@@ -198,8 +217,9 @@ def _package_file(package: str, path: str) -> str:
 
 def _compose(task: str, words: list[str], roots: Sequence[Path]) -> DictConfig:
     register_schemas()
+    register_source()
     for root in roots:
-        words = [*words, f"hydra.searchpath=[{quoted(f'file://{root.resolve()}')}]"]
+        words = [*words, f"hydra.searchpath=[{quoted(f'text://{root.resolve()}')}]"]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(resource("configs")), version_base="1.3"):
@@ -209,6 +229,20 @@ def _compose(task: str, words: list[str], roots: Sequence[Path]) -> DictConfig:
         raise ConfigurationError(f"a configuration file is no YAML: {told}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_sentence(error)) from error
+
+
+def _as_written(override: Override, composed: DictConfig) -> str:
+    """Return an override whose value is text as it was written, where the key is one of text.
+
+    hydra's grammar would make 100000.0 of the name 1e5, and True of true.
+    """
+    word = override.input_line or ""
+    if _is_group(override) or not isinstance(override.value(), (bool, int, float)):
+        return word
+    if not isinstance(OmegaConf.select(composed, override.key_or_group), str):
+        return word
+    key, _, value = word.partition("=")
+    return f"{key}={quoted(value)}"
 
 
 def _is_group(override: Override) -> bool:
