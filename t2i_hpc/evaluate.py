@@ -78,6 +78,7 @@ def _merge(config: EvaluateConfig) -> None:
 
 
 def _report(comparison: Comparison, config: EvaluateConfig) -> None:
+    from t2i_hpc.metrics.protocol import WITH_REAL
     from t2i_hpc.metrics.scores import few_images_warning, score_line
 
     for row in comparison.score():
@@ -85,6 +86,8 @@ def _report(comparison: Comparison, config: EvaluateConfig) -> None:
     if "frechet" in comparison.metrics:
         _warn(few_images_warning(comparison.protocol))
     _warn(_lossy(config.images))
+    if WITH_REAL & {*comparison.metrics}:
+        _warn(comparison.warning)
 
 
 def _lossy(folder: str) -> str | None:

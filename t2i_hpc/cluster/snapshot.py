@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
+from t2i_hpc.common.checkout import git
 from t2i_hpc.common.files import write_json, write_text
-
-_PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Snapshot:
         """Look at the checkout and the packages as they are now."""
         found = {each.metadata["Name"]: each.version for each in distributions()}
         packages = dict(sorted((name, version) for name, version in found.items() if name))
-        return cls(_git("rev-parse", "HEAD").strip(), _git("diff", "HEAD"), packages, configuration)
+        return cls(git("rev-parse", "HEAD").strip(), git("diff", "HEAD"), packages, configuration)
 
     def write(self, folder: Path, job: str) -> None:
         """Write ``JOB_code.json``, ``JOB_config.yaml`` and perhaps ``JOB_changes.diff``."""
@@ -42,20 +40,3 @@ class Snapshot:
         write_text(folder / f"{job}_config.yaml", self.configuration)
         if self.changes:
             write_text(folder / f"{job}_changes.diff", self.changes)
-
-
-def _git(*words: str) -> str:
-    """Return what git says of the checkout; nothing where there is none."""
-    here = Path(__file__).parent
-    try:
-        return subprocess.run(
-            ["git", *words],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=True,
-            timeout=_PATIENCE_SECONDS,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""

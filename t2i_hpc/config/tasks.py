@@ -57,7 +57,7 @@ class EvaluateConfig:
     images: str = setting("", "score this folder of images instead of a run")
     reference: str = setting("", "folder of images to compare with, instead of a split")
     output: str = setting(
-        "", "folder for parts and scores.jsonl; empty: the run, or evaluations/ beside the images"
+        "", "folder for parts and scores.jsonl; empty: the run, or IMAGES-scores beside images="
     )
     json: bool = setting(False, "print one JSON object a score, not a line for people")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))

@@ -25,6 +25,7 @@ Box = tuple[float, float, float, float]
 
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 MAX_PIXELS = 64 * 1024 * 1024
+RESAMPLING = "antialiased bilinear"  # of resize_shorter
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 # Stuffing before the end marker, which some cameras write.
 _STUFFING = "extraneous bytes before marker 0xd9"

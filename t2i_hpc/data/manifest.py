@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,8 +49,24 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 IMAGE_FORMATS = tuple(SUFFIXES)
+ORIGINAL = "original"
 _Kind = TypeVar("_Kind", int, str)
 _LOOKED_AT = 4096  # shards whose size is compared on opening; all others when they are first used
+
+
+@dataclass(frozen=True)
+class Storing:
+    """How images became those of the shards; nothing of it is known of older splits.
+
+    Attributes:
+        encoding: original (byte for byte), jpeg, png or webp; "" where it is not recorded.
+        quality: of jpeg and webp, else 0.
+        resampling: filter by which larger images were scaled down to the split's size, or none.
+    """
+
+    encoding: str = ""
+    quality: int = 0
+    resampling: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,7 @@ class Manifest:
         bytes: bytes of all tars.
         shards_sha256: SHA-256 of shards.npy.
         location: folder or URL of the tars; empty: `folder`.
+        storing: how the images were stored.
     """
 
     folder: Path
@@ -82,6 +99,7 @@ class Manifest:
     bytes: int
     shards_sha256: str
     location: str = ""
+    storing: Storing = field(default_factory=Storing)
 
     @classmethod
     def load(cls, folder: Path, location: str = "", check_tars: bool = True) -> Manifest:
@@ -120,20 +138,32 @@ class Manifest:
             raise ValueError("a number below 1")
         values: dict[str, Any] = {key: content[key] for key in numbers}
         values |= {key: _typed(content[key], str) for key in texts}
+        known = content.get("storing", {})
+        values["storing"] = Storing(
+            _typed(known.get("encoding", ""), str),
+            _typed(known.get("quality", 0), int),
+            _typed(known.get("resampling", ""), str),
+        )
         return cls(folder=folder, location=location, **values)
 
     def save(self) -> None:
         """Write the manifest into its folder, atomically."""
         content = asdict(self)
         del content["folder"], content["location"]
+        if not self.storing.encoding:
+            del content["storing"]
         write_json(self.folder / MANIFEST, content | {"format": FORMAT})
 
     @property
     def stored(self) -> str:
         """How the images are stored, in words."""
-        return (
-            f"{self.image_format}, shorter side at most {self.size} px; filter and quality unknown"
-        )
+        how, scaled = self.storing, f"shorter side at most {self.size} px"
+        if not how.encoding:
+            return f"{self.image_format}, {scaled}; filter and quality unknown"
+        if how.encoding == ORIGINAL:
+            return "originals; those that were turned or cut are PNG"
+        quality = f"quality {how.quality}" if how.quality else "lossless"
+        return f"{how.encoding}, {quality}, {scaled} by {how.resampling}"
 
     @cached_property
     def digest(self) -> str:

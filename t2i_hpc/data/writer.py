@@ -13,7 +13,7 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.building.conversion import is_verbatim
+from t2i_hpc.data.building.conversion import is_verbatim, storing
 from t2i_hpc.data.building.finish import Built, finish, refuse_rejected, summed_up
 from t2i_hpc.data.building.identity import identities
 from t2i_hpc.data.building.shard import Note, Task, TooManyRejected, note_of, rejection
@@ -337,6 +337,7 @@ def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
         identities=identities(samples, config),
         tars=source.tars,
         remarks=[*source.remarks, *remarks],
+        storing=storing(config),
     )
     return Task(config, samples, build, job.workspace)
 

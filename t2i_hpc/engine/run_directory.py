@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from t2i_hpc.common.checkout import git
 from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import sha256_of_json, write_json, write_text
 from t2i_hpc.config.compose import from_yaml, to_yaml
@@ -196,18 +196,8 @@ def _version(package: str) -> str:
 
 def _git() -> dict[str, str]:
     """Return commit and state of the checkout the code runs from, empty outside of one."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+    commit = git("rev-parse", "HEAD").strip()
+    if not commit:
         return {}
-    return {"commit": commit, "state": "changed" if dirty else "clean"}
+    changed = git("status", "--porcelain", "--untracked-files=no").strip()
+    return {"commit": commit, "state": "changed" if changed else "clean"}

@@ -71,6 +71,7 @@ def _comparison(
         detector=source.detector,
         protocol=source.protocol,
         names=source.names,
+        warning=source.warning,
         metrics=settings.metrics,
         division=division,
         device=device,

@@ -17,7 +17,7 @@ from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.presets import changed_settings
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.images import Pixels
-from t2i_hpc.data.split import Split, stack
+from t2i_hpc.data.split import DEMO, Split, stack
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.generation.framing import Framing
 from t2i_hpc.generation.image_folder import ImageFolder
@@ -30,6 +30,7 @@ from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.detectors.registry import identify_detector
 from t2i_hpc.metrics.evaluate import Draw, spread
 from t2i_hpc.metrics.protocol import ARITHMETIC, Protocol
+from t2i_hpc.metrics.real_side import stored_twice
 from t2i_hpc.metrics.values import METRICS
 
 _SELECTION = "evenly spaced over the split as stored"
@@ -54,6 +55,7 @@ class Source:
         output: folder of scores and parts.
         protocol: what moves the scores.
         names: the protocol's name by metric.
+        warning: what happened to the real images and moves a score.
         detector: the feature network.
         draw_real: the real images by number.
         subjects: gives what is scored, drawn on a device.
@@ -62,6 +64,7 @@ class Source:
     output: Path
     protocol: Protocol
     names: Mapping[str, str]
+    warning: str | None
     detector: DetectorIdentity
     draw_real: Draw
     subjects: Callable[[torch.device], Iterable[Subject]]
@@ -73,6 +76,7 @@ class RealImages:
 
     Attributes:
         stored: how they are stored, in words.
+        warning: says what happened to them before, when they are compared at a side in px.
     """
 
     count: int
@@ -80,6 +84,7 @@ class RealImages:
     where: str
     stored: str
     image: Callable[[int], Pixels]
+    warning: Callable[[int], str | None] = lambda resolution: None
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,8 @@ def _source(
         arithmetic=ARITHMETIC,
     )
     names = protocol_names(settings, protocol)
-    return Source(output, protocol, names, detector, draw_real, generated.subjects)
+    warning = real.warning(generated.resolution)
+    return Source(output, protocol, names, warning, detector, draw_real, generated.subjects)
 
 
 def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, str]:
@@ -243,8 +249,13 @@ def _real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
     if settings.data:
         data = dataclasses.replace(data, path=settings.data)
     split = Split.open(data, settings.split)
-    where = f"the split {settings.split!r} of {data.path}"
-    return RealImages(split.count, split.manifest.digest, where, split.manifest.stored, split.image)
+    where, manifest = f"the split {settings.split!r} of {data.path}", split.manifest
+
+    def warning(resolution: int) -> str | None:
+        shipped = data.path == DEMO  # as it is; nobody can build it otherwise
+        return None if shipped else stored_twice(manifest, where, resolution)
+
+    return RealImages(split.count, manifest.digest, where, manifest.stored, split.image, warning)
 
 
 def _chosen_weights(run: Path, checkpoint: str) -> Iterator[ChosenWeights]:

@@ -77,6 +77,7 @@ class Comparison:
         metrics: what is measured, keys of ``values.METRICS``.
         division: how the images are split into parts.
         device: where sums are kept and distances computed.
+        warning: what happened to the real images before and moves a score.
     """
 
     output: Path
@@ -89,6 +90,7 @@ class Comparison:
     metrics: Sequence[str]
     division: Division
     device: torch.device
+    warning: str | None = None
 
     @property
     def generated(self) -> Side:

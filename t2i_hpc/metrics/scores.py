@@ -10,6 +10,7 @@ from typing import Any
 from t2i_hpc.common.files import append_json_line, read_json_lines
 from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.protocol import Protocol
+from t2i_hpc.metrics.units import scale_of
 from t2i_hpc.metrics.values import Value
 
 FILE_NAME = "scores.jsonl"
@@ -70,11 +71,12 @@ def record_score(run: Path, row: dict[str, Any]) -> bool:
 
 def score_line(row: dict[str, Any]) -> str:
     """Return the line that people read."""
-    bar = "" if row["std"] is None else f" ± {row['std']:.4f}"
+    scale, unit = scale_of(row["metric"])
+    bar = "" if row["std"] is None else f" ± {row['std'] * scale:.4f}"
     real = f", N real {row['n_real']:,}" if row["n_real"] else ""
     where = f" after {row['images']:,} images" if row["images"] else ""
     return (
-        f"{row['metric']} {row['value']:.4f}{bar}{where}  "
+        f"{row['metric']} {row['value'] * scale:.4f}{bar}{unit}{where}  "
         f"[N {row['n']:,}{real}, protocol {row['protocol_name']} {row['protocol']}, "
         f"{row['detector_label']}]"
     )

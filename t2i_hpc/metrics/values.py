@@ -67,9 +67,10 @@ class Measured:
         """Return the sums of the generated images that a metric needs."""
         return self.statistics[metric].from_file(self.generated.sums)
 
-    def name(self, metric: str) -> str:
-        """Return a metric's name, with the network's where it is not FID's."""
-        return f"{metric} ({self.detector.family})" if self.detector.family else metric
+    def name(self, metric: str, *more: str) -> str:
+        """Return a metric's name, with what differs from its usual network and images."""
+        told = ", ".join(filter(None, (*more, self.detector.family)))
+        return f"{metric} ({told})" if told else metric
 
     def against(self) -> Merged:
         """Return the real side."""
@@ -95,8 +96,8 @@ def _frechet(m: Measured) -> list[Value]:
 
 def _inception_score(m: Measured) -> list[Value]:
     side = m.protocol.score_side
-    name = "Inception score" if side is None else f"Inception score ({side} px)"
-    return [Value(m.name(name), *inception_score(m.sums("inception_score")), "higher", 0)]
+    name = m.name("Inception score", "" if side is None else f"{side} px")
+    return [Value(name, *inception_score(m.sums("inception_score")), "higher", 0)]
 
 
 def _kid(m: Measured) -> list[Value]:
@@ -114,9 +115,10 @@ def _kid(m: Measured) -> list[Value]:
 def _precision_recall(m: Measured) -> list[Value]:
     sides = _rows(m.generated), _rows(m.against())
     precision, recall = precision_and_recall(*sides, m.protocol.neighbourhood, m.device)
+    network, n_real = m.detector.network, m.protocol.real_images
     return [
-        Value(m.name("precision"), precision, None, "higher", m.protocol.real_images),
-        Value(m.name("recall"), recall, None, "higher", m.protocol.real_images),
+        Value(m.name("precision", network), precision, None, "higher", n_real),
+        Value(m.name("recall", network), recall, None, "higher", n_real),
     ]
 
 

@@ -51,9 +51,10 @@ def overview(record: RunRecord) -> Image.Image:
 def score_line(curve: ScoreCurve) -> str:
     """Return "FID 91.2 after 0 images, 33.1 after 51,200 (N = 1,000; …)"."""
     first, last = curve.scores[0], curve.scores[-1]
-    text = f"{curve.metric} {words.score(first.value)} after {first.images:,} training images"
+    value = words.measured(curve.metric, first.value)
+    text = f"{curve.metric} {value} after {first.images:,} training images"
     if last is not first:
-        text += f", {words.score(last.value)} after {last.images:,}"
+        text += f", {words.measured(curve.metric, last.value)} after {last.images:,}"
     better = "lower" if curve.lower_is_better else "higher"
     against = f" against {curve.n_real:,}" if curve.n_real else ""
     return f"{text}  (N = {curve.n:,}{against}, {better} is better)"

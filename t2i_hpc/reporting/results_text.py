@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from t2i_hpc.reporting.columns import aligned
 from t2i_hpc.reporting.results import Results, Row
 from t2i_hpc.reporting.scores import Score
-from t2i_hpc.reporting.words import score as shown
+from t2i_hpc.reporting.words import measured
 
 _COSTS = ["generator (M)", "all trained (M)", "GFLOP/img", "memory (GB)"]
 _CSV_COSTS = ["generator_parameters", "trained_parameters", "gflop_per_image", "memory_gigabytes"]
@@ -60,7 +60,7 @@ def _markdown_row(results: Results, row: Row) -> list[str]:
         cells += [_number(_gflop(row), ",.2f"), _number(row.memory, ",.2f")]
     for measure in results.measures:
         found = row.scores.get(measure, [])
-        cells.append(_mean(found, len(row.states)))
+        cells.append(_mean(measure.metric, found, len(row.states)))
         cells.append(_span([score.images for score in found]))
     return cells
 
@@ -88,18 +88,17 @@ def _head(results: Results, row: Row) -> list[str]:
     return [*row.labels.values(), *runs, _states(row)]
 
 
-def _mean(scores: Sequence[Score], runs: int) -> str:
+def _mean(metric: str, scores: Sequence[Score], runs: int) -> str:
     """Return a score with its error bar, or the mean of several with their deviation."""
     values = [score.value for score in scores]
     if not values:
         return ""
-    mean = shown(statistics.fmean(values))
+    mean = statistics.fmean(values)
     if runs == 1:
-        bar = scores[0].std
-        return mean if bar is None else f"{mean} ± {shown(bar)}"
-    spread = f" ± {shown(statistics.stdev(values))}" if len(values) > 1 else ""
+        return measured(metric, mean, scores[0].std)
+    spread = statistics.stdev(values) if len(values) > 1 else None
     missing = "" if len(values) == runs else f" ({len(values)} of {runs} runs)"
-    return f"{mean}{spread}{missing}"
+    return f"{measured(metric, mean, spread)}{missing}"
 
 
 def _states(row: Row) -> str:

@@ -19,6 +19,7 @@ from t2i_hpc.cluster.states import ask_states
 from t2i_hpc.common.sessions import DONE, FAILED, LOST, Session, read_sessions
 from t2i_hpc.reporting.tails import last_error, last_row
 from t2i_hpc.reporting.verdicts import RUNNING, WAITING, Evidence, judge
+from t2i_hpc.reporting.words import measured
 
 
 @dataclass(frozen=True)
@@ -150,4 +151,5 @@ def _beside(known: Evidence) -> tuple[str, ...]:
 def _score(row: Mapping[str, Any]) -> str:
     if not {"metric", "value", "n", "images"} <= row.keys():
         return ""
-    return f"{row['metric']} {row['value']:.4g} (N {row['n']:,}) after {row['images']:,} images"
+    value = measured(row["metric"], row["value"])
+    return f"{row['metric']} {value} (N {row['n']:,}) after {row['images']:,} images"

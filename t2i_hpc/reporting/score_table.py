@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from t2i_hpc.reporting import words
-from t2i_hpc.reporting.scores import Score, ScoreCurve
+from t2i_hpc.reporting.scores import ScoreCurve
 
 
 def protocol_title(curve: ScoreCurve) -> str:
@@ -14,18 +14,13 @@ def protocol_title(curve: ScoreCurve) -> str:
     return f"{curve.name} {curve.protocol}".strip()
 
 
-def with_bar(score: Score) -> str:
-    """Return a value as text, with its error bar where it has one."""
-    bar = "" if score.std is None else f" ± {words.score(score.std)}"
-    return words.score(score.value) + bar
-
-
 def score_table(curves: Sequence[ScoreCurve]) -> str:
     """Return a folded table of all scores; the best of those that may be compared say so."""
     names = ("metric", "value", "training images", "N", "N real", "protocol", "checkpoint", "")
     head = "".join(f"<th>{name}</th>" for name in names)
     rows = "".join(
-        f'<tr><td>{escape(curve.metric)}</td><td class="number">{with_bar(score)}</td>'
+        f"<tr><td>{escape(curve.metric)}</td>"
+        f'<td class="number">{words.measured(curve.metric, score.value, score.std)}</td>'
         f'<td class="number">{score.images:,}</td><td class="number">{curve.n:,}</td>'
         f'<td class="number">{curve.n_real:,}</td><td>{escape(protocol_title(curve))}</td>'
         f"<td>{escape(str(score.checkpoint)[:12])}</td>"

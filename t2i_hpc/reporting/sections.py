@@ -10,10 +10,11 @@ from html import escape
 
 from PIL import Image
 
+from t2i_hpc.metrics.units import scale_of
 from t2i_hpc.reporting import words
 from t2i_hpc.reporting.curves import Line, line_chart
 from t2i_hpc.reporting.record import Frame, RunRecord
-from t2i_hpc.reporting.score_table import protocol_title, score_table, with_bar
+from t2i_hpc.reporting.score_table import protocol_title, score_table
 from t2i_hpc.reporting.scores import ScoreCurve
 
 _MOST_FRAMES = 8
@@ -51,7 +52,7 @@ def cards(record: RunRecord, curves: Sequence[ScoreCurve]) -> str:
         against = f" against {curve.n_real:,}" if curve.n_real else ""
         text = f"{curve.metric}, {curve.n:,} images{against}, best of the run"
         text += f" (after {best.images:,} training images)"
-        items.append(_card(words.score(best.value), text, "main"))
+        items.append(_card(words.measured(curve.metric, best.value), text, "main"))
     items.append(_card(f"{record.images:,}", "images seen in training"))
     if record.metrics:
         seconds = float(record.metrics[-1].get("seconds", 0))
@@ -206,12 +207,16 @@ def _score_part(curve: ScoreCurve) -> str:
     best = curve.best
     title = f"{curve.metric}, N = {curve.n:,}"
     if len(curve.scores) > 1:
-        line = Line(curve.metric, [(score.images, score.value) for score in curve.scores])
-        marked = (float(best.images), best.value)
+        scale, unit = scale_of(curve.metric)
+        points = [(score.images, score.value * scale) for score in curve.scores]
+        line = Line(curve.metric, points)
+        marked = (float(best.images), best.value * scale)
+        title += f" (in{unit})" * bool(unit)
         shown = line_chart([line], title=title, x_label=_X_LABEL, marked=marked)
     else:
         text = f"{title}, after {best.images:,} training images"
-        shown = f'<ul class="cards">{_card(with_bar(best), text)}</ul>'
+        value = words.measured(curve.metric, best.value, best.std)
+        shown = f'<ul class="cards">{_card(value, text)}</ul>'
     better = "Lower" if curve.lower_is_better else "Higher"
     detector = f" Detector: {curve.detector}." if curve.detector else ""
     note = f"{better} is better. {curve.caution}{detector}"

@@ -17,6 +17,7 @@ from t2i_hpc.metrics.published import Published, published_beside
 from t2i_hpc.metrics.scores import FILE_NAME
 from t2i_hpc.reporting.results_settings import read_settings
 from t2i_hpc.reporting.scores import ScoreCurve, score_curves
+from t2i_hpc.reporting.words import measured
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,15 @@ def table(column: Column) -> str:
     against = f" against {curve.n_real:,}" if curve.n_real else ""
     title = f"{curve.metric}, N = {curve.n:,}{against}, protocol {curve.name} {curve.protocol}"
     rows = [
-        (name, _value(value, std), f"after {images:,} images")
+        (name, measured(curve.metric, value, std), f"after {images:,} images")
         for name, images, value, std in column.best
     ]
     stated = [
-        (row.system, _value(row.value, row.std), f"{row.source} (network: {row.network})")
+        (
+            row.system,
+            measured(row.metric, row.value, row.std),
+            f"{row.source} (network: {row.network})",
+        )
         for row in column.published
     ]
     widths = [max(len(row[place]) for row in [*rows, *stated]) for place in range(2)]
@@ -107,10 +112,6 @@ def _column(group: Sequence[tuple[Path, ScoreCurve]], published: bool) -> Column
     data = read_settings(run).get("data.name", "")
     stated = published_beside(curve.metric, curve.name, data, curve.n) if published else []
     return Column(curve, rows, stated)
-
-
-def _value(value: float, std: float | None) -> str:
-    return f"{value:.4g}" if std is None else f"{value:.4g} ± {std:.2g}"
 
 
 def _lines(rows: Sequence[tuple[str, str, str]], widths: Sequence[int]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from t2i_hpc.metrics.units import scale_of
+
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -16,6 +18,13 @@ def short(value: float) -> str:
 def score(value: float) -> str:
     """Return a score with four significant digits or one decimal: 33.1, 0.04213."""
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def measured(metric: str, value: float, bar: float | None = None) -> str:
+    """Return a metric's score in its unit, with its error bar where it has one."""
+    scale, unit = scale_of(metric)
+    error = "" if bar is None else f" ± {score(bar * scale)}"
+    return f"{score(value * scale)}{error}{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.data.manifest import Manifest
+from t2i_hpc.common.resources import resource
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.manifest import MANIFEST, Manifest, Storing
 from t2i_hpc.data.tables import ROW, SHARD_ROW, Shard, save_tables, sha256_of_rows
-from tests.support.data import make_shards
+from t2i_hpc.data.writer import write_shards
+from tests.support.data import make_image_folder, make_shards
 
 
 @pytest.fixture
@@ -145,6 +149,37 @@ def test_rows_of_others_are_found_when_their_shard_is_first_used(split: Path) ->
     manifest = Manifest.load(split)
     with pytest.raises(DataError, match=r"its part for 000001\.tar differs"):
         manifest.rows(1)
+
+
+def test_a_build_records_how_images_are_stored(tmp_path: Path) -> None:
+    expected = {
+        "jpeg": ("jpeg", 90, "antialiased bilinear"),
+        "png": ("png", 0, "antialiased bilinear"),
+        "original": ("original", 0, "none"),
+    }
+    pictures = str(make_image_folder(tmp_path / "pictures", range(3)))
+    texts = {}
+    for form, storing in expected.items():
+        output = str(tmp_path / form)
+        config = ShardsConfig(images=pictures, output=output, format=form, quality=90, workers=0)
+        write_shards(config)
+        manifest = Manifest.load(tmp_path / form / "train")
+        assert manifest.storing == Storing(*storing)
+        texts[form] = manifest.stored
+    assert texts == {
+        "jpeg": "jpeg, quality 90, shorter side at most 304 px by antialiased bilinear",
+        "png": "png, lossless, shorter side at most 304 px by antialiased bilinear",
+        "original": "originals; those that were turned or cut are PNG",
+    }
+
+
+def test_a_manifest_of_before_says_unknown(tmp_path: Path) -> None:
+    folder = resource("shards_demo") / "test"
+    manifest = Manifest.load(folder)
+    assert manifest.storing == Storing()
+    assert "filter and quality unknown" in manifest.stored
+    replace(manifest, folder=tmp_path).save()
+    assert (tmp_path / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
 
 
 def test_tables_are_written_part_by_part(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from t2i_hpc.config.evaluation import METRICS
 from t2i_hpc.metrics import weights
 from t2i_hpc.metrics.comparison import Comparison, Subject
 from t2i_hpc.metrics.detectors.inception import InceptionV3, inception_identity
-from t2i_hpc.metrics.evaluate import Division, Draw
+from t2i_hpc.metrics.evaluate import Division, Draw, Merged
+from t2i_hpc.metrics.values import Measured
 from tests.metrics.conftest import some_images
 from tests.metrics.test_protocol import PROTOCOL
 
@@ -114,8 +115,22 @@ def test_other_weights_do_not_give_a_score_called_fid(
     ways = [("own", "float32"), ("clean", "float32"), ("own", "bfloat16")]
     identities = [inception_identity(inception_file, *way) for way in ways]
     assert [i.metric_name for i in identities] == ["FID", "clean FID", "FID (bfloat16)"]
-    assert [i.family for i in identities] == ["", "", ""]
+    names = [
+        [Measured(NOTHING, None, PROTOCOL, each, CPU, {}).name(metric, more) for each in identities]
+        for metric, more in (("KID", ""), ("precision", identities[0].network))
+    ]
+    assert names == [
+        ["KID", "KID (clean resize)", "KID (bfloat16)"],
+        [
+            "precision (Inception-v3, not VGG-16)",
+            "precision (Inception-v3, not VGG-16, clean resize)",
+            "precision (Inception-v3, not VGG-16, bfloat16)",
+        ],
+    ]
     assert len({i.preprocessing for i in identities}) == 3
+
+
+NOTHING = Merged({}, None)
 
 
 class _Trap:

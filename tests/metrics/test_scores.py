@@ -69,6 +69,11 @@ def test_the_line_has_an_error_bar_and_leaves_out_what_there_is_not() -> None:
     assert "12.5000 ± 0.2500  [N 1,000, protocol" in line
 
 
+def test_r_precision_is_printed_in_percent_as_papers_state_it() -> None:
+    row = {**_row(std=0.0443), "metric": "R-precision", "value": 0.6782, "n_real": 0}
+    assert score_line(row).startswith("R-precision 67.8200 ± 4.4300 %")
+
+
 def test_small_n_is_warned_of_on_either_side() -> None:
     many = replace(PROTOCOL, images=30_000, real_images=10_000)
     assert few_images_warning(many) is None

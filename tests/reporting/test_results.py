@@ -87,6 +87,15 @@ def test_scores_of_other_numbers_of_images_stand_apart(sweep: Path) -> None:
     assert numbers == ["30,000,", "5,000,"]
 
 
+def test_r_precision_is_a_percentage_for_people_and_a_share_in_csv(sweep: Path) -> None:
+    row = {"metric": "R-precision", "value": 0.7658, "std": 0.0053, "n": 30_000, "protocol": "cc"}
+    run = sweep.parent.parent / "2-1"
+    append_json_line(run / "scores.jsonl", {**row, "images": 400, "better": "higher"})
+    results = read_results([str(run)])
+    assert "76.58 ± 0.53 %" in cells(to_markdown(results))[2]
+    assert "0.7658" in list(csv.reader(io.StringIO(to_csv(results))))[1]
+
+
 def test_one_protocol_is_one_column_whatever_it_is_called(sweep: Path) -> None:
     row = {"metric": "KID", "value": 5.0, "n": 30, "n_real": 9, "protocol": "cc", "images": 400}
     for name in ("2-1", "2-2"):

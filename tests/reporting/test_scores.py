@@ -25,7 +25,7 @@ def test_the_highest_is_best_where_higher_is_better() -> None:
     ]
     (curve,) = score_curves(rows)
     assert curve.best.images == 1000
-    assert "0.7 ± 0.02" in score_table([curve])
+    assert "70 ± 2 %" in score_table([curve])
     assert "biases" not in curve.caution
 
 

@@ -12,6 +12,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.image_headers import check_image, dimensions, other_format
 from t2i_hpc.data.images import (
+    RESAMPLING,
     Pixels,
     crop_box,
     decode,
@@ -21,9 +22,9 @@ from t2i_hpc.data.images import (
     to_srgb,
     turn,
 )
+from t2i_hpc.data.manifest import ORIGINAL, Storing
 from t2i_hpc.data.sources import SourceSample
 
-ORIGINAL = "original"
 LOSSLESS = "png"
 _LONGEST_SHAPE = 32  # longer side over shorter side
 _REMEDY = "replace it by a whole JPEG, PNG or WebP image or leave it out"
@@ -58,6 +59,14 @@ class StoredImage:
 def is_verbatim(config: ShardsConfig) -> bool:
     """Say whether image files are kept byte for byte where that is possible."""
     return config.format == ORIGINAL
+
+
+def storing(config: ShardsConfig) -> Storing:
+    """Return what the manifest says of the way from source to shard."""
+    if is_verbatim(config):
+        return Storing(ORIGINAL, 0, "none")
+    quality = 0 if config.format == LOSSLESS else config.quality
+    return Storing(config.format, quality, RESAMPLING)
 
 
 def convert(sample: SourceSample, config: ShardsConfig) -> StoredImage:

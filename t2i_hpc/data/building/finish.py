@@ -210,6 +210,7 @@ def _write(
         shard_count=len(shards),
         bytes=sum(shard.bytes for shard in shards),
         shards_sha256=save_tables(workspace.split, shards, _rows(workspace, made)),
+        storing=build.storing,
     ).save()
     if rejected:
         write_text(workspace.split / REJECTED, _lines(rejected))

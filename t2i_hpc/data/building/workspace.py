@@ -23,7 +23,7 @@ from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import write_json
-from t2i_hpc.data.manifest import VOCABULARY
+from t2i_hpc.data.manifest import VOCABULARY, Storing
 from t2i_hpc.data.tables import shard_name
 
 PATIENCE = 2.0  # seconds to wait for a lock
@@ -133,6 +133,7 @@ class Build:
         identities: of each shard, what its bytes follow from.
         tars: number of tars of the source.
         remarks: what the user should know when the split is made.
+        storing: how images are stored.
     """
 
     name: str
@@ -143,13 +144,16 @@ class Build:
     identities: list[str]
     tars: int = 0
     remarks: list[str] = field(default_factory=list)
+    storing: Storing = field(default_factory=Storing)
 
     @classmethod
     def load(cls, workspace: Workspace) -> Build | None:
         """Return what was built here; None where nothing was, or by another version."""
         try:
             content: dict[str, Any] = json.loads(_record(workspace).read_text(encoding="utf-8"))
-            return cls(**content) if content.pop("format") == _FORMAT else None
+            if content.pop("format") != _FORMAT:
+                return None
+            return cls(**{**content, "storing": Storing(**content.get("storing", {}))})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 

@@ -1,8 +1,8 @@
 """One arithmetic for all detectors: float32, with the same kernels in every run.
 
-PyTorch lets cuDNN convolve in TF32 (10 bits of mantissa) and choose kernels by timing; both
-would make a score depend on the machine's mood. bfloat16 is offered by name alone: it is
-another protocol.
+PyTorch lets cuDNN convolve in TF32 (10 bits of mantissa) and choose kernels by timing, and
+matrix products may be set to TF32 for a whole process; each would make a score depend on the
+machine's mood. bfloat16 is offered by name alone: it is another protocol.
 """
 
 from __future__ import annotations
@@ -25,8 +25,24 @@ def exact_inference() -> Iterator[None]:
     kernels = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     )
-    with torch.inference_mode(), kernels:
+    with torch.inference_mode(), kernels, _exact_products():
         yield
+
+
+@contextlib.contextmanager
+def _exact_products() -> Iterator[None]:
+    """Run the block with float32 matrix products; cuDNN's flags are of convolutions alone.
+
+    NVIDIA's containers set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which makes TF32 the state that a
+    process begins with; what is set here goes before it.
+    """
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before
 
 
 def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:

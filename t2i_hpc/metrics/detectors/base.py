@@ -20,11 +20,12 @@ class DetectorIdentity:
         name: the name in the configuration.
         label: one line for people: which network, which weights, what the score is not.
         metric_name: what the Fréchet distance over its features is called.
-        family: what the other metrics add to their name, e.g. "" for FID's network.
+        family: what the other metrics add to their name, e.g. "" for FID's network as it is.
         preprocessing: how images reach the network, and its arithmetic; part of the protocol.
         width: number of features D.
         classes: number of classes C of its logits, 0 where it serves no Inception score.
         sha256: of the weights file; part of the protocol.
+        network: what precision and recall add, which the literature has of VGG-16.
     """
 
     name: str
@@ -35,6 +36,7 @@ class DetectorIdentity:
     width: int
     classes: int
     sha256: str
+    network: str = ""
 
 
 class Detector(Protocol):

@@ -30,7 +30,7 @@ def lite0_identity(precision: str = "float32") -> DetectorIdentity:
         label=f"EfficientNet-Lite0 on ImageNet{suffix}; this is not FID and not comparable with "
         "FID",
         metric_name=f"FD (EfficientNet-Lite0{suffix})",
-        family="EfficientNet-Lite0",
+        family=f"EfficientNet-Lite0{suffix}",
         preprocessing=f"antialiased bilinear to {SIZE} px, (x - 127) / 128, {precision}",
         width=POOLED_WIDTH,
         classes=0,

@@ -52,9 +52,21 @@ def inception_identity(weights: Path, resize: str, precision: str) -> DetectorId
         name, label = "clean FID", f"{label}, clean resize"
     if precision != "float32":
         name, label = f"{name} ({precision})", f"{label}, {precision}"
-    family = "" if published else "Inception-v3, other weights"
+    told = [] if published else ["Inception-v3, other weights"]
+    told += ["clean resize"] * (resize == "clean")
+    told += [precision] * (precision != "float32")
     preprocessing = f"{_WORDS[resize]}, (x - 128) / 128, {precision}"
-    return DetectorIdentity(NAME, label, name, family, preprocessing, 2048, 1008, digest)
+    return DetectorIdentity(
+        NAME,
+        label,
+        name,
+        ", ".join(told),
+        preprocessing,
+        2048,
+        1008,
+        digest,
+        network="Inception-v3, not VGG-16" if published else "not VGG-16",
+    )
 
 
 class InceptionV3(NetworkDetector):

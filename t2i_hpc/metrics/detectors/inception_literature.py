@@ -41,7 +41,10 @@ def literature_identity(weights: Path, precision: str) -> DetectorIdentity:
         name, label = f"{name} ({precision})", f"{label}, {precision}"
     preprocessing = f"Pillow's bilinear to 299 px, x / 255, transform_input, {precision}"
     family = "torchvision Inception-v3"
-    return DetectorIdentity(NAME, label, name, family, preprocessing, 2048, 0, digest)
+    family += "" if precision == "float32" else f", {precision}"
+    return DetectorIdentity(
+        NAME, label, name, family, preprocessing, 2048, 0, digest, network="not VGG-16"
+    )
 
 
 class LiteratureInceptionV3(NetworkDetector):
