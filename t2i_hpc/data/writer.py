@@ -185,13 +185,13 @@ def _hash(key: str) -> int:
 
 def _jobs(config: ShardsConfig) -> list[_Job]:
     _check_settings(config)
-    workspace = _workspace(config)
     if not config.test_fraction:
-        return [_Job(config, workspace, None)]
+        return [_Job(config, _workspace(config), None)]
     if config.split == HELD_OUT:
         raise DataError(
             f"test_fraction= holds out the split {HELD_OUT}: name the other one, split=train"
         )
+    workspace = _workspace(config)
     held_out = _workspace(replace(config, split=HELD_OUT))
     return [_Job(config, workspace, False), _Job(config, held_out, True)]
 

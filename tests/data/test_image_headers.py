@@ -10,9 +10,10 @@ import zlib
 from pathlib import Path
 
 import pytest
+from PIL import Image, features
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.image_headers import check_image, dimensions
+from t2i_hpc.data.image_headers import check_image, dimensions, other_format
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.tars import Record, index_tar, write_tar
 from tests.support.data import draw_image, image_bytes
@@ -177,3 +178,40 @@ def test_claims_are_told() -> None:
         check_image(riff(extended(70_000, 16_000_000)), "webp", "a")
     with pytest.raises(DataError, match=r"^a claims 0 by 7 pixels"):
         check_image(png(0, 7), "png", "a")
+
+
+def test_what_lies_behind_a_jpeg_is_no_scan() -> None:
+    """Telephones hang a film behind a photograph; a film may hold any bytes."""
+    content = image_bytes(0, "JPEG")
+    check_image(content + b"\xff\xda" * 500, "jpeg", "x")
+    with pytest.raises(DataError, match="more than 100 scans"):
+        check_image(content[:-2] + b"\xff\xda\0\2" * 500 + content[-2:], "jpeg", "x")
+
+
+OTHERS = {
+    "GIF": "a GIF image",
+    "BMP": "a BMP image",
+    "TIFF": "a TIFF image",
+    "AVIF": "an AVIF image",
+    "JPEG2000": "a JPEG 2000 image",
+}
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_images_of_other_formats_are_told_apart(form: str) -> None:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    assert other_format(image_bytes(0, form)) == OTHERS[form]
+
+
+def test_other_files_are_told_apart() -> None:
+    stream = io.BytesIO()
+    Image.new("I;16", (4, 4)).save(stream, "PNG")
+    assert other_format(stream.getvalue()) == "a 16-bit grey PNG image"
+    assert other_format(b"") == "an empty file"
+    assert other_format(b"\n<!DOCTYPE html><p>gone") == "an HTML page"
+    assert other_format(b"version https://git-lfs.github.com/spec/v1").startswith(
+        "a pointer of Git"
+    )
+    for form in ("JPEG", "PNG", "WEBP"):
+        assert other_format(image_bytes(0, form)) == ""

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data import images
@@ -18,6 +18,7 @@ from t2i_hpc.data.images import (
     decode,
     encode,
     resize_shorter,
+    to_srgb,
     upright,
 )
 from tests.support.data import draw_image, image_bytes, random_bytes
@@ -193,3 +194,70 @@ def test_photographs_are_turned_upright(orientation: int) -> None:
     assert turned.shape == ((20, 30, 3) if orientation < 5 else (30, 20, 3))
     if orientation == 3:
         assert np.array_equal(turned, decode(content)[::-1, ::-1])
+
+
+def jpeg(**options: object) -> bytes:
+    stream = io.BytesIO()
+    draw_image(3, 60, 44).save(stream, "JPEG", quality=90, **options)
+    return stream.getvalue()
+
+
+def with_scan(first: int, last: int) -> bytes:
+    content = bytearray(jpeg())
+    place = content.index(b"\xff\xda")
+    end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    content[end - 3 : end - 1] = bytes([first, last])
+    return bytes(content)
+
+
+def with_revision(major: int) -> bytes:
+    content = bytearray(jpeg())
+    content[content.index(b"JFIF\0") + 5] = major
+    return bytes(content)
+
+
+ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+ODD = {
+    "a baseline scan of the coefficients 0 to 0": with_scan(0, 0),
+    "JFIF of revision 2": with_revision(2),
+    "a color transform that is not known": jpeg()[:2] + ADOBE + b"\x07" + jpeg()[20:],
+    "stuffing before the end": jpeg()[:-2] + bytes(9) + jpeg()[-2:],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_headers_that_viewers_pass_over(name: str) -> None:
+    assert np.array_equal(decode(ODD[name]), decode(jpeg()))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_damage_behind_an_odd_header_stays_damage(name: str) -> None:
+    """A decoder tells its first warning alone, which is that of the header."""
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode(ODD[name][: len(ODD[name]) // 2] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
+def test_orientations_that_say_nothing_leave_an_image_as_it_is(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = jpeg(exif=exif)
+    image = decode(content)
+    assert upright(image, content) is image
+
+
+def test_profiles_are_converted_to_srgb() -> None:
+    pixels = np.full((8, 8, 3), (200, 40, 40), dtype=np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert to_srgb(pixels, srgb) is pixels
+    assert to_srgb(pixels, b"no profile") is pixels
+    wide = bytearray(srgb)
+    # The primaries red and blue are exchanged in the table of tags.
+    red, blue = (wide.index(tag, 128) for tag in (b"rXYZ", b"bXYZ"))
+    wide[red + 4 : red + 8], wide[blue + 4 : blue + 8] = (
+        wide[blue + 4 : blue + 8],
+        wide[red + 4 : red + 8],
+    )
+    named = bytes(wide).replace(b"s\0R\0G\0B", b"o\0t\0h\0e").replace(b"sRGB", b"othe")
+    turned = to_srgb(pixels, named)
+    assert turned[0, 0].tolist() == pytest.approx([40, 40, 200], abs=3)

@@ -170,3 +170,53 @@ def test_splits_of_one_folder_share_a_vocabulary(tmp_path: Path) -> None:
         merge_split(Path(config.output) / "test")
     build_parts(replace(other, split="test"), "1/1")  # the folder has words by now
     assert merge_split(Path(config.output) / "test").manifest.sample_count == 3
+
+
+def test_two_whole_builds_into_one_folder_share_the_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs for train and test at the same time: the second waits until there is a vocabulary."""
+    monkeypatch.setattr(workspace, "PATIENCE", 0.0)
+    config = prepare(tmp_path)
+    other = replace(
+        config, images=str(make_image_folder(tmp_path / "b", range(3, 9))), split="test"
+    )
+    output = Path(config.output)
+    output.mkdir()
+    descriptor = os.open(output / ".splits.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # the first build
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(build_split, other)
+        while "waiting: another build is writing into" not in capfd.readouterr().err:
+            assert not second.done()
+        build = replace(config, output=str(tmp_path / "first"))
+        shutil.copy(build_split(build).manifest.folder.parent / "vocabulary.json", output)
+        os.close(descriptor)
+        assert second.result().manifest.sample_count == 6
+    words = (tmp_path / "first" / "vocabulary.json").read_bytes()
+    assert (output / "vocabulary.json").read_bytes() == words
+    assert sorted(path.name for path in output.iterdir()) == ["test", "vocabulary.json"]
+
+
+def test_locks_hold_where_only_what_is_open_for_writing_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS."""
+    flock = fcntl.flock
+
+    def like_nfs(descriptor: int, kind: int) -> None:
+        access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if kind & fcntl.LOCK_EX and access == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", like_nfs)
+    monkeypatch.setattr(workspace, "PATIENCE", 0.0)
+    config = prepare(tmp_path)
+    Path(config.output).mkdir()
+    with (
+        workspace.locked(Path(config.output) / ".train.lock", "held"),
+        pytest.raises(DataError, match="is being built already"),
+    ):
+        build_split(config)
+    assert build_split(config).manifest.sample_count == 17

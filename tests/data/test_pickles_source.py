@@ -148,7 +148,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folder / "captions.pickle").write_bytes(b"\x80\x02]q\x00(]q\x01(K"),
         "captions.pickle, captions and words of this literature, cannot be read as a pickle",
     ),
-    "a program": (changed(lambda content: [*content[:3], print]), "the word GLOBAL is not allowed"),
+    "a program": (
+        changed(lambda content: [*content[:3], print]),
+        "the name __builtin__.print is not allowed",
+    ),
     "three parts": (changed(lambda content: content[:3]), "it is no list of four"),
     "no list": (changed(lambda _: {"a": 1}), "it is no list of four"),
     "captions of words": (

@@ -68,6 +68,41 @@ def test_pickles_of_python_2(tmp_path: Path, protocol: int) -> None:
     assert load(tmp_path, PYTHON_2[protocol]) == expected
 
 
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["i1", "<i8", ">i4", "u2", ">u8"])
+def test_whole_numbers_of_numpy(tmp_path: Path, protocol: int, kind: str) -> None:
+    """The official class_info.pickle of CUB holds such, as Python 2 wrote them."""
+    written = list(np.array([3, 100, 7, 3], dtype=kind))
+    found = load(tmp_path, pickle.dumps(written, protocol))
+    assert found == [3, 100, 7, 3]
+    assert [type(number) for number in found] == [int] * 4  # type: ignore[attr-defined]
+
+
+def test_whole_numbers_of_numpy_by_python_2(tmp_path: Path) -> None:
+    content = (
+        b"(lp0\ncnumpy.core.multiarray\nscalar\np1\n(cnumpy\ndtype\np2\n(S'i8'\np3\nI0\nI1\ntp4\n"
+        b"Rp5\n(I3\nS'<'\np6\nNNNI-1\nI-1\nI0\ntp7\nbS'\\x80\\x00\\x00\\x00\\x00\\x00\\x00\\x00'\n"
+        b"p8\ntp9\nRp10\nag1\n(g5\nS'\\x81\\x00\\x00\\x00\\x00\\x00\\x00\\x00'\np11\ntp12\nRp13\na."
+    )
+    assert list(pickle.loads(content, encoding="latin1")) == [128, 129]
+    assert load(tmp_path, content) == [128, 129]
+
+
+@pytest.mark.parametrize("value", [np.float64(1), np.array([1, 2]), np.datetime64("2020")])
+def test_other_things_of_numpy_are_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(DataError, match=r"cannot be read as a pickle of lists"):
+        load(tmp_path, pickle.dumps(value, 2))
+
+
+def test_line_ends_that_git_changed(tmp_path: Path) -> None:
+    names = [f"a/{number}\r\n" for number in range(20)]
+    text = pickle.dumps(names, 0).replace(b"\n", b"\r\n")
+    assert load(tmp_path, text) == names
+    binary = pickle.dumps([10] * 20, 2).replace(b"\n", b"\r\n")
+    with pytest.raises(DataError, match="its line ends were changed to CR LF, as git does"):
+        load(tmp_path, binary)
+
+
 def test_shared_and_circular_objects(tmp_path: Path) -> None:
     inner: list[Any] = [1]
     inner.append(inner)
@@ -86,7 +121,7 @@ FOREIGN = {
     "a function": os.system,
     "a class": Path,
     "an array": np.zeros(2),
-    "a number of numpy": np.int64(3),
+    "a number of numpy": np.float64(3),
     "a decimal": Decimal(1),
     "an ordered dict": OrderedDict(a=1),
     "a set": {1},

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import webdataset
+from PIL import Image
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data import webdataset_samples
-from tests.support.data import image_bytes
+from t2i_hpc.data.images import encode
+from tests.support.data import captions_of, draw_image, image_bytes
 from tests.support.servers import MortalServer, fail, serving
 from tests.support.tars import (
     foreign,
@@ -112,3 +119,64 @@ def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"no tar" * 1000)
     with pytest.raises(DataError, match=r"cannot be used.*a\.tar"):
         take(stream_of(str(tmp_path / "a.tar")), 1)
+
+
+def test_a_cut_tar_lends_nothing_to_the_next(tmp_path: Path) -> None:
+    """Keys begin anew in every tar: a picture of one must not get the caption of the other."""
+    first, second = foreign(0), foreign(1)
+    second["__key__"] = first["__key__"]
+    for name, sample in (("0", first), ("1", second)):
+        with webdataset.TarWriter(str(tmp_path / f"{name}.tar")) as writer:
+            for place in range(3):
+                writer.write(sample | {"__key__": f"{place:04d}"})
+    cut = tmp_path / "0.tar"
+    content = cut.read_bytes()
+    os.truncate(cut, content.index(b"0000.txt") + 512 + 3)
+    stream = stream_of(f"{tmp_path}/{{0..1}}.tar", shuffle_buffer=1, max_lost=1.0, flip=False)
+    batches = take(stream, 4)
+    captions = {caption for batch in batches for caption in batch.captions}
+    assert captions <= set(captions_of(1))
+    pictures = {image.numpy().tobytes() for batch in batches for image in batch.images}
+    whole = take(stream_of(str(tmp_path / "1.tar"), shuffle_buffer=1, flip=False), 4)
+    assert pictures <= {image.numpy().tobytes() for batch in whole for image in batch.images}
+
+
+def test_how_much_may_be_lost_is_a_setting(tmp_path: Path) -> None:
+    samples = [foreign(number) for number in range(40)]
+    for sample in samples[::3]:
+        sample["txt"] = b""
+    urls = write_tars(tmp_path / "tars", samples)
+    with pytest.raises(DataError, match=r"more than data\.max_lost=0\.01; .* or allow more"):
+        take(stream_of(urls), 30)
+    assert len(take(stream_of(urls, max_lost=0.5), 30)) == 30
+
+
+def test_members_and_keys_are_settings(tmp_path: Path) -> None:
+    sample = foreign(0)
+    content = {"input.png": sample.pop("png"), "syn.json": b'{"TEXT": "a red circle"}'}
+    urls = write_tars(tmp_path / "tars", [sample | content | {"cls": b"7"}])
+    named = {"image_member": "input.png", "caption_member": "syn.json", "caption_key": "text"}
+    (batch,) = take(stream_of(urls, **named), 1)
+    assert set(batch.captions) == {"a red circle"}
+    assert batch.classes.tolist() == [7] * 8
+    with pytest.raises(DataError, match=r"name it with image_member=input\.png"):
+        take(stream_of(urls), 1)
+
+
+def test_photographs_stand_upright(tmp_path: Path) -> None:
+    """By their EXIF, or by what img2dataset notes of the EXIF that it took away."""
+    image = draw_image(1, 24, 24)
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    image.save(stream, "PNG", exif=exif)
+    noted = json.dumps({"caption": "a", "exif": '{"Image Orientation": "Rotated 90 CW"}'})
+    plain = {"__key__": "0", "png": image_bytes(1, "PNG", 24, 24), "json": noted.encode()}
+    kept = {"__key__": "0", "png": stream.getvalue(), "json": b'{"caption": "a"}'}
+    turned = {"__key__": "0", "json": b'{"caption": "a"}'}
+    turned["png"] = encode(np.rot90(np.asarray(image), -1).copy(), "png", 0)
+    found = [
+        take(stream_of(write_tars(tmp_path / str(n), [one]), flip=False), 1)[0].images[0]
+        for n, one in enumerate((plain, kept, turned))
+    ]
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
