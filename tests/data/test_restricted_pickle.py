@@ -75,7 +75,7 @@ def test_whole_numbers_of_numpy(tmp_path: Path, protocol: int, kind: str) -> Non
     written = list(np.array([3, 100, 7, 3], dtype=kind))
     found = load(tmp_path, pickle.dumps(written, protocol))
     assert found == [3, 100, 7, 3]
-    assert [type(number) for number in found] == [int] * 4  # type: ignore[attr-defined]
+    assert [type(number) for number in found] == [int] * 4
 
 
 def test_whole_numbers_of_numpy_by_python_2(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,11 @@ def test_members_and_keys_are_settings(tmp_path: Path) -> None:
     sample = foreign(0)
     content = {"input.png": sample.pop("png"), "syn.json": b'{"TEXT": "a red circle"}'}
     urls = write_tars(tmp_path / "tars", [sample | content | {"cls": b"7"}])
-    named = {"image_member": "input.png", "caption_member": "syn.json", "caption_key": "text"}
+    named: dict[str, Any] = {
+        "image_member": "input.png",
+        "caption_member": "syn.json",
+        "caption_key": "text",
+    }
     (batch,) = take(stream_of(urls, **named), 1)
     assert set(batch.captions) == {"a red circle"}
     assert batch.classes.tolist() == [7] * 8
