@@ -2,8 +2,8 @@
 # SSA-GAN on CUB with 2 to 7 semantic masks (the paper's ablation): one training an element.
 #   sbatch slurm/sweep_masks.sh [key=value …]
 #
-# Before the time limit Slurm sends USR1: the run saves and is put back into the queue, where it
-# goes on by itself; so it does after a lost node. Submitted again, the same command finds its run.
+# Before the time limit Slurm sends USR1: the run saves, is requeued and resumes by itself; so it
+# does after preemption or a lost node. Submitted again, the same command finds its run.
 # The table: python -m t2i_hpc.table runs/cub_ssagan-*
 #SBATCH --job-name=sweep_masks
 #SBATCH --array=2-7%2
@@ -19,14 +19,22 @@
 set -euo pipefail
 
 # Your environment goes here: a module, conda activate, or a container in front of python below.
-cd "${SLURM_SUBMIT_DIR:-.}"
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 2 # a node that does not see the folder: it is on a local disk
 PATH=$PWD/.venv/bin:$PATH
 task=(t2i_hpc.train experiment=cub_ssagan system.masks="$SLURM_ARRAY_TASK_ID" "$@")
 
 run=$(python -m "${task[@]}" --print-run)
-# srun does not inherit --cpus-per-task from sbatch since Slurm 22.05.
-code=0
-srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=300 python -m "${task[@]}" || code=$?
+job=(python -m t2i_hpc.cluster.slurm.job "$run")
 
-trap '' TERM # putting the job back ends this script, too
-exec python -m t2i_hpc.cluster.slurm.afterwards "$run" "$code"
+# Slurm's TERM (time limit, preemption) ends this script together with the tasks. srun runs
+# beside the script, so that bash answers it at once: whatever the tasks still do, the job is
+# requeued.
+trap '"${job[@]}" TERM || true' TERM
+"${job[@]}" begin || exec "${job[@]}" $?
+# srun does not inherit --cpus-per-task from sbatch since Slurm 22.05.
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=300 python -m "${task[@]}" & step=$!
+while wait $step; code=$?; kill -0 $step 2>/dev/null; do :; done
+# It may have ended while bash answered TERM: then this knows how.
+wait $step 2>/dev/null && code=0 || { late=$?; [ $late = 127 ] || code=$late; }
+trap '' TERM # requeueing the job ends this script, too
+exec "${job[@]}" $code

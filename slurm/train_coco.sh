@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SSA-GAN on COCO, one task a GPU.   sbatch slurm/train_coco.sh [key=value …]
 #
-# Before the time limit Slurm sends USR1: the run saves and is put back into the queue, where it
-# goes on by itself; so it does after a lost node. Submitted again, the same command finds its run.
+# Before the time limit Slurm sends USR1: the run saves, is requeued and resumes by itself; so it
+# does after preemption or a lost node. Submitted again, the same command finds its run.
 #SBATCH --job-name=coco_ssagan
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -16,20 +16,29 @@
 set -euo pipefail
 
 # Your environment goes here: a module, conda activate, or a container in front of python below.
-cd "${SLURM_SUBMIT_DIR:-.}"
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 2 # a node that does not see the folder: it is on a local disk
 PATH=$PWD/.venv/bin:$PATH
 task=(t2i_hpc.train experiment=coco_ssagan "$@")
 
 run=$(python -m "${task[@]}" --print-run)
+job=(python -m t2i_hpc.cluster.slurm.job "$run")
+
+# Slurm's TERM (time limit, preemption) ends this script together with the tasks. srun runs
+# beside the script, so that bash answers it at once: whatever the tasks still do, the job is
+# requeued.
+trap '"${job[@]}" TERM || true' TERM
+"${job[@]}" begin || exec "${job[@]}" $?
 # srun does not inherit --cpus-per-task from sbatch since Slurm 22.05.
-code=0
-srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=300 python -m "${task[@]}" || code=$?
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=300 python -m "${task[@]}" & step=$!
 
 # The second way, torchrun: --ntasks-per-node=1 above, no --signal (torchrun dies of it; the run
-# knows its time limit by itself), and instead of the line with srun:
-#   srun --wait=300 torchrun --nnodes="$SLURM_NNODES" --nproc-per-node=4 --rdzv-backend=c10d \
+# asks Slurm for its time limit), and instead of the line with srun:
+#   srun --wait=300 python -m torch.distributed.run --nnodes="$SLURM_NNODES" --nproc-per-node=4 \
 #     --rdzv-endpoint="$(scontrol show hostnames "$SLURM_NODELIST" | head -n1):29500" \
-#     -m "${task[@]}" || code=$?
+#     --rdzv-backend=c10d -m "${task[@]}" & step=$!
 
-trap '' TERM # putting the job back ends this script, too
-exec python -m t2i_hpc.cluster.slurm.afterwards "$run" "$code"
+while wait $step; code=$?; kill -0 $step 2>/dev/null; do :; done
+# It may have ended while bash answered TERM: then this knows how.
+wait $step 2>/dev/null && code=0 || { late=$?; [ $late = 127 ] || code=$late; }
+trap '' TERM # requeueing the job ends this script, too
+exec "${job[@]}" $code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.cluster.beside import EvaluationsBeside
+from t2i_hpc.cluster.slurm.afterwards import on_term
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.exit_codes import LOST_RANK, OUT_OF_MEMORY
 from t2i_hpc.common.out_of_memory import TRAINING_LEVERS
@@ -143,7 +145,9 @@ def _train(job: Job, line: ProgressLine) -> int:
     if done:
         line.say(f"done: {job.run}")
         return 0
-    line.say(f"stopped and saved: the same command goes on with {job.run}")
+    line.say(f"stopped and saved: the same command resumes {job.run}")
+    if stop.reason == "SIGTERM" and job.world.is_main and "SLURM_JOB_ID" in os.environ:
+        on_term(job.run)  # where the batch script was killed, nobody else requeues the job
     return STOPPED_EXIT_CODE
 
 

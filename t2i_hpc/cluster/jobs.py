@@ -2,22 +2,27 @@
 
 A :class:`Work` is one command line and the folder it writes into (a run directory, a folder of
 shards). A :class:`Plan` is works that run side by side as one job array, and perhaps one that
-follows them all. What was submitted stands in ``FOLDER/jobs/jobs.jsonl``: from it `status`,
-`cancel` and a chained successor know what there is; Slurm is only asked how it fares.
+follows them all. What was submitted is in ``FOLDER/jobs/records``, one file a job: several nodes
+write there in the same second, and appending to one file is not safe on NFS. From it `status`,
+`cancel` and a resubmitted job know what there is; Slurm is only asked for their states.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.common.files import append_json_line, read_json_lines
+from t2i_hpc.common.files import read_json_lines, write_json
 
 JOBS_FOLDER = "jobs"
-_LIST = "jobs.jsonl"
+_RECORDS = "records"
+_OLD_LIST = "jobs.jsonl"  # of versions that appended
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,26 @@ class JobRecord:
 
 
 def record_jobs(folder: Path, records: Sequence[JobRecord]) -> None:
-    """Add jobs to a folder's list."""
+    """Add jobs to a folder's records."""
     for record in records:
-        append_json_line(folder / JOBS_FOLDER / _LIST, dataclasses.asdict(record))
+        write_json(_path(folder, record.job), dataclasses.asdict(record))
 
 
 def read_jobs(folder: Path) -> list[JobRecord]:
     """Return the jobs that were submitted for a folder, oldest first."""
-    rows = read_json_lines(folder / JOBS_FOLDER / _LIST)
-    return [_record(row) for row in rows]
+    rows = read_json_lines(folder / JOBS_FOLDER / _OLD_LIST)
+    for path in (folder / JOBS_FOLDER / _RECORDS).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):  # withdrawn meanwhile
+            rows.append(json.loads(path.read_text(encoding="utf-8")))
+    return sorted((_record(row) for row in rows), key=_age)
+
+
+def forget_job(folder: Path, job: str) -> None:
+    """Remove a job that never began, with what submitting it left behind."""
+    _path(folder, job).unlink(missing_ok=True)
+    for path in (folder / JOBS_FOLDER).glob(f"{job}_*"):
+        if re.fullmatch(rf"{job}_(submi\w*|code|config|changes)\.\w+", path.name):
+            path.unlink(missing_ok=True)
 
 
 def chain_of(records: Sequence[JobRecord], job: str) -> list[str]:
@@ -103,5 +119,18 @@ def chain_of(records: Sequence[JobRecord], job: str) -> list[str]:
     return chain
 
 
+def successor_of(records: Sequence[JobRecord], job: str) -> JobRecord | None:
+    """Return the job that is to resume a job's work (chain); None where there is none."""
+    return next((record for record in reversed(records) if record.follows == job), None)
+
+
+def _path(folder: Path, job: str) -> Path:
+    return folder / JOBS_FOLDER / _RECORDS / f"{job}.json"
+
+
 def _record(row: dict[str, Any]) -> JobRecord:
     return JobRecord(**{**row, "words": tuple(row["words"]), "after": tuple(row.get("after", ()))})
+
+
+def _age(record: JobRecord) -> tuple[str, list[int]]:
+    return record.submitted, [int(number) for number in re.findall(r"\d+", record.job)]

@@ -2,8 +2,8 @@
 
 The queue forgets a job some minutes after its end; accounting may be absent or lag behind. One
 call of each client asks for any number of jobs. That nobody answers is not that a job is over:
-jobs without an answer are named as such. Which jobs a person cancelled stands in
-``FOLDER/jobs/cancelled`` before Slurm is told, so that none of them is put back.
+jobs without an answer are named as such. Which jobs a person cancelled is in
+``FOLDER/jobs/cancels`` before Slurm is told, so that none of them is requeued.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD
 _TERMINAL = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED"}
 _TERMINAL |= {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 _NOTHING = {"", "None", "None assigned", "(null)"}
-_CANCELLED = "cancelled"
+_CANCELLED = "cancels"
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,16 @@ def name_jobs(jobs: Iterable[str], most: int = 4) -> str:
 
 
 def mark_cancelled(folder: Path, jobs: Sequence[str]) -> None:
-    """Say that these jobs of a folder shall not be put back into the queue."""
-    path = folder / JOBS_FOLDER / _CANCELLED
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write("".join(f"{job}\n" for job in jobs))
+    """Say that these jobs of a folder shall not be requeued; one file a job, see `jobs`."""
+    marks = folder / JOBS_FOLDER / _CANCELLED
+    marks.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        (marks / job).touch()
 
 
 def cancelled_jobs(folder: Path) -> set[str]:
     """Return the jobs of a folder that a person cancelled."""
-    path = folder / JOBS_FOLDER / _CANCELLED
-    return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
+    return {path.name for path in (folder / JOBS_FOLDER / _CANCELLED).glob("[0-9]*")}
 
 
 def _from_queue(wanted: set[str]) -> tuple[dict[str, JobState], str]:

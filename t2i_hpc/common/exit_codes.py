@@ -17,3 +17,16 @@ INTERRUPTED = 130
 
 OUT_OF_MEMORY = 77
 """Memory was used up, a GPU's or the machine's; started again it would be so again."""
+
+GAVE_UP = 1
+"""A job was started again and again without progress."""
+
+NOTHING_LEFT = 79
+"""A job need not start: its work is done, cancelled, or left to another job."""
+
+_KILLED = range(129, 193)  # 128 + a signal, as shells and srun say it
+
+
+def resumes(code: int) -> bool:
+    """Whether the same command goes on after this end: it stopped, lost a rank or was killed."""
+    return code in (STOPPED, LOST_RANK) or code in _KILLED

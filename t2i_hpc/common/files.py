@@ -8,13 +8,17 @@ then renamed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+_LOCK_SECONDS = 10.0  # many times what an append takes
 
 
 def fsync_folder(folder: Path) -> None:
@@ -58,22 +62,51 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def append_json_line(path: Path, value: Any) -> None:
-    """Append one compact JSON object as a line; a single write, so readers see whole lines.
+def append_json_line(
+    path: Path, value: Any, unless: Callable[[dict[str, Any]], bool] | None = None
+) -> bool:
+    """Append one compact JSON object as a line; return whether it was.
 
-    A line that a power cut or a full disk left half written is ended first, and spoils no other.
+    The file is locked meanwhile: processes on several nodes that append at the same time would
+    overwrite each other on a network file system, which has no atomic append. Where there are no
+    locks either, this is a single write. A line that a power cut or a full disk left half written
+    is ended first, and spoils no other.
+
+    Args:
+        path: the file; made where it is not there.
+        value: the object.
+        unless: is asked about the lines that are there already; nothing is appended where it says
+            yes to one of them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n"
-    if not _ends_a_line(path):
-        line = "\n" + line
     with path.open("ab") as stream:
-        stream.write(line.encode())
+        _lock_for_a_moment(stream)
+        if unless and any(unless(row) for row in read_json_lines(path)):
+            return False
+        stream.write((line if _ends_a_line(path) else "\n" + line).encode())
+        stream.flush()
+    return True
+
+
+def _lock_for_a_moment(stream: IO[bytes]) -> None:
+    """Lock an open file until it is closed; go without where that takes too long or is unknown."""
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return
+            time.sleep(0.01)
+        except OSError:  # a file system without locks
+            return
 
 
 def _ends_a_line(path: Path) -> bool:
     """Whether a file that is appended to has no half line at its end."""
-    if not path.exists() or path.stat().st_size == 0:
+    if path.stat().st_size == 0:
         return True
     with path.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)

@@ -59,9 +59,9 @@ class ClusterConfig:
     )
     on_stop: str = setting(
         "requeue",
-        "slurm: what a job does that had to stop before its end: requeue = back into the queue "
-        "under the same number; chain = a new job follows, where jobs are not taken back; "
-        "end = nothing",
+        "slurm: how a job resumes that had to stop before its end: requeue = back into the queue "
+        "under the same number; chain = by the next job, which it submits at its start, where jobs "
+        "are not taken back; end = not at all",
         choices=("requeue", "chain", "end"),
     )
     max_restarts: int = setting(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.common.files import append_json_line, read_json_lines
+from t2i_hpc.common.files import append_json_line
 from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.protocol import Protocol
 from t2i_hpc.metrics.units import scale_of
@@ -60,13 +60,13 @@ def score_row(
 
 def record_score(run: Path, row: dict[str, Any]) -> bool:
     """Append a row to the run's scores; return False where the same row is there already."""
-    path = run / FILE_NAME
-    for known in read_json_lines(path):
+
+    def is_same(known: dict[str, Any]) -> bool:
         same = all(known.get(name) == row[name] for name in _IDENTITY)
-        if same and math.isclose(known.get("value", math.nan), row["value"], rel_tol=_SAME):
-            return False
-    append_json_line(path, row)
-    return True
+        return same and math.isclose(known.get("value", math.nan), row["value"], rel_tol=_SAME)
+
+    # Two merges may end in the same second: who looks also writes, under one lock.
+    return append_json_line(run / FILE_NAME, row, unless=is_same)
 
 
 def score_line(row: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def read_states(runs: Sequence[Path]) -> list[RunState]:
 
 def _state(known: Evidence) -> RunState:
     state, message = judge(known)
-    log = known.training[-1].log if known.training else ""
+    log = _log(known)
     if not message and log and state in (FAILED, LOST):
         message = last_error(Path(log))
     row = last_row(known.run / "metrics.jsonl")
@@ -124,10 +124,17 @@ def _remaining(images: int, share: float | None, speed: float | None) -> float |
 
 
 def _job(known: Evidence) -> str:
-    living = [state.job for state in known.living]
+    """Return the job that the run is or was; one that waits to resume it comes after it."""
+    living = sorted(known.living, key=lambda state: state.runs)
     submitted = [record.job for record in known.training]
     begun = [session.job for session in known.sessions]
-    return next((jobs[-1] for jobs in (living, submitted, begun) if jobs), "")
+    return next((jobs[-1] for jobs in ([s.job for s in living], submitted, begun) if jobs), "")
+
+
+def _log(known: Evidence) -> str:
+    job = _job(known)
+    own = [record.log for record in known.training if record.job == job]
+    return next((logs[-1] for logs in (own, [r.log for r in known.training]) if logs), "")
 
 
 def _nodes(known: Evidence) -> str:

@@ -117,6 +117,11 @@ def _of_job(record: JobRecord, state: JobState | None) -> tuple[str, str]:
         return DONE, ""
     if state.word == "CANCELLED":
         return STOPPED, f"job {state.job} was cancelled"
+    if not Path(record.log).exists():
+        return FAILED, (
+            f"job {state.job} ended as {state.word} without a line in {record.log}: probably its "
+            "node does not see that folder (/tmp and other local disks are not shared)"
+        )
     return FAILED, last_error(Path(record.log)) or f"job {state.job} ended as {state.word}"
 
 

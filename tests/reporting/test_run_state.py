@@ -11,10 +11,11 @@ import pytest
 
 from t2i_hpc.cluster.finding import find_jobs, find_runs
 from t2i_hpc.cluster.jobs import JobRecord, record_jobs
-from t2i_hpc.cluster.states import JobState
+from t2i_hpc.cluster.states import Answer, JobState
 from t2i_hpc.common.files import append_json_line
 from t2i_hpc.common.sessions import Session, read_sessions, write_begin, write_end
 from t2i_hpc.engine.run_directory import locked
+from t2i_hpc.reporting import run_state
 from t2i_hpc.reporting.run_state import RunState, read_states
 from t2i_hpc.reporting.status_text import advice, status_details, status_json, status_table
 from t2i_hpc.reporting.tails import last_error, last_row
@@ -99,6 +100,7 @@ def test_a_job_without_a_session_is_judged_by_slurm_and_its_log(
     jobs = job("7", run), job("8", run)
     assert judged(run, {"8": "FAILED"}, *jobs) == ("failed", "t2i_hpc.train: no shards in /data")
     (run / "8.log").unlink()
+    Path(jobs[-1].log).touch()
     assert judged(run, {"8": "TIMEOUT"}, *jobs) == ("failed", "job 8 ended as TIMEOUT")
     assert judged(run, {"8": "CANCELLED"}, *jobs)[0] == "stopped"
     earlier = replace(job("6", run), submitted="2001-01-01T00:00:00+00:00")
@@ -146,6 +148,28 @@ def test_a_script_submitted_by_hand_is_known_by_its_session(run: Path) -> None:
     session(run, "stopped", number="7")
     assert judged(run, {"7": "PENDING"}) == ("waiting", "Resources")
     assert find_jobs(run) == ["7"]
+
+
+def test_a_job_without_a_log_may_be_on_a_node_that_does_not_see_it(run: Path) -> None:
+    state, message = judged(run, {"8": "FAILED"}, job("8", run))
+    assert state == "failed"
+    assert f"without a line in {run / '8.log'}" in message
+    assert "does not see that folder" in message
+
+
+def test_a_job_that_waits_to_resume_a_running_one_is_not_the_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session(run, number="7")
+    record_jobs(run, [job("7", run), replace(job("8", run), follows="7")])
+    states = {
+        "7": JobState("7", "RUNNING", "", "n[1-2]"),
+        "8": JobState("8", "PENDING", "Dependency"),
+    }
+    monkeypatch.setattr(run_state, "ask_states", lambda jobs: Answer(states))
+    state = only(run)
+    assert (state.state, state.job, state.nodes) == ("running", "7", "n[1-2]")
+    assert state.log == str(run / "7.log")
 
 
 def test_progress_is_what_a_restart_goes_on_from(run: Path) -> None:

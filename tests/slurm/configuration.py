@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-_CPUS, _MEGABYTES = 16, 1_000_000
+_CPUS, _MEGABYTES = 64, 1_000_000
 
 
 def slurm_configuration(folder: Path, port: int, nodes: Sequence[str]) -> str:
@@ -63,6 +63,8 @@ NodeName={names} NodeHostname={names} NodeAddr={addresses} Port={ports} CPUs={_C
 RealMemory={_MEGABYTES} State=UNKNOWN
 PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=low Nodes={names} MaxTime=INFINITE PriorityTier=1 GraceTime=20 State=UP
+PartitionName=cancel Nodes={names} MaxTime=INFINITE PriorityTier=1 PreemptMode=CANCEL GraceTime=0 \
+State=UP
 PartitionName=tiny Nodes={nodes[0]} MaxTime=10 PriorityTier=10 State=UP
 """
 

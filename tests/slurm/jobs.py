@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Collection
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from safetensors.torch import load_file
 
 from t2i_hpc import launch as door
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs
@@ -23,6 +25,16 @@ from tests.support.training import TINY, environment, only_run
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 DONE = {"COMPLETED"}
+IMAGES = 160
+FOUR = (
+    "--nodes=2",
+    "--ntasks-per-node=2",
+    "--gpus-per-node=0",
+    "--cpus-per-task=1",
+    "--time=10",
+    "--hold",
+)
+HELD = "cluster.options=[--hold]"
 ON_CPUS = ("cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "cluster.time=10")
 
 
@@ -57,8 +69,8 @@ def launched(lab: Lab, folder: Path, *words: str) -> list[JobRecord]:
 
 
 def _all_records(folder: Path) -> list[JobRecord]:
-    lists = sorted(folder.glob("**/jobs/jobs.jsonl"))
-    records = {record.job: record for path in lists for record in read_jobs(path.parents[1])}
+    folders = sorted(path.parent for path in folder.glob("**/jobs"))
+    records = {record.job: record for each in folders for record in read_jobs(each)}
     return list(records.values())
 
 
@@ -121,3 +133,36 @@ def log_of(runs: Path) -> str:
     """Return what the first rank of the only run's jobs printed."""
     logs = sorted((only_run(runs) / "jobs").glob("*_0_log.out"))
     return "".join(path.read_text() for path in logs)
+
+
+def kill_script(lab: Lab, job: str) -> None:
+    """Kill a job's batch script, as the kernel does where memory is short."""
+    _kill(f"job{int(job):05d}/slurm_script", SLURM_CONF=lab.environment["SLURM_CONF"])
+
+
+def kill_rank(lab: Lab, job: str, rank: int) -> None:
+    """Kill one rank of a training."""
+    own = {"SLURM_CONF": lab.environment["SLURM_CONF"], "SLURM_JOB_ID": job}
+    _kill("t2i_hpc.train", SLURM_PROCID=str(rank), **own)
+
+
+def _kill(text: str, **environment: str) -> None:
+    """Kill the processes whose command line holds a text, and which have some variables."""
+    wanted = {f"{name}={value}" for name, value in environment.items()}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile
+            line, variables = (
+                (path / name).read_bytes().decode(errors="replace").split("\0")
+                for name in ("cmdline", "environ")
+            )
+            if text in " ".join(line) and wanted <= set(variables):
+                os.kill(int(path.name), signal.SIGKILL)
+
+
+def equal_bits(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same weights."""
+    weights = [
+        load_file(only_run(runs) / f"checkpoints/{IMAGES:010d}/weights.safetensors")
+        for runs in (one, other)
+    ]
+    return all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])

@@ -1,8 +1,9 @@
 """A real Slurm on this machine: two nodes in namespaces of their own, with real accounting.
 
-Each node is a slurmd with its own host name, address, process tree and /dev/shm, so killing it
-is a power cut. Everything lies in one folder and on free ports of the loopback address; several
-labs can run side by side. Nodes claim more processors than there are.
+Each node is a slurmd with its own host name, address, process tree, /dev/shm and local disk (the
+folder ``private``), so killing it is a power cut. Everything lies in one folder and on free ports
+of the loopback address; several labs can run side by side. Nodes claim more processors than there
+are.
 
 By hand: ``python -m tests.slurm.lab DIR`` starts one, prints the environment and stops it at
 Ctrl-C.
@@ -33,7 +34,8 @@ NODES = ("n1", "n2")
 _PORTS = len(NODES) + 3
 _NODE = (
     'hostname "$1" && mount --bind "$2" /etc/hosts && '
-    'mount -t tmpfs -o mode=1777 shm /dev/shm && { slurmd -D -N "$1" & wait $!; }'
+    'mount -t tmpfs -o mode=1777 shm /dev/shm && mount -t tmpfs private "$3" && '
+    '{ slurmd -D -N "$1" & wait $!; }'
 )
 
 
@@ -56,7 +58,7 @@ class Lab:
         self.folder, self.port = folder, _free_ports(_PORTS)
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
         self._daemons: dict[str, Daemon] = {}
-        for name in ("log", "state", "spool", "db"):
+        for name in ("log", "state", "spool", "db", "private"):
             (folder / name).mkdir()
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -104,9 +106,9 @@ class Lab:
         """Start a node and wait until it takes jobs."""
         (self.folder / "spool" / node).mkdir(exist_ok=True)
         namespaces = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child=KILL"]
-        hosts = str(self.folder / "hosts")
+        hosts, private = str(self.folder / "hosts"), str(self.folder / "private")
         daemon = self._start(
-            node, *namespaces, "--mount-proc", "bash", "-c", _NODE, "init", node, hosts
+            node, *namespaces, "--mount-proc", "bash", "-c", _NODE, "init", node, hosts, private
         )
         daemon.wait_until(lambda: self._takes_jobs(node), 30)
 

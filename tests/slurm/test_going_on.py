@@ -10,21 +10,13 @@ from unittest import mock
 
 import pytest
 
-from t2i_hpc.cluster.jobs import JobRecord, read_jobs, record_jobs
+from t2i_hpc.cluster.jobs import JobRecord, record_jobs
 from t2i_hpc.cluster.slurm.follow import follow
 from t2i_hpc.config.cluster import ClusterConfig
-from tests.slurm.jobs import DONE, state_of, wait_for, wait_until
+from tests.slurm.jobs import state_of, wait_until
 from tests.slurm.lab import Lab
 
 AFTERWARDS = f"{sys.executable} -m t2i_hpc.cluster.slurm.afterwards"
-TWO_LOSSES = """
-import os, pathlib, sys
-from t2i_hpc.common.sessions import write_begin, write_end
-run, job = pathlib.Path(sys.argv[1]), os.environ["SLURM_JOB_ID"]
-for restart in range(2):
-    words = dict(restart=restart, hosts=("n1", "n2"), ranks=2, pid=1, images=0)
-    write_end(run, write_begin(run, job=job, **words), "lost", 0, lost_hosts=("n2",))
-"""
 
 
 def wrapped(lab: Lab, folder: Path, *lines: str, options: tuple[str, ...] = ()) -> str:
@@ -39,42 +31,6 @@ def wrapped(lab: Lab, folder: Path, *lines: str, options: tuple[str, ...] = ()) 
 def detail(lab: Lab, job: str, name: str) -> str:
     lines = lab.run("scontrol", "show", "job", job).split()
     return next(line.partition("=")[2] for line in lines if line.startswith(f"{name}="))
-
-
-def test_a_node_that_failed_twice_is_left_out_by_slurm(lab: Lab, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    (tmp_path / "losses.py").write_text(TWO_LOSSES)
-    job = wrapped(
-        lab,
-        run,
-        'if [ -n "$SLURM_RESTART_COUNT" ]; then hostname; exit 0; fi',
-        f"{sys.executable} {tmp_path / 'losses.py'} {run}",
-        "trap '' TERM",
-        f"{AFTERWARDS} {run} 76",
-    )
-    lab.run("scontrol", "release", job)
-    wait_for(lab, job, DONE, run)
-    assert detail(lab, job, "ExcNodeList") == "n2"
-    assert (run / "log").read_text().splitlines()[-1] == "n1"
-
-
-def test_a_successor_follows_and_what_waits_waits_for_it(lab: Lab, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    job = wrapped(lab, run, "trap '' TERM", f"{AFTERWARDS} {run} 75", "exit $?")
-    merge = wrapped(lab, tmp_path / "merge", options=(f"--dependency=afterany:{job}",))
-    settings = {"gpus_per_node": 0, "cpus_per_task": 1, "on_stop": "chain", "time": "5"}
-    cluster = dataclasses.asdict(ClusterConfig(name="slurm", **settings))  # type: ignore[arg-type]
-    task = ("shards", ("verify", str(tmp_path)), str(run), "log", cluster, "now")
-    record_jobs(run, [JobRecord(job, "first", *task), JobRecord(merge, "merge", *task, "", (job,))])
-    lab.run("scontrol", "release", job)
-    wait_until(lambda: len(read_jobs(run)) == 3, "a successor")
-    successor = read_jobs(run)[-1]
-    assert (successor.follows, successor.after, successor.name) == (job, (job,), "first")
-    wait_for(lab, job, DONE, run)
-    assert successor.job in detail(lab, merge, "Dependency")
-    wait_until(lambda: state_of(lab, successor.job) == "FAILED", "the successor's own end")
-    assert "holds no split" in Path(successor.log).read_text()
-    lab.run("scancel", merge)
 
 
 def test_the_task_that_failed_by_itself_decides(lab: Lab, tmp_path: Path) -> None:

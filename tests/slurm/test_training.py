@@ -5,6 +5,7 @@ Each goes on by itself and ends with the very weights of a training that nobody 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from copy import copy
@@ -12,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from t2i_hpc.cluster.jobs import read_jobs
+from t2i_hpc.cluster.local import free_port
 from t2i_hpc.common.files import read_json_lines
 from tests.slurm.jobs import (
     DONE,
+    FOUR,
+    HELD,
+    IMAGES,
+    SCRIPTS,
+    equal_bits,
+    kill_script,
     launch,
     launched,
     log_of,
@@ -33,16 +40,6 @@ from tests.slurm.lab import Lab
 from tests.support.data import make_shards
 from tests.support.training import TINY, losses_of, only_run, train_tiny
 
-IMAGES = 160
-FOUR = (
-    "--nodes=2",
-    "--ntasks-per-node=2",
-    "--gpus-per-node=0",
-    "--cpus-per-task=1",
-    "--time=10",
-    "--hold",
-)
-HELD = "cluster.options=[--hold]"
 CLIENTS = ("sbatch", "squeue", "scontrol", "sinfo", "srun", "scancel", "git")
 
 
@@ -79,7 +76,8 @@ def submitted(lab: Lab, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("runs")
     length = f"engine.images={IMAGES}"
     settings = (*TINY, f"data.path={shards}", f"runs={folder / 'script'}", length)
-    low = ("cluster.partition=low", "cluster.cpus_per_task=6")
+    low = ("cluster.partition=low", "cluster.cpus_per_task=20")
+    cancelled = ("cluster.partition=cancel", "cluster.cpus_per_task=20", "cluster.on_stop=chain")
     four = ("experiment=coco_ssagan", "cluster.tasks_per_node=2")
     jobs = {
         "script": submit(lab, "train_coco.sh", folder / "script", FOUR, *settings),
@@ -87,6 +85,8 @@ def submitted(lab: Lab, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
         "hand": training(lab, shards, folder / "hand", length, HELD),
         "chain": training(lab, shards, folder / "chain", length, HELD, "cluster.on_stop=chain"),
         "straight": training(lab, shards, folder / "straight", length, HELD, *four),
+        "preempted": training(lab, shards, folder / "preempted", length, HELD, *cancelled),
+        "headless": training(lab, shards, folder / "headless", length, HELD),
     }
     lab.run("scontrol", "release", ",".join(jobs.values()))
     made = Submitted(jobs, folder)
@@ -98,11 +98,15 @@ def _disturb(lab: Lab, made: Submitted) -> None:
     waiting = dict(_DISTURBANCES)
 
     def all_disturbed() -> bool:
-        for name in [name for name in waiting if steps_of(made.runs(name)) >= 2]:
+        for name in [name for name in waiting if at_work(name)]:
             waiting.pop(name)(lab, made.jobs[name])
         return not waiting
 
-    wait_until(all_disturbed, "trainings at work", 180)
+    def at_work(name: str) -> bool:
+        both = [name, *(["preempted"] if name == "low" else [])]
+        return all(steps_of(made.runs(each)) >= 2 for each in both)
+
+    wait_until(all_disturbed, "trainings at work", 300)
 
 
 def _signal(lab: Lab, job: str) -> None:
@@ -112,7 +116,7 @@ def _signal(lab: Lab, job: str) -> None:
 
 def _preempt(lab: Lab, job: str) -> None:
     """Ask for more CPUs than are free, whatever else runs, but for those of the low job."""
-    lab.run("sbatch", "--nodes=2", "--cpus-per-task=11", "--output=/dev/null", "--wrap=sleep 1")
+    lab.run("sbatch", "--nodes=2", "--cpus-per-task=50", "--output=/dev/null", "--wrap=sleep 1")
 
 
 def _requeue(lab: Lab, job: str) -> None:
@@ -121,7 +125,8 @@ def _requeue(lab: Lab, job: str) -> None:
 
 _DISTURBANCES: dict[str, Callable[[Lab, str], None]] = {
     "script": _signal,
-    "low": _preempt,
+    "headless": kill_script,
+    "low": _preempt,  # which preempts the job called "preempted" as well
     "hand": _requeue,
     "chain": _signal,
 }
@@ -135,15 +140,6 @@ def here(submitted: Submitted, shards: Path) -> Submitted:
         runs = submitted.runs(f"here{ranks}")
         train_tiny(shards, runs, *more, *words, task=("launch", f"cluster.processes={ranks}"))
     return submitted
-
-
-def equal_bits(one: Path, other: Path) -> bool:
-    """Whether two runs ended with the same weights."""
-    weights = [
-        load_file(only_run(runs) / f"checkpoints/{IMAGES:010d}/weights.safetensors")
-        for runs in (one, other)
-    ]
-    return all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
 
 
 def test_a_launched_job_of_four_tasks_trains_as_four_ranks_here(lab: Lab, here: Submitted) -> None:
@@ -160,7 +156,7 @@ def test_a_script_that_is_signalled_goes_on(lab: Lab, here: Submitted) -> None:
     log = next(runs.glob("*.log")).read_text()
     assert "stopped and saved" in log
     assert "resuming at step" in log
-    assert "ended with code 75: it is put back into the queue" in log
+    assert "ended with code 75: it is requeued" in log
     assert equal_bits(here.runs("here4"), runs)
 
 
@@ -175,13 +171,25 @@ def test_a_job_that_is_taken_away_goes_on(lab: Lab, here: Submitted, name: str) 
     assert "FAILED" not in restarts
 
 
-def test_a_job_that_is_signalled_is_followed_by_another(lab: Lab, here: Submitted) -> None:
-    runs = here.runs("chain")
-    wait_for(lab, here.jobs["chain"], DONE, runs)
-    first, successor = read_jobs(only_run(runs))
-    assert (first.job, successor.follows) == (here.jobs["chain"], first.job)
+@pytest.mark.parametrize(("name", "state"), [("chain", "COMPLETED"), ("preempted", "PREEMPTED")])
+def test_a_job_that_has_to_end_is_followed_by_another(
+    lab: Lab, here: Submitted, name: str, state: str
+) -> None:
+    """Also in a partition with PreemptMode=CANCEL and GraceTime=0; the chain ends with the work."""
+    runs, job = here.runs(name), here.jobs[name]
+    wait_until(lambda: state_of(lab, job) == state, f"the end of {name}")
+    successor = read_jobs(only_run(runs))[1]
     wait_for(lab, successor.job, DONE, runs)
+    assert [each.follows for each in read_jobs(only_run(runs))] == ["", job]
     assert "resuming at step" in Path(successor.log).read_text()
+    assert equal_bits(here.runs("here2"), runs)
+
+
+def test_a_training_whose_batch_script_is_killed_requeues_itself(lab: Lab, here: Submitted) -> None:
+    runs = here.runs("headless")
+    wait_for(lab, here.jobs["headless"], DONE, runs)
+    assert "its batch script was killed: job" in log_of(runs)
+    assert "resuming at step" in log_of(runs)
     assert equal_bits(here.runs("here2"), runs)
 
 
@@ -240,3 +248,24 @@ def test_a_task_of_a_job_waits_passively(lab: Lab, shards: Path, tmp_path: Path)
     (record,) = launched(lab, tmp_path, *words)
     wait_for(lab, record.job, {"FAILED"}, tmp_path)
     assert "torch finds PASSIVE" in log_text(Path(record.log))
+
+
+def test_torchrun_stops_before_a_time_limit_that_slurm_alone_knows(
+    lab: Lab, shards: Path, tmp_path: Path
+) -> None:
+    """The second way of the script, for one minute; Slurm 22.05 sets no SLURM_JOB_END_TIME."""
+    text = (SCRIPTS / "train_coco.sh").read_text()
+    text = re.sub(r"^srun --cpus.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^#(   .*)$", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(r"^#SBATCH --signal.*\n", "", text, flags=re.MULTILINE)
+    text = text.replace("--nproc-per-node=4", "--nproc-per-node=1")
+    script = tmp_path / "torchrun.sh"
+    script.write_text(text.replace(":29500", f":{free_port()}"))
+    options = ("--nodes=2", "--ntasks-per-node=1", *FOUR[2:4], "--time=1")
+    words = (f"runs={tmp_path}", f"data.path={shards}", *TINY, "engine.images=4000000")
+    job = submit(lab, str(script), tmp_path / "work", options, *words)
+    log = tmp_path / "work" / f"coco_ssagan-{job}.log"
+    sentence = f"job {job} ended with code 75: it is requeued"
+    wait_until(lambda: log.exists() and sentence in log.read_text(), "a requeue", 180)
+    lab.run("scancel", job)
+    assert re.search(r"time limit in \d+ s: stopping to save", log.read_text())

@@ -29,13 +29,16 @@ def has_client(name: str) -> bool:
     return shutil.which(name) is not None
 
 
-def run_client(name: str, *words: str, script: str = "") -> str:
+def run_client(
+    name: str, *words: str, script: str = "", patience: float = _PATIENCE_SECONDS
+) -> str:
     """Run a client of Slurm; return what it prints, without the last line's end.
 
     Args:
         name: of the client.
         words: its arguments.
         script: what it reads from standard input.
+        patience: seconds to wait for an answer.
 
     Raises:
         ClusterError: it is not installed, refuses, or gives no answer.
@@ -52,13 +55,13 @@ def run_client(name: str, *words: str, script: str = "") -> str:
             text=True,
             errors="replace",
             input=script,
-            timeout=_PATIENCE_SECONDS,
+            timeout=patience,
             check=False,
             env={**os.environ, **_WHOLE_LISTS},
         )
     except subprocess.TimeoutExpired as error:
         raise NoAnswerError(
-            f"{name} gave no answer for {_PATIENCE_SECONDS:.0f} s: Slurm's controller is down or "
+            f"{name} gave no answer for {patience:.0f} s: Slurm's controller is down or "
             "overloaded (see scontrol ping); try again later"
         ) from error
     if done.returncode and "configuration source" in done.stderr:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_hpc.cluster.jobs import JobRecord, read_jobs
+from t2i_hpc.cluster.jobs import JobRecord, read_jobs, successor_of
 from t2i_hpc.cluster.slurm.client import has_client
 from t2i_hpc.cluster.slurm.polling import Pace, Polling
 from t2i_hpc.cluster.states import Answer, ask_states
@@ -32,7 +32,7 @@ def follow(records: Sequence[JobRecord], folder: Path, pace: Pace | None = None)
     Args:
         records: of one job, whose log is shown, or of an array and what follows it, whose
             numbers are shown.
-        folder: where successors are recorded.
+        folder: where the jobs that resume others (chain) are recorded.
         pace: how often Slurm is asked.
 
     Raises:
@@ -46,7 +46,7 @@ def follow(records: Sequence[JobRecord], folder: Path, pace: Pace | None = None)
     try:
         if len(records) == 1:
             return _follow_one(records[0], folder, pace)
-        return _Watch(records, pace).until_over()
+        return _Watch(records, pace, folder).until_over()
     except KeyboardInterrupt:
         jobs = " ".join(sorted({record.job.partition("_")[0] for record in records}))
         sys.stderr.write(f"\nno longer following; job {jobs} goes on\n")
@@ -62,7 +62,7 @@ def _follow_one(record: JobRecord, folder: Path, pace: Pace | None) -> int:
             sys.stdout.write(f"job {record.job}: {watch.word}\n")
             return code
         record = successors[-1]
-        sys.stdout.write(f"job {record.job} goes on\n")
+        sys.stdout.write(f"job {record.job} resumes it\n")
 
 
 class _Watch:
@@ -72,9 +72,11 @@ class _Watch:
         word: Slurm's word for how the first one ended.
     """
 
-    def __init__(self, records: Sequence[JobRecord], pace: Pace | None) -> None:
-        self.word = _UNKNOWN
-        self._records, self._polling = records, Polling(pace)
+    def __init__(
+        self, records: Sequence[JobRecord], pace: Pace | None, folder: Path | None = None
+    ) -> None:
+        self.word, self._folder = _UNKNOWN, folder
+        self._records, self._polling = list(records), Polling(pace)
         self._log = Path(records[0].log) if len(records) == 1 else None
         self._shown, self._line, self._over, self._silent = 0, "", 0.0, False
 
@@ -107,6 +109,8 @@ class _Watch:
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
         self._line = line
+        if self._follow_successors(asked):
+            return False
         if any(state.lives for state in asked.states.values()):
             self._over = 0.0
             return False
@@ -115,6 +119,17 @@ class _Watch:
         self._over = self._over or time.monotonic()
         known = len(asked.states) == len(self._records)
         return time.monotonic() - self._over > (_SURE_SECONDS if known else _FORGOTTEN_SECONDS)
+
+    def _follow_successors(self, asked: Answer) -> bool:
+        """Watch the jobs that resume those that have ended, in their place; whether there are."""
+        if self._folder is None:
+            return False
+        jobs, before = read_jobs(self._folder), self._records
+        over = {job for job, state in asked.states.items() if not state.lives}
+        self._records = [
+            (successor_of(jobs, each.job) or each) if each.job in over else each for each in before
+        ]
+        return self._records != before
 
     def _line_of(self, asked: Answer) -> str:
         if self._log is None:

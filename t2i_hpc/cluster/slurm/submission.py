@@ -2,8 +2,8 @@
 
 An array longer than the cluster allows becomes several, each of which begins when the one before
 has ended: so never more than ``cluster.array_parallelism`` elements run, whatever the number of
-arrays. submitit writes the batch script and starts one small Python a task; all that makes a job
-survive stands in :mod:`t2i_hpc.cluster.slurm.afterwards`, which the script runs behind it.
+arrays. submitit writes the batch script and starts one small Python a task; the lines around it
+that let a job resume are those of :mod:`t2i_hpc.cluster.slurm.batch_script`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord, Plan, Work, record_jobs
+from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
 from t2i_hpc.cluster.slurm.node import Start
 from t2i_hpc.cluster.slurm.options import (
     Options,
@@ -39,7 +40,11 @@ _STRAGGLER_SECONDS = 300
 
 
 def submit(
-    plan: Plan, cluster: ClusterConfig, snapshot: Snapshot, follows: str = ""
+    plan: Plan,
+    cluster: ClusterConfig,
+    snapshot: Snapshot,
+    follows: str = "",
+    after: Sequence[str] = (),
 ) -> list[JobRecord]:
     """Submit a plan and record its jobs in the folders that they belong to.
 
@@ -48,11 +53,12 @@ def submit(
         cluster: where and how.
         snapshot: is written beside the logs.
         follows: the job whose successor a plan of one work is.
+        after: the jobs that it waits for, if not for that one.
 
     Raises:
         ClusterError: Slurm refuses; says which jobs of the plan are in the queue already.
     """
-    submission = _Submission(plan, cluster, snapshot, follows)
+    submission = _Submission(plan, cluster, snapshot, follows, after)
     _, script = next(batch_scripts(plan, cluster))
     with outside_of_jobs(script):
         try:
@@ -79,10 +85,11 @@ class _Submission:
     cluster: ClusterConfig
     snapshot: Snapshot
     follows: str
+    after: Sequence[str]
     records: list[JobRecord] = dataclasses.field(default_factory=list)
 
     def run(self) -> None:
-        before: list[str] = [self.follows] if self.follows else []
+        before = list(self.after or filter(None, [self.follows]))
         arrays: list[str] = []
         for chunk in _chunks(self.plan.works):
             job = self._submit(chunk, self.plan.name, before)
@@ -133,12 +140,15 @@ def _executor(
     folder: Path, name: str, cluster: ClusterConfig, after: Sequence[str] = ()
 ) -> SlurmExecutor:
     python = cluster.python or shlex.quote(sys.executable)
-    executor = SlurmExecutor(folder.absolute() / JOBS_FOLDER, python=python)
+    executor = _Executor(folder.absolute() / JOBS_FOLDER, python=python)
+    own = job_line(python, shlex.quote(str(folder.absolute())))
+    decided = "set +e # what follows a failed task is decided below"
     before = f"afterany:{':'.join(after)}" if after else None
     parameters = _parameters(cluster) | {
         "job_name": name,
         "dependency": joined(before, own_options(cluster).get("dependency")),
-        "teardown": _teardown(folder, python),
+        "setup": [*cluster.setup, decided, own, *BEFORE],
+        "teardown": [*AFTER, ""],
     }
     given = {key: value for key, value in parameters.items() if value not in (None, "")}
     executor.update_parameters(**given, wckey=None)
@@ -159,7 +169,6 @@ def _parameters(cluster: ClusterConfig) -> dict[str, Any]:
         "signal_delay_s": cluster.stop_before,
         "array_parallelism": cluster.array_parallelism,
         "stderr_to_stdout": True,
-        "setup": [*cluster.setup, "set +e  # what follows a failed task is decided below"],
         # srun inherits no --cpus-per-task since Slurm 22.05, and waits for ever for a rank on a
         # node that is gone.
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", f"--wait={_STRAGGLER_SECONDS}"],
@@ -177,14 +186,13 @@ def _additional(cluster: ClusterConfig) -> Options:
     return options | own
 
 
-def _teardown(folder: Path, python: str) -> list[str]:
-    return [
-        "code=$?",
-        "trap '' TERM  # putting a job back ends its script, too",
-        f"{python} -m t2i_hpc.cluster.slurm.afterwards {shlex.quote(str(folder.absolute()))} $code",
-        "exit $?",
-        "",
-    ]
+class _Executor(SlurmExecutor):  # type: ignore[misc]  # submitit has no types
+    """submitit's executor, with the step beside the script instead of before its next line."""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        command: str = super()._submitit_command_str
+        return command + BESIDE
 
 
 def _chunks(works: Sequence[Work]) -> Iterator[Sequence[Work]]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2i_hpc.cluster.slurm.job_end import seconds_left
 from t2i_hpc.common.run_layout import folder_of
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.checkpoints.checkpoint import Progress
@@ -38,7 +38,8 @@ class Limits:
     def __init__(self, config: EngineConfig, stop: StopRequest, run: RunFiles | None) -> None:
         self._config, self._stop, self._run = config, stop, run
         self._files = RequestFiles(run.folder) if run else None
-        self.clock = SessionClock(config.max_minutes, os.environ)
+        # Rank 0 decides, so it alone asks Slurm; the others learn of a stop with the step.
+        self.clock = SessionClock(config.max_minutes, seconds_left(os.environ) if run else None)
         self._written: _Written | None = None
         self._told = False
 
@@ -113,16 +114,13 @@ class SessionClock:
 
     Args:
         max_minutes: of the session, from now on; None: any.
-        environment: where Slurm says when the job ends (``SLURM_JOB_END_TIME``, seconds since
-            1970).
+        job_left: seconds to the end of the session's job; None: any.
     """
 
-    def __init__(self, max_minutes: float | None, environment: Mapping[str, str]) -> None:
+    def __init__(self, max_minutes: float | None, job_left: float | None = None) -> None:
         now = time.monotonic()
-        ends = [math.inf if max_minutes is None else now + 60 * max_minutes]
-        if (end := environment.get("SLURM_JOB_END_TIME", "")).isdigit():
-            ends.append(now + int(end) - time.time())
-        self._end = min(ends)
+        own = math.inf if max_minutes is None else 60 * max_minutes
+        self._end = now + min(own, math.inf if job_left is None else job_left)
         self.longest_save = max(0.0, min(_FIRST_GUESS, _SHARE * (self._end - now)))
         self._longest_step = 0.0
         self._saves_known = False

@@ -1,0 +1,136 @@
+"""The starts of a job, and how far each brought its work: ``FOLDER/jobs/starts-<job>.jsonl``.
+
+One file a job: only its own batch script, or the first rank where that was killed, writes there.
+What counts as progress depends on the task: a training's newest checkpoint, an evaluation's own
+partial statistics, a build's own finished shards. A training that goes on while its evaluation is
+requeued again and again is no progress of the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord
+from t2i_hpc.common.files import append_json_line, read_json_lines
+from t2i_hpc.common.run_layout import newest_images
+
+_NONE = -1
+_SLURMS_OWN = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", ""}
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a job.
+
+    Attributes:
+        job: Slurm's number.
+        restart: how often the job had been started before.
+        begun: progress when it began, -1 for none.
+        before: Slurm's state of the job that this one resumes, where that left no end.
+        code: exit code of the task; None where it left none.
+        requeued: whether it was requeued before its task had ended.
+    """
+
+    job: str
+    restart: int
+    begun: int = _NONE
+    before: str = ""
+    code: int | None = None
+    requeued: bool = False
+
+
+def progress_of(record: JobRecord | None, folder: Path) -> int:
+    """Return how far a work is, in steps that are only comparable with each other; -1: nowhere.
+
+    Args:
+        record: its job; None for a script that was submitted by hand, which trains.
+        folder: what it writes into.
+    """
+    task = record.task if record else "train"
+    words = dict(word.partition("=")[::2] for word in record.words) if record else {}
+    if task == "evaluate":
+        return _partial_files(folder, words)
+    if task == "shards":
+        return _finished_tars(folder, words)
+    images = newest_images(folder)
+    return _NONE if images is None else images
+
+
+def note_begin(folder: Path, job: str, restart: int, begun: int, before: str = "") -> None:
+    """Note that a start begins."""
+    _note(folder, job, {"restart": restart, "begun": begun, "before": before})
+
+
+def note_end(folder: Path, job: str, restart: int, code: int | None) -> None:
+    """Note how the task of a start ended; None: the job is requeued before its task has ended."""
+    end = {"requeued": True} if code is None else {"code": code}
+    _note(folder, job, {"restart": restart, **end})
+
+
+def starts_of(folder: Path, jobs: Sequence[str]) -> list[Start]:
+    """Return all starts of a chain of jobs, newest first.
+
+    Args:
+        folder: of the work.
+        jobs: the chain, newest first.
+    """
+    return [start for job in jobs for start in reversed(_starts(folder, job))]
+
+
+def count_idle(starts: Sequence[Start], reached: int) -> int:
+    """Count the last starts that ended by themselves and brought the work no further.
+
+    A start that Slurm took away (preemption, a lost node) is passed over.
+
+    Args:
+        starts: newest first.
+        reached: the progress now.
+    """
+    idle, later_says = 0, ""
+    for start in starts:
+        if reached > start.begun:
+            break
+        idle += start.code is not None or later_says not in _SLURMS_OWN
+        reached, later_says = start.begun, start.before
+    return idle
+
+
+def _starts(folder: Path, job: str) -> list[Start]:
+    merged: dict[int, dict[str, Any]] = {}
+    for row in read_json_lines(_path(folder, job)):
+        merged.setdefault(row["restart"], {}).update(row)
+    return [Start(job=job, **row) for _, row in sorted(merged.items())]
+
+
+def _note(folder: Path, job: str, row: dict[str, Any]) -> None:
+    if folder.is_dir():  # not that of a run that was refused before it was there
+        append_json_line(_path(folder, job), row)
+
+
+def _path(folder: Path, job: str) -> Path:
+    return folder / JOBS_FOLDER / f"starts-{job}.jsonl"
+
+
+def _partial_files(folder: Path, words: Mapping[str, str]) -> int:
+    """Count the files of partial statistics that an evaluation, or its one shard, has written."""
+    shard, checkpoint = words.get("evaluation.shard", ""), words.get("checkpoint", "")
+    name = f"part-{int(shard):05d}-of-*" if shard.isdecimal() else "part-*"
+    images = f"{int(checkpoint):010d}*" if checkpoint.isdecimal() else "*"
+    return _count(folder.glob(f"evaluations/*/{images}/{name}.npz"))
+
+
+def _finished_tars(folder: Path, words: Mapping[str, str]) -> int:
+    """Count the shards of a build, or of its own partition, that are finished."""
+    from t2i_hpc.data.building.workspace import Build, Part, Workspace
+
+    workspace = Workspace(folder / words.get("split", "train"))
+    build = Build.load(workspace)
+    own = Part.parse(words.get("part", "")).of(len(build.identities)) if build else ()
+    return _count(number for number in own if workspace.tar(number).is_file())
+
+
+def _count(found: Iterable[object]) -> int:
+    return sum(1 for _ in found) or _NONE
