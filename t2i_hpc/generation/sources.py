@@ -30,7 +30,7 @@ from t2i_hpc.metrics.detectors.base import DetectorIdentity
 from t2i_hpc.metrics.detectors.registry import identify_detector
 from t2i_hpc.metrics.evaluate import Draw, spread
 from t2i_hpc.metrics.protocol import ARITHMETIC, Protocol
-from t2i_hpc.metrics.real_side import stored_twice
+from t2i_hpc.metrics.real_side import scaled_jpegs, stored_twice
 from t2i_hpc.metrics.values import METRICS
 
 _SELECTION = "evenly spaced over the split as stored"
@@ -243,9 +243,12 @@ def _real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
     settings = config.evaluation
     if config.reference:
         folder = ImageFolder(Path(config.reference))
-        return RealImages(
-            folder.count, folder.digest, f"reference={folder.folder}", "files", folder.image
-        )
+        named = f"reference={folder.folder}"
+
+        def lossy(resolution: int) -> str | None:
+            return scaled_jpegs(min(folder.image(0).shape[:2]), folder.lossy, named, resolution)
+
+        return RealImages(folder.count, folder.digest, named, "files", folder.image, lossy)
     if settings.data:
         data = dataclasses.replace(data, path=settings.data)
     split = Split.open(data, settings.split)

@@ -32,3 +32,22 @@ def stored_twice(manifest: Manifest, where: str, resolution: int) -> str | None:
     if not done:
         return None
     return f"the real images of {where} were {' and '.join(done)}, which moves a score; {_ADVICE}"
+
+
+def scaled_jpegs(side: int, lossy: int, where: str, resolution: int) -> str | None:
+    """Return a warning where a folder's files are JPEG of the very side they are compared at.
+
+    Photographs are larger: such files were scaled before they were compressed.
+
+    Args:
+        side: shorter side of the folder's first image in px.
+        lossy: number of its JPEG files.
+        where: names it.
+        resolution: side in px at which images are compared.
+    """
+    if not lossy or side != resolution:
+        return None
+    return (
+        f"{lossy:,} real images of {where} are JPEG files of {side} px: they were compressed after "
+        "they were scaled, which moves a score; name a folder of the original files"
+    )

@@ -13,7 +13,7 @@ from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.manifest import Manifest, Storing
 from t2i_hpc.data.writer import write_shards
 from t2i_hpc.generation.sources import run_source
-from t2i_hpc.metrics.real_side import stored_twice
+from t2i_hpc.metrics.real_side import scaled_jpegs, stored_twice
 from tests.doors.trained import make_run
 from tests.support.data import make_image_folder
 
@@ -48,6 +48,15 @@ def test_what_is_compressed_or_scaled_twice_is_said(
     assert warning is not None
     assert said in warning
     assert "format=original" in warning
+
+
+@pytest.mark.parametrize(
+    ("side", "lossy", "warns"), [(256, 3, True), (256, 0, False), (480, 3, False)]
+)
+def test_jpegs_of_the_compared_size_are_warned_of(side: int, lossy: int, warns: bool) -> None:
+    warning = scaled_jpegs(side, lossy, "reference=real", 256)
+    assert (warning is not None) == warns
+    assert warning is None or "3 real images of reference=real are JPEG files of 256 px" in warning
 
 
 def test_the_protocol_and_a_warning_tell_how_shards_store_images(tmp_path: Path) -> None:
