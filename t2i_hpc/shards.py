@@ -18,6 +18,7 @@ from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.output import say
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.door import Door
+from t2i_hpc.config.run_words import is_path
 
 _Settings = dict[str, str]
 
@@ -190,8 +191,8 @@ def _read_words(words: Sequence[str], command: _Command) -> tuple[str, _Settings
 
     hydra's grammar is not asked here: it reads ``key=000042`` as the number 42.
     """
-    folders = [word for word in words if "=" not in word]
-    settings = dict(word.split("=", 1) for word in words if "=" in word)
+    folders = [word for word in words if is_path(word, command.keys)]
+    settings = dict(word.split("=", 1) for word in words if word not in folders and "=" in word)
     if len(folders) != 1 or folders[0].startswith("-"):
         raise ConfigurationError(f"cannot read the words: write {command.usage}")
     for key in settings:

@@ -51,8 +51,8 @@ class EvaluateConfig:
     run: str = setting("", "run directory")
     checkpoint: str = setting(
         "latest",
-        "latest, all, the number of images of one, or a .safetensors file that "
-        "t2i_hpc.checkpoints exported",
+        "latest, all, the number of images of one, or of several ('checkpoint=\"100,200\"'), or a "
+        ".safetensors file that t2i_hpc.checkpoints exported",
     )
     images: str = setting("", "score this folder of images instead of a run")
     reference: str = setting("", "folder of images to compare with, instead of a split")

@@ -262,6 +262,11 @@ def _real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
 
 
 def _chosen_weights(run: Path, checkpoint: str) -> Iterator[ChosenWeights]:
+    numbers = checkpoint.split(",")
+    if len(numbers) > 1 and all(number.strip().isdecimal() for number in numbers):
+        for number in numbers:
+            yield recorded_weights(run, int(number))
+        return
     if checkpoint != "all":
         yield choose_weights(run, checkpoint)
         return

@@ -16,6 +16,7 @@ from t2i_hpc.cluster.sweeps import plan_sweep
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.cluster import ClusterConfig
+from t2i_hpc.config.compose import quoted
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import EvaluateConfig, GenerateConfig, ReportConfig, TrainConfig
@@ -110,9 +111,16 @@ def _evaluation(order: Order) -> Plan:
 
 
 def _pinned(run: Path, checkpoint: str) -> tuple[str, ...]:
-    """Return a word that names the newest checkpoint: shards that run later take the same one."""
+    """Return a word that names the checkpoints: shards that run later take the same ones.
 
-    return (f"checkpoint={max(list_checkpoints(run))}",) if checkpoint == "latest" else ()
+    A training that goes on meanwhile makes newer ones.
+    """
+    if checkpoint not in ("latest", "all"):
+        return ()
+    there = list_checkpoints(run)
+    chosen = there if checkpoint == "all" else [max(there)]
+    numbers = ",".join(map(str, chosen))
+    return (f"checkpoint={quoted(numbers) if len(chosen) > 1 else numbers}",)
 
 
 def _shards(order: Order) -> Plan:

@@ -114,3 +114,12 @@ def test_words_without_a_key_are_runs() -> None:
     gathered = ["format=json", "--config-dir", "folder", r'run=["a b/c","d","\"e"]']
     assert gather_runs(words) == gathered
     assert gather_runs(["run=[a,b]"]) == ["run=[a,b]"]
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1" / "runs").mkdir(parents=True)
+    (tmp_path / "wait=9").mkdir()
+    words = ["lr=0.1/runs", "lr=0.1", "lr=0.2", "wait=9"]
+    gathered = ["lr=0.2", "wait=9", 'run=["lr=0.1/runs","lr=0.1"]']
+    assert gather_runs(words, ["run", "wait"]) == gathered

@@ -127,6 +127,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "an unknown command": ("verfy out", nothing, "unknown command 'verfy': did you mean 'verify'?"),
     "no folder to verify": ("verify", nothing, "cannot read the words: write verify DIR"),
+    "a folder with an equals sign": (
+        "verify lr=0.1",
+        lambda folder: (folder / "lr=0.1").mkdir(),
+        "lr=0.1 holds no split",
+    ),
     "two folders": ("verify mine coco", nothing, "write verify DIR"),
     "a folder that is not there": ("verify nowhere", nothing, "there is no folder nowhere"),
     "a folder without splits": ("sheet mine", nothing, "mine holds no split"),

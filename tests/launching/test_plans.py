@@ -50,6 +50,10 @@ def test_shards_of_an_evaluation_take_one_checkpoint(run: Path) -> None:
     assert made.then.words == (*pinned, "evaluation.merge=true")
     assert made.name == "evaluate-birds"
     assert "checkpoint=200" not in plan("evaluate", *words, "checkpoint=100").works[0].words
+    all_of_them = plan("evaluate", *words, "checkpoint=all").works[1].words
+    assert all_of_them[-2:] == ('checkpoint="100,200"', "evaluation.shard=1")
+    again = plan("evaluate", *all_of_them[:-1])  # a shard reads them as they were written
+    assert [work.words[:-1] for work in again.works] == [all_of_them[:-1]] * 3
 
 
 def test_a_whole_evaluation_is_one_job_of_any_ranks(run: Path) -> None:
