@@ -55,10 +55,10 @@ def living_works(plan: Plan) -> Living:
     }
     living = ask_states(record.job for records in same.values() for record in records).living()
     found = {work: [each for each in same[work] if each.job in living] for work in works}
-    lasts = {work: records[-1] for work, records in found.items() if records}
-    if plan.then in lasts and not living[lasts[plan.then].job].waits:
-        del lasts[plan.then]  # it began too early for what is missing: another is to follow
-    return lasts
+    firsts = {work: records[0] for work, records in found.items() if records}  # then its successor
+    if plan.then in firsts and not living[firsts[plan.then].job].waits:
+        del firsts[plan.then]  # it began too early for what is missing: another is to follow
+    return firsts
 
 
 def without_living(plan: Plan, living: Living) -> Plan:

@@ -32,6 +32,7 @@ from t2i_hpc.cluster.slurm.options import (
     resource_options,
 )
 from t2i_hpc.cluster.slurm.partitions import longest_array, minutes_of
+from t2i_hpc.cluster.slurm.percent import link_without_percent, without_percent
 from t2i_hpc.cluster.snapshot import Snapshot
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
@@ -100,6 +101,7 @@ class _Submission:
 
     def _submit(self, works: Sequence[Work], name: str, after: Sequence[str]) -> str:
         """Submit works as one job; return its number without that of an element."""
+        link_without_percent(self.plan.folder.absolute() / JOBS_FOLDER)
         executor = _executor(self.plan.folder, name, self.cluster, after)
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # errors are raised, too
             jobs = [executor.submit(Start(work.task, work.words)) for work in works]
@@ -140,7 +142,7 @@ def _executor(
     folder: Path, name: str, cluster: ClusterConfig, after: Sequence[str] = ()
 ) -> SlurmExecutor:
     python = cluster.python or shlex.quote(sys.executable)
-    executor = _Executor(folder.absolute() / JOBS_FOLDER, python=python)
+    executor = _Executor(without_percent(folder.absolute() / JOBS_FOLDER), python=python)
     own = job_line(python, shlex.quote(str(folder.absolute())))
     decided = "set +e # what follows a failed task is decided below"
     before = f"afterany:{':'.join(after)}" if after else None
