@@ -1,7 +1,7 @@
 """Files of tensors: the reference's .pth in, safetensors out, and back.
 
-A .pth is a pickle, which can run code; torch's restricted reader takes tensors and nothing
-else, and that is all that is used here.
+A .pth is a pickle, which can run code; torch's restricted reader takes tensors, plain values and
+NumPy's numbers (which trainers save beside them), and that is all that is used here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,6 +20,10 @@ from torch import Tensor
 from t2i_hpc.common.files import atomic_writer, write_bytes
 from t2i_hpc.convert.parts import find_part
 from t2i_hpc.convert.shapes import ConversionError
+
+_NUMBER_CODES = "?bBhHiIlLqQefdg"
+_DEEPEST = 4  # mappings in mappings
+_PARTS = "net"  # what the names of parts begin with where one file holds several
 
 
 def read_tensors(path: Path, system: str, part: str) -> Mapping[str, Tensor]:
@@ -54,7 +59,8 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_numbers()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ConversionError(
             f"input={path} is damaged or holds more than tensors, and is not unpickled because "
@@ -67,19 +73,43 @@ def _read_pickle(path: Path) -> Any:
         ) from error
 
 
+def _numpy_numbers() -> list[Any]:
+    """Return what rebuilds a NumPy number and does nothing else, by its names in NumPy 1 and 2."""
+    scalar, kinds = np.float64(0).__reduce__()[0], [np.dtype(code) for code in _NUMBER_CODES]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, *{type(kind) for kind in kinds}]
+
+
 def _part_of(loaded: Any, path: Path, nested: str) -> Mapping[str, Tensor]:
-    """Take a part out of a checkpoint {model: {netG: …}}, or the whole where it is one."""
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        loaded = loaded["model"]
-        if nested not in loaded:
-            raise ConversionError(
-                f"input={path} holds {', '.join(map(str, loaded))}, but not "
-                f"{nested or 'this part'}: choose another part="
-            )
-        loaded = loaded[nested]
+    """Take a network out of what a trainer wrapped it in, or the whole where it is one.
+
+    Known are {model: {netG: …}} and a mapping, such as {state_dict: …, epoch: …}, that holds the
+    part by its name, or one network alone.
+    """
+    for _ in range(_DEEPEST):
+        if not isinstance(loaded, Mapping) or _is_network(loaded):
+            break
+        inner = {str(k): value for k, value in loaded.items() if isinstance(value, Mapping)}
+        networks = [name for name, value in inner.items() if _is_network(value)]
+        by_part = any(name.startswith(_PARTS) for name in inner)
+        name = next((known for known in (nested, "model") if known in inner), "")
+        if not name and len(networks) == 1 and not by_part:
+            name = networks[0]
+        if not name:
+            break
+        loaded = inner[name]
     if not isinstance(loaded, Mapping):
         raise ConversionError(
             f"input={path} holds a {type(loaded).__name__}, not tensors by name; "
             "save the network's state dict"
         )
+    if any(isinstance(value, Mapping) for value in loaded.values()):
+        raise ConversionError(
+            f"input={path} holds {', '.join(map(str, loaded))}, but not "
+            f"{nested or 'this part'}: choose another part=, or save its state dict alone"
+        )
     return loaded
+
+
+def _is_network(found: Mapping[Any, Any]) -> bool:
+    return bool(found) and all(isinstance(value, Tensor) for value in found.values())

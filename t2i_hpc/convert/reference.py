@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,7 @@ from t2i_hpc.convert.parts import find_part
 from t2i_hpc.convert.shapes import ConversionError, Shapes, count_blocks
 
 _PREFIX = "module."
+_COMPILED = re.compile(r"(^|\.)_orig_mod\.")
 # Attributes without tensors that decide what a network computes, and that a state dict with the
 # reference's names cannot say.
 _SETTINGS = ("upsampling", "enlargement", "keeps_features", "masks_from_enlarged")
@@ -135,7 +137,8 @@ def _only_tensors(title: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, 
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Take off what DataParallel puts before every name."""
+    """Take off what DataParallel puts before every name, and torch.compile into it."""
+    tensors = {_COMPILED.sub(r"\1", name): value for name, value in tensors.items()}
     while tensors and all(name.startswith(_PREFIX) for name in tensors):
         tensors = {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
     return tensors

@@ -106,7 +106,8 @@ def problems_of(manifest: Manifest, advance: Callable[[int], None]) -> Iterator[
     A shard that cannot be indexed is one problem; else each of its samples may be one.
     """
     try:
-        Vocabulary.load(manifest.folder.parent / VOCABULARY)
+        path = manifest.folder.parent / VOCABULARY
+        manifest.check_vocabulary(Vocabulary.load(path).sha256, str(path))
     except DataError as error:
         yield str(error)
     seen = _Seen()

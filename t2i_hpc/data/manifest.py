@@ -45,7 +45,8 @@ from t2i_hpc.data.tables import (
     shard_name,
 )
 
-FORMAT = 2
+FORMAT = 3
+_READ = (2, 3)  # 2 names no vocabulary, and its shards are in the order that running trainings know
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 IMAGE_FORMATS = tuple(SUFFIXES)
@@ -84,6 +85,8 @@ class Manifest:
         shard_count: number of tars.
         bytes: bytes of all tars.
         shards_sha256: SHA-256 of shards.npy.
+        vocabulary: SHA-256 of the vocabulary that the split was built with; empty in format 2.
+        format: of manifest and order, 2 or 3.
         location: folder or URL of the tars; empty: `folder`.
         storing: how the images were stored.
     """
@@ -98,6 +101,8 @@ class Manifest:
     shard_count: int
     bytes: int
     shards_sha256: str
+    vocabulary: str = ""
+    format: int = FORMAT
     location: str = ""
     storing: Storing = field(default_factory=Storing)
 
@@ -130,10 +135,11 @@ class Manifest:
 
     @classmethod
     def _parse(cls, folder: Path, content: dict[str, Any], location: str) -> Manifest:
-        if content["format"] != FORMAT:
+        if content["format"] not in _READ:
             raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
-        numbers = ("size", "smallest", "sample_count", "shard_count", "bytes")
-        texts = ("name", "split", "image_format", "shards_sha256")
+        numbers = ("size", "smallest", "sample_count", "shard_count", "bytes", "format")
+        texts = ["name", "split", "image_format", "shards_sha256"]
+        texts += ["vocabulary"] if content["format"] > _READ[0] else []
         if min(_typed(content[key], int) for key in numbers) < 1:
             raise ValueError("a number below 1")
         values: dict[str, Any] = {key: content[key] for key in numbers}
@@ -150,9 +156,33 @@ class Manifest:
         """Write the manifest into its folder, atomically."""
         content = asdict(self)
         del content["folder"], content["location"]
+        if self.format == _READ[0]:
+            del content["vocabulary"]
         if not self.storing.encoding:
             del content["storing"]
-        write_json(self.folder / MANIFEST, content | {"format": FORMAT})
+        write_json(self.folder / MANIFEST, content)
+
+    @property
+    def order(self) -> int:
+        """Which order of shards the split has, for :class:`t2i_hpc.data.plan.Plan`."""
+        return self.format - 1
+
+    def check_vocabulary(self, found: str, place: str) -> None:
+        """Refuse another vocabulary than the split was built with.
+
+        Args:
+            found: SHA-256 of the vocabulary beside the split.
+            place: where that lies.
+
+        Raises:
+            DataError: it is another one.
+        """
+        if self.vocabulary and found != self.vocabulary:
+            raise DataError(
+                f"{place} is not the vocabulary that the split {self.split} was built with (its "
+                "SHA-256 differs), so tokens would mean other words: put that vocabulary back, or "
+                "build the split again"
+            )
 
     @property
     def stored(self) -> str:

@@ -58,6 +58,16 @@ def permute(values: Words, sizes: Words, keys: Words) -> Words:
     return result
 
 
+def shuffled(count: int, keys: Words) -> npt.NDArray[np.int64]:
+    """Return 0 … count-1 in an order for each key (K,), every one equally likely: (K, count).
+
+    They are sorted by random numbers, so it takes memory, unlike :func:`permute`; whose orders of
+    fewer than 20 are not quite equally likely.
+    """
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    return np.argsort(mix(keys[:, None] + steps), axis=1, kind="stable")
+
+
 def _feistel(values: Words, halves: Words, round_keys: Words) -> Words:
     mask = (_ONE << halves) - _ONE
     left, right = values >> halves, values & mask

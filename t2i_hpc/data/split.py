@@ -21,7 +21,7 @@ from t2i_hpc.data.storage import Storage, open_storage
 from t2i_hpc.data.storage.opening import open_cache
 from t2i_hpc.data.storage.server import Server
 from t2i_hpc.data.storage.tables import fetch_manifest, fetch_vocabulary
-from t2i_hpc.data.storage.urls import is_remote, join
+from t2i_hpc.data.storage.urls import is_remote, join, shown
 from t2i_hpc.data.word_pieces import WordPieces
 
 DEMO = "demo"
@@ -60,8 +60,15 @@ class Split:
             manifest = fetch_manifest(join(config.path, split), server, cache)
         else:
             manifest = Manifest.load(_folder_of(config, split), check_tars=check_tars)
-        storage = open_storage(manifest, config)
-        return cls(manifest, open_vocabulary(config), storage, config.shuffle_window)
+        vocabulary = open_vocabulary(config)
+        if not config.tokeniser:
+            place = (
+                shown(join(config.path, VOCABULARY))
+                if manifest.location
+                else (str(manifest.folder.parent / VOCABULARY))
+            )
+            manifest.check_vocabulary(vocabulary.sha256, place)
+        return cls(manifest, vocabulary, open_storage(manifest, config), config.shuffle_window)
 
     @property
     def count(self) -> int:

@@ -42,7 +42,8 @@ class Stream:
     ) -> None:
         if share.rank == 0:
             _warn_of_upscaling(split, round(resolution * config.margin))
-        plan = Plan(split.manifest.counts, seed, config.shuffle_window)
+        manifest = split.manifest
+        plan = Plan(manifest.counts, seed, config.shuffle_window, order=manifest.order)
         self._samples = Samples(split, plan, config, resolution, seed)
         self._config, self._share, self._answer_within = config, share, answer_within
 

@@ -7,7 +7,9 @@ each token between them, so that whoever calls it need not know which encoder it
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,11 +92,34 @@ def new_bert(
 def pretrained_bert(folder: Path) -> BertModel:
     """Read a BERT from a folder with config.json and model.safetensors; nothing is downloaded.
 
+    Its weights are float32, in whatever precision they were saved: Adam updates them.
+
     Raises:
         OSError, ValueError: a file is missing or damaged, or the folder holds another network.
     """
-    with quiet():
-        bert: BertModel = BertModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
+    described = json.loads((folder / "config.json").read_bytes())
+    kind = described.get("model_type") if isinstance(described, dict) else None
+    if kind != "bert":
+        raise ValueError(
+            f"config.json beside it describes a network of the kind {kind!r}, not bert"
         )
-    return bert
+    reader: Any = BertModel  # the library's types do not know of the loading info
+    with quiet():
+        bert, found = reader.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            add_pooling_layer=False,
+            output_loading_info=True,
+        )
+    # What is missing would be random numbers; layers left over are those of a larger network.
+    missing = sorted(found["missing_keys"])
+    left_over = sorted(key for key in found["unexpected_keys"] if "encoder.layer." in key)
+    if missing or left_over:
+        what = f"lacks {missing[0]}" if missing else f"holds {left_over[0]} beyond it"
+        raise ValueError(
+            f"it does not hold the network that config.json beside it describes (it {what}): copy "
+            "both files again from the same place"
+        )
+    loaded: BertModel = bert.float()
+    return loaded

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -176,3 +177,33 @@ def test_exporting_another_parts_file(tmp_path: Path, capsys: pytest.CaptureFixt
     error = refusal(capsys, "system=df_gan", "part=head", *words)
     assert "1 unexpected: more" in error
     assert export_reference("df_gan", "head", DFHead(2)).keys()
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_names_of_compiled_networks(tmp_path: Path, prefix: str) -> None:
+    weights = case("damsm").weights("text")
+    torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "a.pth")
+    words = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
+    assert convert(*TEXT, *words) == 0
+    written = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(written["embedding.weight"], weights["encoder.weight"])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float64, np.float32, np.bool_])
+def test_a_state_dict_as_trainers_wrap_it(tmp_path: Path, kind: Any) -> None:
+    weights = case("damsm").weights("text")
+    wrapped = {"state_dict": weights, "epoch": kind(1), "optimizer": {"state": {0: kind(1)}}}
+    torch.save(wrapped, tmp_path / "a.pth")
+    words = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
+    assert convert(*TEXT, *words) == 0
+    written = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(written["embedding.weight"], weights["encoder.weight"])
+
+
+def test_one_of_several_networks_is_not_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = case("damsm").weights("text")
+    torch.save({"params": weights, "params_ema": weights}, tmp_path / "a.pth")
+    words = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
+    assert "holds params, params_ema, but not" in refusal(capsys, *TEXT, *words)

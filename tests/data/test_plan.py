@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_hpc.data.permutation import key_of, permute
+from t2i_hpc.data.permutation import key_of, permute, shuffled
 from t2i_hpc.data.plan import Plan, batch_positions
 from t2i_hpc.data.share import Share
 
@@ -20,8 +20,13 @@ SEEDS = st.integers(0, 2**63)
 GROUPS = st.integers(1, 5)
 PARTS = st.tuples(st.integers(0, 100), st.integers(1, 40))
 KNOWN_PERMUTATION = [2, 0, 9, 6, 5, 1, 8, 3, 7, 4]
-KNOWN_ORDER = [0, 8, 2, 9, 2, 0, 1, 6, 9, 4, 7, 5, 8, 3]
+KNOWN_FIRST_ORDER = [0, 8, 2, 9, 2, 0, 1, 6, 9, 4, 7, 5, 8, 3]
+KNOWN_ORDER = [4, 10, 9, 8, 12, 9, 10, 13, 8, 11, 3, 4, 6, 5]
 KNOWN_ORDERS = {  # counts, seed, window: SHA-256 of two epochs' indices, every fifth
+    (1024, 5, 8): "94f445f69f24d2ab1a99b5acfa87565cd4e7242a878af002f177f6b5168ddddc",
+    (900, 2**63, 2000): "18d142c26a6542247abcaf78acebe139871597015707e84cd47cba42f08afbac",
+}
+KNOWN_FIRST_ORDERS = {  # the same of splits of format 2
     (1024, 5, 8): "5df66b065f5255c030c7c68755e5f4e80c611c621878cc109243496ef54081b0",
     (900, 2**63, 2000): "6d6b58d32dc6fa03ee6013b57b0ebf720d9277a01148cbf53478a9e1bdaac14d",
 }
@@ -94,13 +99,39 @@ def test_the_order_of_queries_does_not_matter(
     assert [asked.locate(place)[1] for place in positions] == straight[positions].tolist()
 
 
-def test_the_order_of_up_to_1024_shards_is_known() -> None:
-    assert Plan([3, 0, 5, 2, 4], 11, 2).indices(range(10, 24)).tolist() == KNOWN_ORDER
-    for (shards, seed, window), digest in KNOWN_ORDERS.items():
+@pytest.mark.parametrize(
+    ("order", "known", "digests"),
+    [(1, KNOWN_FIRST_ORDER, KNOWN_FIRST_ORDERS), (2, KNOWN_ORDER, KNOWN_ORDERS)],
+)
+def test_the_order_of_up_to_1024_shards_is_known(
+    order: int, known: list[int], digests: dict[tuple[int, int, int], str]
+) -> None:
+    few = Plan([3, 0, 5, 2, 4], 11, 2, order=order)
+    assert few.indices(range(10, 24)).tolist() == known
+    for (shards, seed, window), digest in digests.items():
         counts = [number % 7 for number in range(shards)]
         places = range(0, 2 * sum(counts), 5)
-        indices = Plan(counts, seed, window).indices(places).astype("<i8")
+        indices = Plan(counts, seed, window, order=order).indices(places).astype("<i8")
         assert hashlib.sha256(indices.tobytes()).hexdigest() == digest
+
+
+def unevenness(orders: np.ndarray) -> float:
+    """Return chi-square over its degrees of freedom of the first two of each order (K, n)."""
+    count = orders.shape[1]
+    table = np.bincount(orders[:, 0] * count + orders[:, 1], minlength=count * count)
+    pairs = table.reshape(count, count)[~np.eye(count, dtype=bool)]
+    expected = len(orders) / len(pairs)
+    return float(((pairs - expected) ** 2 / expected).sum() / (len(pairs) - 1))
+
+
+@pytest.mark.parametrize("count", [5, 8])
+def test_every_order_of_few_shards_is_equally_likely(count: int) -> None:
+    """Pairs tell what single places do not: the orders of splits of format 2 are up to 5 % off."""
+    keys = key_of(np.arange(200_000, dtype=np.uint64))
+    assert unevenness(shuffled(count, keys)) < 1.8
+    values = np.tile(np.arange(count, dtype=np.uint64), len(keys))
+    before = permute(values, np.full_like(values, count), np.repeat(keys, count))
+    assert unevenness(before.astype(np.int64).reshape(-1, count)) > 2.5
 
 
 def shards_in_order(plan: Plan, epoch: int, shards: int) -> list[int]:

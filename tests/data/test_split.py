@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
 import resource
 from collections import Counter
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,14 @@ from PIL import Image
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.manifest import Manifest
+from t2i_hpc.data.plan import Plan
+from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.storage import opening
+from t2i_hpc.data.stream import Stream
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 
@@ -242,3 +249,29 @@ def test_a_tar_removed_in_use_is_named(tmp_path: Path) -> None:
     (shards / "train" / "000000.tar").unlink()
     with pytest.raises(DataError, match=r"cannot read .*000000\.tar \(there is no such file"):
         split.sample(0)
+
+
+def test_another_vocabulary_than_the_splits_own_is_refused(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, count=4, size=16)
+    path = shards / "vocabulary.json"
+    words = Vocabulary.load(path).words
+    Vocabulary([words[0], *reversed(words[1:])]).save(path)
+    config = DataConfig(path=str(shards))
+    with pytest.raises(DataError, match=r"vocabulary\.json is not the vocabulary that the split"):
+        Split.open(config, "train")
+    with pytest.raises(DataError, match=r"vocabulary\.json is not the vocabulary that the split"):
+        verify_split(Manifest.load(shards / "train"), lambda _: None)
+
+
+def test_a_split_of_format_2_is_read_in_its_order(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, count=12, size=16, shard_samples=2)
+    manifest = Manifest.load(shards / "train")
+    assert (manifest.format, manifest.order) == (3, 2)
+    replace(manifest, format=2, vocabulary="").save()
+    before = Split.open(DataConfig(path=str(shards)), "train").manifest
+    assert (before.format, before.order, before.vocabulary) == (2, 1, "")
+    assert "vocabulary" not in json.loads((shards / "train" / "manifest.json").read_text())
+    config = DataConfig(path=str(shards), shuffle_window=1, margin=1.0, workers=0)
+    batch = next(Stream(config, Split.open(config, "train"), 16, 1, Share(12)).batches(0))
+    places = Plan(manifest.counts, 1, 1, order=1).indices(range(12))
+    assert list(batch.keys) == [f"{place:04d}.png" for place in places]

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
@@ -301,7 +303,8 @@ def test_crops_are_windows_of_the_image_scaled_by_the_margin(
 
 def test_a_caption_without_known_words(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, count=4, size=16)
-    (shards / "vocabulary.json").write_text('{"format": 1, "words": ["<end>", "heron"]}')
-    (batch,) = take(stream_of(shards), 0, 1)
+    config, manifest = config_of(shards), Manifest.load(shards / "train")
+    split = Split(manifest, Vocabulary(["<end>", "heron"]))
+    (batch,) = take(Stream(config, split, 16, 1, Share(BATCH)), 0, 1)
     assert batch.lengths.tolist() == [1] * BATCH
     assert not batch.tokens.any()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.system import SSAGANConfig
+from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import open_training_data
 from t2i_hpc.systems.encoders import check_text_encoder
@@ -27,6 +28,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards and a run of the tiny system on them."""
     folder = tmp_path_factory.mktemp("trained")
     shards = make_shards(folder, count=12, size=80)
+    for split in ("train", "test"):  # of format 2, whose manifest does not name the vocabulary
+        replace(Manifest.load(shards / split), format=2, vocabulary="").save()
     train_tiny(shards, folder / "runs", *SHORT)
     return folder
 

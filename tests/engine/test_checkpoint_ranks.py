@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from unittest import mock
 import torch
 
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.run_layout import folder_of, list_checkpoints
 from t2i_hpc.engine.agreement import raise_together, share_text
 from t2i_hpc.engine.checkpoints.recovery import recover_together
 from t2i_hpc.engine.engines.ddp import DDPEngine
@@ -52,6 +55,18 @@ def on_one_rank(world: World, run: Path) -> dict[str, Any]:
     mine = run / "whole" if world.is_main else run / "stale"
     seen["stale"] = said(recover_together, mine, world, 0.3)
 
+    hashed: list[Path] = []
+
+    def hashing(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of_file(path)
+
+    with mock.patch("t2i_hpc.engine.checkpoints.checkpoint.sha256_of_file", hashing):
+        recover_together(run / "whole", world)
+    seen["hashed"] = len(hashed)
+    mine = run / "whole" if world.is_main else run / "cut"
+    seen["cut"] = said(recover_together, mine, world, 0.3)
+
     system = tiny_system()
     saver = saver_of(run / "saved", DDPEngine(system, world))
     saver.save(progress_of(4))
@@ -83,13 +98,17 @@ def test_all_ranks_take_one_checkpoint_and_hear_of_one_another(tmp_path: Path) -
     rewrite_state(stale, {"origin": {"time": "yesterday"}})
     (folder,) = make_checkpoints(tmp_path / "damaged", 8)
     (folder / "state.json").unlink()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    os.truncate(folder_of(tmp_path / "cut", 8) / "weights.safetensors", 1000)
     for name in ("new", "saved", "ranks"):
         (tmp_path / name).mkdir()
     run_ranks(on_one_rank, 2, tmp_path / "ranks", tmp_path)
     main, other = (
         torch.load(tmp_path / "ranks" / f"{rank}.pt", weights_only=False) for rank in range(2)
     )
+    assert (main.pop("hashed"), other.pop("hashed")) == (2, 0)  # one rank reads every byte
     assert main == other
+    assert "weights.safetensors does not match its size" in main["cut"]
     assert (main["text"], main["empty"]) == ("größer 1", "")
     assert (main["error"], main["no error"]) == ("rank 1 is out of paper", "")
     assert (main["images"], main["new"]) == (8, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -268,3 +269,15 @@ def test_one_of_the_same_number_is_replaced(tmp_path: Path) -> None:
     now = system.modules.state_dict()
     assert all(torch.equal(value, now[name]) for name, value in loaded.items())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000000004"]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022])
+def test_files_have_the_mode_that_the_umask_allows(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        (folder,) = make_checkpoints(tmp_path, 4)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
+    assert len(modes) == 3

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.system import BERTConfig
 from t2i_hpc.engine.engines.build import build_engine
 from t2i_hpc.engine.world import World
+from t2i_hpc.models.bert_text_encoder import new_bert
 from t2i_hpc.systems.bert import build_bert
 from tests.support.bert import minilm_folder
 from tests.support.data import make_shards
@@ -72,3 +75,47 @@ def test_another_vocabulary_is_refused_before_anything_is_trained(
 def test_what_does_not_fit_is_told(config: BERTConfig, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         build_bert(config, 16, 20)
+
+
+def saved(folder: Path, layers: int = 2, dtype: torch.dtype = torch.float32) -> Path:
+    """Save a small BERT as transformers does; return its weights."""
+    bert, _, _ = new_bert(18, 16, layers=layers, heads=4, feed_forward=32, dropout=0.0)
+    torch.nn.Module.to(bert, dtype=dtype)
+    bert.save_pretrained(folder)
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = saved(tmp_path, dtype=dtype)
+    encoder = build_bert(BERTConfig(pretrained=str(path), first_token=1, last_token=2), 16, 20)
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    features = encoder(torch.tensor([[3, 4]]), torch.tensor([2]))
+    assert features.sentence.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "distilbert"}, "of the kind 'distilbert', not bert"),
+        ({"num_hidden_layers": 3}, r"it lacks encoder\.layer\.2\..*copy both files again"),
+        ({"num_hidden_layers": 1}, r"it holds encoder\.layer\.1\..*copy both files again"),
+    ],
+)
+def test_a_folder_of_another_network_is_refused(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    path = saved(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(ConfigurationError, match=rf"bert\.pretrained=.*{said}"):
+        build_bert(BERTConfig(pretrained=str(path)), 16, 20)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    """A DistilBERT's names under a BERT's config.json: every number would be random."""
+    path = saved(tmp_path)
+    tensors = {f"distilbert.{name}": value for name, value in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ConfigurationError, match="does not hold the network"):
+        build_bert(BERTConfig(pretrained=str(path)), 16, 20)

@@ -211,6 +211,7 @@ def _write(
         bytes=sum(shard.bytes for shard in shards),
         shards_sha256=save_tables(workspace.split, shards, _rows(workspace, made)),
         storing=build.storing,
+        vocabulary=Vocabulary.load(workspace.vocabulary).sha256,
     ).save()
     if rejected:
         write_text(workspace.split / REJECTED, _lines(rejected))

@@ -82,7 +82,7 @@ class Cache:
             DataError: its holder stands still, or the file system knows no locks.
         """
         path = self.folder / "locks" / name[:2]  # few locks for many names: none need be removed
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             self._await(descriptor, path)
             yield lambda: os.utime(descriptor)
@@ -207,7 +207,8 @@ def _folder(given: str) -> Path:
     base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
     folder = Path(given).expanduser() if given else Path(base) / f"t2i_hpc-{os.getuid()}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # In a folder for everybody's temporary files ours is private; one that was named is shared.
+        folder.mkdir(mode=0o777 if given else 0o700, parents=True, exist_ok=True)
         for name in ("shards", "locks", "tables"):
             (folder / name).mkdir(exist_ok=True)
     except OSError as error:

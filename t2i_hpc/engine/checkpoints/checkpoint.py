@@ -118,8 +118,12 @@ def look_at(run: Path, images: int) -> Checkpoint:
     return Checkpoint(folder, progress, state)
 
 
-def verify(checkpoint: Checkpoint) -> None:
+def verify(checkpoint: Checkpoint, *, by_size: bool = False) -> None:
     """Compare the tensors' files with what was written.
+
+    Args:
+        checkpoint: which.
+        by_size: compare sizes alone; enough for a rank where another has read every byte.
 
     Raises:
         DamagedCheckpointError: one is missing or another.
@@ -129,7 +133,7 @@ def verify(checkpoint: Checkpoint) -> None:
         path = checkpoint.folder / name
         try:
             same = path.stat().st_size == written["bytes"]
-            same = same and sha256_of_file(path) == written["sha256"]
+            same = same and (by_size or sha256_of_file(path) == written["sha256"])
         except (FileNotFoundError, IsADirectoryError) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {checkpoint.folder} is damaged: {name} is missing"
@@ -138,7 +142,8 @@ def verify(checkpoint: Checkpoint) -> None:
             raise _unreadable(checkpoint.folder, error) from error
         if not same:
             raise DamagedCheckpointError(
-                f"checkpoint {checkpoint.folder} is damaged: {name} does not match its SHA-256"
+                f"checkpoint {checkpoint.folder} is damaged: {name} does not match its "
+                + ("size" if by_size else "SHA-256")
             )
 
 

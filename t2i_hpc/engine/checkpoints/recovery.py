@@ -1,7 +1,8 @@
 """Which checkpoint a session starts from: the newest valid one, the same on all ranks.
 
-Rank 0 looks, since it writes: it sets damaged checkpoints aside and says which one it takes.
-On a network file system another rank may see it later, so it is given some time.
+Rank 0 reads every byte, since it writes: it sets damaged checkpoints aside and says which one it
+takes. The others compare its checksum and the files' sizes, so that hundreds of ranks need not
+each hash what they load. On a network file system they may see it later, so they are given time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from t2i_hpc.engine.agreement import raise_together, share_text
 from t2i_hpc.engine.checkpoints.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
+    look_at,
     only_damaged,
     open_checkpoint,
+    verify,
 )
 from t2i_hpc.engine.checkpoints.folders import set_aside, those_set_aside
 from t2i_hpc.engine.world import World
@@ -86,7 +89,8 @@ def _await(
     end = time.monotonic() + patience
     while True:
         try:
-            found = open_checkpoint(run, images)
+            found = look_at(run, images)
+            verify(found, by_size=True)
             if found.checksum == checksum:
                 return found, None
             reason = "another one lies there"

@@ -99,7 +99,10 @@ def _write_files(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    path.touch()
+    allowed = path.stat().st_mode  # by the umask; save_file would leave a file for this user alone
     save_file(dict(tensors), path)
+    path.chmod(allowed)
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
     return {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}

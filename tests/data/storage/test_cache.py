@@ -268,3 +268,15 @@ def test_the_usual_folder_is_the_nodes(
     folder.symlink_to(tmp_path / "mine")
     with pytest.raises(DataError, match="belongs to someone else"):
         Cache("", 1000, 0.0)
+
+
+def test_a_folder_that_is_named_is_as_open_as_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        cache = Cache(str(tmp_path / "shared"), 1000, 0.0)
+        with cache.locked("aa.tar"):
+            pass
+    finally:
+        os.umask(before)
+    assert cache.folder.stat().st_mode & 0o777 == 0o775
+    assert (cache.folder / "locks" / "aa").stat().st_mode & 0o777 == 0o664
