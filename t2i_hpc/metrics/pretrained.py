@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.layers_beyond import layers_beyond
 from t2i_hpc.common.quietly import quiet
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ class PretrainedFolder:
                 )
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise self._unfit() from error
-        # What is missing would be drawn at random.
-        if found["missing_keys"]:
+        # What is missing would be drawn at random, and a deeper network would be cut short.
+        if found["missing_keys"] or layers_beyond(model.state_dict(), found["unexpected_keys"]):
             raise self._unfit()
         loaded: Network = model.float().eval().requires_grad_(False).to(device)
         return loaded

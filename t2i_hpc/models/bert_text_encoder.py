@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from t2i_hpc.common.layers_beyond import layers_beyond
 from t2i_hpc.common.quietly import quiet
 from t2i_hpc.models.dropout import ExactDropout
 from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
@@ -112,9 +113,8 @@ def pretrained_bert(folder: Path) -> BertModel:
             add_pooling_layer=False,
             output_loading_info=True,
         )
-    # What is missing would be random numbers; layers left over are those of a larger network.
-    missing = sorted(found["missing_keys"])
-    left_over = sorted(key for key in found["unexpected_keys"] if "encoder.layer." in key)
+    missing = sorted(found["missing_keys"])  # they would be random numbers
+    left_over = layers_beyond(bert.state_dict(), found["unexpected_keys"])
     if missing or left_over:
         what = f"lacks {missing[0]}" if missing else f"holds {left_over[0]} beyond it"
         raise ValueError(

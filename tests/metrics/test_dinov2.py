@@ -153,7 +153,7 @@ def test_what_is_no_folder_of_dinov2_is_refused(tmp_path: Path, given: str, sent
         identify_detector(settings(tmp_path / given if given else ""))
 
 
-@pytest.mark.parametrize("harm", ["lost", "cut", "other"])
+@pytest.mark.parametrize("harm", ["lost", "cut", "other", "deeper"])
 def test_weights_that_do_not_fit_are_refused_not_drawn_at_random(tmp_path: Path, harm: str) -> None:
     folder = save_dinov2(tmp_path / "dinov2")
     weights = folder / "model.safetensors"
@@ -164,6 +164,12 @@ def test_weights_that_do_not_fit_are_refused_not_drawn_at_random(tmp_path: Path,
         name = next(key for key in tensors if "cls_token" in key)
         kept = {key: value for key, value in tensors.items() if key != name}
         changed = {} if harm == "lost" else {name: torch.zeros(1, 1, WIDTH + 1)}
+        if harm == "deeper":
+            layers = {key: value for key, value in kept.items() if "layer.0." in key}
+            deeper = {
+                key.replace("layer.0.", "layer.9."): value.clone() for key, value in layers.items()
+            }
+            changed = {name: tensors[name], **deeper}
         save_file({**kept, **changed}, weights, metadata={"format": "pt"})
     with pytest.raises(EvaluationError, match="is damaged or does not hold the network"):
         build_detector(settings(folder), CPU)

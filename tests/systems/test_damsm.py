@@ -11,10 +11,13 @@ from safetensors.torch import load_file
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.step import Matcher, Painter, total
 from t2i_hpc.config.system import DAMSMPretrainingConfig, PretrainedTrunkConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.engine.checkpoints.checkpoint import look_at
 from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.engine.world import World
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.damsm import DAMSMPretraining
+from t2i_hpc.systems.encoders import vocabulary_of
 from tests.support.training import (
     losses_of,
     only_run,
@@ -139,6 +142,9 @@ def test_the_door_writes_encoders_that_training_takes(shards: Path, tmp_path: Pa
     taken = load_file(trained / "checkpoints/0000000004/weights.safetensors")
     for name, value in load_file(run / "text_encoder.safetensors").items():
         assert torch.equal(taken[f"text_encoder.{name}"], value)
+    vocabulary = Vocabulary.load(shards / "vocabulary.json").sha256
+    assert vocabulary_of(run / "text_encoder.safetensors", "key") == vocabulary
+    assert look_at(trained, 4).vocabulary == vocabulary
 
     refused = run_door("generate", f"run={run}")
     assert refused.returncode == 2
