@@ -94,6 +94,17 @@ def test_a_task_that_can_resume_is_requeued_alone(here: Here, tmp_path: Path, co
     assert here.changes == [here.requeue]
 
 
+@pytest.mark.parametrize(("outcome", "requeues"), [("stopped", 1), ("lost", 1), ("failed", 0)])
+def test_what_the_run_says_counts_where_torchrun_always_ends_with_1(
+    here: Here, tmp_path: Path, outcome: str, requeues: int
+) -> None:
+    run = submitted(tmp_path / "run", here.job)
+    words: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
+    write_end(run, write_begin(run, job=here.job, hosts=("n1",), **words), outcome, 0)
+    afterwards(run, 1)
+    assert here.requeues == requeues
+
+
 def test_a_script_without_a_record_is_requeued(here: Here, tmp_path: Path) -> None:
     afterwards(tmp_path / "run", 75)
     assert here.requeues == 1

@@ -48,7 +48,7 @@ def folder(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "code"), [("launched", 76), ("script", 75)])
+@pytest.mark.parametrize(("name", "code"), [("launched", 137), ("script", 75)])
 def test_a_disturbed_training_resumes_and_is_equal_to_four_ranks_here(
     folder: Path, name: str, code: int
 ) -> None:

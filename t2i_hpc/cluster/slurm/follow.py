@@ -1,6 +1,6 @@
 """Watching jobs from the terminal that submitted them: their log, and how they end.
 
-Ctrl-C ends the watching, never the job. A job that is put back into the queue, or that another
+Ctrl-C ends the watching, never the job. A job that is requeued, or that another
 one follows, is watched until the work is at its end. The log is read every second; Slurm is asked
 less often.
 """

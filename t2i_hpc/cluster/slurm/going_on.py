@@ -106,7 +106,7 @@ def withdraw_successor(known: KnownJob) -> None:
     if successor is None:
         return
     try:
-        run_client("scancel", successor.job)
+        run_client("scancel", "--quiet", successor.job)
     except ClusterError as error:  # it ends by itself as soon as it begins
         sys.stderr.write(f"t2i_hpc: job {successor.job} stays in the queue: {error}\n")
         return
