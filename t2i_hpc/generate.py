@@ -17,10 +17,10 @@ from t2i_hpc.generation.trained import TrainedRun
 def generate(config: GenerateConfig) -> None:
     """Write a grid (captions × noise), its masks and what was drawn, and say where."""
     asked = asked_rows(config)
-    trained = TrainedRun.open(Path(config.run), config.checkpoint, choose_device(config.device))
-    split = trained.held_out
-    rows = asked or rows_of_split(split, config)
-    read = read_rows(rows, split, trained.config.data.words, config.seed)
+    device = choose_device(config.device)
+    trained = TrainedRun.open(Path(config.run), config.checkpoint, device, config.data.path)
+    rows = asked or rows_of_split(trained.held_out, config)
+    read = read_rows(rows, trained.vocabulary, trained.config.data.words, config.seed)
     identity = asked_hash(trained, read, config)
     folder = choose_folder(trained.run, identity, config.output)
     about = {

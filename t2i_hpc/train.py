@@ -19,12 +19,15 @@ from t2i_hpc.common.out_of_memory import TRAINING_LEVERS
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Matcher, Painter, System
 from t2i_hpc.config.door import Door
+from t2i_hpc.config.fields import file_entries
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import TrainingData, fit_to_timeout, open_training_data
 from t2i_hpc.engine.agreement import raise_together
 from t2i_hpc.engine.evaluations import Evaluations
+from t2i_hpc.engine.inputs import keep_inputs, with_inputs
 from t2i_hpc.engine.loop import Job, Loop
 from t2i_hpc.engine.progress import ProgressLine, open_progress
 from t2i_hpc.engine.run_directory import (
@@ -32,6 +35,7 @@ from t2i_hpc.engine.run_directory import (
     data_record,
     locked,
     prepare_run,
+    recorded_files,
     run_folder,
 )
 from t2i_hpc.engine.run_files import RunFiles
@@ -42,6 +46,7 @@ from t2i_hpc.generation.retrieval import RetrievalReport
 from t2i_hpc.generation.samples import SampleGrids
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.encoders import check_text_encoder
+from t2i_hpc.systems.initial_weights import checkpoint_follows
 
 
 def train(config: TrainConfig) -> int:
@@ -50,7 +55,7 @@ def train(config: TrainConfig) -> int:
         data, _ = fit_to_timeout(config.data, config.engine.timeout, world.size)
         training = open_training_data(data, check_tars=False)
         folder = run_folder(config, training.identity)
-        record = data_record(config, training.content, training.vocabulary.sha256)
+        record = _record(folder, config, training)
         raise_together(world, _obstacle(folder, config, record) if world.is_main else None)
         _speak(world, new=not list_checkpoints(folder))
         line = open_progress(world.is_main)
@@ -61,6 +66,7 @@ def train(config: TrainConfig) -> int:
                 return _train(job, line)
             with locked(folder):
                 prepare_run(folder, config, world.size, world.device, record)
+                keep_inputs(folder, config, training.vocabulary)
                 return run_recorded(folder, world, hosts, partial(_train, job, line))
         finally:
             line.close()
@@ -78,8 +84,7 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
     _, answer_within = fit_to_timeout(config.data, engine.timeout, world.size)
     batches = training.batches(config.system.resolution, config.seed, share, answer_within)
     torch.manual_seed(config.seed)
-    check_text_encoder(config.system, training.vocabulary.sha256)
-    system = build_system(config.system, training.vocabulary.size)
+    system = _build(folder, config, training.vocabulary)
     system.modules.to(world.device)
     report = _report(folder, config, system, line)
     line.say(
@@ -87,8 +92,9 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
         f"{training.summary}, batch {config.engine.batch_size} "
         f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
     )
-    if training.notice:
-        line.say(training.notice)
+    for notice in (training.notice, _lost_files(config)):
+        if notice:
+            line.say(notice)
     evaluations = _evaluations(RunFiles(folder, line), config) if world.is_main else None
     return Job(
         folder,
@@ -101,6 +107,21 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
         evaluations,
         training.vocabulary.sha256,
     )
+
+
+def _build(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> System:
+    """Build the system; a run that has a checkpoint needs no files of initial weights."""
+    if not list_checkpoints(folder):
+        check_text_encoder(config.system, vocabulary.sha256)
+        return build_system(config.system, vocabulary.size)
+    with checkpoint_follows():
+        return build_system(with_inputs(folder, config).system, vocabulary.size)
+
+
+def _lost_files(config: TrainConfig) -> str:
+    """Return a notice of files that a resumed run does without, "" where all are there."""
+    lost = [f"{e.key}={e.value}" for e in file_entries(config) if not Path(e.value).is_file()]
+    return f"{', '.join(lost)}: no such file, the checkpoint holds its weights" if lost else ""
 
 
 def locate(config: TrainConfig) -> Path:
@@ -116,10 +137,16 @@ def check_start(config: TrainConfig) -> Path:
     """
     training = open_training_data(config.data)
     folder = run_folder(config, training.identity)
-    record = data_record(config, training.content, training.vocabulary.sha256)
+    record = _record(folder, config, training)
     check_relatives(folder, config, record)
-    check_text_encoder(config.system, training.vocabulary.sha256)
+    if not list_checkpoints(folder):
+        check_text_encoder(config.system, training.vocabulary.sha256)
     return folder
+
+
+def _record(folder: Path, config: TrainConfig, training: TrainingData) -> dict[str, str]:
+    vocabulary = training.vocabulary.sha256
+    return data_record(config, training.content, vocabulary, recorded_files(folder))
 
 
 def _obstacle(folder: Path, config: TrainConfig, record: dict[str, str]) -> UserError | None:

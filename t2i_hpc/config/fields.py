@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,18 +113,34 @@ def _check_value(key: str, value: Any, meaning: Meaning) -> None:
         raise ConfigurationError(f"{key}={value} is too large: at most {meaning.maximum:g}{unit}")
 
 
-def identity(config: Any) -> dict[str, Any]:
+def identity(config: Any, recorded: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the values that make the run what it is, by dotted key.
 
+    Args:
+        config: the configuration.
+        recorded: SHA-256 of files by key, for those that are no longer there.
+
     Raises:
-        ConfigurationError: a file is named that is not there.
+        ConfigurationError: a file is named that is neither there nor recorded.
     """
-    return {entry.key: _identity(entry) for entry in entries(config) if entry.meaning.identity}
+    known = recorded or {}
+    return {
+        entry.key: _identity(entry, known.get(entry.key))
+        for entry in entries(config)
+        if entry.meaning.identity
+    }
 
 
-def _identity(entry: Entry) -> Any:
+def file_entries(config: Any) -> list[Entry]:
+    """Return the leaves that name a file whose content decides the result."""
+    return [e for e in entries(config) if e.meaning.identity and e.meaning.file and e.value]
+
+
+def _identity(entry: Entry, recorded: str | None) -> Any:
     if not entry.meaning.file or not entry.value:
         return entry.value
-    if not Path(entry.value).is_file():
+    if Path(entry.value).is_file():
+        return sha256_of_file(Path(entry.value))
+    if recorded is None:
         raise ConfigurationError(f"{entry.key}={entry.value}: there is no such file")
-    return sha256_of_file(Path(entry.value))
+    return recorded

@@ -45,6 +45,17 @@ class TrainConfig:
 
 
 @dataclass
+class RunDataConfig:
+    """Where a run's data is now."""
+
+    path: str = setting(
+        "",
+        "folder of the run's shards, where captions come from; empty: where the run was trained, "
+        "or the same path from the current directory",
+    )
+
+
+@dataclass
 class EvaluateConfig:
     """Score a run's generator, or a folder of images, in any number of parts."""
 
@@ -64,6 +75,7 @@ class EvaluateConfig:
     threads: int | None = setting(
         None, "CPU threads a rank; empty: cores / ranks of the node", unit="threads", minimum=1
     )
+    data: RunDataConfig = section(RunDataConfig)
     evaluation: EvaluationConfig = section(EvaluationConfig)
 
 
@@ -84,6 +96,7 @@ class GenerateConfig(GenerationConfig):
     run: str = setting("", "run directory")
     checkpoint: str = setting("latest", "latest or the number of images of one")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    data: RunDataConfig = section(RunDataConfig)
 
 
 @dataclass

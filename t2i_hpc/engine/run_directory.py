@@ -3,12 +3,15 @@
 ``runs/<name>-<hash>``, the hash over every value that decides the result (and the identity of
 data and vocabulary), but not over paths, lengths, speeds or the number of ranks. So a longer
 training, a moved data folder or another cluster resumes the run, and another seed starts a new one.
+Of a file of weights its content counts. The run records that hash, so the same command finds a
+run whose files are gone: its checkpoints hold the weights.
 """
 
 from __future__ import annotations
 
 import datetime
 import fcntl
+import glob
 import json
 import logging
 import os
@@ -23,42 +26,65 @@ import torch
 
 from t2i_hpc.common.checkout import git
 from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.common.files import sha256_of_json, write_json, write_text
+from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json, write_text
+from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.compose import from_yaml, to_yaml
-from t2i_hpc.config.fields import identity
+from t2i_hpc.config.fields import file_entries, identity
 from t2i_hpc.config.tasks import TrainConfig
 
 _LOG = logging.getLogger("t2i_hpc")
 _PACKAGES = ("t2i-hpc", "torch", "torchvision", "numpy", "hydra-core", "webdataset", "pillow")
 
 
-def run_identity(config: TrainConfig, data_digest: str) -> str:
-    """Return the 8 hexadecimal digits that name a run."""
-    return sha256_of_json({"config": identity(config), "data": data_digest})[:8]
+def run_identity(
+    config: TrainConfig, data_digest: str, recorded: Mapping[str, str] | None = None
+) -> str:
+    """Return the 8 hexadecimal digits that name a run.
+
+    Args:
+        config: of the training.
+        data_digest: identity of its data.
+        recorded: SHA-256 of files by key, for those that are no longer there.
+
+    Raises:
+        ConfigurationError: a file is named that is neither there nor recorded.
+    """
+    return sha256_of_json({"config": identity(config, recorded), "data": data_digest})[:8]
 
 
 def run_folder(config: TrainConfig, data_digest: str) -> Path:
     """Return the folder of the run, whether it exists or not.
 
     Raises:
-        ConfigurationError: the run's name is none of a folder.
+        ConfigurationError: the run's name is none of a folder; a file is named that is not there,
+            and no run with a checkpoint was trained from it.
     """
     if not config.name or config.name.startswith(".") or not config.name.isprintable():
         raise ConfigurationError(f"name={config.name!r} is no name of a run: take letters")
     if "/" in config.name:
         raise ConfigurationError(f"name={config.name} holds a /: folders are named by runs=")
+    if any(not Path(entry.value).is_file() for entry in file_entries(config)):
+        known = _run_of_lost_files(config, data_digest)
+        if known:
+            return known
     return Path(config.runs) / f"{config.name}-{run_identity(config, data_digest)}"
 
 
-def data_record(config: TrainConfig, content: str, vocabulary: str) -> dict[str, str]:
+def data_record(
+    config: TrainConfig,
+    content: str,
+    vocabulary: str,
+    recorded: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Return what ``run.json`` keeps, so that :func:`check_relatives` can tell runs apart.
 
     Args:
         config: of the run.
         content: SHA-256 of what holds the samples.
         vocabulary: SHA-256 of the vocabulary or tokenizer.
+        recorded: SHA-256 of files by key, for those that are no longer there.
     """
-    settings = sha256_of_json(identity(config))
+    settings = sha256_of_json(identity(config, recorded))
     return {"settings": settings, "content": content, "vocabulary": vocabulary}
 
 
@@ -104,6 +130,25 @@ def _data_of(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def recorded_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files that a run was trained from, by key."""
+    found = _info_of(folder).get("files", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _run_of_lost_files(config: TrainConfig, data_digest: str) -> Path | None:
+    """Return the run of this configuration that recorded the files which are no longer there."""
+    for folder in sorted(Path(config.runs).glob(f"{glob.escape(config.name)}-????????")):
+        recorded = recorded_files(folder)
+        try:
+            same = folder.name == f"{config.name}-{run_identity(config, data_digest, recorded)}"
+        except ConfigurationError:
+            continue
+        if same and list_checkpoints(folder):
+            return folder
+    return None
+
+
 def open_run(folder: Path) -> TrainConfig:
     """Return the configuration of an existing run.
 
@@ -135,15 +180,16 @@ def prepare_run(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", to_yaml(config))
     path = folder / "run.json"
-    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    if path.exists():
-        created = json.loads(path.read_text(encoding="utf-8")).get("created", created)
+    before = _info_of(folder)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(
         path,
         {
             "name": folder.name,
-            "created": created,
             "data": dict(data or {}),
+            "created": before.get("created", now),
+            "directory": str(Path.cwd()),
+            "files": {**recorded_files(folder), **_hashes(config)},
             "versions": {name: _version(name) for name in _PACKAGES}
             | {"python": platform.python_version()},
             "git": _git(),
@@ -151,6 +197,21 @@ def prepare_run(
             "world": world,
         },
     )
+
+
+def _info_of(folder: Path) -> dict[str, Any]:
+    """Return a run's run.json, empty where it is missing or damaged."""
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def _hashes(config: TrainConfig) -> dict[str, str]:
+    """Return the SHA-256 of the files that a configuration names, by key."""
+    files = {entry.key: Path(entry.value) for entry in file_entries(config)}
+    return {key: sha256_of_file(path) for key, path in files.items() if path.is_file()}
 
 
 def describe_hardware(device: torch.device) -> str:

@@ -88,7 +88,7 @@ def choose_folder(run: Path, asked: str, output: str) -> Path:
 def draw(trained: TrainedRun, captions: Sequence[str], config: GenerationConfig) -> Drawing:
     """Draw a row of pictures for each caption, the same noise down a column."""
     tokens, lengths = encode_captions(
-        captions, trained.held_out.vocabulary, trained.config.data.words, config.seed
+        captions, trained.vocabulary, trained.config.data.words, config.seed
     )
     latent = noise(config.seed, "noise", range(config.columns), trained.system.noise_width)
     images, last, parts = [], [], []

@@ -113,7 +113,7 @@ def _own(system: Painter) -> tuple[nn.Module, nn.Module]:
 
 
 def _given(settings: EvaluationConfig, trained: TrainedRun) -> tuple[nn.Module, nn.Module]:
-    vocabulary, path = trained.held_out.vocabulary, Path(settings.text_encoder)
+    vocabulary, path = trained.vocabulary, Path(settings.text_encoder)
     text = _text_encoder(path, vocabulary.size)
     key = "evaluation.text_encoder"
     check_same_words(

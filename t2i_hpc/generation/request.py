@@ -8,6 +8,7 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.evaluation import GenerationConfig
+from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.split import Split
 from t2i_hpc.generation.captions import encode_captions, spelt
 from t2i_hpc.generation.swaps import Row, expand
@@ -61,19 +62,20 @@ def rows_of_split(split: Split, config: GenerationConfig) -> list[Row]:
     return [Row(caption, caption) for caption in captions]
 
 
-def read_rows(rows: Sequence[Row], split: Split, longest: int, seed: int) -> list[ReadRow]:
+def read_rows(
+    rows: Sequence[Row], vocabulary: Vocabulary, longest: int, seed: int
+) -> list[ReadRow]:
     """Return what the networks will read of each row.
 
     Args:
         rows: captions of any length.
-        split: has the vocabulary.
+        vocabulary: of the run.
         longest: words that the run reads of a caption; of longer ones a subset by `seed`.
         seed: of that subset.
 
     Raises:
         ConfigurationError: a caption of which no word is known.
     """
-    vocabulary = split.vocabulary
     for row in rows:
         if not vocabulary.encode(row.caption):
             raise ConfigurationError(

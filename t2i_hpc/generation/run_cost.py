@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.data.split import open_vocabulary
 from t2i_hpc.engine.cost import Captions, count_parameters, count_step
+from t2i_hpc.engine.inputs import run_vocabulary, with_inputs
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.reporting.results_costs import Cost
 from t2i_hpc.systems import build_system
+from t2i_hpc.systems.initial_weights import checkpoint_follows
 
 _GENERATOR = "generator"
 
@@ -21,11 +22,11 @@ def count_cost(run: Path) -> Cost:
     """Count the parameters of a run's networks, and the operations of one step on the CPU.
 
     Raises:
-        UserError: no run, or its vocabulary or pre-trained weights are no longer there.
+        UserError: no run, or its vocabulary is no longer there.
     """
-    config = open_run(run)
-    captions = Captions(config.data.words, open_vocabulary(config.data).size)
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    config = with_inputs(run, open_run(run))
+    captions = Captions(config.data.words, run_vocabulary(run, config.data).size)
+    with checkpoint_follows(), torch.random.fork_rng(devices=[]), _one_thread():
         system = build_system(config.system, captions.vocabulary)
         parts = system.parts
         return Cost(

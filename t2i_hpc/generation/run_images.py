@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.config.evaluation import EvaluationConfig
-from t2i_hpc.data.split import Split
 from t2i_hpc.generation.caption_matching import CaptionMatcher, CaptionTable
 from t2i_hpc.generation.matching_encoders import matching_encoders
 from t2i_hpc.generation.rules import DrawingRules
@@ -31,12 +30,14 @@ class RunImages:
         which: its checkpoint, by number of images, or a weights file.
         settings: of the evaluation.
         device: where to draw.
+        data: folder of the run's data, where a person named one.
     """
 
     run: Path
     which: str
     settings: EvaluationConfig
     device: torch.device
+    data: str = ""
 
     @property
     def rules(self) -> DrawingRules:
@@ -46,7 +47,7 @@ class RunImages:
     @cached_property
     def trained(self) -> TrainedRun:
         """The run's networks, with the weights that are to draw."""
-        trained = TrainedRun.open(self.run, self.which, self.device)
+        trained = TrainedRun.open(self.run, self.which, self.device, self.data)
         if self.settings.weights == "latest":
             trained.draw_latest_weights()
         return trained
@@ -60,7 +61,7 @@ class RunImages:
         settings, trained = self.settings, self.trained
         encoders = matching_encoders(settings, trained, self.rules)
         # A split of its own: images are drawn in another thread than they are judged in.
-        table = CaptionTable.of(Split.open(trained.config.data, settings.split))
+        table = CaptionTable.of(trained.open_split(settings.split))
         return CaptionMatcher(
             table,
             encoders.sentences,
@@ -79,7 +80,7 @@ class RunImages:
         """Return what says how well images fit the captions that they were made of."""
         settings, rules, clip = self.settings, self.rules, self.clip
         # A split of its own: images are drawn in another thread than they are rated in.
-        split = Split.open(self.trained.config.data, settings.split)
+        split = self.trained.open_split(settings.split)
 
         def rate(numbers: range, images: Tensor) -> npt.NDArray[np.float64]:
             captions = [caption_of(split, number, settings.seed, rules) for number in numbers]

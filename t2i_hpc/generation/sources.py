@@ -18,6 +18,7 @@ from t2i_hpc.config.presets import changed_settings
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.split import DEMO, Split, stack
+from t2i_hpc.engine.inputs import locate_data, with_inputs
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.generation.framing import Framing
 from t2i_hpc.generation.image_folder import ImageFolder
@@ -109,9 +110,10 @@ def run_source(config: EvaluateConfig) -> Source:
         UserError: the run, a checkpoint, a split or a file is not there.
     """
     run, settings = Path(config.run), config.evaluation
-    trained_on = open_run(run)
-    captions = Split.open(trained_on.data, settings.split).manifest.digest
-    real = _real_images(config, trained_on.data)
+    trained_on = with_inputs(run, open_run(run))
+    data = locate_data(run, trained_on.data, config.data.path)
+    captions = Split.open(data, settings.split).manifest.digest
+    real = _real_images(config, data)
     chosen = list(_chosen_weights(run, config.checkpoint))
     for weights in chosen:
         check_own_encoders(settings, weights.networks())
@@ -122,7 +124,7 @@ def run_source(config: EvaluateConfig) -> Source:
             which = str(weights.images_seen)
             if config.checkpoint.endswith(SUFFIX):
                 which = config.checkpoint
-            images = RunImages(run, which, settings, device)
+            images = RunImages(run, which, settings, device, config.data.path)
             yield Subject(
                 weights.sha256, weights.images_seen, images.draw, images.judge, images.rate
             )
@@ -139,6 +141,11 @@ def folder_source(config: EvaluateConfig) -> Source:
     folder, settings = Path(config.images), config.evaluation
     if config.run:
         raise ConfigurationError("run= and images= are both given: score the one or the other")
+    if config.data.path:
+        raise ConfigurationError(
+            "data.path= says where a run's captions are: name the real images of images= with "
+            "evaluation.data="
+        )
     images = ImageFolder(folder)
     if images.count < settings.images:
         raise EvaluationError(

@@ -15,12 +15,15 @@ from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Painter
 from t2i_hpc.common.word_numbers import check_same_words
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.split import Split
+from t2i_hpc.engine.inputs import open_run_split, run_vocabulary, with_inputs
 from t2i_hpc.engine.run_directory import open_run
 from t2i_hpc.generation.captions import encode_captions
 from t2i_hpc.generation.rules import PLAIN, DrawingRules
 from t2i_hpc.generation.weights import ChosenWeights, choose_weights
 from t2i_hpc.systems import build_system
+from t2i_hpc.systems.initial_weights import checkpoint_follows
 
 
 @dataclass(frozen=True)
@@ -29,46 +32,52 @@ class TrainedRun:
 
     Attributes:
         run: the run directory.
-        config: what it was trained with.
+        config: what it was trained with, with the files that the run keeps.
         weights: which weights are loaded.
         system: the networks, on `device`, in evaluation mode while drawing.
-        held_out: the test split of the run's data, with the vocabulary.
+        vocabulary: of the run's captions.
+        device: where images are drawn.
+        data: folder of the run's data, where a person named one.
     """
 
     run: Path
     config: TrainConfig
     weights: ChosenWeights
     system: Painter
-    held_out: Split
+    vocabulary: Vocabulary
     device: torch.device
+    data: str = ""
 
     @classmethod
-    def open(cls, run: Path, checkpoint: str, device: torch.device) -> TrainedRun:
+    def open(cls, run: Path, checkpoint: str, device: torch.device, data: str = "") -> TrainedRun:
         """Load a run's networks.
 
         Args:
             run: run directory.
             checkpoint: latest, a number of images seen, or an exported file.
             device: where to draw.
+            data: folder of the run's data, where it is no longer where it was.
 
         Raises:
             RunError: no run, no such checkpoint, damaged weights.
+            DataError: the vocabulary is neither in the run nor with its data.
         """
-        config = open_run(run)
+        config = with_inputs(run, open_run(run))
         chosen = choose_weights(run, checkpoint)
-        held_out = Split.open(config.data, config.data.test_split)
+        vocabulary = run_vocabulary(run, config.data, data)
         check_same_words(
             f"{chosen.path} of the run {run}",
             chosen.vocabulary,
-            held_out.vocabulary.sha256,
+            vocabulary.sha256,
             "put the vocabulary.json back that the run was trained with",
         )
-        system = build_system(config.system, held_out.vocabulary.size)
+        with checkpoint_follows():
+            system = build_system(config.system, vocabulary.size)
         if not isinstance(system, Painter):
             raise RunError(f"{run} is a run of {config.system.name}, which draws no pictures")
         chosen.load(system.modules)
         system.modules.to(device)
-        return cls(run, config, chosen, system, held_out, device)
+        return cls(run, config, chosen, system, vocabulary, device, data)
 
     @staticmethod
     def checkpoints(run: Path) -> list[int]:
@@ -112,18 +121,33 @@ class TrainedRun:
     ) -> tuple[Tensor, Tensor]:
         """Return tokens int64 (B, T) and lengths (B,) of captions, on the device."""
         words = rules.caption_words or self.config.data.words
-        tokens, lengths = encode_captions(captions, self.held_out.vocabulary, words, seed)
+        tokens, lengths = encode_captions(captions, self.vocabulary, words, seed)
         return tokens.to(self.device), lengths.to(self.device)
+
+    @property
+    def held_out(self) -> Split:
+        """The test split of the run's data."""
+        return self.split(self.config.data.test_split)
 
     @cached_property
     def _opened(self) -> dict[str, Split]:
-        return {self.config.data.test_split: self.held_out}
+        return {}
 
     def split(self, name: str) -> Split:
         """Return a split of the run's data, opened once."""
         if name not in self._opened:
-            self._opened[name] = Split.open(self.config.data, name)
+            self._opened[name] = self.open_split(name)
         return self._opened[name]
+
+    def open_split(self, name: str) -> Split:
+        """Open a split of the run's data anew, e.g. for another thread.
+
+        Raises:
+            DataError: it is not there, or damaged.
+        """
+        return open_run_split(
+            self.run, self.config.data, name, named=self.data, vocabulary=self.vocabulary
+        )
 
 
 def caption_of(split: Split, number: int, seed: int, rules: DrawingRules) -> str:

@@ -123,3 +123,14 @@ def pretrained_bert(folder: Path) -> BertModel:
         )
     loaded: BertModel = bert.float()
     return loaded
+
+
+def untrained_bert(folder: Path) -> BertModel:
+    """Return the BERT that a folder's config.json describes, with random weights.
+
+    Raises:
+        OSError, ValueError: the file is missing or damaged.
+    """
+    with quiet():
+        config = BertConfig.from_pretrained(folder, local_files_only=True)
+        return BertModel(config, add_pooling_layer=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.system import BERTConfig
 from t2i_hpc.models.text_encoder import TextEncoder
+from t2i_hpc.systems.initial_weights import reads_initial_weights
 
 if TYPE_CHECKING:
     from transformers import BertModel
@@ -51,7 +52,7 @@ def build_bert(config: BERTConfig, width: int, vocabulary_size: int) -> TextEnco
 
 
 def _pretrained(config: BERTConfig, vocabulary_size: int) -> BertModel:
-    from t2i_hpc.models.bert_text_encoder import pretrained_bert
+    from t2i_hpc.models.bert_text_encoder import pretrained_bert, untrained_bert
 
     key, path = "system.text_encoder.bert.pretrained", Path(config.pretrained)
     if path.name != "model.safetensors":
@@ -59,7 +60,8 @@ def _pretrained(config: BERTConfig, vocabulary_size: int) -> BertModel:
             f"{key}={path} must be the file model.safetensors of a BERT, with config.json beside it"
         )
     try:
-        bert = pretrained_bert(path.parent)
+        build = pretrained_bert if reads_initial_weights() else untrained_bert
+        bert = build(path.parent)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error

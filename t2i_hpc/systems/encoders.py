@@ -25,6 +25,7 @@ from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
 from t2i_hpc.losses.precision import at_least_float32
 from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextEncoder, TextFeatures
+from t2i_hpc.systems.initial_weights import reads_initial_weights
 
 _LOG = logging.getLogger("t2i_hpc")
 
@@ -38,7 +39,7 @@ def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextE
     encoder = _TEXT_ENCODERS[config.name](config, vocabulary_size)
     if config.weights:
         load_weights(encoder, Path(config.weights), "system.text_encoder.weights")
-    elif not config.bert.pretrained:
+    elif reads_initial_weights() and not config.bert.pretrained:
         _LOG.info("text encoder: random weights (system.text_encoder.weights is empty)")
     return encoder
 
@@ -101,7 +102,7 @@ def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder
         ConfigurationError: Inception without weights: they are in no package; batch statistics
             of a network without batch norms.
     """
-    if config.name == "inception_v3" and not config.weights:
+    if config.name == "inception_v3" and not config.weights and reads_initial_weights():
         raise ConfigurationError(
             "system.image_encoder.weights is empty, and Inception-v3's weights are in no "
             "package: name a safetensors file, take system.image_encoder.name="
@@ -122,11 +123,13 @@ def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder
 
 
 def load_weights(module: nn.Module, path: Path, key: str) -> None:
-    """Load a safetensors file strictly.
+    """Load a safetensors file of initial weights strictly; nothing where a checkpoint follows.
 
     Raises:
         ConfigurationError: the file is missing, damaged or of other shapes.
     """
+    if not reads_initial_weights():
+        return
     try:
         module.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:

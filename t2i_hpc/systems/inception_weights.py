@@ -21,6 +21,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.system import PretrainedTrunkConfig
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk, build_image_encoder
 from t2i_hpc.systems.encoders import build_images_encoder
+from t2i_hpc.systems.initial_weights import reads_initial_weights
 
 _LOG = logging.getLogger("t2i_hpc")
 _INCEPTION = "inception_v3"
@@ -57,7 +58,7 @@ def build_pretraining_encoder(config: PretrainedTrunkConfig, width: int) -> Imag
             _KEY,
         )
         draw_trunk(encoder.trunk)
-    else:
+    elif reads_initial_weights():
         load_imagenet(encoder.trunk, Path(config.imagenet_weights))
     return encoder
 

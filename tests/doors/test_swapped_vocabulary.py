@@ -39,7 +39,7 @@ def swapped(trained: Path, tmp_path: Path) -> Path:
     """A copy of it whose vocabulary has the same words in another order."""
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
-    (path,) = folder.rglob("vocabulary.json")
+    path = shards_of(folder) / "vocabulary.json"
     content = json.loads(path.read_text())
     content["words"][1:] = content["words"][:0:-1]
     path.write_text(json.dumps(content))
@@ -47,7 +47,8 @@ def swapped(trained: Path, tmp_path: Path) -> Path:
 
 
 def shards_of(folder: Path) -> Path:
-    return next(folder.rglob("vocabulary.json")).parent
+    found = [path.parent for path in folder.rglob("vocabulary.json")]
+    return next(path for path in found if path.name != "inputs")
 
 
 def test_a_resume_is_refused_by_name(swapped: Path) -> None:
@@ -70,10 +71,14 @@ def test_a_run_draws_nothing_with_other_words(swapped: Path) -> None:
         f"  path: {shards_of(swapped)}" if line.startswith("  path:") else line for line in lines
     ]
     config.write_text("\n".join(moved) + "\n")
-    done = run_door("generate", f"run={run}", 'captions=["a red circle"]', "device=cpu")
+    words = ("generate", f"run={run}", 'captions=["a red circle"]', "device=cpu")
+    shutil.move(run / "inputs", swapped / "inputs")
+    done = run_door(*words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "vocabulary" in done.stderr
     assert not (run / "generated").exists()
+    shutil.move(swapped / "inputs", run / "inputs")  # the vocabulary that a run keeps of its own
+    assert run_door(*words).returncode == 0
 
 
 def test_the_vocabulary_is_part_of_the_identity(trained: Path, swapped: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_caption_means_the_same_wherever_it_stands() -> None:
 def test_rows_say_what_is_read_of_them(trained: TrainedRun) -> None:
     long = "a red circle on a " + "light " * 20 + "ground"
     asked = ["a {red,blue} zeppelin", long]
-    read = read_rows(expand(asked), trained.held_out, trained.config.data.words, 1)
+    read = read_rows(expand(asked), trained.vocabulary, trained.config.data.words, 1)
     assert [row.unknown for row in read] == [["zeppelin"], ["zeppelin"], []]
     assert read[0].words == ["a", "red"]
     notes = dict.fromkeys(note for row in read for note in row.notes)
@@ -98,7 +98,7 @@ def test_rows_say_what_is_read_of_them(trained: TrainedRun) -> None:
     assert len(read[2].words) == trained.config.data.words
     assert read[2].left_out == len(long.split()) - trained.config.data.words
     with pytest.raises(ConfigurationError, match="no word of the caption 'qwertz'"):
-        read_rows(expand(["qwertz"]), trained.held_out, 18, 1)
+        read_rows(expand(["qwertz"]), trained.vocabulary, 18, 1)
 
 
 def test_captions_come_from_the_words_and_a_file(trained: TrainedRun, tmp_path: Path) -> None:
