@@ -83,7 +83,7 @@ def _report(comparison: Comparison, config: EvaluateConfig) -> None:
 
     for row in comparison.score():
         say(json.dumps(row, sort_keys=True) if config.json else score_line(row))
-    if "frechet" in comparison.metrics:
+    if "fid" in comparison.metrics:
         _warn(few_images_warning(comparison.protocol))
     _warn(_lossy(config.images))
     if WITH_REAL & {*comparison.metrics}:

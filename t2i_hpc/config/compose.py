@@ -26,7 +26,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.resources import resource
 from t2i_hpc.config.evaluation import EvaluationConfig
-from t2i_hpc.config.fields import check
+from t2i_hpc.config.fields import check, resolve_aliases
 from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
 from t2i_hpc.config.yaml_files import load_yaml, register_source
 
@@ -135,6 +135,7 @@ def to_dataclass(composed: DictConfig, expected: type[ConfigT]) -> ConfigT:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise ConfigurationError(_sentence(error)) from error
+    resolve_aliases(config)
     check(config)
     if not isinstance(config, expected):
         raise TypeError(f"configs/ and the schema disagree: {type(config)} is no {expected}")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from t2i_hpc.config.fields import setting
 
-METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision", "clip_score")
+METRICS = ("fid", "is", "kid", "prc", "r_precision", "clip_score")
+_LONG_NAMES = {"frechet": "fid", "inception_score": "is", "precision_recall": "prc"}
 
 
 @dataclass
@@ -24,9 +25,12 @@ class EvaluationConfig:
         "empty: that of --config-dir",
     )
     metrics: list[str] = setting(
-        ["frechet"],
-        "what is measured; frechet is FID where the detector is FID's",
+        ["fid"],
+        "what is measured: FID (called FD with another detector than FID's), Inception score, KID, "
+        "precision and recall, R-precision, CLIP score; frechet, inception_score and "
+        "precision_recall mean fid, is and prc",
         choices=METRICS,
+        aliases=_LONG_NAMES,
     )
     detector: str = setting(
         "inception",
@@ -143,7 +147,7 @@ class EvaluationConfig:
     )
     save_images: str = setting(
         "none",
-        "also write the generated images of the parts that are computed",
+        "also write the generated images, and index.jsonl that says what each was made of",
         choices=("none", "png", "npz"),
     )
 

@@ -26,6 +26,7 @@ class Meaning:
         unit: what the number counts, "" for none.
         minimum, maximum: inclusive bounds of a number.
         choices: the values offered, None for any.
+        aliases: other names of offered values.
         identity: whether another value makes another run (False for paths, speeds, logging).
         file: the value is the path of a file whose content counts, not its name.
     """
@@ -37,6 +38,7 @@ class Meaning:
     choices: tuple[Any, ...] | None = None
     identity: bool = True
     file: bool = False
+    aliases: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
 
 def setting(
@@ -49,10 +51,12 @@ def setting(
     choices: Sequence[Any] | None = None,
     identity: bool = True,
     file: bool = False,
+    aliases: Mapping[Any, Any] | None = None,
 ) -> Any:
     """Declare a field of a configuration dataclass. Lists are copied for each instance."""
     offered = tuple(choices) if choices is not None else None
-    metadata = {"meaning": Meaning(doc, unit, minimum, maximum, offered, identity, file)}
+    meaning = Meaning(doc, unit, minimum, maximum, offered, identity, file, dict(aliases or {}))
+    metadata = {"meaning": meaning}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -84,6 +88,20 @@ def entries(config: Any, prefix: str = "") -> Iterator[Entry]:
             yield Entry(key, str(item.type), value, item.metadata["meaning"])
 
 
+def resolve_aliases(config: Any) -> None:
+    """Give every value that has several names the one that its declaration offers, in place."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            resolve_aliases(value)
+            continue
+        names = item.metadata["meaning"].aliases if "meaning" in item.metadata else {}
+        if names and isinstance(value, list):
+            setattr(config, item.name, list(dict.fromkeys(names.get(v, v) for v in value)))
+        elif names:
+            setattr(config, item.name, names.get(value, value))
+
+
 def check(config: Any) -> None:
     """Check every value against its declaration.
 
@@ -100,7 +118,7 @@ def _check_value(key: str, value: Any, meaning: Meaning) -> None:
     if value is None:
         return
     if meaning.choices is not None and value not in meaning.choices:
-        hint = nearest(str(value), map(str, meaning.choices))
+        hint = nearest(str(value), map(str, [*meaning.choices, *meaning.aliases]))
         raise ConfigurationError(f"{key}={value} is not offered: {hint}")
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return

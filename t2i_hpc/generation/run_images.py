@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.data.split import Split
 from t2i_hpc.generation.caption_matching import CaptionMatcher, CaptionTable
 from t2i_hpc.generation.matching_encoders import matching_encoders
 from t2i_hpc.generation.rules import DrawingRules
@@ -55,6 +57,21 @@ class RunImages:
     def draw(self, numbers: range) -> Tensor:
         """Return uint8 (B, 3, R, R) on the device."""
         return self.trained.draw(numbers, self.settings.seed, self.settings.split, self.rules)
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """Return what image `number` is made of: key, caption, seed, checkpoint."""
+        split, seed = self._described, self.settings.seed
+        return {
+            "key": split.sample(number % split.count).key,
+            "caption": caption_of(split, number, seed, self.rules),
+            "seed": seed,
+            "checkpoint": self.trained.checkpoint_sha256,
+        }
+
+    @cached_property
+    def _described(self) -> Split:
+        # A split of its own: images are drawn in another thread than they are described in.
+        return self.trained.open_split(self.settings.split)
 
     def judge(self) -> Judge:
         """Return what says whether an image's own caption wins."""

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.common.errors import ConfigurationError, EvaluationError
+from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.generation.saving import saving
+from t2i_hpc.generation.saving import SavedImages
 from t2i_hpc.generation.sources import Source, folder_source, run_source
 from t2i_hpc.metrics.comparison import Comparison, Subject
 from t2i_hpc.metrics.evaluate import Division
@@ -50,9 +51,30 @@ def comparisons(
         if settings.save_images == "none":
             yield comparison
             continue
-        folder = comparison.generated.folder / "images"
-        drawn = saving(subject.draw, settings.save_images, folder, settings.images)
-        yield dataclasses.replace(comparison, subject=dataclasses.replace(subject, draw=drawn))
+        yield _saving(comparison, settings)
+
+
+def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
+    """Return a comparison that also writes its generated images.
+
+    Raises:
+        ConfigurationError: they are files already.
+    """
+    subject = comparison.subject
+    if subject.describe is None:
+        raise ConfigurationError(
+            "evaluation.save_images writes what a run generates: the images of images= are files "
+            "already, leave it out"
+        )
+    saved = SavedImages(
+        comparison.generated.folder / "images",
+        settings.save_images,
+        settings.images,
+        settings.batch_size,
+        subject.describe,
+    )
+    drawn = dataclasses.replace(subject, draw=saved.writing(subject.draw))
+    return dataclasses.replace(comparison, subject=drawn, saved=saved)
 
 
 def _comparison(

@@ -126,7 +126,12 @@ def run_source(config: EvaluateConfig) -> Source:
                 which = config.checkpoint
             images = RunImages(run, which, settings, device, config.data.path)
             yield Subject(
-                weights.sha256, weights.images_seen, images.draw, images.judge, images.rate
+                weights.sha256,
+                weights.images_seen,
+                images.draw,
+                images.judge,
+                images.rate,
+                images.describe,
             )
 
     return _source(config, Path(config.output or run), real, Generated(captions, size, subjects))

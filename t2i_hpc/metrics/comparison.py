@@ -20,6 +20,7 @@ from t2i_hpc.metrics.detectors.base import Detector, DetectorIdentity
 from t2i_hpc.metrics.evaluate import (
     Division,
     Draw,
+    Saved,
     Side,
     compute_missing,
     merged,
@@ -53,6 +54,7 @@ class Subject:
         draw: images by number, uint8 (B, 3, R, R).
         judge: makes what says whether an image's own caption wins; None without captions.
         rate: makes what says how well an image fits its own caption; None without captions.
+        describe: says what an image was made of; None for images that are files already.
     """
 
     checkpoint: str
@@ -60,6 +62,7 @@ class Subject:
     draw: Draw
     judge: Callable[[], Judge] | None = None
     rate: Callable[[], Rate] | None = None
+    describe: Callable[[int], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Comparison:
         division: how the images are split into parts.
         device: where sums are kept and distances computed.
         warning: what happened to the real images before and moves a score.
+        saved: files of the generated images, where they are kept.
     """
 
     output: Path
@@ -91,6 +95,7 @@ class Comparison:
     division: Division
     device: torch.device
     warning: str | None = None
+    saved: Saved | None = None
 
     @property
     def generated(self) -> Side:
@@ -98,9 +103,10 @@ class Comparison:
         protocol, subject = self.protocol, self.subject
         digest, which = protocol.generated_hash, subject.checkpoint
         target = Target("generated", digest, which, protocol.images, self.division.batch_size)
-        name = f"{subject.images_seen:010d}-{which[:_CHECKPOINT_DIGITS]}"
+        folder = self.output / _FOLDER / digest
+        folder /= f"{subject.images_seen:010d}-{which[:_CHECKPOINT_DIGITS]}"
         contents = Contents(list(self.statistics.values()), self._rows)
-        return Side(target, self.output / _FOLDER / digest / name, contents, subject.draw)
+        return Side(target, folder, contents, subject.draw, self.saved)
 
     @property
     def real(self) -> Side:
@@ -116,13 +122,11 @@ class Comparison:
 
         Those of the Inception score cost nothing, so they are kept for later.
         """
-        found = {"frechet": self._moments}
+        found = {"fid": self._moments}
         asked = {*self.metrics}
         free = self.protocol.score_side is None and self.protocol.splits <= self.protocol.images
-        if self.detector.classes and (free or "inception_score" in asked):
-            found["inception_score"] = self._statistic(
-                "inception_score", SPLIT_NAMES, self._score_sums
-            )
+        if self.detector.classes and (free or "is" in asked):
+            found["is"] = self._statistic("is", SPLIT_NAMES, self._score_sums)
         if "r_precision" in asked:
             found["r_precision"] = self._statistic("r_precision", FOLD_NAMES, self._retrieval)
         if "clip_score" in asked:
@@ -142,12 +146,12 @@ class Comparison:
         """
         if not self.metrics:
             raise EvaluationError(
-                "evaluation.metrics is empty: name one or more, e.g. evaluation.metrics=[frechet]"
+                "evaluation.metrics is empty: name one or more, e.g. evaluation.metrics=[fid]"
             )
-        if "inception_score" in self.metrics and not self.detector.classes:
+        if "is" in self.metrics and not self.detector.classes:
             raise EvaluationError(
                 f"an Inception score is of Inception's classes, and {self.detector.name} serves "
-                "none: take evaluation.detector=inception or leave inception_score out"
+                "none: take evaluation.detector=inception or leave is out"
             )
         for metric, name, by in (
             ("r_precision", "R-precision", self.subject.judge),
@@ -158,7 +162,7 @@ class Comparison:
                     f"{name} asks which caption an image was made of, and a folder of images "
                     f"does not say: score a run, or leave {metric} out of evaluation.metrics"
                 )
-        for metric, key in (("inception_score", "splits"), ("r_precision", "folds")):
+        for metric, key in (("is", "splits"), ("r_precision", "folds")):
             groups, images = getattr(self.protocol, key), self.protocol.images
             if metric in self.metrics and groups > images:
                 raise EvaluationError(
@@ -209,6 +213,8 @@ class Comparison:
         ]
         for row in rows:
             record_score(self.output, row)
+        if self.saved:
+            self.saved.gather()
         return rows
 
     @property

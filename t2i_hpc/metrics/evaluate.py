@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +43,19 @@ Draw = Callable[[range], Tensor]
 Add = Callable[[Seen], None]
 
 
+class Saved(Protocol):
+    """Image files that are written beside the sums of a side."""
+
+    def has(self, numbers: range) -> bool:
+        """Whether the images of a part are there."""
+
+    def finish(self, numbers: range) -> None:
+        """End a part, all of whose images were given to the disk."""
+
+    def gather(self) -> None:
+        """End the side, all of whose parts were ended."""
+
+
 @dataclass(frozen=True)
 class Side:
     """One of the two sets of images that are compared.
@@ -52,12 +66,14 @@ class Side:
         contents: which sums are kept of the images.
         draw: gives the images of any range of numbers, uint8 (B, 3, R, R); numbers from
             ``target.images`` on must give images too (which ones does not matter).
+        saved: files that `draw` writes, where images are kept; a part without them is missing.
     """
 
     target: Target
     folder: Path
     contents: Contents
     draw: Draw
+    saved: Saved | None = None
 
     def path_of(self, part: int, parts: int) -> Path:
         """Return where a part's sums lie."""
@@ -159,28 +175,49 @@ def compute_missing(
 
     Processes that ask for the same part wait for the one that computes it.
     """
-    if _whole_is_done(side):
-        return
     for part in chosen:
-        path = side.path_of(part, division.parts)
         if part_is_done(side, division, part):
             continue
-        with alone(path):
-            if not part_is_done(side, division, part):
+        numbers = division.range_of(side.target, part)
+        with alone(side.path_of(part, division.parts)):
+            if not _sums_are_there(side, division, part):
                 compute_part(side, detector, division, part)
+            elif _lacks_images(side, numbers):
+                _draw_part(side, division, part)
+            if side.saved and _lacks_images(side, numbers):
+                side.saved.finish(numbers)
 
 
 def missing_parts(side: Side, division: Division) -> list[int]:
     """Return the parts that have images but no valid file, ascending."""
-    if _whole_is_done(side):
-        return []
     return [part for part in range(division.parts) if not part_is_done(side, division, part)]
 
 
 def part_is_done(side: Side, division: Division, part: int) -> bool:
-    """Whether a part's file is whole and holds what is wanted; so is a part without images."""
+    """Whether a part's files are whole and hold what is wanted; so is a part without images."""
+    lacks_images = _lacks_images(side, division.range_of(side.target, part))
+    return not lacks_images and _sums_are_there(side, division, part)
+
+
+def _sums_are_there(side: Side, division: Division, part: int) -> bool:
     numbers = division.range_of(side.target, part)
-    return not numbers or _is_done(side, side.path_of(part, division.parts), numbers)
+    if not numbers or _is_done(side, side.path_of(part, division.parts), numbers):
+        return True
+    return _whole_is_done(side)
+
+
+def _lacks_images(side: Side, numbers: range) -> bool:
+    return bool(numbers) and side.saved is not None and not side.saved.has(numbers)
+
+
+def _draw_part(side: Side, division: Division, part: int) -> None:
+    """Draw the images of a part whose sums are there, for their files alone."""
+    numbers = division.range_of(side.target, part)
+    title = f"saving {side.target.side} images, part {part + 1} of {division.parts}"
+    with progress(title, len(numbers), "images") as advance, exact_inference():
+        for first in range(numbers.start, numbers.stop, division.batch_size):
+            side.draw(range(first, first + division.batch_size))
+            advance(min(division.batch_size, numbers.stop - first))
 
 
 def merged(side: Side, division: Division) -> Merged:

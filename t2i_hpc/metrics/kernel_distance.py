@@ -9,6 +9,8 @@ depend on parts; the draws are torch-fidelity's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,19 @@ from torch import Tensor
 from t2i_hpc.common.errors import EvaluationError
 
 Rows = npt.NDArray[Any]
+_CPU = torch.device("cpu")
+_WHOLE = 256  # rows whose pairs are computed twice, which is quicker than once in pieces
+_SAMPLE = 1024  # images of each side that the centre is the mean of
 
 
 def kernel_distance(
-    generated: Rows, real: Rows, *, subsets: int, size: int, seed: int
+    generated: Rows,
+    real: Rows,
+    *,
+    subsets: int,
+    size: int,
+    seed: int,
+    device: torch.device = _CPU,
 ) -> tuple[float, float]:
     """Return mean and standard deviation (divisor `subsets`) over the subsets.
 
@@ -32,36 +43,98 @@ def kernel_distance(
         subsets: number of pairs of subsets.
         size: images of each, at most N and M.
         seed: of the draws, 0 ≤ seed < 2³².
+        device: where kernels are computed.
 
     Raises:
         EvaluationError: a side has fewer images than a subset.
     """
-    for side, rows in (("generated", generated), ("real", real)):
-        if len(rows) < size:
-            raise EvaluationError(
-                f"evaluation.kid_subset_size={size} is more than the {len(rows)} {side} images: "
-                "take a smaller one (the score is not comparable with that of another size)"
-            )
+    sides = generated, real
+    for side, rows in zip(("generated", "real"), sides, strict=True):
+        check_subset_size(size, len(rows), side)
+    centre = _centre(sides).to(device)
     draws = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
-        chosen = [rows[draws.choice(len(rows), size, replace=False)] for rows in (generated, real)]
-        values.append(_squared_discrepancy(*(torch.from_numpy(c).double() for c in chosen)))
+        chosen = [rows[draws.choice(len(rows), size, replace=False)] for rows in sides]
+        pair = [_Subset.of(torch.from_numpy(np.asarray(c)).to(device), centre) for c in chosen]
+        values.append(_squared_discrepancy(*pair))
     return float(np.mean(values)), float(np.std(values))
 
 
-def _squared_discrepancy(first: Tensor, second: Tensor) -> float:
-    """Return the unbiased estimate of MMD² for two sets of the same size, float64 (m, D)."""
-    size = len(first)
-    within = sum(_kernel_sum_without_diagonal(rows) for rows in (first, second))
-    between = _kernel(first, second).sum()
+def check_subset_size(size: int, images: int, side: str) -> None:
+    """Refuse subsets that a side has too few images for.
+
+    Raises:
+        EvaluationError: says what to set.
+    """
+    if images < size:
+        raise EvaluationError(
+            f"evaluation.kid_subset_size={size} is more than the {images} {side} images: "
+            "take a smaller one (the score is not comparable with that of another size)"
+        )
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """Features as differences from a common center c, so that a product in float32 is enough.
+
+    x·y = (x - c)·(y - c) + (x - c)·c + (y - c)·c + c·c: what is large is a sum of two vectors in
+    float64; the product of the small differences costs half in float32.
+
+    Attributes:
+        rows: (x - c) / √D, float32 (m, D).
+        shifts: ((x - c)·c + c·c / 2) / D + 1/2, float64 (m,); two of them and a product of rows
+            make x·y / D + 1.
+    """
+
+    rows: Tensor
+    shifts: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, centre: Tensor) -> _Subset:
+        rows, width = features.double() - centre, features.shape[1]
+        shifts = (rows @ centre + centre.dot(centre) / 2) / width + 0.5
+        return cls((rows / width**0.5).float(), shifts)
+
+    def halves(self) -> tuple[_Subset, _Subset]:
+        middle = len(self.rows) // 2
+        return (
+            _Subset(self.rows[:middle], self.shifts[:middle]),
+            _Subset(self.rows[middle:], self.shifts[middle:]),
+        )
+
+
+def _squared_discrepancy(first: _Subset, second: _Subset) -> float:
+    """Return the unbiased estimate of MMD² for two sets of the same size m."""
+    size = len(first.rows)
+    within = _kernel_sum_within(first) + _kernel_sum_within(second)
+    between = _cubes(_base(first, second))
     return float(within / (size * (size - 1)) - 2 * between / size**2)
 
 
-def _kernel_sum_without_diagonal(rows: Tensor) -> Tensor:
-    values = _kernel(rows, rows)
-    return values.sum() - values.diagonal().sum()
+def _kernel_sum_within(subset: _Subset) -> Tensor:
+    """Return the sum of the kernel over all pairs of different rows, each computed once."""
+    if len(subset.rows) <= _WHOLE:
+        base = _base(subset, subset)
+        return _cubes(base) - _cubes(base.diagonal())
+    left, right = subset.halves()
+    apart = _kernel_sum_within(left) + _kernel_sum_within(right)
+    return apart + 2 * _cubes(_base(left, right))
 
 
-def _kernel(first: Tensor, second: Tensor) -> Tensor:
-    return (first @ second.T / first.shape[1] + 1) ** 3
+def _base(first: _Subset, second: _Subset) -> Tensor:
+    """Return x·y / D + 1 of all pairs, float64 (m, n)."""
+    values = first.rows @ second.rows.T + first.shifts[:, None]
+    return values.add_(second.shifts)
+
+
+def _cubes(values: Tensor) -> Tensor:
+    """Return the sum of the cubes."""
+    flat = values.reshape(-1)
+    return flat.square().dot(flat)
+
+
+def _centre(sides: Sequence[Rows]) -> Tensor:
+    """Return a point amid the features, float64 (D,), from some of them."""
+    some = [rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64) for rows in sides]
+    return torch.from_numpy(np.concatenate(some).mean(axis=0))

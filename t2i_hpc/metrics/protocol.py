@@ -19,9 +19,9 @@ from t2i_hpc.common.files import sha256_of_json
 # statistics that moves a score: old statistics are then computed again, not merged with new ones.
 ARITHMETIC = 1
 OWN_ENCODERS = "the run's own"
-WITH_REAL = frozenset({"frechet", "kid", "precision_recall"})
+WITH_REAL = frozenset({"fid", "kid", "prc"})
 _HASH_DIGITS = 12
-_WITH_DETECTOR = WITH_REAL | {"inception_score"}
+_WITH_DETECTOR = WITH_REAL | {"is"}
 
 _GENERATED = (
     "captions",
@@ -36,10 +36,10 @@ _GENERATED = (
 _REAL = ("data", "real_images", "resolution", "crop", "selection")
 _DETECTOR = ("detector", "detector_sha256", "preprocessing")
 _OWN: dict[str, tuple[str, ...]] = {
-    "frechet": (),
-    "inception_score": ("score_side", "splits", "seed"),
+    "fid": (),
+    "is": ("score_side", "splits", "seed"),
     "kid": ("features", "kid_subsets", "kid_subset_size", "seed"),
-    "precision_recall": ("features", "neighbourhood"),
+    "prc": ("features", "neighbourhood"),
     "r_precision": ("candidates", "folds", "encoders", "seed"),
     "clip_score": ("clip",),
 }

@@ -19,7 +19,7 @@ from t2i_hpc.metrics.protocol import OWN_ENCODERS, Protocol
 from t2i_hpc.metrics.retrieval_precision import r_precision
 from t2i_hpc.metrics.sums import Arrays, Statistic
 
-WITH_ROWS = frozenset({"kid", "precision_recall"})
+WITH_ROWS = frozenset({"kid", "prc"})
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Value:
     std: float | None
     better: str
     n_real: int
-    kind: str = "frechet"
+    kind: str = "fid"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Measured:
         generated: the generated side.
         real: the real side, None where no metric needs one.
         protocol, detector: what it was measured with.
-        device: where distances between all images are computed.
+        device: where kernels and distances of images are computed.
         statistics: which sums of the generated side a metric needs.
     """
 
@@ -84,7 +84,7 @@ def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
 
     Who keeps the best checkpoints takes the metric that was recorded last.
     """
-    ordered = sorted(set(metrics), key=lambda name: (name == "frechet", list(METRICS).index(name)))
+    ordered = sorted(set(metrics), key=lambda name: (name == "fid", list(METRICS).index(name)))
     return [replace(value, kind=name) for name in ordered for value in METRICS[name](measured)]
 
 
@@ -97,7 +97,7 @@ def _frechet(m: Measured) -> list[Value]:
 def _inception_score(m: Measured) -> list[Value]:
     side = m.protocol.score_side
     name = m.name("Inception score", "" if side is None else f"{side} px")
-    return [Value(name, *inception_score(m.sums("inception_score")), "higher", 0)]
+    return [Value(name, *inception_score(m.sums("is")), "higher", 0)]
 
 
 def _kid(m: Measured) -> list[Value]:
@@ -108,6 +108,7 @@ def _kid(m: Measured) -> list[Value]:
         subsets=p.kid_subsets,
         size=p.kid_subset_size,
         seed=p.seed,
+        device=m.device,
     )
     return [Value(m.name("KID"), *score, "lower", p.real_images)]
 
@@ -139,10 +140,10 @@ def _rows(side: Merged) -> Rows:
 
 
 METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {
-    "inception_score": _inception_score,
+    "is": _inception_score,
     "kid": _kid,
-    "precision_recall": _precision_recall,
+    "prc": _precision_recall,
     "r_precision": _r_precision,
     "clip_score": _clip_score,
-    "frechet": _frechet,
+    "fid": _frechet,
 }

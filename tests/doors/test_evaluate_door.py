@@ -155,7 +155,9 @@ def test_two_ranks_share_the_work(run: Path, evaluate: Callable[..., str]) -> No
         (("evaluation.split=val",), "no split 'val'"),
         (("evaluation.data=nowhere",), "nowhere"),
         (("evaluation.merge=true", "evaluation.shard=0"), "leave evaluation.shard out"),
-        (("evaluation.metrics=[fid]",), "evaluation.metrics=fid is not offered"),
+        (("evaluation.metrics=[fdi]",), "metrics=fdi is not offered: did you mean 'fid'"),
+        (("evaluation.metrics=[frechet_distance]",), "did you mean 'frechet'"),
+        (("evaluation.metrics=[is]",), "take evaluation.detector=inception"),
         (("evaluation.metrics=[inception_score]",), "take evaluation.detector=inception"),
         (("evaluation.metrics=[r_precision]",), "no image encoder of its own"),
         (("evaluation.detector_resize=clean",), "belongs to evaluation.detector=inception"),
@@ -168,6 +170,17 @@ def test_refusals(
     made: Path, refusal: Callable[..., str], words: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in refusal(f"run={made}", *SETTINGS, *words)
+
+
+def test_short_and_long_names_of_metrics_are_one(run: Path, evaluate: Callable[..., str]) -> None:
+    short, long = (
+        compose_config("evaluate", [f"evaluation.metrics={names}"], EvaluateConfig)
+        for names in ("[fid,is,kid,prc]", "[frechet,inception_score,kid,precision_recall]")
+    )
+    assert short == long
+    lines = [evaluate(run, f"evaluation.metrics=[{name}]") for name in ("fid", "frechet")]
+    assert lines[0] == lines[1]
+    assert len(read_json_lines(run / "scores.jsonl")) == 1
 
 
 def test_a_run_must_be_named_and_be_there(tmp_path: Path, refusal: Callable[..., str]) -> None:

@@ -36,7 +36,7 @@ def test_every_metric_that_needs_no_inception(
     words = (
         f"run={run}",
         *SETTINGS,
-        "evaluation.metrics=[frechet,kid,precision_recall,r_precision]",
+        "evaluation.metrics=[fid,kid,prc,r_precision]",
         "evaluation.kid_subset_size=5",
         "evaluation.candidates=6",
         "evaluation.folds=5",
@@ -60,6 +60,10 @@ def test_every_metric_that_needs_no_inception(
     assert rows[3]["value"] * 10 == pytest.approx(round(rows[3]["value"] * 10))
     pictures = sorted(run.glob("evaluations/*/*/images/*.png"))
     assert [path.name for path in pictures] == [f"{number:09d}.png" for number in range(10)]
+    index = read_json_lines(pictures[0].with_name("index.jsonl"))
+    assert [row["file"] for row in index] == [path.name for path in pictures]
+    assert {row["checkpoint"] for row in index} == {rows[0]["checkpoint"]}
+    assert all(row["caption"] and row["key"] and row["seed"] == 1 for row in index)
     # The same pictures as files give the same distance: nothing is lost on the way to a folder.
     again = ["images=" + str(pictures[0].parent), *SETTINGS, f"evaluation.data={_shards(run)}"]
     assert DOOR.open([*again, "json=true", f"output={run / 'again'}"]) == 0
@@ -70,6 +74,38 @@ def test_every_metric_that_needs_no_inception(
 
 def _shards(run: Path) -> str:
     return open_run(run).data.path
+
+
+def _pixels(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.glob("evaluations/*/*/images/*")}
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_images_that_are_missing_are_generated_again(
+    run: Path, form: str, refusal: Callable[..., str]
+) -> None:
+    words = [f"run={run}", *SETTINGS]
+    assert DOOR.open(words) == 0
+    sums = {path: path.read_bytes() for path in run.glob("evaluations/*/*/*.npz")}
+    words += [f"evaluation.save_images={form}", "evaluation.shards=2"]
+    assert "shard 0 of 2 has no valid file" in refusal(*words, "evaluation.merge=true")
+    for shard in (1, 0):
+        assert DOOR.open([*words, f"evaluation.shard={shard}"]) == 0
+    assert DOOR.open([*words, "evaluation.merge=true"]) == 0
+    assert {path: path.read_bytes() for path in sums} == sums  # only images were lacking
+    saved = _pixels(run)
+    assert len(saved) == {"png": 10, "npz": 3}[form] + 1
+    lost = min(run.glob(f"evaluations/*/*/images/*.{form}"))
+    lost.unlink()
+    assert DOOR.open(words) == 0
+    assert _pixels(run) == saved
+
+
+def test_images_of_a_folder_are_files_already(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    for number in range(4):
+        draw_image(number).save(tmp_path / f"{number}.png")
+    words = [f"images={tmp_path}", f"reference={tmp_path}", *SETTINGS, "evaluation.images=4"]
+    assert "are files already" in refusal(*words, "evaluation.save_images=png")
 
 
 def test_an_exported_checkpoint_scores_as_the_run_does(

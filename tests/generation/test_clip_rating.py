@@ -103,7 +103,7 @@ def test_the_protocol_knows_the_network(run: Path, folder: Path, tmp_path: Path)
     moved = {name for name in METRICS if len({each.hash_of(name) for each in protocols}) == 2}
     assert moved == {"clip_score"}
     assert protocols[0].generated_hash == protocols[1].generated_hash
-    without = compared(settings(f"run={run}", "evaluation.metrics=[frechet]")).protocol
+    without = compared(settings(f"run={run}", "evaluation.metrics=[fid]")).protocol
     assert without.clip == ""
 
 

@@ -21,7 +21,7 @@ from tests.metrics.fakes import FakeDetector, fake_images
 from tests.metrics.test_protocol import PROTOCOL as ANY_PROTOCOL
 
 IMAGES, REAL_IMAGES, BATCH = 53, 41, 4
-METRICS = ("frechet", "inception_score", "kid", "precision_recall", "r_precision", "clip_score")
+METRICS = ("fid", "is", "kid", "prc", "r_precision", "clip_score")
 PROTOCOL = replace(
     ANY_PROTOCOL,
     images=IMAGES,
@@ -59,7 +59,7 @@ def make_comparison(
     parts: int = 1,
     protocol: Protocol = PROTOCOL,
     checkpoint: str = "c" * 64,
-    metrics: Sequence[str] = ("frechet",),
+    metrics: Sequence[str] = ("fid",),
 ) -> Comparison:
     return Comparison(
         output=run,

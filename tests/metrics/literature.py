@@ -31,14 +31,14 @@ _DMGAN = (
 )
 _DMGAN_SCORES = (
     Fact("detector", "inception_literature", "DM-GAN eval/FID/inception.py: torchvision's"),
-    Fact("metrics", ["r_precision", "frechet"], "DM-GAN README, table Performance"),
+    Fact("metrics", ["r_precision", "fid"], "DM-GAN README, table Performance"),
     Fact("candidates", 100, "DM-GAN code/datasets.py:315 99 others and its own"),
     Fact("folds", 10, "DM-GAN code/trainer.py:486 sum = np.zeros(10)"),
     Fact("real_crop", "centre", NOT_DOCUMENTED),
     Fact("real_filter", "bilinear", NOT_DOCUMENTED),
 )
 _SSAGAN = (
-    Fact("metrics", ["inception_score", "frechet"], "SSA-GAN README, section on evaluation; IS.py"),
+    Fact("metrics", ["is", "fid"], "SSA-GAN README, section on evaluation; IS.py"),
     Fact("detector", "inception", "SSA-GAN README:39 bioinf-jku/TTUR; IS.py MODEL_DIR"),
     Fact("split", "test", "SSA-GAN main.py:496 TextDataset(cfg.DATA_DIR, 'test', …)"),
     Fact("captions", "one", "SSA-GAN datasets.py:317 sent_ix = random.randint(…)"),
@@ -61,7 +61,7 @@ PRESETS = {
     ),
     "literature_coco_is": (
         *_DMGAN,
-        Fact("metrics", ["inception_score"], "DM-GAN README, table Performance"),
+        Fact("metrics", ["is"], "DM-GAN README, table Performance"),
         Fact("caption_words", 20, "DM-GAN code/cfg/eval_coco.yml WORDS_NUM"),
         Fact("detector", "inception", "DM-GAN eval/IS/coco/inception_score_coco.py DATA_URL"),
         Fact("inception_score_size", 299, "DM-GAN eval/IS/coco/inception_score_coco.py:111"),

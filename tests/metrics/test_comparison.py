@@ -102,7 +102,7 @@ def test_features_that_are_cut_short_are_computed_again(tmp_path: Path) -> None:
 
 def test_more_metrics_are_computed_anew_and_fewer_are_served(tmp_path: Path) -> None:
     compute(make_comparison(tmp_path))
-    more = make_comparison(tmp_path, metrics=["r_precision", "frechet"])
+    more = make_comparison(tmp_path, metrics=["r_precision", "fid"])
     assert more.missing() == {0: ["generated"]}
     assert compute(more) == 14 * BATCH
     assert compute(make_comparison(tmp_path, metrics=["r_precision"])) == 0
@@ -113,10 +113,10 @@ def test_the_inception_score_is_there_for_who_asks_later(tmp_path: Path, parts: 
     first = make_comparison(tmp_path, parts)
     compute(first)
     first.score()
-    later = make_comparison(tmp_path, 2, metrics=["inception_score"])
+    later = make_comparison(tmp_path, 2, metrics=["is"])
     assert later.missing() == {}
     (row,) = later.score()
-    alone = make_comparison(tmp_path / "alone", metrics=["inception_score"])
+    alone = make_comparison(tmp_path / "alone", metrics=["is"])
     compute(alone)
     assert alone.score()[0]["value"] == pytest.approx(row["value"], rel=1e-9)
 

@@ -118,7 +118,7 @@ def _comparison(output: Path, parts: int, detector: Detector) -> Comparison:
         return torch.cat([some_images(1, 32, number % 10 + 100, 150) for number in numbers])
 
     return replace(
-        make_comparison(output, metrics=("frechet", "kid", "precision_recall")),
+        make_comparison(output, metrics=("fid", "kid", "prc")),
         protocol=replace(PROTOCOL, images=11, real_images=10, kid_subset_size=6),
         subject=Subject("c" * 64, 0, draw),
         draw_real=draw_real,
@@ -128,7 +128,7 @@ def _comparison(output: Path, parts: int, detector: Detector) -> Comparison:
 
 
 def test_an_inception_score_is_refused(tmp_path: Path, detector: Detector) -> None:
-    comparison = replace(_comparison(tmp_path, 1, detector), metrics=("inception_score",))
+    comparison = replace(_comparison(tmp_path, 1, detector), metrics=("is",))
     with pytest.raises(EvaluationError, match="dinov2 serves none"):
         comparison.check()
 

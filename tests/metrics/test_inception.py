@@ -87,7 +87,7 @@ def test_scores_are_torch_fidelitys(inception_file: Path, tmp_path: Path) -> Non
             PROTOCOL, images=14, real_images=11, splits=3, kid_subsets=5, kid_subset_size=8
         ),
         names=dict.fromkeys(METRICS, "oracle"),
-        metrics=["frechet", "inception_score", "kid"],
+        metrics=["fid", "is", "kid"],
         division=Division(2, 4),
         device=CPU,
     )

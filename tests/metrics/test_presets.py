@@ -123,9 +123,9 @@ def test_a_preset_as_it_is_keeps_its_name(name: str) -> None:
         ("rounding=nearest", set(METRICS)),
         ("seed=2", set(METRICS)),
         ("split=train", set(METRICS)),
-        ("real_filter=lanczos", {"frechet", "kid", "precision_recall"}),
-        ("detector=inception", {"frechet", "kid", "precision_recall", "inception_score"}),
-        ("detector_precision=bfloat16", {"frechet", "kid", "precision_recall", "inception_score"}),
+        ("real_filter=lanczos", {"fid", "kid", "prc"}),
+        ("detector=inception", {"fid", "kid", "prc", "is"}),
+        ("detector_precision=bfloat16", {"fid", "kid", "prc", "is"}),
         ("kid_subsets=7", {"kid"}),
         ("folds=5", {"r_precision"}),
     ],
@@ -144,7 +144,7 @@ def test_a_shards_command_means_the_same_preset(tmp_path: Path) -> None:
         if getattr(preset, field.name) != getattr(usual, field.name)
     ]
     names = _names("default", *words)
-    assert (names["frechet"], names["r_precision"]) == (
+    assert (names["fid"], names["r_precision"]) == (
         "literature_coco",
         "literature_coco (modified)",
     )

@@ -46,10 +46,10 @@ IMAGES = "captions images resolution seed caption_choice caption_words truncatio
 REAL = "data real_images resolution crop selection"
 DETECTOR = "detector detector_sha256 preprocessing"
 MOVED_BY = {
-    "frechet": f"{IMAGES} {REAL} {DETECTOR}",
-    "inception_score": f"{IMAGES} {DETECTOR} score_side splits",
+    "fid": f"{IMAGES} {REAL} {DETECTOR}",
+    "is": f"{IMAGES} {DETECTOR} score_side splits",
     "kid": f"{IMAGES} {REAL} {DETECTOR} features kid_subsets kid_subset_size",
-    "precision_recall": f"{IMAGES} {REAL} {DETECTOR} features neighbourhood",
+    "prc": f"{IMAGES} {REAL} {DETECTOR} features neighbourhood",
     "r_precision": f"{IMAGES} candidates folds encoders",
     "clip_score": f"{IMAGES} clip",
 }
@@ -91,7 +91,7 @@ def test_no_seed_makes_image_files() -> None:
     moved = {
         name for name in METRICS if replace(files, seed=2).hash_of(name) != files.hash_of(name)
     }
-    assert moved == {"inception_score", "kid", "r_precision"}
+    assert moved == {"is", "kid", "r_precision"}
 
 
 @pytest.mark.parametrize("metric", METRICS)

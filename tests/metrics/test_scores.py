@@ -37,9 +37,9 @@ def test_a_row_says_all(tmp_path: Path) -> None:
             "better": "lower",
             "n": 1000,
             "n_real": 900,
-            "protocol": PROTOCOL.hash_of("frechet"),
+            "protocol": PROTOCOL.hash_of("fid"),
             "protocol_name": "mine",
-            "protocol_text": PROTOCOL.text_of("frechet"),
+            "protocol_text": PROTOCOL.text_of("fid"),
             "checkpoint": "c" * 64,
             "detector_label": "a fake",
             "made_with": [{"device": "a GPU", "torch": "2.9"}],
@@ -60,7 +60,7 @@ def test_the_line_for_people_names_n_and_protocol() -> None:
     line = score_line(_row())
     for word in ("FD (fake) 12.5000 after 2,000 images", "N 1,000", "N real 900", "a fake"):
         assert word in line
-    assert f"protocol mine {PROTOCOL.hash_of('frechet')}" in line
+    assert f"protocol mine {PROTOCOL.hash_of('fid')}" in line
     assert "±" not in line
 
 

@@ -60,7 +60,7 @@ def _build_inception(config: EvaluationConfig, device: torch.device) -> Detector
     from t2i_hpc.metrics.weights import inception_weights
 
     path = inception_weights(config.detector_weights)
-    wanted = "inception_score" in config.metrics
+    wanted = "is" in config.metrics
     return InceptionV3(
         path,
         device,
