@@ -61,6 +61,7 @@ def _compute(
         # Only now: what is compared was checked, and that may have refused the whole.
         detector = detector or build_detector(config.evaluation, world.device)
         if config.evaluation.shard is not None:
+            _say_if_empty(comparison, config.evaluation.shard)
             comparison.compute([config.evaluation.shard], detector)
             continue
         comparison.compute(parts_of_rank(shards, world.rank, world.size), detector)
@@ -70,11 +71,32 @@ def _compute(
 
 
 def _merge(config: EvaluateConfig) -> None:
+    import torch
+
+    from t2i_hpc.engine.world import choose_device
     from t2i_hpc.generation.scoring import comparisons, refuse_missing
 
-    for comparison in comparisons(config):
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    # A merge may run on a node without the GPU that its shards were told to use.
+    device = choose_device("cpu" if config.device == "cpu" else "auto")
+    for comparison in comparisons(config, device=device):
         refuse_missing(comparison, config)
         _report(comparison, config)
+
+
+def _say_if_empty(comparison: Comparison, shard: int) -> None:
+    """Say that a shard has nothing to do, which looks like success otherwise."""
+    division = comparison.division
+    for side in comparison.sides:
+        if not division.range_of(side.target, shard):
+            batches = -(-side.target.images // division.batch_size)
+            say(
+                f"shard {shard} of {division.parts} has no {side.target.side} images: "
+                f"{side.target.images:,} images are {batches} batches of {division.batch_size}, "
+                "and a shard is whole batches",
+                sys.stderr,
+            )
 
 
 def _report(comparison: Comparison, config: EvaluateConfig) -> None:

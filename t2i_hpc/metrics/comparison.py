@@ -16,6 +16,7 @@ import torch
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.metrics.clip_score import NAMES as RATING_NAMES
 from t2i_hpc.metrics.clip_score import Rate, RatingSums
+from t2i_hpc.metrics.detectors.arithmetic import exact_inference
 from t2i_hpc.metrics.detectors.base import Detector, DetectorIdentity
 from t2i_hpc.metrics.evaluate import (
     Division,
@@ -29,10 +30,12 @@ from t2i_hpc.metrics.evaluate import (
 from t2i_hpc.metrics.folds import groups_of
 from t2i_hpc.metrics.inception_score import NAMES as SPLIT_NAMES
 from t2i_hpc.metrics.inception_score import ScoreSums
+from t2i_hpc.metrics.kernel_distance import check_subset_size
 from t2i_hpc.metrics.made_with import sorted_once
 from t2i_hpc.metrics.moments import NAMES as MOMENT_NAMES
 from t2i_hpc.metrics.moments import Moments
 from t2i_hpc.metrics.parts import Target
+from t2i_hpc.metrics.precision_recall import check_neighbors
 from t2i_hpc.metrics.protocol import WITH_REAL, Protocol
 from t2i_hpc.metrics.retrieval_precision import NAMES as FOLD_NAMES
 from t2i_hpc.metrics.retrieval_precision import Judge, RetrievalCounts
@@ -168,6 +171,12 @@ class Comparison:
                 raise EvaluationError(
                     f"evaluation.{key}={groups} is more than the {images} images: take fewer"
                 )
+        for side in self.sides:
+            images, name = side.target.images, side.target.side
+            if "kid" in self.metrics:
+                check_subset_size(self.protocol.kid_subset_size, images, name)
+            if "prc" in self.metrics:
+                check_neighbors(self.protocol.neighbourhood, images, name)
 
     def compute(self, parts: Iterable[int], detector: Detector) -> None:
         """Compute those of the parts, of both sides, that are not there yet."""
@@ -198,6 +207,8 @@ class Comparison:
             self.device,
             self.statistics,
         )
+        with exact_inference():
+            values = measure(self.metrics, measured)
         used = sorted_once(one for side in (generated, *real) for one in side.made_with)
         rows = [
             score_row(
@@ -209,7 +220,7 @@ class Comparison:
                 checkpoint=self.subject.checkpoint,
                 images_seen=self.subject.images_seen,
             )
-            for value in measure(self.metrics, measured)
+            for value in values
         ]
         for row in rows:
             record_score(self.output, row)

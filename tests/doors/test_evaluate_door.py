@@ -109,6 +109,15 @@ def test_shards_one_by_one_then_the_merge(
     assert len(read_json_lines(run / "scores.jsonl")) == 1
 
 
+def test_a_shard_without_images_says_so(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = (f"run={run}", *SETTINGS, "evaluation.shards=5")
+    assert DOOR.open([*words, "evaluation.shard=4"]) == 0
+    told = "shard 4 of 5 has no generated images: 10 images are 3 batches of 4"
+    assert told in capfd.readouterr().err
+    assert DOOR.open([*words, "evaluation.shard=0"]) == 0
+    assert "has no" not in capfd.readouterr().err
+
+
 def test_a_damaged_shard_is_named_and_computed_alone(
     run: Path, refusal: Callable[..., str]
 ) -> None:
@@ -157,6 +166,22 @@ def test_two_ranks_share_the_work(run: Path, evaluate: Callable[..., str]) -> No
         (("evaluation.merge=true", "evaluation.shard=0"), "leave evaluation.shard out"),
         (("evaluation.metrics=[fdi]",), "metrics=fdi is not offered: did you mean 'fid'"),
         (("evaluation.metrics=[frechet_distance]",), "did you mean 'frechet'"),
+        (
+            ("evaluation.metrics=[kid]",),
+            "kid_subset_size=1000 is more than the 10 generated images",
+        ),
+        (
+            (
+                "evaluation.metrics=[kid]",
+                "evaluation.kid_subset_size=10",
+                "evaluation.real_images=9",
+            ),
+            "kid_subset_size=10 is more than the 9 real images",
+        ),
+        (
+            ("evaluation.metrics=[prc]", "evaluation.neighbourhood=10"),
+            "10 generated images have no neighbor number 10",
+        ),
         (("evaluation.metrics=[is]",), "take evaluation.detector=inception"),
         (("evaluation.metrics=[inception_score]",), "take evaluation.detector=inception"),
         (("evaluation.metrics=[r_precision]",), "no image encoder of its own"),

@@ -11,6 +11,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.metrics import neighbors
 from t2i_hpc.metrics.folds import groups_of
 from t2i_hpc.metrics.inception_score import ScoreSums, inception_score
 from t2i_hpc.metrics.kernel_distance import kernel_distance
@@ -103,5 +104,58 @@ def test_precision_and_recall_by_hand() -> None:
     # Real balls of radius 1 cover 0.5 and 1.5; generated ones cover 0, 1 and 2.
     assert precision_and_recall(near, line, 1, CPU) == (0.5, 0.5)
     assert precision_and_recall(line, line, 1, CPU) == (1.0, 1.0)
-    with pytest.raises(EvaluationError, match="no neighbour number 4"):
+    with pytest.raises(EvaluationError, match="no neighbor number 4"):
         precision_and_recall(near, line, 4, CPU)
+
+
+@pytest.mark.parametrize("count", [26, 1025])
+def test_equal_images_have_precision_and_recall_of_one(count: int) -> None:
+    for seed in range(4):
+        image = np.random.default_rng(seed).standard_normal((1, 64)).astype(np.float32)
+        generated, real = image.repeat(count, axis=0), image.repeat(20, axis=0)
+        assert precision_and_recall(generated, real, 3, CPU) == (1.0, 1.0)
+        assert precision_and_recall(real, generated, 3, CPU) == (1.0, 1.0)
+
+
+def _brute_force(generated: Rows, real: Rows, k: int) -> tuple[float, float]:
+    """Precision and recall from float64 differences of all pairs."""
+
+    def squares(first: Rows, second: Rows) -> npt.NDArray[np.float64]:
+        return np.stack([np.square(second.astype(np.float64) - row).sum(1) for row in first])
+
+    radii = [np.sort(squares(side, side), axis=1)[:, k] for side in (generated, real)]
+    apart = squares(generated, real)
+    return (
+        float((apart <= radii[1]).any(1).mean()),
+        float((radii[0] >= apart.T).any(1).mean()),
+    )
+
+
+def _images_like(count: int, seed: int, spread: float, offset: float) -> Rows:
+    """Features near a space of few coordinates, in clusters, some images twice."""
+    shared, own = np.random.default_rng(0), np.random.default_rng(seed)
+    basis = shared.standard_normal((30, 420)) * (np.arange(1, 31) ** -0.5)[:, None]
+    middles = shared.standard_normal((5, 30)) * 4
+    points = middles[own.integers(5, size=count)] + own.standard_normal((count, 30))
+    noise = 0.3 * own.standard_normal((count, 420))
+    rows = ((points @ basis + noise) * spread + offset).astype(np.float32)
+    rows[:20] = rows[20:40]
+    return rows
+
+
+@pytest.mark.parametrize(("spread", "offset"), [(1.0, 0.0), (0.1, 100.0), (1e-3, 1.0)])
+@pytest.mark.parametrize("candidates", [256, 4])
+def test_precision_and_recall_are_those_of_all_pairs(
+    spread: float, offset: float, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbors, "_CANDIDATES", candidates)  # few: most points stay open
+    monkeypatch.setattr(neighbors, "_AT_ONCE", 128)
+    generated, real = (_images_like(n, seed, spread, offset) for n, seed in ((410, 1), (390, 2)))
+    found = precision_and_recall(generated, real, 3, CPU)
+    assert found == _brute_force(generated, real, 3)
+    assert 0.02 < found[0] < 0.98
+
+
+def test_precision_and_recall_with_many_neighbors() -> None:
+    generated, real = _images_like(410, 1, 1.0, 0.0), _images_like(390, 2, 1.0, 0.0)
+    assert precision_and_recall(generated, real, 300, CPU) == _brute_force(generated, real, 300)

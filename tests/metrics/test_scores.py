@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,15 @@ def test_the_same_score_is_written_once(tmp_path: Path) -> None:
     assert record_score(tmp_path, _row(images_seen=3000))
     values = [row["value"] for row in read_json_lines(tmp_path / "scores.jsonl")]
     assert values == [12.5, 12.6, 12.5]
+
+
+def test_merges_at_once_write_a_score_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for images in range(20):
+            rows = [_row(images_seen=images)] * 8
+            written = list(pool.map(partial(record_score, tmp_path), rows))
+            assert written.count(True) == 1
+    assert len(read_json_lines(tmp_path / "scores.jsonl")) == 20
 
 
 def test_the_line_for_people_names_n_and_protocol() -> None:
