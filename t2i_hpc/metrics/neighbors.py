@@ -1,12 +1,11 @@
-"""Nearest neighbors in feature space: exact answers, nearly all of them from few coordinates.
+"""Nearest neighbors in feature space: bounds from one matrix product, exact answers from pairs.
 
-To compare 30,000 images with 30,000 others in 2,048 coordinates is what precision and recall
-cost. Features lie near a much smaller space, and a distance in some leading coordinates is never
-longer than the true one. So all pairs are compared in the first of them, which leaves some
-neighbors of each image open; most of those fall to more coordinates; the rest are computed in
-float64 as sums of squared differences. A distance that decides thus has one arithmetic: equal
-images are at distance 0 however many there are, and an offset that all features share rounds
-nothing away.
+A matrix product in float32 compares an image with all others, but not exactly: a distance comes
+out of the difference of large numbers, and rounds in another way in another block. So products
+give bounds alone, around a center that both sides share. What the bounds leave open is computed
+for single pairs as a sum of squared differences. A distance that decides thus has one arithmetic:
+equal images are at distance 0 however many there are, and an offset that all features share
+rounds nothing away.
 """
 
 from __future__ import annotations
@@ -17,15 +16,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_FIRST, _MORE = 160, 512  # leading coordinates that all pairs, and that open pairs, are compared in
-_SAMPLE = 1024  # images of each side that they are found from
 _AT_ONCE = 1024  # rows of a matrix of bounds, so that 30,000 columns take 120 MB
-_CANDIDATES = 256  # neighbors of a point that may stay open before it is compared with all
-_GROUP = 8  # columns that one comparison passes over
-_TRIED = 8  # neighbors that are computed at once
+_CANDIDATES = 32  # neighbors of a point that may stay open before it is compared with all
+_GROUP = 16  # columns that one comparison passes over
 _PAIR_VALUES = 2**19  # of pairs at once, so that they stay in a cache
-_COLUMNS = 2048  # of a matrix of distances in all coordinates at once
-_SLACK = 1e-4  # rounding of a bound, relative to the squared lengths of its two points
+_COLUMNS = 2048  # of a float64 matrix at once
 
 
 @dataclass(frozen=True)
@@ -33,36 +28,31 @@ class Points:
     """The images of a side.
 
     Attributes:
-        rows: features, float32 (N, D).
-        leading: coordinates in which no distance is longer than it is, float32 (N, q).
-        centre: amid the sides, float32 (D,).
+        rows: features less a center that sides share, float32 (N, D).
     """
 
     rows: Tensor
-    leading: Tensor
-    centre: Tensor
 
     @cached_property
     def squares(self) -> Tensor:
-        """Squared lengths of the leading coordinates, float32 (N,)."""
-        return self.leading.square().sum(1)
+        """Squared lengths, float32 (N,)."""
+        return self.rows.square().sum(1)
 
     @property
-    def first(self) -> Tensor:
-        """Those coordinates that all pairs are compared in, float32 (N, ≤ q)."""
-        return self.leading[:, :_FIRST]
+    def slack(self) -> float:
+        """Rounding of a product, relative to the squared lengths of its two points."""
+        return 1e-5 + self.rows.shape[1] * 2.0**-24
 
 
 def points_of(*sides: Tensor) -> list[Points]:
-    """Return sides with leading coordinates that they share.
+    """Return sides around the center of all of them.
 
     Args:
         sides: features, float32 (N, D) each.
     """
-    sample = torch.cat([rows[:: -(-len(rows) // _SAMPLE)] for rows in sides])
-    centre = sample.mean(0)
-    basis = _leading(sample - centre)
-    return [Points(rows, _coordinates(rows, centre, basis), centre) for rows in sides]
+    total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in sides]).sum(0)
+    center = (total / sum(map(len, sides))).float()
+    return [Points(rows - center) for rows in sides]
 
 
 def squared_radii(points: Points, k: int) -> Tensor:
@@ -72,116 +62,88 @@ def squared_radii(points: Points, k: int) -> Tensor:
         points: N points.
         k: less than N.
     """
-    radii = torch.empty(len(points.rows), dtype=torch.float64, device=points.rows.device)
-    bounds = _Bounds(points, points, torch.zeros_like(radii), max(_CANDIDATES, 2 * k))
-    open_ = []
+    rows, candidates = points.rows, min(max(_CANDIDATES, 2 * k), len(points.rows) - 1)
+    radii = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    shorter = (1 - points.slack) * points.squares
+    crowded = []
     for own in _blocks(points):
-        radii[own], undecided = _kth(bounds, own, k)
-        open_.append(own[undecided])
-    for own in torch.cat(open_).split(_AT_ONCE):
-        distances = _all_distances(points, own, points)
-        distances[torch.arange(len(own)), own] = torch.inf
-        near = distances.topk(min(max(_CANDIDATES, 2 * k), len(points.rows) - 1), largest=False)
-        radii[own] = _distances(points, own[:, None], points, near.indices).kthvalue(k).values
+        lower = torch.addmm(shorter, rows[own], rows.T, alpha=-2)
+        lower[torch.arange(len(own), device=own.device), own] = torch.inf
+        smallest, near = _smallest(lower, candidates)
+        smallest += shorter[own, None]
+        radii[own], limit = _kth(points, own, near, smallest, k)
+        if candidates < len(rows) - 1:
+            crowded.append(own[smallest[:, -1] <= limit])
+    for own in _joined(crowded, rows):
+        apart = _all_distances(points, own, points)
+        apart[torch.arange(len(own), device=own.device), own] = torch.inf
+        near = apart.topk(candidates, largest=False).indices
+        radii[own] = _distances(points, own[:, None], points, near).kthvalue(k).values
     return radii
 
 
-def covered(points: Points, centres: Points, radii: Tensor) -> Tensor:
-    """Return whether each point lies in the ball of a centre, bool (N,).
+def covered(
+    first: Points, second: Points, first_radii: Tensor, second_radii: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return which points of each side lie in a ball of the other side, bool (N,) and (M,).
 
     Args:
-        points: N points.
-        centres: M points.
-        radii: squared radii of their balls, float64 (M,).
+        first, second: N and M points.
+        first_radii, second_radii: squared radii of their balls, float64 (N,) and (M,).
     """
-    inside = torch.zeros(len(points.rows), dtype=torch.bool, device=points.rows.device)
-    bounds = _Bounds(points, centres, radii, _CANDIDATES)
-    open_ = []
-    for own in _blocks(points):
-        inside[own], undecided = _inside(bounds, own, radii)
-        open_.append(own[undecided])
-    for own in torch.cat(open_).split(_AT_ONCE):
-        beyond = _all_distances(points, own, centres) - radii
-        near = beyond.topk(min(_CANDIDATES, len(radii)), largest=False).indices
-        inside[own] = (_distances(points, own[:, None], centres, near) <= radii[near]).any(1)
-    return inside
+    sides, radii = (first, second), (first_radii, second_radii)
+    lengths = [(1 - side.slack) * side.squares for side in sides]
+    beyond = [
+        length - (1 + 2 * side.slack) * reach.float()
+        for side, length, reach in zip(sides, lengths, radii, strict=True)
+    ]
+    inside = [torch.zeros_like(length, dtype=torch.bool) for length in lengths]
+    open_: list[list[Tensor]] = [[], []]
+    best = torch.full_like(lengths[1], torch.inf)  # of the second side's points so far
+    ball = torch.zeros_like(best, dtype=torch.int64)
+    for own in _blocks(first):
+        products = torch.mm(first.rows[own], second.rows.T).mul_(-2)
+        lower, near = (products + beyond[1]).min(1)
+        possible = lower + lengths[0][own] <= 0
+        hits = _hits(first, own[possible], second, near[possible], second_radii)
+        inside[0][own[possible]] = hits
+        open_[0].append(own[possible][~hits])
+        found, place = products.add_(beyond[0][own, None]).min(0)
+        nearer = found < best
+        best[nearer], ball[nearer] = found[nearer], own[place[nearer]]
+    own = (best + lengths[1] <= 0).nonzero()[:, 0]
+    hits = _hits(second, own, first, ball[own], first_radii)
+    inside[1][own] = hits
+    open_[1].append(own[~hits])
+    for side in (0, 1):
+        points, centers, reach = sides[side], sides[1 - side], radii[1 - side]
+        for own in _joined(open_[side], points.rows):
+            apart = _all_distances(points, own, centers) - reach
+            near = apart.topk(min(_CANDIDATES, len(reach)), largest=False).indices
+            hits = _distances(points, own[:, None], centers, near) <= reach[near]
+            inside[side][own] = hits.any(1)
+    return inside[0], inside[1]
 
 
-class _Bounds:
-    """Lower bounds of |x_i - y_j|² - r_j of all pairs, as one matrix product a block."""
-
-    def __init__(self, points: Points, others: Points, radii: Tensor, candidates: int) -> None:
-        self.points, self.others = points, others
-        self.count = len(others.rows) - (points is others)  # that a point is compared with
-        self._candidates = min(candidates, self.count)
-        columns, width = others.first.shape
-        padded = -(-columns // _GROUP) * _GROUP
-        self._right = others.first.new_full((width + 1, padded), torch.inf)
-        self._right[:-1] = 0
-        self._right[:-1, :columns] = -2 * others.first.T
-        self._right[-1, :columns] = _shortened(others) - (1 + _SLACK) * radii.float()
-
-    def nearest(self, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smallest bounds of the points `own`, ascending, and whose they are."""
-        first = self.points.first[own]
-        bounds = torch.cat([first, first.new_ones(len(own), 1)], 1) @ self._right
-        if self.points is self.others:
-            bounds[torch.arange(len(own), device=own.device), own] = torch.inf
-        smallest, near = _smallest(bounds, self._candidates)
-        return smallest + _shortened(self.points)[own, None], near
-
-    def closer(self, own: Tensor, near: Tensor) -> Tensor:
-        """Return tighter lower bounds of the squared distances of pairs, in all coordinates."""
-        found = _pairwise(self.points.leading, own, self.others.leading, near)
-        rounding = self.points.squares[own] + self.others.squares[near]
-        return (1 - _SLACK) * found - _SLACK / 100 * rounding
-
-    def exact(self, own: Tensor, near: Tensor) -> Tensor:
-        """Return the squared distances of pairs."""
-        return _distances(self.points, own, self.others, near)
-
-
-def _kth(bounds: _Bounds, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return squared distances to the k-th neighbors, and for which points others may be nearer."""
-    lower, near = bounds.nearest(own)
+def _kth(points: Points, own: Tensor, near: Tensor, lower: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return squared distances to the k-th of the `near`, and again as the limit of bounds."""
     distances = torch.full(near.shape, torch.inf, dtype=torch.float64, device=own.device)
-    tried = min(max(k, _TRIED), near.shape[1])
-    distances[:, :tried] = bounds.exact(own[:, None], near[:, :tried])
-    limit = distances[:, :tried].kthvalue(k).values
-    row, place = (lower <= limit[:, None])[:, tried:].nonzero(as_tuple=True)
-    place += tried
-    still = bounds.closer(own[row], near[row, place]) <= limit[row]
-    row, place = row[still], place[still]
-    distances[row, place] = bounds.exact(own[row], near[row, place])
+    distances[:, :k] = _distances(points, own[:, None], points, near[:, :k])
+    limit = distances[:, :k].amax(1)
+    row, place = (lower <= limit[:, None])[:, k:].nonzero(as_tuple=True)
+    distances[row, place + k] = _distances(points, own[row], points, near[row, place + k])
     limit = distances.kthvalue(k).values
-    return limit, (lower[:, -1] <= limit) & (near.shape[1] < bounds.count)
+    return limit, limit
 
 
-def _inside(bounds: _Bounds, own: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which points are in a ball, and which others may be."""
-    lower, near = bounds.nearest(own)
-    inside = torch.zeros(len(own), dtype=torch.bool, device=own.device)
-    for places in torch.arange(near.shape[1], device=own.device).split(_TRIED):
-        row, place = (~inside[:, None] & (lower[:, places] <= 0)).nonzero(as_tuple=True)
-        ball = near[row, places[place]]
-        still = bounds.closer(own[row], ball) <= radii[ball]
-        row, ball = row[still], ball[still]
-        inside[row[bounds.exact(own[row], ball) <= radii[ball]]] = True
-    return inside, ~inside & (lower[:, -1] <= 0) & (near.shape[1] < bounds.count)
-
-
-def _shortened(points: Points) -> Tensor:
-    """Return squared lengths in the first coordinates, less what rounding may have added."""
-    return (1 - _SLACK) * points.first.square().sum(1)
+def _hits(points: Points, own: Tensor, others: Points, ball: Tensor, radii: Tensor) -> Tensor:
+    """Return whether each of the points `own` lies in the ball that is named for it."""
+    return _distances(points, own, others, ball) <= radii[ball]
 
 
 def _distances(points: Points, first: Tensor, others: Points, second: Tensor) -> Tensor:
-    """Return the squared distances of pairs in all coordinates, float64, in `second`'s shape."""
-    return _pairwise(points.rows, first, others.rows, second)
-
-
-def _pairwise(left: Tensor, first: Tensor, right: Tensor, second: Tensor) -> Tensor:
-    at_once = _PAIR_VALUES // left.shape[1] + 1
+    """Return the squared distances of pairs, float64, in `second`'s shape."""
+    at_once = _PAIR_VALUES // points.rows.shape[1] + 1
     pairs = zip(
         first.expand_as(second).reshape(-1).split(at_once),
         second.reshape(-1).split(at_once),
@@ -189,18 +151,17 @@ def _pairwise(left: Tensor, first: Tensor, right: Tensor, second: Tensor) -> Ten
     )
     found = []
     for i, j in pairs:
-        apart = left.index_select(0, i).sub_(right.index_select(0, j))
+        apart = points.rows.index_select(0, i).sub_(others.rows.index_select(0, j))
         found.append(apart.square_().sum(1, dtype=torch.float64))
     return torch.cat(found).reshape(second.shape)
 
 
 def _all_distances(points: Points, own: Tensor, others: Points) -> Tensor:
     """Return squared distances of the points `own` to all others, float64, from products."""
-    centre = points.centre.double()
-    left = points.rows[own].double() - centre
+    left = points.rows[own].double()
     blocks = []
     for rows in others.rows.split(_COLUMNS):
-        right = rows.double() - centre
+        right = rows.double()
         blocks.append(right.square().sum(1) - 2 * left @ right.T)
     return torch.cat(blocks, 1) + left.square().sum(1, keepdim=True)
 
@@ -212,31 +173,29 @@ def _smallest(values: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = values.shape
     groups = columns // _GROUP
+    rest = columns - groups * _GROUP
     if groups < 2 * wanted:
         found = values.topk(wanted, dim=1, largest=False)
         return found.values, found.indices
-    minima = values.view(rows, _GROUP, groups).amin(1)
+    minima = values[:, : columns - rest].view(rows, _GROUP, groups).amin(1)
     chosen = minima.topk(wanted, dim=1, largest=False, sorted=False).indices
     steps = groups * torch.arange(_GROUP, device=values.device)
     members = (chosen[:, None, :] + steps[:, None]).reshape(rows, -1)
+    last = torch.arange(columns - rest, columns, device=values.device).expand(rows, -1)
+    members = torch.cat([members, last], 1)
     found = values.gather(1, members).topk(wanted, dim=1, largest=False)
     return found.values, members.gather(1, found.indices)
 
 
-def _leading(sample: Tensor) -> Tensor | None:
-    """Return an orthonormal basis (D, q) of the leading coordinates, None for all of them."""
-    if min(sample.shape) <= 2 * _FIRST:
-        return None
-    with torch.random.fork_rng(devices=[sample.device] if sample.is_cuda else []):
-        torch.manual_seed(0)  # no result depends on the basis
-        return torch.svd_lowrank(sample, q=min(_MORE, *sample.shape), niter=1)[2]
-
-
-def _coordinates(rows: Tensor, centre: Tensor, basis: Tensor | None) -> Tensor:
-    if basis is None:
-        return rows - centre
-    return torch.cat([(part - centre) @ basis for part in rows.split(_COLUMNS)])
-
-
 def _blocks(points: Points) -> tuple[Tensor, ...]:
-    return torch.arange(len(points.rows), device=points.rows.device).split(_AT_ONCE)
+    numbers = torch.arange(len(points.rows), device=points.rows.device)
+    blocks: tuple[Tensor, ...] = numbers.split(_AT_ONCE)
+    return blocks
+
+
+def _joined(parts: list[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+    """Return points in blocks, perhaps none."""
+    empty = torch.empty(0, dtype=torch.int64, device=rows.device)
+    joined = torch.cat([empty, *parts])
+    blocks: tuple[Tensor, ...] = joined.split(_AT_ONCE) if len(joined) else ()
+    return blocks

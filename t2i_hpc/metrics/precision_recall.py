@@ -35,7 +35,7 @@ def precision_and_recall(
         check_neighbors(neighbourhood, len(rows), side)
     first, second = points_of(*sides)
     radii = [squared_radii(points, neighbourhood) for points in (first, second)]
-    inside = covered(first, second, radii[1]), covered(second, first, radii[0])
+    inside = covered(first, second, *radii)
     precision, recall = (float(found.double().mean()) for found in inside)
     return precision, recall
 

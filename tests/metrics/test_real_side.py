@@ -70,7 +70,7 @@ def test_the_protocol_and_a_warning_tell_how_shards_store_images(tmp_path: Path)
     def source(split: str) -> tuple[str, str | None]:
         words = [f"run={run}", "evaluation=demo", f"evaluation.split={split}"]
         found = run_source(compose_config("evaluate", words, EvaluateConfig))
-        return found.protocol.text_of("frechet")["stored"], found.warning
+        return found.protocol.text_of("fid")["stored"], found.warning
 
     stored, warning = source("train")
     assert stored == f"jpeg, quality 95, shorter side at most 80 px by {BILINEAR}"
