@@ -18,7 +18,6 @@ from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import quoted
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import EvaluateConfig, GenerateConfig, ReportConfig, TrainConfig
 
 
@@ -49,9 +48,6 @@ def plan_of(order: Order) -> Plan:
     Raises:
         UserError: whatever the task would refuse as soon as it starts.
     """
-    for entry in entries(order.config):
-        if entry.meaning.file and entry.value and not Path(entry.value).is_file():
-            raise ConfigurationError(f"{entry.key}={entry.value}: there is no such file")
     return _PLANNERS[order.task](order)
 
 
