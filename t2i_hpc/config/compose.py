@@ -99,9 +99,29 @@ def _read(word: str) -> list[Override]:
         return parser.parse_overrides([word])
     except HydraException:
         key, _, value = word.partition("=")
+        if items := _items(value):
+            return parser.parse_overrides([f"{key}=[{','.join(items)}]"])
         if _GRAMMAR.search(value):
             raise
         return parser.parse_overrides([f'{key}="{value}"'])
+
+
+def _items(value: str) -> list[str]:
+    """Return the items of a list such as ``[tars/{000..127}.tar,b.tar]``, quoted.
+
+    Braces and the commas in them belong to an item, as in a shell. Empty where the value is no
+    list of plain texts.
+    """
+    if not (value.startswith("[") and value.endswith("]")) or re.search(r"""["'\\$]""", value):
+        return []
+    items, depth = [""], 0
+    for letter in value[1:-1]:
+        depth += (letter in "{[") - (letter in "}]")
+        if letter == "," and not depth:
+            items.append("")
+        else:
+            items[-1] += letter
+    return [quoted(item.strip()) for item in items] if not depth and all(items) else []
 
 
 def refuse_axis(override: Override, advice: str = "") -> None:

@@ -103,3 +103,16 @@ def test_such_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_settings_are_finite(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}={value} is not a finite number"):
         train_config(f"{name}={value}")
+
+
+@pytest.mark.parametrize(
+    ("word", "urls"),
+    [
+        ("[tars/{000..127}.tar]", ["tars/{000..127}.tar"]),
+        ("[s3://b/{a,b}/{0..9}.tar, c d.tar]", ["s3://b/{a,b}/{0..9}.tar", "c d.tar"]),
+        ("[https://h/x.tar?a=1&b=(2)]", ["https://h/x.tar?a=1&b=(2)"]),
+    ],
+)
+def test_addresses_with_braces_are_taken_in_lists(word: str, urls: list[str]) -> None:
+    config = compose_config("train", ["experiment=demo", f"data.urls={word}"], TrainConfig)
+    assert config.data.urls == urls
