@@ -232,6 +232,8 @@ DOOR = _ShardsDoor(
         "output=shards/cub split=test",
         "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine "
         "shard_samples=500 format=webp",
+        "python -m t2i_hpc.shards source=folder images=faces/images captions=faces/text "
+        "output=shards/faces test_fraction=0.1",
         "python -m t2i_hpc.shards source=index images=my_tars output=shards/mine",
         "python -m t2i_hpc.shards source=pickles images=birds/CUB_200_2011/images "
         "captions=birds/captions.pickle output=shards/birds split=train",
