@@ -24,7 +24,7 @@ _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _GIVEN = re.compile(r"\$\([^()]*\)|\$\{?\w+\}?")
 _SETTING = re.compile(r"(data|engine|evaluation|cluster)\.[\w.]+=\S+")
-_PLACEHOLDERS = ("…", "key=value", "[RUN…]", "RUN…")
+_PLACEHOLDERS = ("…", "task=…", "key=value", "[RUN…]", "RUN…")
 _OWN_FILES = re.compile(r"(cluster|experiment|data|system|evaluation)=\w+")
 Command = tuple[str, ...]
 
@@ -48,8 +48,7 @@ def commands_of(text: str) -> Iterator[Command]:
 def _words(text: str) -> Iterator[Command]:
     for task, rest in _COMMAND.findall(text.replace("\\|", "\0")):
         words = (word.partition("\0")[0] for word in _split(rest))
-        found = [word for word in words if word not in _PLACEHOLDERS and not word.isspace()]
-        yield (task, *found)
+        yield (task, *(word for word in words if word not in _PLACEHOLDERS))
 
 
 def _split(text: str) -> list[str]:
@@ -93,7 +92,7 @@ def check(task: str, given: Command) -> int:
     if task == "settings":
         group = words[0].partition(".")[0]
         task = {"evaluation": "evaluate", "cluster": "launch"}.get(group, "train")
-        words = [*words, _BASE[task]]
+        words += [] if "cluster.processes" in words[0] else [_BASE[task]]
     if task == "launch":
         if not any(word.startswith("experiment=") for word in words) and "task=" not in str(words):
             words = [*words, "experiment=demo"]
