@@ -69,7 +69,7 @@ CRAFTED = {
     "pax too long": (raw(b"p", b"99 path=a\n", b"x") + FOUR, r"a pax header that cannot be read"),
     "pax of no length": (raw(b"p", b"0 path=a\n", b"x") + FOUR, r"a pax header that cannot"),
     "pax without value": (raw(b"p", b"7 path\n", b"x") + FOUR, r"a pax header that cannot"),
-    "global pax": (raw(b"p", b"", b"g"), r"'p', which is no plain file"),
+    "global pax": (raw(b"p", b"15 path=a.json\n", b"g") + FOUR, r"changes 'path' of all members"),
     "volume": (raw(b"b.json", b"", b"V"), r"'b\.json', which is no plain file"),
     "rest of a volume": (raw(b"b.json", b"", b"M"), r"'b\.json', which is no plain file"),
     "contiguous": (raw(b"b.json", b"1234", b"7"), r"'b\.json', which is no plain file"),

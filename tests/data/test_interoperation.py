@@ -95,7 +95,11 @@ def test_shards_of_webdatasets_writer_are_indexed_and_streamed(tmp_path: Path, f
     output = tmp_path / "out"
     write_shards(
         ShardsConfig(
-            source="index", images=str(tmp_path / "in"), output=str(output), shard_samples=4
+            source="index",
+            format="original",
+            images=str(tmp_path / "in"),
+            output=str(output),
+            shard_samples=4,
         )
     )
     config = DataConfig(path=str(output), workers=0, words=8)
