@@ -20,6 +20,7 @@ from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.step import Matcher, Painter, System
 from t2i_hpc.config.door import Door
 from t2i_hpc.config.fields import file_entries
+from t2i_hpc.config.system import SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.share import Share
@@ -29,6 +30,7 @@ from t2i_hpc.engine.agreement import raise_together
 from t2i_hpc.engine.evaluations import Evaluations
 from t2i_hpc.engine.inputs import keep_inputs, with_inputs
 from t2i_hpc.engine.loop import Job, Loop
+from t2i_hpc.engine.one_class import telling_of_one_class
 from t2i_hpc.engine.progress import ProgressLine, open_progress
 from t2i_hpc.engine.run_directory import (
     check_relatives,
@@ -95,6 +97,8 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
     for notice in (training.notice, _lost_files(config)):
         if notice:
             line.say(notice)
+    if _learns_by_damsm(config.system):
+        batches = telling_of_one_class(batches, world, line.say)
     evaluations = _evaluations(RunFiles(folder, line), config) if world.is_main else None
     return Job(
         folder,
@@ -184,6 +188,11 @@ def _evaluations(run: RunFiles, config: TrainConfig) -> Evaluations | None:
         return None
     beside = EvaluationsBeside(run.folder, config.evaluation.words)
     return Evaluations(run, every, config.engine.batch_size, beside)
+
+
+def _learns_by_damsm(system: SystemConfig) -> bool:
+    damsm = getattr(system, "damsm", None)
+    return damsm is not None and getattr(damsm, "weight", 1.0) > 0
 
 
 def _report(

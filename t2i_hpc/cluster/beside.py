@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER
+from t2i_hpc.common.network import without_chosen_interface
 from t2i_hpc.common.stop_signals import STOP_SIGNALS
 
 _LAUNCHERS = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "OMPI_", "SUBMITIT_", "TORCHELASTIC_")
@@ -81,6 +82,6 @@ def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without what says that this process is a rank or part of a job."""
     return {
         name: value
-        for name, value in environment.items()
+        for name, value in without_chosen_interface(environment).items()
         if name == "SLURM_CONF" or not (name.startswith(_LAUNCHERS) or name in _RANKS)
     }

@@ -62,7 +62,8 @@ def check_group(place: Place, device: torch.device) -> None:
         raise RunError(
             f"{here} failed in the first all-reduce of {place.size} ranks "
             f"({str(error).splitlines()[0]}): look at that node's GPU and network "
-            "(nvidia-smi; NCCL_DEBUG=INFO says more), and leave it out with cluster.exclude="
+            "(nvidia-smi; NCCL_DEBUG=INFO says more; NCCL_SOCKET_IFNAME= names the network's "
+            "interface), and leave it out with cluster.exclude="
         ) from error
     if found != place.size:
         raise RunError(

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import ConfigurationError, RunError
+from t2i_hpc.common.network import GLOO, choose_interface
 from t2i_hpc.common.out_of_memory import TRAINING_LEVERS, memory_explained
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.health import check_devices, check_group
@@ -143,6 +144,7 @@ def _leave_group() -> None:
 def _join(place: Place, device: torch.device, timeout: float) -> dist.ProcessGroup:
     # Twice the timeout: the lifeline, which knows more, is to speak before a collective does.
     limit = datetime.timedelta(seconds=2 * timeout)
+    choose_interface(place.address, os.environ, local=place.size == place.local_size)
     try:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -155,8 +157,10 @@ def _join(place: Place, device: torch.device, timeout: float) -> dist.ProcessGro
     except (dist.DistError, RuntimeError) as error:
         raise RunError(
             f"rank {place.rank} on {socket.gethostname()} did not meet all {place.size} ranks at "
-            f"{place.address}:{place.port} ({str(error).splitlines()[0]}): see whether every rank "
-            "was started and whether its node reaches that address"
+            f"{place.address}:{place.port} ({str(error).splitlines()[0]}) by the network "
+            f"interface {os.environ.get(GLOO, 'of its name')}: see whether every rank was started "
+            f"and whether its node reaches that address; {GLOO}= names another interface, "
+            "NCCL_SOCKET_IFNAME= that of GPUs"
         ) from error
     if not isinstance(control, dist.ProcessGroup):
         raise ConfigurationError("torch.distributed gave no group for decisions")

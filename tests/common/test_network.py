@@ -1,0 +1,56 @@
+"""gloo uses the interface that leads to rank 0, unless a person names another."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import torch
+
+from t2i_hpc.cluster.beside import without_launcher
+from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.network import GLOO, choose_interface, interface_to, without_chosen_interface
+from t2i_hpc.engine import world
+from t2i_hpc.engine.place import Place
+
+
+def test_the_interface_is_that_of_the_route() -> None:
+    assert interface_to("127.0.0.1") == "lo"
+    assert interface_to("no such host.invalid") is None
+
+
+def test_a_persons_own_setting_wins() -> None:
+    own = {GLOO: "ib0"}
+    choose_interface("127.0.0.1", own, local=True)
+    assert own == {GLOO: "ib0"}
+    assert without_chosen_interface(own) == own
+
+
+def test_the_loopback_interface_serves_one_node_only() -> None:
+    chosen: dict[str, str] = {}
+    choose_interface("127.0.0.1", chosen, local=False)
+    assert chosen == {}
+    choose_interface("127.0.0.1", chosen, local=True)
+    assert chosen[GLOO] == "lo"
+
+
+def test_evaluations_elsewhere_choose_for_themselves() -> None:
+    chosen = {"PATH": "/bin"}
+    choose_interface("127.0.0.1", chosen, local=True)
+    assert without_launcher(chosen) == {"PATH": "/bin"}
+
+
+def test_the_error_names_interface_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # nobody listens
+        place = Place(1, 2, 1, 2, "127.0.0.1", listener.getsockname()[1])
+        with pytest.raises(RunError) as caught:
+            world._join(place, torch.device("cpu"), 0.5)
+    said = str(caught.value)
+    assert "did not meet all 2 ranks at 127.0.0.1:" in said
+    assert "by the network interface lo: " in said
+    assert "GLOO_SOCKET_IFNAME" in said
+    assert "NCCL_SOCKET_IFNAME" in said
+    assert "\n" not in said
