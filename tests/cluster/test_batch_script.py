@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
-from tests.cluster.clients import Clients
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 TRAINING = ("train_coco.sh", "train_cub.sh", "pretrain_damsm.sh", "sweep_masks.sh")
@@ -69,58 +68,3 @@ def test_term_is_answered_while_the_step_still_saves(tmp_path: Path) -> None:
     (tmp_path / "go").write_text("now")
     assert shell.wait(30) == 75
     assert asked(tmp_path) == ["begin", "TERM", "75"]
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "by_hand"),
-    [
-        ("evaluate.sh", ["run=runs/a b"], "evaluation.merge=true"),
-        ("build_shards.sh", ["output=d", "split=test"], "t2i_hpc.shards merge d/test"),
-    ],
-)
-def test_a_merge_that_cannot_be_submitted_costs_no_shard(
-    clients: Clients, tmp_path: Path, name: str, words: list[str], by_hand: str
-) -> None:
-    clients.answer("squeue")
-    clients.answer("sbatch", "Access/permission denied", 1)
-    clients.answer("srun")
-    done = array_script(tmp_path, name, words)
-    assert done.returncode == 0, done.stderr
-    assert "the merge could not be submitted" in done.stderr
-    assert by_hand in done.stderr
-    assert clients.calls[-1].startswith("srun ")
-
-
-@pytest.mark.parametrize("name", ["evaluate.sh", "build_shards.sh"])
-def test_a_first_shard_that_is_requeued_submits_one_merge(
-    clients: Clients, tmp_path: Path, name: str
-) -> None:
-    """Whether it was requeued before it could, or after it had."""
-    clients.answer("sbatch")
-    clients.answer("srun")
-    for queue, merges in (("", 1), ("8 gpu merge-7", 1)):
-        clients.answer("squeue", queue)
-        assert array_script(tmp_path, name, ["output=d"], SLURM_RESTART_COUNT="1").returncode == 0
-        assert len([call for call in clients.calls if call.startswith("sbatch ")]) == merges
-
-
-def array_script(
-    folder: Path, name: str, words: list[str], **more: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a script as the first element of an array, with the clients that a test has."""
-    variables = {
-        "SLURM_SUBMIT_DIR": str(folder),
-        "SLURM_ARRAY_JOB_ID": "7",
-        "SLURM_ARRAY_TASK_ID": "1",
-        "SLURM_ARRAY_TASK_MIN": "1",
-        "SLURM_ARRAY_TASK_COUNT": "2",
-        "SLURM_JOB_PARTITION": "gpu",
-    }
-    return subprocess.run(
-        ["bash", str(SCRIPTS / name), *words],
-        env={**os.environ, **variables, **more},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -89,6 +90,21 @@ def submit(lab: Lab, script: str, folder: Path, options: Collection[str], *words
         "sbatch", "--parsable", f"--chdir={folder}", *options, str(SCRIPTS / script), *words
     )
     return done.split(";")[0]
+
+
+def run_script(lab: Lab, script: str, *words: str) -> str:
+    """Run a script that launches, as a person does on a login node; return what it prints."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), lab.environment["PATH"]])
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / script), *ON_CPUS, *words],
+        env={**environment(), **lab.environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def state_of(lab: Lab, job: str) -> str:

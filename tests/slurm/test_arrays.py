@@ -11,7 +11,7 @@ from t2i_hpc.cluster.jobs import read_jobs
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.data.manifest import Manifest
 from tests.doors.trained import make_run
-from tests.slurm.jobs import DONE, launch, launched, state_of, submit, wait_for, wait_until
+from tests.slurm.jobs import DONE, launch, launched, run_script, state_of, wait_for, wait_until
 from tests.slurm.lab import Lab
 from tests.support.data import make_image_folder, make_shards
 from tests.support.training import run_door
@@ -71,14 +71,14 @@ def test_parts_of_a_split_are_followed_to_their_merge(lab: Lab, tmp_path: Path) 
 def test_a_script_makes_shards_in_parts(lab: Lab, tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "images", range(4))
     words = (f"images={images}", f"output={tmp_path}/shards", "shard_samples=2", "split=test")
-    submit(lab, "build_shards.sh", tmp_path / "work", ("--array=1-2", "--cpus-per-task=1"), *words)
+    run_script(lab, "build_shards.sh", *words, "cluster.parts=2")
+    assert [record.task for record in read_jobs(tmp_path / "shards")] == ["shards"] * 3
     wait_until((tmp_path / "shards/test/manifest.json").exists, "a split", 180)
     assert Manifest.load(tmp_path / "shards/test").sample_count == 4
 
 
-def test_a_script_scores_in_shards(lab: Lab, run: Path, tmp_path: Path) -> None:
-    options = ("--array=0-1", "--cpus-per-task=1", "--gpus-per-node=0")
-    submit(lab, "evaluate.sh", tmp_path / "work", options, f"run={run}", *SETTINGS)
+def test_a_script_scores_in_shards(lab: Lab, run: Path) -> None:
+    run_script(lab, "evaluate.sh", f"run={run}", *SETTINGS, "evaluation.shards=2")
     wait_until((run / "scores.jsonl").exists, "a score", 240)
     (row,) = read_json_lines(run / "scores.jsonl")
     assert row["n"] == 10
