@@ -33,11 +33,14 @@ class Work:
         task: name of the door.
         words: its command line, including ``--config-dir=…`` where one is used.
         folder: what it writes into; its job's files lie in ``folder/jobs``.
+        merge_gpus: for a merge of what other jobs computed, the GPUs that it can use; None for
+            all other work.
     """
 
     task: str
     words: tuple[str, ...]
     folder: Path
+    merge_gpus: int | None = None
 
 
 @dataclass(frozen=True)

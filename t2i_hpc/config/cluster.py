@@ -75,6 +75,13 @@ class ClusterConfig:
         "slurm, task=shards: jobs that share the work; the parts are merged by one more",
         minimum=1,
     )
+    merge_gpus: int | None = setting(
+        None,
+        "slurm: GPUs of the job that merges shards; empty: 1 for KID, precision and recall, else 0",
+        unit="GPUs",
+        minimum=0,
+        maximum=1,
+    )
     setup: list[str] = setting(
         [], "slurm: shell lines before the task, e.g. 'cluster.setup=[\"module load cuda/12.4\"]'"
     )

@@ -100,16 +100,21 @@ def _comparison(
     )
 
 
-def missing_shards(config: EvaluateConfig) -> list[int]:
-    """Return the shards of ``evaluation.shards`` whose valid files are not there, ascending.
+def missing_shards(config: EvaluateConfig, shards: int | None = None) -> list[int]:
+    """Return the evaluation shards whose valid files are not there, ascending.
 
     No network is built. A shard counts as missing when a file of either side, of any of the
     checkpoints that are named, is missing, damaged or of another protocol.
 
+    Args:
+        config: of the command ``evaluate``.
+        shards: how many there are; None for ``evaluation.shards``.
+
     Raises:
         UserError: as :func:`comparisons`.
     """
-    return sorted({part for comparison in comparisons(config) for part in comparison.missing()})
+    compared = comparisons(config, shards=shards)
+    return sorted({part for comparison in compared for part in comparison.missing()})
 
 
 def refuse_missing(comparison: Comparison, config: EvaluateConfig) -> None:

@@ -37,9 +37,9 @@ class Order:
     config: Any
     cluster: ClusterConfig
 
-    def work(self, folder: Path, *more: str) -> Work:
+    def work(self, folder: Path, *more: str, merge_gpus: int | None = None) -> Work:
         """Return the work of these words, and some more."""
-        return Work(self.task, (*self.words, *more), folder)
+        return Work(self.task, (*self.words, *more), folder, merge_gpus)
 
 
 def plan_of(order: Order) -> Plan:
@@ -96,14 +96,31 @@ def _evaluation(order: Order) -> Plan:
     folder, settings = first.output, config.evaluation
     pinned = () if config.images else _pinned(Path(config.run), config.checkpoint)
     name = f"evaluate-{folder.name}"
-    whole = settings.shards == 1 or settings.shard is not None or settings.merge
-    if whole or order.cluster.name == "local" or order.cluster.ranks > 1:
-        return Plan(name, (order.work(folder, *pinned),), folder)  # the ranks share the shards
-    merge = order.work(folder, *pinned, "evaluation.merge=true")
+    gpus = _gpus_of_merge(config)
+    if settings.merge:
+        return Plan(name, (order.work(folder, *pinned, merge_gpus=gpus),), folder)
+    whole = Plan(name, (order.work(folder, *pinned),), folder)  # its ranks share the shards
+    if settings.shard is not None or order.cluster.name == "local":
+        return whole
+    count = max(settings.shards, order.cluster.ranks)  # of a job with as many ranks
     shards = [
-        order.work(folder, *pinned, f"evaluation.shard={shard}") for shard in missing_shards(config)
+        order.work(folder, *pinned, f"evaluation.shard={shard}")
+        for shard in missing_shards(config, count)
     ]
-    return Plan(name, tuple(shards), folder, merge) if shards else Plan(name, (merge,), folder)
+    more = () if count == settings.shards else (f"evaluation.shards={count}",)
+    merge = order.work(folder, *pinned, *more, "evaluation.merge=true", merge_gpus=gpus)
+    if not shards:
+        return Plan(name, (merge,), folder)
+    if settings.shards == 1 or order.cluster.ranks > 1:
+        return whole
+    return Plan(name, tuple(shards), folder, merge)
+
+
+def _gpus_of_merge(config: EvaluateConfig) -> int:
+    """Return how many GPUs have something to do in a merge: features are compared on one."""
+    from t2i_hpc.metrics.values import WITH_ROWS
+
+    return int(config.device != "cpu" and bool(WITH_ROWS & {*config.evaluation.metrics}))
 
 
 def _pinned(run: Path, checkpoint: str) -> tuple[str, ...]:
@@ -141,7 +158,7 @@ def _shards(order: Order) -> Plan:
         )
     works = [order.work(folder, f"part={number + 1}/{parts}") for number in range(parts)]
     merged = folder if config.test_fraction else folder / config.split
-    merge = Work(order.task, ("merge", str(merged)), folder)
+    merge = Work(order.task, ("merge", str(merged)), folder, merge_gpus=0)
     return Plan(name, tuple(works), folder, merge)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
 from t2i_hpc.cluster.shared_folder import check_shared
-from t2i_hpc.cluster.slurm.client import has_client, run_client
+from t2i_hpc.cluster.slurm.client import NoAnswerError, has_client, run_client
+from t2i_hpc.cluster.slurm.merging import cluster_of
 from t2i_hpc.cluster.slurm.partitions import check_job
 from t2i_hpc.cluster.slurm.submission import batch_scripts
 from t2i_hpc.cluster.states import ask_states
@@ -18,6 +19,7 @@ from t2i_hpc.common.output import say
 from t2i_hpc.config.cluster import ClusterConfig
 
 _ONE_WRITER = ("train", "pretrain")
+_MERGE = "evaluation.merge=true"
 
 Living = Mapping[Work, JobRecord]
 """The works of a plan that a job in the queue does already, with that job."""
@@ -37,8 +39,24 @@ def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
     for folder in (plan.folder, Path.cwd()):
         check_shared(folder)
     if cluster.check:
-        _, script = next(batch_scripts(plan, cluster))  # the others ask for the same
+        scripts = [script for _, script in batch_scripts(plan, cluster)]
+        kinds = [*plan.works[:1], *([plan.then] if plan.then else [])]  # works ask for the same
+        for work, script in zip(kinds, (scripts[0], scripts[-1]), strict=False):
+            _check_job(cluster_of(work, cluster), script, merges=work.merge_gpus is not None)
+
+
+def _check_job(cluster: ClusterConfig, script: str, *, merges: bool) -> None:
+    try:
         check_job(cluster, script)
+    except NoAnswerError:
+        raise
+    except ClusterError as error:
+        if not merges or cluster.gpus_per_node:
+            raise
+        raise ClusterError(
+            f"the job that merges asks for no GPU: {error}; where the partition takes no jobs "
+            "without GPUs, set cluster.merge_gpus=1"
+        ) from error
 
 
 def living_works(plan: Plan) -> Living:
@@ -146,7 +164,16 @@ def _is_same(record: JobRecord, work: Work) -> bool:
     elsewhere = folder.is_absolute() and folder.resolve() != work.folder.resolve()
     if record.task != work.task or elsewhere:  # elsewhere: of a run that this one is a copy of
         return False
-    return record.task in _ONE_WRITER or _located(record.words) == _located(work.words)
+    if record.task in _ONE_WRITER or _located(record.words) == _located(work.words):
+        return True
+    if work.merge_gpus is None or _MERGE in record.words:
+        return False
+    return _located(_whole(record.words)) == _located(_whole(work.words))
+
+
+def _whole(words: Sequence[str]) -> list[str]:
+    """Return the words of the evaluation that merges as well, in one job of several ranks."""
+    return [word for word in words if word != _MERGE and not word.startswith("evaluation.shards=")]
 
 
 def _located(words: Sequence[str]) -> list[str]:

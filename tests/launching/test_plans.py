@@ -13,6 +13,7 @@ from t2i_hpc.common.errors import UserError
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.registry import TASK_SCHEMAS
+from t2i_hpc.evaluate import DOOR as EVALUATE
 from t2i_hpc.launching.plans import Order, plan_of, sweep_of
 from tests.doors.trained import make_run
 from tests.support.data import make_image_folder
@@ -61,13 +62,46 @@ def test_a_whole_evaluation_is_one_job_of_any_ranks(run: Path) -> None:
     assert (len(made.works), made.then) == (1, None)  # of eight ranks that share both shards
 
 
+def test_a_merge_has_work_for_a_gpu_where_features_are_compared(run: Path) -> None:
+    few = ("evaluation.shards=3", "evaluation.kid_subset_size=5")
+
+    def gpus(*words: str) -> int | None:
+        made = plan("evaluate", f"run={run}", "evaluation=demo", *few, *words)
+        assert {work.merge_gpus for work in made.works} == {None}
+        assert made.then is not None
+        return made.then.merge_gpus
+
+    assert gpus("evaluation.metrics=[fid]") == 0
+    assert gpus("evaluation.metrics=[fid,kid]") == 1
+    assert gpus("evaluation.metrics=[precision_recall]") == 1
+    assert gpus("evaluation.metrics=[kid]", "device=cpu") == 0
+
+
+def test_an_evaluation_of_which_the_merge_is_left_is_a_merge(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "whole"))
+    small = (
+        "evaluation.images=10",
+        "evaluation.batch_size=4",
+    )
+    fid = ("evaluation.split=train", "evaluation.metrics=[fid]")
+    words = (f"run={run}", "device=cpu", "evaluation=demo", *small, *fid)
+    assert plan("evaluate", *words, gpus_per_node=2).works[0].merge_gpus is None
+    assert EVALUATE.open([*words, "evaluation.shards=3"]) == 0
+    for more, ranks in (((), 3), (("evaluation.shards=3",), 1)):
+        made = plan("evaluate", *words, *more, gpus_per_node=ranks)
+        (merge,) = made.works
+        assert (merge.merge_gpus, made.then) == (0, None)
+        assert merge.words[-1] == "evaluation.merge=true"
+        assert "evaluation.shards=3" in merge.words
+
+
 def test_parts_of_shards_and_their_merge(tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "images", range(3))
     words = (f"images={images}", f"output={tmp_path / 'out'}")
     made = plan("shards", *words, parts=2)
     assert [work.words[-1] for work in made.works] == ["part=1/2", "part=2/2"]
     target = str(tmp_path / "out" / "train")
-    assert made.then == Work("shards", ("merge", target), tmp_path / "out")
+    assert made.then == Work("shards", ("merge", target), tmp_path / "out", merge_gpus=0)
     assert not (tmp_path / "out").exists()
     Path(target).mkdir(parents=True)
     with pytest.raises(UserError, match="is there already"):

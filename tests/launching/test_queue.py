@@ -116,6 +116,15 @@ def test_a_merge_waits_for_new_and_living_shards(clients: Clients, tmp_path: Pat
     assert after["6"] == ("5_0", "5_1", "500")
 
 
+@pytest.mark.usefixtures("clients")
+def test_a_job_of_several_ranks_that_still_scores_is_not_merged_beside(tmp_path: Path) -> None:
+    submitted("5_0", work(tmp_path, "run=x", "evaluation.images=9", task="evaluate"))
+    for images, known in ((9, True), (8, False)):
+        words = ("run=x", f"evaluation.images={images}", "evaluation.shards=4")
+        merge = Work("evaluate", (*words, "evaluation.merge=true"), tmp_path, merge_gpus=0)
+        assert bool(living_works(Plan("x", (merge,), tmp_path))) == known
+
+
 def test_a_silent_controller_lets_nothing_be_submitted_twice(
     clients: Clients, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord, Plan, Work, record_jobs
 from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
+from t2i_hpc.cluster.slurm.merging import cluster_of
 from t2i_hpc.cluster.slurm.node import Start
 from t2i_hpc.cluster.slurm.options import (
     Options,
@@ -72,12 +73,13 @@ def submit(
 def batch_scripts(plan: Plan, cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
     """Give for each job of a plan a title and the whole batch script, and submit nothing."""
     for chunk in _chunks(plan.works):
-        executor = _executor(plan.folder, plan.name, cluster)
+        executor = _executor(plan.folder, plan.name, cluster_of(chunk[0], cluster))
         if len(chunk) > 1:
             executor.parameters["map_count"] = len(chunk)
         yield _title(chunk), _script(executor)
     if plan.then:
-        yield _title([plan.then]), _script(_executor(plan.folder, _name_of_last(plan), cluster))
+        own = cluster_of(plan.then, cluster)
+        yield _title([plan.then]), _script(_executor(plan.folder, _name_of_last(plan), own))
 
 
 @dataclasses.dataclass
@@ -102,17 +104,23 @@ class _Submission:
     def _submit(self, works: Sequence[Work], name: str, after: Sequence[str]) -> str:
         """Submit works as one job; return its number without that of an element."""
         link_without_percent(self.plan.folder.absolute() / JOBS_FOLDER)
-        executor = _executor(self.plan.folder, name, self.cluster, after)
+        cluster = cluster_of(works[0], self.cluster)
+        executor = _executor(self.plan.folder, name, cluster, after)
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # errors are raised, too
             jobs = [executor.submit(Start(work.task, work.words)) for work in works]
         numbers = [str(job.job_id) for job in jobs]
-        self._record(works, numbers, name, after)
+        self._record(works, numbers, name, after, cluster)
         parent = numbers[0].partition("_")[0]
         self.snapshot.write(self.plan.folder / JOBS_FOLDER, parent)
         return parent
 
     def _record(
-        self, works: Sequence[Work], jobs: Sequence[str], name: str, after: Sequence[str]
+        self,
+        works: Sequence[Work],
+        jobs: Sequence[str],
+        name: str,
+        after: Sequence[str],
+        cluster: ClusterConfig,
     ) -> None:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         for work, job in zip(works, jobs, strict=True):
@@ -123,7 +131,7 @@ class _Submission:
                 words=work.words,
                 folder=str(work.folder),
                 log=str(log_of(self.plan.folder, job)),
-                cluster=dataclasses.asdict(self.cluster),
+                cluster=dataclasses.asdict(cluster),
                 submitted=now,
                 follows=self.follows,
                 after=tuple(after),
