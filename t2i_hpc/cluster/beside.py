@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER
+from t2i_hpc.cluster.slurm.client import SETTINGS_OF_PEOPLE
 from t2i_hpc.common.network import without_chosen_interface
 from t2i_hpc.common.stop_signals import STOP_SIGNALS
 
@@ -79,9 +80,12 @@ class EvaluationsBeside:
 
 
 def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what says that this process is a rank or part of a job."""
+    """Return an environment without what says that this process is a rank or part of a job.
+
+    What a person set for all of Slurm's clients stays.
+    """
     return {
         name: value
         for name, value in without_chosen_interface(environment).items()
-        if name == "SLURM_CONF" or not (name.startswith(_LAUNCHERS) or name in _RANKS)
+        if name in SETTINGS_OF_PEOPLE or not (name.startswith(_LAUNCHERS) or name in _RANKS)
     }

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
 from t2i_hpc.cluster.jobs import Plan, Work
@@ -25,7 +25,7 @@ from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.sessions import DONE, read_sessions
-from t2i_hpc.config.compose import compose_config, from_yaml, parse, refuse_axis
+from t2i_hpc.config.compose import compose_config, from_yaml, parse, refuse_axis, split_values
 from t2i_hpc.config.registry import TASK_SCHEMAS
 
 FILE_NAME = "sweep.json"
@@ -161,7 +161,7 @@ def _axes(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _values(override: Override) -> tuple[str, ...]:
     try:
-        values = tuple(dict.fromkeys(override.sweep_string_iterator()))
+        values = tuple(dict.fromkeys(_written(override) or override.sweep_string_iterator()))
     except HydraException as error:
         raise ConfigurationError(
             f"{override.input_line} cannot be counted: name the values, e.g. "
@@ -170,6 +170,21 @@ def _values(override: Override) -> tuple[str, ...]:
     if not values:
         raise ConfigurationError(f"{override.input_line} holds no value")
     return values
+
+
+def _written(override: Override) -> list[str]:
+    """Return the values of ``a,b`` or ``choice(a,b)`` as they were written; [] of other sweeps.
+
+    hydra's grammar would make 100000.0 of the name 1e5.
+    """
+    _, _, text = (override.input_line or "").partition("=")
+    sweep = override.value()
+    if not isinstance(sweep, ChoiceSweep) or sweep.shuffle:
+        return []
+    if not sweep.simple_form:
+        text = text.strip().removeprefix("choice(").removesuffix(")")
+    values = split_values(text, "{}[]()")
+    return values if all(values) and len(values) == len(sweep.list) else []
 
 
 def _point(

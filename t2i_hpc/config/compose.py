@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -114,14 +114,33 @@ def _items(value: str) -> list[str]:
     """
     if not (value.startswith("[") and value.endswith("]")) or re.search(r"""["'\\$]""", value):
         return []
-    items, depth = [""], 0
-    for letter in value[1:-1]:
-        depth += (letter in "{[") - (letter in "}]")
-        if letter == "," and not depth:
-            items.append("")
-        else:
-            items[-1] += letter
-    return [quoted(item.strip()) for item in items] if not depth and all(items) else []
+    items = split_values(value[1:-1])
+    return [quoted(item) for item in items] if all(items) else []
+
+
+def split_values(text: str, brackets: str = "{}[]") -> list[str]:
+    """Split text at its commas, but for those in quotes or brackets, or behind a backslash.
+
+    Args:
+        text: e.g. ``1e5, "a,b", {c,d}``, which are three values.
+        brackets: pairs that hold values together.
+
+    Returns:
+        each value as it was written, without spaces around it; [""] where brackets do not match.
+    """
+    values, depth, quote, escaped = [""], 0, "", False
+    for letter in text:
+        if letter == "," and not (depth or quote or escaped):
+            values.append("")
+            continue
+        values[-1] += letter
+        if escaped or letter == "\\":
+            escaped = not escaped
+        elif quote or letter in "\"'":
+            quote = "" if letter == quote else quote or letter
+        elif letter in brackets:
+            depth += 1 if brackets.index(letter) % 2 == 0 else -1
+    return [""] if depth else [value.strip() for value in values]
 
 
 def refuse_axis(override: Override, advice: str = "") -> None:
@@ -255,15 +274,27 @@ def _compose(task: str, words: list[str], roots: Sequence[Path]) -> DictConfig:
 def _as_written(override: Override, composed: DictConfig) -> str:
     """Return an override whose value is text as it was written, where the key is one of text.
 
-    hydra's grammar would make 100000.0 of the name 1e5, and True of true.
+    hydra's grammar would make 100000.0 of the name 1e5, and True of true; also inside a list.
     """
     word = override.input_line or ""
-    if _is_group(override) or not isinstance(override.value(), (bool, int, float)):
+    if _is_group(override):
         return word
-    if not isinstance(OmegaConf.select(composed, override.key_or_group), str):
-        return word
-    key, _, value = word.partition("=")
-    return f"{key}={quoted(value)}"
+    key, _, written = word.partition("=")
+    value, present = override.value(), OmegaConf.select(composed, override.key_or_group)
+    if isinstance(present, str) and _is_misread(value):
+        return f"{key}={quoted(written)}"
+    if isinstance(present, ListConfig) and isinstance(value, list):
+        items = split_values(written.strip()[1:-1])
+        if present._metadata.element_type is str and len(items) == len(value):
+            pairs = zip(value, items, strict=True)
+            texts = [quoted(item) if _is_misread(each) else item for each, item in pairs]
+            return f"{key}=[{','.join(texts)}]"
+    return word
+
+
+def _is_misread(value: object) -> bool:
+    """Whether hydra's grammar made something other than text of what was written."""
+    return isinstance(value, (bool, int, float))
 
 
 def _is_group(override: Override) -> bool:

@@ -84,7 +84,7 @@ def lose(folder: Path, job: str, *hosts: str) -> None:
 @pytest.mark.parametrize("code", [0, 1, 2, 77])
 def test_an_end_that_stays_what_it_is(here: Here, tmp_path: Path, code: int) -> None:
     assert afterwards(submitted(tmp_path / "run", here.job), code) == code
-    assert here.clients.calls == []
+    assert here.changes == []
 
 
 @pytest.mark.parametrize("code", [75, 76, 137, 143])
@@ -125,6 +125,7 @@ def test_a_job_that_is_to_end_ends(here: Here, tmp_path: Path) -> None:
         (("NodeDown", 0, "None"), False),
         (("TimeLimit", 0, "None"), True),
         (("JobLaunchFailure", 0, "None"), True),  # the batch script was killed
+        (("NonZeroExitCode", 0, "None"), True),  # of an earlier start: this script still runs
         (("None", 0, "2026-11-28T05:33:15"), True),
     ],
 )
@@ -139,9 +140,36 @@ def test_a_job_that_slurm_ends_is_requeued_where_nobody_wants_its_end(
     assert here.requeues == 2 * requeued
 
 
+@pytest.mark.parametrize(
+    ("reason", "outcome", "resumed"),
+    [
+        ("TimeLimit", "", True),  # before the step began: "Job/step already completing"
+        ("NonZeroExitCode", "", True),
+        ("TimeLimit", "failed", False),  # a traceback at that moment
+        ("None", "", False),  # scancel
+    ],
+)
+def test_a_launcher_that_ends_with_1_because_slurm_ends_the_job_is_no_defect(
+    here: Here, tmp_path: Path, reason: str, outcome: str, resumed: bool
+) -> None:
+    here.is_in(COMPLETING.format(reason, 0, "None"))
+    requeued, chain = (tmp_path / on_stop for on_stop in ("requeue", "chain"))
+    for run in (requeued, chain):
+        submitted(run, here.job, on_stop=run.name)
+        if outcome:
+            words: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
+            write_end(run, write_begin(run, job=here.job, hosts=("n1",), **words), outcome, 0)
+    submitted(chain, "8", here.job)
+    afterwards(requeued, 1)
+    afterwards(chain, 1)
+    assert here.changes == [here.requeue if resumed else "scancel --quiet 8"]
+
+
 def test_what_was_requeued_while_its_task_saved_is_no_failure(here: Here, tmp_path: Path) -> None:
     here.is_in("JobState=PENDING Reason=BeginTime Restarts=1")
-    assert afterwards(submitted(tmp_path / "run", here.job), 75) == 75
+    run = submitted(tmp_path / "run", here.job)
+    assert (afterwards(run, 75), afterwards(run, 1)) == (75, 143)
+    assert not starts_of(run, [here.job])
     assert here.requeues == 0
 
 

@@ -57,6 +57,20 @@ def test_points_are_the_product_of_the_axes(plan: Planner, shards: Path) -> None
     assert values == [(mask, seed) for mask in "234" for seed in ("seed=1", "seed=2")]
 
 
+@pytest.mark.parametrize("written", ["1e5,2e5", "choice(1e5, 2e5)", "'1e5',2e5"])
+def test_a_sweep_over_names_takes_them_as_they_were_written(plan: Planner, written: str) -> None:
+    made = plan(f"name={written}", "seed=1,2")
+    names = [compose_config("train", work.words, TrainConfig).name for work in made.works]
+    assert names == ["1e5", "1e5", "2e5", "2e5"]
+
+
+@pytest.mark.parametrize("written", ['"a,b",c', r"a\,b,c", '"a,b",c,c'])
+def test_names_of_a_sweep_may_hold_commas(plan: Planner, written: str) -> None:
+    made = plan(f"name={written}")
+    configs = [compose_config("train", work.words, TrainConfig) for work in made.works]
+    assert [config.name for config in configs] == ["a,b", "c"]
+
+
 def test_what_is_written_is_read_again(plan: Planner, tmp_path: Path) -> None:
     made = plan("seed=1,2", "engine.compile=[generator],[]")
     moved = tmp_path / "elsewhere"

@@ -40,6 +40,24 @@ def test_a_name_is_the_name_that_was_written(tmp_path: Path, text: str) -> None:
     assert compose_config("train", [f"name={text}"], TrainConfig).name == text
 
 
+@pytest.mark.parametrize(
+    ("written", "values"),
+    [
+        ("[1e5]", ["1e5"]),
+        ("[012, on,null_, 2.0]", ["012", "on", "null_", "2.0"]),
+        ("""["module load a,b",'x y',1.10]""", ["module load a,b", "x y", "1.10"]),
+        ("[module load cuda/12.10, true]", ["module load cuda/12.10", "true"]),
+        (r"[a\,b,1_000]", ["a,b", "1_000"]),
+        ('["1e5","true"]', ["1e5", "true"]),
+        ("[]", []),
+    ],
+)
+def test_a_list_of_text_is_what_was_written(
+    tmp_path: Path, written: str, values: list[str]
+) -> None:
+    assert launch_config(tmp_path, "", f"cluster.setup={written}").cluster.setup == values
+
+
 def test_other_values_are_what_their_keys_are(tmp_path: Path) -> None:
     text = "gpus_per_node: 08\nmemory_per_node: 1e2\ncheck: off\ntasks_per_node: null\n"
     cluster = launch_config(tmp_path, f"{text}setup: [module load cuda/12.4, 1.10]").cluster

@@ -99,5 +99,6 @@ def test_a_failed_evaluation_is_told_and_the_training_is_done(tmp_path: Path) ->
 
 
 def test_an_evaluation_is_no_rank_of_the_training() -> None:
-    outer = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_JOB_ID": "1", "RANK": "3", "HOME": "/h"}
-    assert without_launcher(outer) == {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/h"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_JWT": "x", "SLURM_CLUSTERS": "a", "HOME": "/h"}
+    outer = {**kept, "SLURM_JOB_ID": "1", "SLURM_CLUSTER_NAME": "a", "RANK": "3"}
+    assert without_launcher(outer) == kept

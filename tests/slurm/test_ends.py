@@ -184,6 +184,25 @@ def test_a_job_that_slurm_ends_while_it_saves_has_a_successor(
     assert [each.job for each in read_jobs(ended[kind].folder)] == [first.job, successor.job]
 
 
+STALE_END = """
+import ctypes, glob, sys
+(library,) = glob.glob("/usr/lib/*/slurm*/libslurmfull.so")
+slurm = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+slurm.slurm_init(None)
+sys.exit(slurm.slurm_complete_job(ctypes.c_uint32(int(sys.argv[1])), ctypes.c_uint32(1 << 8)))
+"""
+
+
+def test_a_job_that_slurm_takes_for_ended_is_requeued(lab: Lab, tmp_path: Path) -> None:
+    """As where a busy controller handles the last message of an earlier start too late."""
+    folder = tmp_path / "run"
+    job = Script(folder, f"{RESUMED}; {SAVES}").submit(lab)
+    wait_until(lambda: "at work" in said(folder, job), "it works")
+    lab.run(sys.executable, "-c", STALE_END, job)
+    wait_for(lab, job, DONE, folder)
+    assert f"job {job} is requeued" in said(folder, job)
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_chain_ends_with_the_work(lab: Lab, tmp_path: Path, code: int) -> None:
     folder = tmp_path / "run"

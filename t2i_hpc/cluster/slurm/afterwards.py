@@ -68,8 +68,7 @@ def on_term(folder: Path) -> None:
     if known.was_cancelled() or own.fate is Fate.CANCELLED:
         _withdraw(known)
         return
-    ends = own.fate in (Fate.TIME_LIMIT, Fate.PREEMPTED, Fate.SCRIPT_LOST)
-    if not ends or known.chains or known.cluster.on_stop == "end":
+    if not own.fate.ends_work or known.chains or known.cluster.on_stop == "end":
         return
     if (idle := count_idle(known.starts(), known.progress())) > known.cluster.max_restarts:
         _say(gives_up(known, idle))
@@ -85,11 +84,15 @@ def on_term(folder: Path) -> None:
 
 
 def _told(known: KnownJob, code: int) -> int:
-    """Return the exit code of the run where a launcher like torchrun ends with 1 whatever it is."""
+    """Return what really ended a task whose launcher ends with 1 whatever it is.
+
+    torchrun does, and srun where Slurm ends the job before its step begins ("already completing").
+    """
     last = next(iter(reversed(read_sessions(known.work))), None)
-    if last is None or (last.job, last.restart) != (known.job, known.restart):
-        return code
-    return {SESSION_STOPPED: STOPPED, SESSION_LOST: LOST_RANK}.get(last.outcome or "", code)
+    if last is not None and (last.job, last.restart) == (known.job, known.restart) and last.outcome:
+        return {SESSION_STOPPED: STOPPED, SESSION_LOST: LOST_RANK}.get(last.outcome, code)
+    what = fate.ask(known.job).fate
+    return _TERMINATED if what.ends_work or what is Fate.REQUEUED else code
 
 
 def _is_over(known: KnownJob, code: int) -> int:

@@ -27,6 +27,7 @@ class Fate(enum.Enum):
     TIME_LIMIT = "its time limit is reached"
     PREEMPTED = "it was preempted"
     SCRIPT_LOST = "its batch script was killed"
+    STALE_END = "Slurm took the end of an earlier start for that of this one"
     REQUEUED = "it is requeued"
     CANCELLED = "it was cancelled"
     OTHER = "Slurm ends it"
@@ -37,12 +38,15 @@ class Fate(enum.Enum):
         """Whether Slurm takes a requeue now, and nobody asked for one or for the job's end."""
         return self in _CAN_BE_REQUEUED
 
+    @property
+    def ends_work(self) -> bool:
+        """Whether Slurm ends the job although nobody asked for its end."""
+        return self in _ENDS_WORK
 
-_CAN_BE_REQUEUED = {
+
+_ENDS_WORK = {Fate.TIME_LIMIT, Fate.PREEMPTED, Fate.SCRIPT_LOST, Fate.STALE_END}
+_CAN_BE_REQUEUED = _ENDS_WORK | {
     Fate.RUNS,
-    Fate.TIME_LIMIT,
-    Fate.PREEMPTED,
-    Fate.SCRIPT_LOST,
     Fate.UNKNOWN,  # of a task that stopped by itself; Slurm refuses what cannot be
 }
 
@@ -89,6 +93,9 @@ def _fate(found: dict[str, str]) -> Fate:
         (reason == "TimeLimit", Fate.TIME_LIMIT),
         (bool(found.get("PreemptTime")), Fate.PREEMPTED),
         (reason == "JobLaunchFailure", Fate.SCRIPT_LOST),
+        # The exit code of the script that asks, which has not ended. A busy controller may handle
+        # the last message of the start before only when this one runs.
+        (reason == "NonZeroExitCode", Fate.STALE_END),
         (not reason, Fate.CANCELLED),
     )
     return next((fate for holds, fate in signs if holds), Fate.OTHER)
