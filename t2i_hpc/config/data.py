@@ -175,7 +175,7 @@ class ShardsConfig:
     )
     size: int = setting(
         304,
-        "shorter side that is stored; smaller images are kept as they are",
+        "shorter side that is stored; smaller images are kept as they are; not for format=original",
         unit="px",
         minimum=16,
         maximum=4096,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.building.conversion import is_verbatim, storing
+from t2i_hpc.data.building.conversion import LOSSLESS, is_verbatim, storing
 from t2i_hpc.data.building.finish import Built, finish, refuse_rejected, summed_up
 from t2i_hpc.data.building.identity import identities
 from t2i_hpc.data.building.shard import Note, Task, TooManyRejected, note_of, rejection
@@ -38,6 +38,8 @@ _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 HELD_OUT = "test"
 _HASHED = 1 << 64
+_LOSSY = ("jpeg", "webp")
+_SCALED = (*_LOSSY, LOSSLESS)
 
 
 def write_shards(config: ShardsConfig) -> Manifest:
@@ -197,11 +199,19 @@ def _jobs(config: ShardsConfig) -> list[_Job]:
 
 
 def _check_settings(config: ShardsConfig) -> None:
-    """Refuse settings that the source would pass over.
+    """Refuse settings that the source or the format would pass over.
 
     Raises:
         DataError: names the first of them.
     """
+    default = ShardsConfig()
+    for key, formats in (("size", _SCALED), ("quality", _LOSSY)):
+        value = getattr(config, key)
+        if config.format not in formats and value != getattr(default, key):
+            raise DataError(
+                f"{key}={value} has no meaning with format={config.format}: leave it out, or take "
+                f"{' or '.join(f'format={form}' for form in formats)}"
+            )
     tars, plain = ("index",), ("coco", "folder", "index")
     for key, value, sources in (
         ("image_member", config.image_member, tars),

@@ -10,9 +10,10 @@ from typing import IO, Any
 
 import pytest
 
-from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.sessions import is_held
 from t2i_hpc.data.storage.cache import Beat, Cache
+from t2i_hpc.engine.engines.compilation import compiling
 from t2i_hpc.engine.run_directory import locked
 from t2i_hpc.metrics.locks import alone
 
@@ -62,6 +63,38 @@ def test_a_file_system_without_locks_is_no_second_writer(
     with locked(tmp_path):
         pass
     assert "has no file locks" in caplog.text
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_a_killed_compilation_left_is_removed_by_who_holds_the_lock(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    locks: bool,
+) -> None:
+    """Without locks it may be that of a process which compiles now; torch then waits for it."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    left = tmp_path / "utils" / "lock"
+    left.parent.mkdir()
+    left.touch()
+    with compiling():
+        assert left.exists() == (not locks)
+    assert ("set TORCH_EXTENSIONS_DIR to a folder on a local disk" in caplog.text) == (not locks)
+
+
+def test_a_folder_where_nothing_can_be_compiled_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file" / "folder"))
+    with pytest.raises(ConfigurationError, match="set TORCH_EXTENSIONS_DIR"), compiling():
+        pass
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data import writer
 from t2i_hpc.data.building import shard as shard_module
 from t2i_hpc.data.building.conversion import convert
+from t2i_hpc.data.building.workspace import locked
 from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.tars import write_tar
-from t2i_hpc.data.writer import build_split
+from t2i_hpc.data.writer import build_split, check_source
 from tests.support.data import draw_image, make_image_folder
 
 IMAGES, EACH = 23, 3
@@ -148,7 +149,7 @@ SLOW = """
 import time
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.building import shard
-from t2i_hpc.data.writer import build_split
+from t2i_hpc.data.writer import build_split, check_source
 
 convert = shard.convert
 
@@ -348,7 +349,8 @@ def test_a_full_disk_is_one_sentence(
 def test_what_will_not_fit_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, largest: int
 ) -> None:
-    config = replace(prepare(tmp_path), format=form)
+    config = prepare(tmp_path)
+    config = replace(config, format=form, size=304 if form == "original" else config.size)
     free = 19 * 512 * 3
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
     with monkeypatch.context() as patched:
@@ -359,3 +361,34 @@ def test_what_will_not_fit_is_refused_before_the_work(
         patched.setattr("shutil.disk_usage", lambda _: usage._replace(free=largest * 2))
         build_split(config)
     assert Manifest.load(Path(config.output) / "train").bytes <= largest * 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "form", "advice"),
+    [
+        ("size", 256, "original", "format=jpeg or format=webp or format=png"),
+        ("quality", 90, "original", "format=jpeg or format=webp"),
+        ("quality", 90, "png", "format=jpeg or format=webp"),
+    ],
+)
+def test_settings_that_a_format_has_no_use_for_are_refused(
+    tmp_path: Path, key: str, value: int, form: str, advice: str
+) -> None:
+    settings: dict[str, Any] = {key: value, "format": form}
+    config = ShardsConfig(images=str(tmp_path), output=str(tmp_path / "out"), **settings)
+    with pytest.raises(DataError) as refusal:
+        check_source(config)
+    assert f"{key}={value} has no meaning with format={form}" in str(refusal.value)
+    assert str(refusal.value).endswith(advice)
+    with pytest.raises(DataError, match="has no meaning"):
+        build_split(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_locks_of_a_build_have_the_mode_that_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        with locked(tmp_path / "lock", "busy"):
+            assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)

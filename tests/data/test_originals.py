@@ -26,9 +26,7 @@ def prepare(tmp_path: Path) -> ShardsConfig:
     for number, form in enumerate(FORMS):
         (images / f"{number}.jpg").write_bytes(image_bytes(number, form, 60, 48))
         (images / f"{number}.txt").write_text("one")
-    return ShardsConfig(
-        images=str(images), output=str(tmp_path / "out"), size=24, format="original"
-    )
+    return ShardsConfig(images=str(images), output=str(tmp_path / "out"), format="original")
 
 
 def opened(config: ShardsConfig) -> Split:
@@ -68,7 +66,6 @@ def test_what_a_box_cuts_becomes_png(tmp_path: Path) -> None:
         captions=str(captions),
         output=str(tmp_path / "out"),
         format="original",
-        size=24,
     )
     split = opened(config)
     original = decode(image_bytes(2, "JPEG", 80, 60))  # the first of the second species
@@ -77,6 +74,6 @@ def test_what_a_box_cuts_becomes_png(tmp_path: Path) -> None:
 
 
 def test_png_is_lossless_and_scaled(tmp_path: Path) -> None:
-    split = opened(replace(prepare(tmp_path), format="png"))
+    split = opened(replace(prepare(tmp_path), format="png", size=24))
     scaled = draw_image(1, 60, 48).resize((30, 24), Image.Resampling.BILINEAR)
     assert np.array_equal(split.image(1), np.asarray(scaled))

@@ -214,7 +214,7 @@ def locked(
 def _acquire(path: Path, told: str, kind: int, wait: bool) -> int:
     deadline, said = time.monotonic() + PATIENCE, False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
         if _lock(descriptor, kind) and _is_same(descriptor, path):
             return descriptor
         os.close(descriptor)

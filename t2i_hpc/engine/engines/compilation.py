@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from t2i_hpc.common.errors import ConfigurationError
+
+_LOG = logging.getLogger("t2i_hpc")
 
 
 def require_compilation(wanted: str, otherwise: str) -> None:
@@ -44,14 +48,44 @@ def require_compilation(wanted: str, otherwise: str) -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Let this process alone compile, or find what another has compiled."""
+    """Let this process alone compile, or find what another has compiled.
+
+    Raises:
+        ConfigurationError: what is compiled cannot be written where it belongs.
+    """
     from torch.utils.cpp_extension import get_default_build_root
 
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "t2i_hpc.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        for pattern in ("*/lock", "*/*/lock"):
-            for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / "t2i_hpc.lock").open("w")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write what DeepSpeed compiles into {folder} ({error.strerror}): set "
+            "TORCH_EXTENSIONS_DIR to a folder that can be written"
+        ) from error
+    with stream:
+        if _lock(stream, folder):
+            for pattern in ("*/lock", "*/*/lock"):
+                for left in folder.glob(pattern):
+                    left.unlink(missing_ok=True)
         yield
+
+
+def _lock(stream: IO[str], folder: Path) -> bool:
+    """Take the lock; return False, and say so, on a file system without any.
+
+    torch's own files still keep two processes apart there; nobody may remove them.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError as error:
+        _LOG.warning(
+            "the file system of %s has no file locks (%s): if this start hangs, a killed process "
+            "has left a file called lock there, so remove it, or set TORCH_EXTENSIONS_DIR to a "
+            "folder on a local disk",
+            folder,
+            error.strerror,
+        )
+        return False
+    return True
