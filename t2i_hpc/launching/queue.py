@@ -11,7 +11,7 @@ from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
 from t2i_hpc.cluster.shared_folder import check_shared
 from t2i_hpc.cluster.slurm.client import NoAnswerError, has_client, run_client
 from t2i_hpc.cluster.slurm.merging import cluster_of
-from t2i_hpc.cluster.slurm.partitions import check_job
+from t2i_hpc.cluster.slurm.partitions import check_job, check_notice
 from t2i_hpc.cluster.slurm.submission import batch_scripts
 from t2i_hpc.cluster.states import ask_states
 from t2i_hpc.common.errors import ClusterError
@@ -29,13 +29,15 @@ def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
     """Refuse what the cluster cannot do.
 
     Raises:
-        ClusterError: Slurm is not here or refuses the job, or a folder is not shared.
+        ClusterError: Slurm is not here or refuses the job, its time is too short, or a folder is
+            not shared.
     """
     if not has_client("sbatch"):
         raise ClusterError(
             "sbatch is not installed here: run this on a machine of the cluster that submits "
             "jobs (a login node), or take cluster=local"
         )
+    check_notice(cluster)
     for folder in (plan.folder, Path.cwd()):
         check_shared(folder)
     if cluster.check:

@@ -8,8 +8,15 @@ import pytest
 
 from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
 from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.launch import main
-from t2i_hpc.launching.queue import let_wait, living_works, say_what_lives, without_living
+from t2i_hpc.launching.queue import (
+    check_plan,
+    let_wait,
+    living_works,
+    say_what_lives,
+    without_living,
+)
 from tests.cluster.clients import Clients
 from tests.doors.trained import make_run
 from tests.support.training import TINY
@@ -149,3 +156,16 @@ def test_shards_of_an_evaluation_that_live_are_left_out(
     assert "2 of 3 are in the queue already (job 500 (2 tasks)), 1 new" in capfd.readouterr().out
     newest = max(read_jobs(run)[-2:], key=lambda record: len(record.after))
     assert newest.after == ("500_0", "500_2", "500")
+
+
+@pytest.mark.usefixtures("clients")
+@pytest.mark.parametrize(("time", "taken"), [("2", False), ("00:02:00", False), ("3", True)])
+def test_a_time_limit_is_longer_than_its_notice(tmp_path: Path, time: str, taken: bool) -> None:
+    """Each start would save one step and be requeued."""
+    plan = Plan("x", (work(tmp_path / "run"),), tmp_path / "run")
+    cluster = ClusterConfig(name="slurm", time=time, gpus_per_node=0, cpus_per_task=1)
+    if taken:
+        check_plan(plan, cluster)
+        return
+    with pytest.raises(ClusterError, match=r"not longer than cluster\.stop_before=120 seconds"):
+        check_plan(plan, cluster)

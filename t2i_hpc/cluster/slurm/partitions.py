@@ -103,6 +103,20 @@ def check_job(cluster: ClusterConfig, script: str) -> None:
     raise ClusterError(f"{refusals[0]}: {_asked(cluster)}{_offered(chosen)}; {_WAY_AROUND}")
 
 
+def check_notice(cluster: ClusterConfig) -> None:
+    """Refuse a time limit that is over before a job has done anything.
+
+    Raises:
+        ClusterError: the job would be told to stop as soon as it begins.
+    """
+    if cluster.stop_before >= 60 * minutes_of(cluster.time):
+        raise ClusterError(
+            f"cluster.time={cluster.time} is not longer than cluster.stop_before="
+            f"{cluster.stop_before} seconds, so the job would be told to stop as soon as it "
+            "begins: take a longer time, or a shorter notice"
+        )
+
+
 def minutes_of(text: str) -> int:
     """Return the minutes of a time limit as Slurm writes it, seconds rounded up.
 
