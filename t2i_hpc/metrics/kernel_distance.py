@@ -83,8 +83,8 @@ class _Subset:
 
     Attributes:
         rows: (x - c) / √D, float32 (m, D).
-        shifts: ((x - c)·c + c·c / 2) / D + 1/2, float64 (m,); two of them and a product of rows
-            make x·y / D + 1.
+        shifts: (x·c - c·c / 2) / D + 1/2, float64 (m,); two of them and a product of rows make
+            x·y / D + 1.
     """
 
     rows: Tensor
@@ -92,9 +92,9 @@ class _Subset:
 
     @classmethod
     def of(cls, features: Tensor, centre: Tensor) -> _Subset:
-        rows, width = features.double() - centre, features.shape[1]
-        shifts = (rows @ centre + centre.dot(centre) / 2) / width + 0.5
-        return cls((rows / width**0.5).float(), shifts)
+        exact, width = centre.double(), features.shape[1]
+        shifts = (features.double() @ exact - exact.dot(exact) / 2) / width + 0.5
+        return cls((features.float() - centre).mul_(width**-0.5), shifts)
 
     def halves(self) -> tuple[_Subset, _Subset]:
         middle = len(self.rows) // 2
@@ -135,6 +135,6 @@ def _cubes(values: Tensor) -> Tensor:
 
 
 def _centre(sides: Sequence[Rows]) -> Tensor:
-    """Return a point amid the features, float64 (D,), from some of them."""
+    """Return a point amid the features, float32 (D,), from some of them."""
     some = [rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64) for rows in sides]
-    return torch.from_numpy(np.concatenate(some).mean(axis=0))
+    return torch.from_numpy(np.concatenate(some).mean(axis=0)).float()

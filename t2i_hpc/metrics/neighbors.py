@@ -18,6 +18,7 @@ from torch import Tensor
 
 _AT_ONCE = 1024  # rows of a matrix of bounds, so that 30,000 columns take 120 MB
 _CANDIDATES = 32  # neighbors of a point that may stay open before it is compared with all
+_OF_BLOCK = 8  # of these, how many a block of earlier points may add
 _GROUP = 16  # columns that one comparison passes over
 _PAIR_VALUES = 2**19  # of pairs at once, so that they stay in a cache
 _COLUMNS = 2048  # of a float64 matrix at once
@@ -62,24 +63,66 @@ def squared_radii(points: Points, k: int) -> Tensor:
         points: N points.
         k: less than N.
     """
-    rows, candidates = points.rows, min(max(_CANDIDATES, 2 * k), len(points.rows) - 1)
+    rows, kept = points.rows, max(_CANDIDATES, 2 * k)
     radii = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    shorter = (1 - points.slack) * points.squares
+    nearest = _nearest(points, kept, max(_OF_BLOCK, 2 * k))
     crowded = []
     for own in _blocks(points):
-        lower = torch.addmm(shorter, rows[own], rows.T, alpha=-2)
-        lower[torch.arange(len(own), device=own.device), own] = torch.inf
-        smallest, near = _smallest(lower, candidates)
-        smallest += shorter[own, None]
-        radii[own], limit = _kth(points, own, near, smallest, k)
-        if candidates < len(rows) - 1:
-            crowded.append(own[smallest[:, -1] <= limit])
+        limit = radii[own] = _kth(points, own, nearest.columns[own], nearest.lower[own], k)
+        crowded.append(own[nearest.dropped[own] <= limit])
     for own in _joined(crowded, rows):
         apart = _all_distances(points, own, points)
         apart[torch.arange(len(own), device=own.device), own] = torch.inf
-        near = apart.topk(candidates, largest=False).indices
+        near = apart.topk(min(kept, len(rows) - 1), largest=False).indices
         radii[own] = _distances(points, own[:, None], points, near).kthvalue(k).values
     return radii
+
+
+@dataclass(frozen=True)
+class _Nearest:
+    """For each point those others that are nearest by lower bounds of squared distances.
+
+    Attributes:
+        lower: bounds, ascending, float32 (N, C); infinite where there are fewer others.
+        columns: which points they are of, int64 (N, C).
+        dropped: no point that is not among them has a smaller bound, float32 (N,).
+    """
+
+    lower: Tensor
+    columns: Tensor
+    dropped: Tensor
+
+    def add(self, own: slice, bounds: Tensor, first: int, wanted: int) -> None:
+        """Take the `wanted` smallest bounds (n, m) of points to others, from number `first` on."""
+        wanted = min(wanted, bounds.shape[1])
+        smallest, columns = _smallest(bounds, wanted)
+        if wanted < bounds.shape[1]:
+            self.dropped[own] = torch.minimum(self.dropped[own], smallest[:, -1])
+        lower = torch.cat([self.lower[own], smallest], 1)
+        columns = torch.cat([self.columns[own], columns + first], 1)
+        self.lower[own], kept = lower.topk(self.lower.shape[1], largest=False)
+        self.columns[own] = columns.gather(1, kept)
+        self.dropped[own] = torch.minimum(self.dropped[own], self.lower[own, -1])
+
+
+def _nearest(points: Points, kept: int, of_block: int) -> _Nearest:
+    """Compare each pair of points once: what a block is to later points, they are to it."""
+    rows, size = points.rows, (len(points.rows), kept)
+    nearest = _Nearest(
+        rows.new_full(size, torch.inf),
+        torch.zeros(size, dtype=torch.int64, device=rows.device),
+        rows.new_full(size[:1], torch.inf),
+    )
+    shorter = (1 - points.slack) * points.squares
+    for first in range(0, len(rows), _AT_ONCE):
+        end = min(first + _AT_ONCE, len(rows))
+        lower = torch.addmm(shorter[first:], rows[first:end], rows[first:].T, alpha=-2)
+        lower += shorter[first:end, None]
+        lower.fill_diagonal_(torch.inf)
+        nearest.add(slice(first, end), lower, first, kept)
+        if end < len(rows):
+            nearest.add(slice(end, None), lower[:, end - first :].T, first, of_block)
+    return nearest
 
 
 def covered(
@@ -125,15 +168,14 @@ def covered(
     return inside[0], inside[1]
 
 
-def _kth(points: Points, own: Tensor, near: Tensor, lower: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return squared distances to the k-th of the `near`, and again as the limit of bounds."""
+def _kth(points: Points, own: Tensor, near: Tensor, lower: Tensor, k: int) -> Tensor:
+    """Return squared distances to the k-th of the `near`, float64 (n,)."""
     distances = torch.full(near.shape, torch.inf, dtype=torch.float64, device=own.device)
     distances[:, :k] = _distances(points, own[:, None], points, near[:, :k])
     limit = distances[:, :k].amax(1)
     row, place = (lower <= limit[:, None])[:, k:].nonzero(as_tuple=True)
     distances[row, place + k] = _distances(points, own[row], points, near[row, place + k])
-    limit = distances.kthvalue(k).values
-    return limit, limit
+    return distances.kthvalue(k).values
 
 
 def _hits(points: Points, own: Tensor, others: Points, ball: Tensor, radii: Tensor) -> Tensor:
