@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -53,3 +54,12 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert begun.wait(60)
     other.kill()
     other.join()
+
+
+def test_the_ninja_of_this_python_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one, of another version, cannot go on with what the first has built."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # Python was started by its path
+    with compiling():
+        assert os.environ["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert os.environ["PATH"] == "/usr/bin:/bin"

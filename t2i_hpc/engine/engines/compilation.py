@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,23 @@ def compiling() -> Iterator[None]:
             for pattern in ("*/lock", "*/*/lock"):
                 for left in folder.glob(pattern):
                     left.unlink(missing_ok=True)
+        with _own_ninja():
+            yield
+
+
+@contextmanager
+def _own_ninja() -> Iterator[None]:
+    """Put the ninja of this Python first, as an activated environment does.
+
+    torch runs whatever ninja PATH has. One of another version cannot read the log of the last
+    build: it compiles everything again, or fails, while the other ranks wait.
+    """
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
         yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def _lock(stream: IO[str], folder: Path) -> bool:
