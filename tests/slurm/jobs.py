@@ -156,12 +156,6 @@ def kill_script(lab: Lab, job: str) -> None:
     _kill(f"job{int(job):05d}/slurm_script", SLURM_CONF=lab.environment["SLURM_CONF"])
 
 
-def kill_rank(lab: Lab, job: str, rank: int) -> None:
-    """Kill one rank of a training."""
-    own = {"SLURM_CONF": lab.environment["SLURM_CONF"], "SLURM_JOB_ID": job}
-    _kill("t2i_hpc.train", SLURM_PROCID=str(rank), **own)
-
-
 def _kill(text: str, **environment: str) -> None:
     """Kill the processes whose command line holds a text, and which have some variables."""
     wanted = {f"{name}={value}" for name, value in environment.items()}

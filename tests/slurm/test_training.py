@@ -5,7 +5,6 @@ Each goes on by itself and ends with the very weights of a training that nobody 
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from copy import copy
@@ -15,14 +14,12 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.cluster.jobs import read_jobs
-from t2i_hpc.cluster.local import free_port
 from t2i_hpc.common.files import read_json_lines
 from tests.slurm.jobs import (
     DONE,
     FOUR,
     HELD,
     IMAGES,
-    SCRIPTS,
     equal_bits,
     kill_script,
     launch,
@@ -139,22 +136,7 @@ def here(lab: Lab, submitted: Submitted, shards: Path) -> Submitted:
     for ranks, more in ((2, ()), (4, ("experiment=coco_ssagan",))):
         runs = submitted.runs(f"here{ranks}")
         train_tiny(shards, runs, *more, *words, task=("launch", f"cluster.processes={ranks}"))
-    runs = submitted.runs("torchrun")
-    submitted.jobs["torchrun"] = _submit_torchrun(lab, runs, f"data.path={shards}", *TINY)
     return submitted
-
-
-def _submit_torchrun(lab: Lab, runs: Path, *words: str) -> str:
-    """Submit the script's second way for two minutes, without an end; other tests run meanwhile."""
-    text = (SCRIPTS / "train_coco.sh").read_text()
-    text = re.sub(r"^srun --cpus.*\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^#(   .*)$", r"\1", text, flags=re.MULTILINE)
-    text = re.sub(r"^#SBATCH --signal.*\n", "", text, flags=re.MULTILINE)
-    text = text.replace("--nproc-per-node=4", "--nproc-per-node=2")
-    script = runs.with_suffix(".sh")
-    script.write_text(text.replace(":29500", f":{free_port()}"))
-    where = ("--nodes=1", "--nodelist=n1", "--ntasks-per-node=1", "--time=2", *FOUR[2:4])
-    return submit(lab, str(script), runs, where, f"runs={runs}", "engine.images=4000000", *words)
 
 
 def test_a_launched_job_of_four_tasks_trains_as_four_ranks_here(lab: Lab, here: Submitted) -> None:
@@ -263,17 +245,3 @@ def test_a_task_of_a_job_waits_passively(lab: Lab, shards: Path, tmp_path: Path)
     (record,) = launched(lab, tmp_path, *words)
     wait_for(lab, record.job, {"FAILED"}, tmp_path)
     assert "torch finds PASSIVE" in log_text(Path(record.log))
-
-
-def test_torchrun_stops_before_a_time_limit_that_slurm_alone_knows(
-    lab: Lab, here: Submitted
-) -> None:
-    """The second way of the script; Slurm 22.05 sets no SLURM_JOB_END_TIME."""
-    job = here.jobs["torchrun"]
-    log = here.runs("torchrun") / f"coco_ssagan-{job}.log"
-    requeued = f"job {job} (ended with code 75: it )?is requeued"  # torchrun may outlast the limit
-    wait_until(
-        lambda: log.exists() and bool(re.search(requeued, log.read_text())), "a requeue", 240
-    )
-    lab.run("scancel", job)
-    assert re.search(r"time limit in \d+ s: stopping to save", log.read_text())
