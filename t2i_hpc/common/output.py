@@ -30,6 +30,11 @@ def say(text: object, stream: TextIO | None = None) -> None:
         discard(stream)
 
 
+def say_in_log(sentence: str) -> None:
+    """Print a sentence of ours on standard error, which in a job's log others write as well."""
+    say(f"t2i_hpc: {sentence}", sys.stderr)
+
+
 def discard(stream: TextIO) -> None:
     """Let all that is written to `stream`, and what waits in it, go nowhere from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -24,6 +24,7 @@ from t2i_hpc.cluster.slurm.prologue import gives_up
 from t2i_hpc.cluster.slurm.starts import count_idle, note_end
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.exit_codes import GAVE_UP, LOST_RANK, NOTHING_LEFT, STOPPED, resumes
+from t2i_hpc.common.output import say_in_log
 from t2i_hpc.common.sessions import LOST as SESSION_LOST
 from t2i_hpc.common.sessions import STOPPED as SESSION_STOPPED
 from t2i_hpc.common.sessions import read_sessions
@@ -45,7 +46,7 @@ def afterwards(folder: Path, code: int) -> int:
         return _is_over(known, code)
     own = fate.ask(known.job)
     if known.was_cancelled() or own.fate is Fate.CANCELLED:
-        _say(f"job {known.job} was cancelled: it is not requeued")
+        say_in_log(f"job {known.job} was cancelled: it is not requeued")
         _withdraw(known)
         return code
     if known.cluster.on_stop == "end" or not own.fate.can_be_requeued:
@@ -54,7 +55,7 @@ def afterwards(folder: Path, code: int) -> int:
         note_end(known.work, known.job, known.restart, code)
     starts = known.starts()
     if (idle := count_idle(starts, known.progress())) > known.cluster.max_restarts:
-        _say(gives_up(known, idle))
+        say_in_log(gives_up(known, idle))
         _withdraw(known)
         return GAVE_UP
     bad = find_bad_nodes(read_sessions(known.work), starts)
@@ -71,16 +72,16 @@ def on_term(folder: Path) -> None:
     if not own.fate.ends_work or known.chains or known.cluster.on_stop == "end":
         return
     if (idle := count_idle(known.starts(), known.progress())) > known.cluster.max_restarts:
-        _say(gives_up(known, idle))
+        say_in_log(gives_up(known, idle))
         return
     # What this start saves from now on, the next one sees: so it is not counted yet.
     preempted = own.fate is Fate.PREEMPTED
     note_end(known.work, known.job, known.restart, None if preempted else _TERMINATED)
     try:
         going_on.put_back(known.job)
-        _say(f"{own.fate.value}: job {known.job} is requeued")
+        say_in_log(f"{own.fate.value}: job {known.job} is requeued")
     except ClusterError as error:
-        _say(_cannot(known, error))
+        say_in_log(_cannot(known, error))
 
 
 def _told(known: KnownJob, code: int) -> int:
@@ -114,22 +115,17 @@ def _resume(known: KnownJob, own: OwnJob, code: int, bad: Sequence[str]) -> int:
             successor = going_on.ensure_successor(known)
             if exclude:
                 going_on.exclude_nodes(successor.job, exclude)
-            _say(f"job {known.job} ended with code {code}: job {successor.job} resumes it")
+            say_in_log(f"job {known.job} ended with code {code}: job {successor.job} resumes it")
             return 0
         going_on.put_back(known.job, exclude)
-        _say(f"job {known.job} ended with code {code}: it is requeued")
+        say_in_log(f"job {known.job} ended with code {code}: it is requeued")
     except ClusterError as error:
-        _say(_cannot(known, error))
+        say_in_log(_cannot(known, error))
     return code
 
 
 def _cannot(known: KnownJob, error: ClusterError) -> str:
     return f"job {known.job} could not be resumed ({error}): run the same command again"
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"t2i_hpc: {sentence}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from t2i_hpc.cluster.slurm.client import run_client
+from t2i_hpc.cluster.slurm.client import run_client, split_rows
 from t2i_hpc.cluster.slurm.starts import Start
 from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.common.output import say_in_log
 from t2i_hpc.common.sessions import Session
 
 _TWICE = 2
@@ -56,12 +56,12 @@ def spare_nodes(bad: Sequence[str]) -> list[str]:
     try:
         alike = _nodes_alike()
     except ClusterError as error:
-        _say(f"{nodes} failed twice, and is used again all the same: {error}")
+        say_in_log(f"{nodes} failed twice, and is used again all the same: {error}")
         return []
     if len(alike - set(bad)) < int(os.environ.get("SLURM_JOB_NUM_NODES") or 1):
-        _say(f"{nodes} failed twice, but there are no other nodes like it")
+        say_in_log(f"{nodes} failed twice, but there are no other nodes like it")
         return []
-    _say(f"{nodes} failed twice and is not used again by this job")
+    say_in_log(f"{nodes} failed twice and is not used again by this job")
     return list(bad)
 
 
@@ -81,13 +81,9 @@ def _nodes_alike() -> set[str]:
 
 
 def _read(lines: str) -> dict[str, str]:
-    rows = (line.partition("|") for line in lines.splitlines() if "|" in line)
-    return {node: kind for node, _, kind in rows}
+    rows, _ = split_rows(lines, 2)
+    return {row[0]: row[1] for row in rows}
 
 
 def _time(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text)
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"t2i_hpc: {sentence}\n")

@@ -8,7 +8,6 @@ preemption without grace time, a killed batch script. A job whose work is at its
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from t2i_hpc.cluster.slurm.client import run_client
 from t2i_hpc.cluster.slurm.own_record import KnownJob
 from t2i_hpc.cluster.states import ask_states
 from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.common.output import say_in_log
 
 _PATIENCE_SECONDS = 5.0
 _BACK_ALREADY = "pending execution"
@@ -108,7 +108,7 @@ def withdraw_successor(known: KnownJob) -> None:
     try:
         run_client("scancel", "--quiet", successor.job)
     except ClusterError as error:  # it ends by itself as soon as it begins
-        sys.stderr.write(f"t2i_hpc: job {successor.job} stays in the queue: {error}\n")
+        say_in_log(f"job {successor.job} stays in the queue: {error}")
         return
     for folder in {known.folder, known.work}:
         forget_job(folder, successor.job)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from t2i_hpc.cluster.slurm.starts import count_idle, note_begin, starts_of
 from t2i_hpc.cluster.states import states_of
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.exit_codes import GAVE_UP, NOTHING_LEFT, resumes
+from t2i_hpc.common.output import say_in_log
 
 _USER_ERROR = 2
 _RECORD_PATIENCE_SECONDS = 5.0
@@ -42,18 +42,20 @@ def prologue(folder: Path) -> int:
         return _USER_ERROR
     before, reason = _before(known)
     if reason:
-        _say(f"job {known.job} has nothing to do: {reason}")
+        say_in_log(f"job {known.job} has nothing to do: {reason}")
         return NOTHING_LEFT
     reached = known.progress()
     if (idle := count_idle(known.starts(), reached)) > known.cluster.max_restarts:
-        _say(gives_up(known, idle))
+        say_in_log(gives_up(known, idle))
         return GAVE_UP
     try:
         if again := going_on.wait_for_successors(known):
-            _say(f"what job {known.job} waits for is being resumed: job {again.job} follows it")
+            say_in_log(
+                f"what job {known.job} waits for is being resumed: job {again.job} follows it"
+            )
             return NOTHING_LEFT
     except ClusterError as error:
-        _say(f"job {known.job} may begin too early: {error}")
+        say_in_log(f"job {known.job} may begin too early: {error}")
     note_begin(known.work, known.job, known.restart, reached, before)
     if known.chains and not known.was_cancelled():
         _submit_successor(known)
@@ -87,16 +89,16 @@ def _before(known: KnownJob) -> tuple[str, str]:
 def _submit_successor(known: KnownJob) -> None:
     try:
         successor = going_on.ensure_successor(known)
-        _say(f"job {successor.job} resumes job {known.job}, should it stop before its end")
+        say_in_log(f"job {successor.job} resumes job {known.job}, should it stop before its end")
     except ClusterError as error:  # it is tried again at the end
-        _say(f"no job resumes job {known.job} yet: {error}")
+        say_in_log(f"no job resumes job {known.job} yet: {error}")
 
 
 def _sees_all(known: KnownJob) -> bool:
     """Say it where a node of the job does not see the folders it works in."""
     directory = fate.ask(known.job).folder
     if directory is not None and not directory.is_dir():
-        _say(
+        say_in_log(
             f"{os.uname().nodename} does not see {directory}, where job {known.job} was submitted: "
             "submit it from a folder that all nodes share (not /tmp or another local disk)"
         )
@@ -132,8 +134,3 @@ def _run_everywhere(nodes: int, script: str, words: Sequence[str]) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return True  # whatever is wrong with srun, the task's own says it better
     return done.returncode != _USER_ERROR
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"t2i_hpc: {sentence}\n")
-    sys.stderr.flush()
