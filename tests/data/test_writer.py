@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import multiprocessing
+import re
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,12 +18,22 @@ from PIL import Image
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
+from t2i_hpc.data import writer
+from t2i_hpc.data.building import workspace
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.images import encode
 from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.manifest import Manifest
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.writer import write_shards
-from tests.support.data import captions_of, draw_image, make_coco, make_cub, make_image_folder
+from t2i_hpc.data.writer import build_split, write_shards
+from tests.support.data import (
+    captions_of,
+    draw_image,
+    image_bytes,
+    make_coco,
+    make_cub,
+    make_image_folder,
+)
 
 
 def folder_config(tmp_path: Path, count: int = 7, size: int = 24) -> ShardsConfig:
@@ -139,20 +152,40 @@ def test_a_vocabulary_of_other_captions_is_refused(tmp_path: Path) -> None:
         write_shards(config)
 
 
-def test_an_image_that_cannot_be_decoded_is_named_and_no_split_is_left(tmp_path: Path) -> None:
+CUT = image_bytes(5)[:60]
+STRIP = encode(np.zeros((3, 2000, 3), dtype=np.uint8), "png", 0)
+BAD = pytest.mark.parametrize(
+    ("content", "reason"),
+    [(CUT, r"in/0005\.png cannot be decoded"), (STRIP, r"in/0005\.png is a strip of 3 by 2000")],
+    ids=["cut", "strip"],
+)
+
+
+def with_bad_image(tmp_path: Path, content: bytes) -> ShardsConfig:
     config = folder_config(tmp_path)
-    broken = Path(config.images) / "0005.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"in/0005\.png cannot be decoded"):
+    (Path(config.images) / "0005.png").write_bytes(content)
+    return config
+
+
+@BAD
+def test_one_bad_image_of_a_small_folder_is_left_out_and_listed(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    built = build_split(with_bad_image(tmp_path, content))
+    assert (built.rejected, built.manifest.sample_count) == (1, 6)
+    listed = built.manifest.folder / "rejected.jsonl"
+    assert re.search(reason, json.loads(listed.read_text())["reason"])
+    assert re.search(rf"1 rejected \(.*\), see {listed}$", str(built))
+
+
+@BAD
+def test_a_bad_image_is_named_and_no_split_is_left_where_none_may_be_rejected(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    config = replace(with_bad_image(tmp_path, content), max_rejected=0.0)
+    with pytest.raises(DataError, match=rf"1 of 7 samples were rejected, .*{reason}"):
         write_shards(config)
     assert [path.name for path in Path(config.output).iterdir()] == [".train.partial"]
-
-
-def test_a_strip_is_refused(tmp_path: Path) -> None:
-    config = folder_config(tmp_path)
-    Image.new("RGB", (2000, 3)).save(Path(config.images) / "0002.png")
-    with pytest.raises(DataError, match=r"0002\.png is a strip of 3 by 2000"):
-        write_shards(config)
 
 
 def test_photographs_are_stored_upright(tmp_path: Path) -> None:
@@ -165,15 +198,37 @@ def test_photographs_are_stored_upright(tmp_path: Path) -> None:
     assert opened(config).image(1).shape == (30, 20, 3)
 
 
-def test_a_second_build_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_a_second_build_in_the_same_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = folder_config(tmp_path)
-    Path(config.output).mkdir()
-    descriptor = os.open(config.output, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(DataError, match="another build is writing into"):
-        write_shards(config)
-    os.close(descriptor)
+    with another_build(config):
+        monkeypatch.setattr(workspace, "PATIENCE", 0.0)
+        with pytest.raises(DataError, match="out/train is being built already: wait"):
+            write_shards(config)
+        assert not Path(config.output, "train").exists()
     write_shards(config)
+
+
+@contextmanager
+def another_build(config: ShardsConfig) -> Iterator[None]:
+    """Let another process build the same split for as long as the block lasts."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def stay(*_: object) -> None:
+        theirs.send("building")
+        theirs.recv()
+
+    process = context.Process(target=write_shards, args=(config,))
+    with patch.object(writer, "_make", stay):
+        process.start()
+    try:
+        assert ours.recv() == "building"
+        yield
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize("split", ["", "a/b", "..", "a b"])
