@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
@@ -117,7 +120,7 @@ def test_metadata_beside_images(tmp_path: Path, name: str) -> None:
     content = {
         "jsonl": '{"file_name": "0.jpg", "caption": "one", "class": 4}\n'
         '{"file_name": "1.jpg", "text": "b"}',
-        "csv": 'file_name,text,class\n0.jpg,"one\n",4\n1.jpg,b,\n',
+        "csv": 'file_name,text,class\n0.jpg,"one\n",4.0\n1.jpg,b,\n',
         "tsv": "file_name\ttext\tclass\n0.jpg\tone\t4\n1.jpg\tb\t\n",
     }
     (images / name).write_text(content[name.partition(".")[2]])
@@ -220,10 +223,68 @@ def test_refusals_say_what_is_read(tmp_path: Path, name: str) -> None:
     assert not re.search("Error|Exception", str(refused.value))
 
 
-def test_parquet_names_its_extra(tmp_path: Path) -> None:
-    (tmp_path / "m.parquet").write_bytes(b"PAR1")
-    with pytest.raises((ConfigurationError, DataError), match=r"t2i-hpc\[parquet\]|not readable"):
-        read_rows(tmp_path / "m.parquet")
+def parquet_at(path: Path, **columns: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("source", ["folder", "coco"])
+def test_parquet_has_the_rules_of_other_captions_files(tmp_path: Path, source: str) -> None:
+    images = images_at(tmp_path / "split=x" / "in", "a/0.jpg", "1.jpg", "2.jpg")
+    path = parquet_at(  # in a folder that other readers take for a column
+        tmp_path / "split=x" / "m.parquet",
+        File_Name=pyarrow.array(["a/0.jpg", "1.jpg", "2.jpg", "a/0.jpg"]).dictionary_encode(),
+        caption=[["one", "a, second"], ["two\u0085"], None, ["third"]],
+        picture=[b"\xff\xd8"] * 4,
+    )
+    samples = read_source(source, images, path)
+    assert [sample.captions for sample in samples] == [("one", "a, second", "third"), ("two",), ()]
+    assert [sample.unfit.kind for sample in samples if sample.unfit] == ["no caption"]
+    words = make_vocabulary(tmp_path / "out", [path])
+    assert set(words.words) == {"<end>", "one", "a", "second", "third", "two"}
+    german = parquet_at(tmp_path / "key.parquet", image=["a/0.jpg"], text=["one"], DE=["eins"])
+    assert [row.captions for row in read_rows(german, "de")] == [("eins",)]
+
+
+def test_metadata_parquet_beside_images_is_built(tmp_path: Path) -> None:
+    images = images_at(tmp_path / "in", "0.jpg", "1.jpg", "2.jpg")
+    parquet_at(
+        images / "metadata.parquet",
+        file_name=["1.jpg", "0.jpg", "2.jpg"],
+        text=["b", "one", "c"],
+        **{"class": [4.0, None, float("nan")]},  # pandas' numbers where some are missing
+    )
+    (built,) = build_splits(ShardsConfig(images=str(images), output=str(tmp_path / "out")))
+    split = Split.open(DataConfig(path=str(tmp_path / "out")), "train")
+    found = [split.sample(number) for number in range(built.manifest.sample_count)]
+    assert [(one.key, one.captions, one.class_id) for one in found] == [
+        ("1.jpg", ("b",), 4),
+        ("0.jpg", ("one",), 5),
+        ("2.jpg", ("c",), 6),
+    ]
+
+
+def test_parquet_of_other_content_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"cut\.parquet is not readable as parquet"):
+        read_rows(tmp_path / "cut.parquet")
+    inside = parquet_at(tmp_path / "i.parquet", image=[{"bytes": b"", "path": "a"}], text=["one"])
+    with pytest.raises(DataError, match=r"holds the images themselves \(column image\)"):
+        read_rows(inside)
+    urls = parquet_at(tmp_path / "u.parquet", url=["http://a/b.jpg"], caption=["one"])
+    with pytest.raises(DataError, match="has the columns url, caption: one must be file_name or"):
+        read_rows(urls)
+
+
+def test_parquet_without_pyarrow_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = images_at(tmp_path / "in", "0.jpg")
+    parquet_at(images / "metadata.parquet", file_name=["0.jpg"], text=["one"])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 't2i-hpc\[parquet\]'"):
+        read_source("folder", images)
 
 
 LANGUAGES = {

@@ -55,6 +55,7 @@ IMAGE_KEYS = (
 ALL = "all"
 _RESTVAL = "restval"  # images of COCO's validation set that all work trains on
 _TOKEN = re.compile(r"^(.+?)#[0-9a-z]+\t(.*)$")
+_WHOLE = re.compile(r"^(\d+)\.0$")  # as pandas writes numbers of which some are missing
 _LARGEST_CLASS = 1 << 62
 _MOST_COLUMN = 16 << 20  # characters of one cell
 _EXTRA = "pip install 't2i-hpc[parquet]'"
@@ -96,7 +97,7 @@ def read_rows(path: Path, key: str = "") -> list[Row]:
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return _joined(_objects(_parquet(path), path, key, "row"))
+        return _joined(_objects(_parquet(path, key), path, key, "row"))
     if suffix in (".pickle", ".pkl"):
         raise DataError(f"{path} is a pickle: use source=pickles, or name {FORMS}")
     text = read_text(path, "a captions file")
@@ -236,9 +237,9 @@ def _row(found: object, where: str, key: str) -> Row:
 
 def _class(value: object, where: str) -> tuple[int, str]:
     """Return the number of a class, or its name; neither where nothing is given."""
-    if value is None or value == "":
+    if value is None or value == "" or value != value:  # noqa: PLR0124  NaN: none, for pandas
         return NO_CLASS, ""
-    text = str(value).strip()
+    text = _WHOLE.sub(r"\1", str(value).strip())
     if not isinstance(value, bool) and text.isdecimal() and int(text) < _LARGEST_CLASS:
         return int(text), ""
     if isinstance(value, str) and not re.fullmatch(r"-?[\d.]+", text):
@@ -374,25 +375,38 @@ def _csv(text: str, path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
+def _parquet(path: Path, key: str) -> list[dict[str, Any]]:
+    """Return the rows of a parquet file, of those columns alone that may say something."""
     if not path.is_file():
         raise DataError(f"cannot read {path}, a captions file: there is no such file")
     try:
-        from pyarrow import parquet  # type: ignore[import-not-found]
+        from pyarrow import parquet
     except ImportError as error:
         raise ConfigurationError(f"{path} is a parquet file, which needs an extra: {_EXTRA}") from (
             error
         )
+    known = {*IMAGE_KEYS, *CAPTION_KEYS, key.lower(), "class", "split"}
     try:
-        table = parquet.read_table(path)
-        types = {field.name: str(field.type) for field in table.schema}
-        images = [name for name in types if types[name].startswith(("struct", "binary"))]
-        rows: list[dict[str, Any]] = [] if images else table.to_pylist()
+        file = parquet.ParquetFile(path)  # not a data set: folders called a=b are no columns
+        types = {field.name: str(field.type) for field in file.schema_arrow}
+        names = {name: name.lower() for name in types if name.lower() in known}
+        images = [n for n in names if names[n] in IMAGE_KEYS and not _is_text(types[n])]
+        texts = [n for n in names if names[n] in IMAGE_KEYS and _is_text(types[n])]
+        rows = file.read(columns=[*names.keys() - images]).to_pylist() if texts else []
     except Exception as error:  # pyarrow raises anything on damaged files
         raise DataError(f"{path} is not readable as parquet ({error}): fetch it again") from error
-    if images:
+    if images and not texts:
         raise DataError(
             f"{path} holds the images themselves (column {images[0]}), which is not read: write "
             "them to files, with metadata.jsonl beside them"
         )
+    if not texts:
+        raise DataError(
+            f"{path} has the columns {', '.join(types)[:200]}: one must be "
+            f"{' or '.join(IMAGE_KEYS[:3])}; caption_key= names that of the captions"
+        )
     return rows
+
+
+def _is_text(type_name: str) -> bool:
+    return re.match(r"(dictionary<values=)?(large_)?string\b", type_name) is not None
