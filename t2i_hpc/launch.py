@@ -15,7 +15,7 @@ from t2i_hpc.cluster.local import run_ranks
 from t2i_hpc.cluster.sweeps import refuse_axes
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.output import say
-from t2i_hpc.config.cluster import check_cluster
+from t2i_hpc.config.cluster import ClusterConfig, check_cluster
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.door import Door, answered, split_options
 from t2i_hpc.config.registry import TASK_SCHEMAS
@@ -125,25 +125,40 @@ def _show(plan: Plan, processes: int) -> int:
 
 def _submit(plan: Plan, asked: _Asked, words: Sequence[str]) -> int:
     from t2i_hpc.cluster.slurm.follow import follow
-    from t2i_hpc.cluster.slurm.submission import batch_scripts, submit
+    from t2i_hpc.cluster.slurm.submission import submit
     from t2i_hpc.cluster.snapshot import Snapshot
     from t2i_hpc.launching import queue
 
-    cluster, living = asked.config.cluster, queue.living_works(plan)
+    cluster = asked.config.cluster
+    if cluster.dry_run:
+        return _show_scripts(plan, cluster)
+    living = queue.living_works(plan)
     if asked.follow and living:
         return follow(list(living.values()), plan.folder)
     fresh = queue.without_living(plan, living)
     queue.check_plan(fresh, cluster)
-    if cluster.dry_run:
-        for title, script in batch_scripts(fresh, cluster):
-            say(f"{title}\n\n{script}")
-        return 0
     queue.say_what_lives(plan, living)
     configuration = to_yaml(asked.config) if asked.sweep else _configuration(asked)
     records = submit(fresh, cluster, Snapshot.take(configuration))
     queue.let_wait(plan, living, records)
     say(queue.say_what_next(plan, records, words))
     return follow(records, plan.folder) if asked.follow else 0
+
+
+def _show_scripts(plan: Plan, cluster: ClusterConfig) -> int:
+    """Print what would be submitted; without Slurm's clients all of it, and unchecked."""
+    from t2i_hpc.cluster.slurm.client import has_client
+    from t2i_hpc.cluster.slurm.submission import batch_scripts
+    from t2i_hpc.launching import queue
+
+    if has_client("sbatch"):
+        plan = queue.without_living(plan, queue.living_works(plan))
+    else:
+        say("sbatch is not installed here: nobody knows whether the cluster takes this", sys.stderr)
+    queue.check_plan(plan, cluster)
+    for title, script in batch_scripts(plan, cluster):
+        say(f"{title}\n\n{script}")
+    return 0
 
 
 def main(words: Sequence[str] | None = None) -> int:

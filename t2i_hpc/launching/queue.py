@@ -29,18 +29,19 @@ def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
     """Refuse what the cluster cannot do.
 
     Raises:
-        ClusterError: Slurm is not here or refuses the job, its time is too short, or a folder is
-            not shared.
+        ClusterError: Slurm is not here (which a dry run bears) or refuses the job, its time is too
+            short, or a folder is not shared.
     """
-    if not has_client("sbatch"):
+    submits = has_client("sbatch")
+    if not submits and not cluster.dry_run:
         raise ClusterError(
             "sbatch is not installed here: run this on a machine of the cluster that submits "
-            "jobs (a login node), or take cluster=local"
+            "jobs (a login node), take cluster=local, or see its script with cluster.dry_run=true"
         )
     check_notice(cluster)
     for folder in (plan.folder, Path.cwd()):
         check_shared(folder)
-    if cluster.check:
+    if cluster.check and submits:
         scripts = [script for _, script in batch_scripts(plan, cluster)]
         kinds = [*plan.works[:1], *([plan.then] if plan.then else [])]  # works ask for the same
         for work, script in zip(kinds, (scripts[0], scripts[-1]), strict=False):

@@ -9,6 +9,7 @@ generator and detector in the same company under any number of parts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.progress import progress
+from t2i_hpc.common.sessions import job_of
 from t2i_hpc.metrics.ahead import one_ahead
 from t2i_hpc.metrics.detectors.arithmetic import exact_inference
 from t2i_hpc.metrics.detectors.base import Detector
@@ -161,7 +163,8 @@ def compute_part(side: Side, detector: Detector, division: Division, part: int) 
         look_at_images(side.draw, detector, numbers, division.batch_size, add)
     sums = {k: v for one, each in collectors for k, v in one.to_file(each.arrays()).items()}
     header = Header(side.target, numbers.start, numbers.stop, part, division.parts)
-    header = replace(header, made_with=sorted_once(map(made_with, devices)))
+    used = sorted_once(map(made_with, devices))
+    header = replace(header, made_with=used, job=job_of(os.environ))
     if kept:
         digest = kept.save(path, detector.identity.width)
         header = replace(header, rows={side.contents.rows: digest})

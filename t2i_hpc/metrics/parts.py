@@ -56,6 +56,7 @@ class Header:
     Attributes:
         rows: SHA-256 of the features beside it, by dtype; empty where none are kept.
         made_with: versions and devices that the images went through.
+        job: the batch system's number of the job that computed it, "" for none.
     """
 
     target: Target
@@ -65,6 +66,7 @@ class Header:
     parts: int
     rows: Mapping[str, str] = field(default_factory=dict)
     made_with: Sequence[Mapping[str, str]] = field(default_factory=list)
+    job: str = ""
 
 
 def part_range(images: int, parts: int, part: int, batch_size: int = 1) -> range:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:  # who only counts files imports no torch
+    from torch import Tensor
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

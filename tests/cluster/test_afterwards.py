@@ -7,6 +7,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from t2i_hpc.cluster.jobs import JobRecord, chain_of, read_jobs, record_jobs
@@ -19,6 +20,7 @@ from t2i_hpc.cluster.states import mark_cancelled
 from t2i_hpc.common.exit_codes import GAVE_UP, NOTHING_LEFT
 from t2i_hpc.common.sessions import Session, write_begin, write_end
 from t2i_hpc.config.cluster import ClusterConfig
+from t2i_hpc.metrics.parts import Header, Target, save_part
 from tests.cluster.clients import Clients
 
 RUNNING = "JobState=RUNNING Reason=None Restarts=0 PreemptTime=None ExcNodeList={}"
@@ -241,33 +243,43 @@ def test_another_submission_is_counted_by_itself(
     assert afterwards(run, 76) == 76
 
 
+def save_statistics(folder: Path, part: int, job: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    target = Target("generated", "1a2b", "c" * 64, 64, 32)
+    path = folder / f"part-{part:05d}-of-00016-batch-32.npz"
+    save_part(path, Header(target, 0, 4, part, 16, job=job), {"count": np.array(4)})
+    return path
+
+
 def test_an_evaluation_is_measured_by_its_own_part(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not by the checkpoints of the training that goes on, nor by what others compute."""
     words = ("run=x", "checkpoint=400", "evaluation.shard=3")
     run = submitted(tmp_path / "run", here.job, "", "evaluate", words=words, max_restarts=2)
-    parts = run / "evaluations/1a2b" / f"{400:010d}-3c4d"
-    parts.mkdir(parents=True)
     codes = []
     for restart in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         codes.append(prologue(run) or afterwards(run, 137))
         save(run, 1000 * (restart + 1))
-        (parts / f"part-{restart:05d}-of-00016-batch-32.npz").touch()
+        save_statistics(run / "evaluations/1a2b" / f"{400:010d}-3c4d", restart, here.job)
+        other = run / f"evaluations/other-{restart}" / f"{400:010d}-3c4d"
+        save_statistics(other, 3, "8")  # with another protocol
     assert codes == [137, 137, GAVE_UP]
 
 
+@pytest.mark.parametrize("where", ["run/evaluations/1a2b/0000000400-3c4d", "real-statistics/9f"])
 def test_an_evaluation_that_computes_part_after_part_makes_progress(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     run = submitted(tmp_path / "run", here.job, "", "evaluate", max_restarts=0)
-    (run / "evaluations/1a2b/0000000400").mkdir(parents=True)
-    for restart in range(4):
+    for restart in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         assert prologue(run) == 0
-        (run / f"evaluations/1a2b/0000000400/part-{restart:05d}-of-00016.npz").touch()
+        last = save_statistics(tmp_path / where, restart, here.job)
         assert afterwards(run, 137) == 137
+    last.write_bytes(last.read_bytes()[:-8])  # cut off: what this start wrote is nothing
+    assert afterwards(run, 137) == GAVE_UP
 
 
 def test_a_build_is_measured_by_its_own_finished_shards(
@@ -419,3 +431,13 @@ def test_a_working_directory_that_the_node_does_not_see_is_said(
     here.clients.answer("scontrol", "JobId=7 JobState=RUNNING WorkDir=/home/me/not here StdErr=x")
     assert prologue(submitted(tmp_path / "run", here.job)) == 2
     assert "does not see /home/me/not here, where job" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "ends"), [(66, 2), (2, 0), (0, 0)])
+def test_only_a_node_that_looked_keeps_a_task_from_its_start(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, ends: int
+) -> None:
+    """A step of srun's that fails by itself ends with 2, whatever the node sees."""
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    here.clients.answer("srun", "execve(): bash: No such file or directory", code)
+    assert prologue(submitted(tmp_path / "run", here.job)) == ends

@@ -18,7 +18,7 @@ START = """
 import sys
 from t2i_hpc.cluster.slurm.node import Start
 sys.executable = sys.argv[1]
-Start(sys.argv[2], ("seed=1", "name=a b"))()
+Start(sys.argv[2], ("seed=1", "name=a b"), "runs/x")()
 """
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from t2i_hpc.cluster.jobs import JobRecord, record_jobs
 from t2i_hpc.launch import main
 from tests.support.training import TINY
 
@@ -27,6 +28,23 @@ def test_a_machine_that_cannot_submit_says_so(
     assert err.count("\n") == 1
     assert "sbatch is not installed here" in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_a_dry_run_needs_no_slurm(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also of a run that jobs of another machine have worked on."""
+    words = (f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY, "cluster=slurm")
+    jobs = JobRecord("7", "x", "train", (), "", "log", {}, "now")
+    assert main([*words, "--print-run"]) == 0
+    record_jobs(Path(capfd.readouterr().out.strip()), [jobs])
+    for more, arrays in (((), 0), (("--sweep", "seed=1,2"), 1)):
+        assert main([*words, *more, "cluster.dry_run=true"]) == 0
+        out, err = capfd.readouterr()
+        assert out.count("#SBATCH --array=0-1") == arrays
+        assert "#SBATCH --requeue" in out
+        assert err == "sbatch is not installed here: nobody knows whether the cluster takes this\n"
 
 
 def test_a_sweep_on_this_machine_is_done_once(

@@ -23,6 +23,7 @@ from t2i_hpc.metrics.evaluate import (
     spread,
 )
 from t2i_hpc.metrics.moments import Moments
+from t2i_hpc.metrics.parts import load_header
 from tests.metrics.comparing import (
     BATCH,
     IMAGES,
@@ -177,6 +178,18 @@ def test_a_row_names_what_made_it(tmp_path: Path) -> None:
     assert used["torch"] == str(torch.__version__)
     assert used["t2i_hpc"] == t2i_hpc.__version__
     assert "CPU" in used["device"]
+
+
+def test_parts_of_both_sides_name_the_job_that_computed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that a requeued job knows how far it came itself."""
+    comparison = make_comparison(tmp_path, parts=2)
+    for part, job in enumerate(("77", "78")):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        compute(comparison, [part])
+    for side in (comparison.generated, comparison.real):
+        assert [load_header(side.path_of(part, 2)).job for part in (0, 1)] == ["77", "78"]
 
 
 def test_a_merged_evaluation_serves_any_number_of_parts(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.cluster.slurm.polling import Pace
+from tests.slurm.jobs import PATIENCE
 from tests.slurm.lab import Lab, missing, started
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the waits of these tests, which say what was awaited, end before pytest's own."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(4 * PATIENCE))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,8 @@
-"""Jobs of the tests: submitted by the door or a script, disturbed, waited for."""
+"""Jobs of the tests: submitted by the door or a script, disturbed, waited for.
+
+Waits are long, for a slow machine, and end at once with what they wait for; they also end where a
+job is over that would have to bring it about.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +24,24 @@ from safetensors.torch import load_file
 from t2i_hpc import launch as door
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.common.run_layout import folder_of, list_checkpoints
 from tests.slurm.lab import Lab
 from tests.support.training import TINY, environment, only_run
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
-ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
 DONE = {"COMPLETED"}
+PATIENCE, BRIEFLY = 600.0, 20.0
 IMAGES = 160
 FOUR = (
     "--nodes=2",
     "--ntasks-per-node=2",
     "--gpus-per-node=0",
     "--cpus-per-task=1",
-    "--time=10",
-    "--hold",
+    "--time=30",
 )
 HELD = "cluster.options=[--hold]"
-ON_CPUS = ("cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "cluster.time=10")
+ON_CPUS = ("cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "cluster.time=30")
 
 
 @dataclass(frozen=True)
@@ -111,33 +116,41 @@ def state_of(lab: Lab, job: str) -> str:
     return lab.run("squeue", "-h", "--states=all", "-j", job, "-o", "%T", check=False)
 
 
-def wait_for(lab: Lab, job: str, states: Collection[str], logs: Path, seconds: float = 240) -> None:
-    """Wait until a job is in one of some states.
-
-    A job that is put back into the queue may be shown as failed for a moment.
-    """
-    end = time.monotonic() + seconds
-    bad_since: float | None = None
-    while (state := state_of(lab, job)) not in states:
-        now = time.monotonic()
-        bad_since = (bad_since or now) if state in ENDED else None
-        if now > end or (bad_since and now - bad_since > 20):
-            said = "".join(log_text(path) for path in sorted(logs.glob("**/*log*")))
-            pytest.fail(f"job {job} is {state}\n{said}\n{lab.run('scontrol', 'show', 'job', job)}")
-        time.sleep(0.3)
+def wait_for(lab: Lab, job: str, states: Collection[str], logs: Path) -> None:
+    """Wait until a job is in one of some states."""
+    wait_until(lambda: state_of(lab, job) in states, f"{job} in {states}", (lab, job, logs))
 
 
 def log_text(path: Path) -> str:
     return f"{path}:\n{path.read_text()}" if path.is_file() else ""
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    """Wait until something holds; fail the test where that takes too long."""
-    end = time.monotonic() + seconds
+def wait_until(
+    holds: Callable[[], bool], what: str, worker: tuple[Lab, str, Path] | None = None
+) -> None:
+    """Wait until something holds; fail the test where that takes too long.
+
+    Args:
+        holds: is asked every tenth of a second.
+        what: is said where it does not hold in the end.
+        worker: a cluster, a job of it that brings it about, and the folder of its logs. A job that
+            is requeued may look ended for a moment.
+    """
+    begun = alive = time.monotonic()
     while not holds():
-        if time.monotonic() > end:
-            pytest.fail(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.1)
+        now = time.monotonic()
+        if worker is None or state_of(*worker[:2]) not in ENDED:
+            alive = now
+        if now - alive > BRIEFLY or now - begun > PATIENCE:
+            pytest.fail(
+                f"not within {now - begun:.0f} s: {what}\n{_told(*worker) if worker else ''}"
+            )
+        time.sleep(0.1 if worker is None else 0.3)
+
+
+def _told(lab: Lab, job: str, logs: Path) -> str:
+    said = "".join(log_text(path) for path in sorted(logs.glob("**/*log*")))
+    return f"{said}\n{lab.run('scontrol', 'show', 'job', job)}"
 
 
 def steps_of(runs: Path) -> int:
@@ -156,6 +169,12 @@ def kill_script(lab: Lab, job: str) -> None:
     _kill(f"job{int(job):05d}/slurm_script", SLURM_CONF=lab.environment["SLURM_CONF"])
 
 
+def kill_rank(lab: Lab, job: str, rank: int) -> None:
+    """Kill one rank of a training."""
+    own = {"SLURM_CONF": lab.environment["SLURM_CONF"], "SLURM_JOB_ID": job}
+    _kill("t2i_hpc.train", SLURM_PROCID=str(rank), **own)
+
+
 def _kill(text: str, **environment: str) -> None:
     """Kill the processes whose command line holds a text, and which have some variables."""
     wanted = {f"{name}={value}" for name, value in environment.items()}
@@ -170,9 +189,9 @@ def _kill(text: str, **environment: str) -> None:
 
 
 def equal_bits(one: Path, other: Path) -> bool:
-    """Whether two runs ended with the same weights."""
-    weights = [
-        load_file(only_run(runs) / f"checkpoints/{IMAGES:010d}/weights.safetensors")
-        for runs in (one, other)
-    ]
+    """Whether two runs ended at the same image, with the same weights."""
+    found = [only_run(runs) for runs in (one, other)]
+    ends = [list_checkpoints(run)[-1] for run in found]
+    assert ends[0] == ends[1]
+    weights = [load_file(folder_of(run, ends[0]) / "weights.safetensors") for run in found]
     return all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])

@@ -62,7 +62,7 @@ class Lab:
             (folder / name).mkdir()
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a client of Slurm; return what it prints."""
+        """Run a program, e.g. a client of Slurm; return what it prints."""
         done = subprocess.run(
             command,
             env={**os.environ, **self.environment},
@@ -72,7 +72,7 @@ class Lab:
             timeout=120,
         )
         if check and done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+            raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
 
     def start(self) -> None:
@@ -157,16 +157,8 @@ class Lab:
         folder, port = self.folder, self.port
         database = folder / "db"
         options = ["--no-defaults", f"--datadir={database}", "--user=root"]
-        subprocess.run(
-            [
-                "mariadb-install-db",
-                *options,
-                "--skip-test-db",
-                "--auth-root-authentication-method=normal",
-            ],
-            check=True,
-            capture_output=True,
-        )
+        made = ("--skip-test-db", "--auth-root-authentication-method=normal")
+        self.run("mariadb-install-db", *options, *made)
         sock = folder / "db.sock"
         server = self._start(
             "mariadbd",

@@ -43,7 +43,7 @@ def test_a_killed_shard_is_all_that_is_computed_again(lab: Lab, run: Path) -> No
     cache = f"evaluation.cache={whole / 'cache'}"
     done = run_door("evaluate", f"run={whole}", *SETTINGS, cache)
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: state_of(lab, merge.job) == "FAILED", "the merge's refusal", 240)
+    wait_until(lambda: state_of(lab, merge.job) == "FAILED", "the merge's refusal")
     assert "shard 3 of 5 has no valid file" in Path(merge.log).read_text()
     assert not (run / "scores.jsonl").exists()
 
@@ -73,12 +73,12 @@ def test_a_script_makes_shards_in_parts(lab: Lab, tmp_path: Path) -> None:
     words = (f"images={images}", f"output={tmp_path}/shards", "shard_samples=2", "split=test")
     run_script(lab, "build_shards.sh", *words, "cluster.parts=2")
     assert [record.task for record in read_jobs(tmp_path / "shards")] == ["shards"] * 3
-    wait_until((tmp_path / "shards/test/manifest.json").exists, "a split", 180)
+    wait_until((tmp_path / "shards/test/manifest.json").exists, "a split")
     assert Manifest.load(tmp_path / "shards/test").sample_count == 4
 
 
 def test_a_script_scores_in_shards(lab: Lab, run: Path) -> None:
     run_script(lab, "evaluate.sh", f"run={run}", *SETTINGS, "evaluation.shards=2")
-    wait_until((run / "scores.jsonl").exists, "a score", 240)
+    wait_until((run / "scores.jsonl").exists, "a score")
     (row,) = read_json_lines(run / "scores.jsonl")
     assert row["n"] == 10

@@ -6,9 +6,11 @@ The tasks are small shell scripts; the lines around them are those of every batc
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,7 @@ class Disturbed:
 
 KINDS = [f"{end} {on_stop}" for end in ("limit", "preempted") for on_stop in ("requeue", "chain")]
 KILLED = "killed chain"
+BUILD = "killed requeue"
 WHERE = {
     "limit": (),
     "preempted": ("--partition=cancel", "--cpus-per-task=20"),
@@ -140,28 +143,50 @@ WHERE = {
 }
 
 
+def building(folder: Path) -> str:
+    """Return a shell script that builds shards of captions which never come."""
+    captions = folder.with_name("captions")
+    os.mkfifo(captions)
+    job = f"{sys.executable} -m t2i_hpc.cluster.slurm.task {folder} shards"
+    words = f"source=coco images={folder} captions={captions} output={folder}/shards"
+    return f"{RESUMED}; echo builds; exec {job} {words}"
+
+
 @pytest.fixture(scope="module")
 def ended(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Disturbed]:
     """Jobs whose time limit is reached, that another preempts, or whose script is killed."""
     made: dict[str, Disturbed] = {}
-    for kind in [*KINDS, KILLED]:
+    for kind in [*KINDS, KILLED, BUILD]:
         end, on_stop = kind.split()
         folder = tmp_path_factory.mktemp("ends") / "run"
-        job = Script(folder, f"{RESUMED}; {SAVES}", on_stop).submit(lab, *WHERE[end])
+        task = building(folder) if kind == BUILD else f"{RESUMED}; {SAVES}"
+        job = Script(folder, task, on_stop).submit(lab, *WHERE[end])
         made[kind] = Disturbed(job, folder)
-    wait_until(lambda: all(map(is_at_work, made.values())), "all work")
+    for kind, each in made.items():
+        wait_until(partial(is_at_work, each), f"work of {kind}")
     lab.run("sbatch", "--nodes=2", "--cpus-per-task=50", "--output=/dev/null", "--wrap=sleep 1")
     for kind in ("limit requeue", "limit chain"):
         lab.run("scontrol", "update", f"JobId={made[kind].job}", "EndTime=now+1seconds")
-    kill_script(lab, made[KILLED].job)
+    for kind in (KILLED, BUILD):
+        kill_script(lab, made[kind].job)
     return made
 
 
 def is_at_work(each: Disturbed) -> bool:
-    return "at work" in said(each.folder, each.job)
+    captions = each.folder.with_name("captions")
+    return is_read(captions) if captions.exists() else "at work" in said(each.folder, each.job)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "requeue" in kind])
+def is_read(pipe: Path) -> bool:
+    """Whether a process reads a pipe; it waits for ever, since the other end is left open."""
+    try:
+        os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # nobody does
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in KINDS if "requeue" in kind), BUILD])
 def test_a_job_that_slurm_ends_while_it_saves_is_requeued(
     lab: Lab, ended: dict[str, Disturbed], kind: str
 ) -> None:

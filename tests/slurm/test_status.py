@@ -62,7 +62,7 @@ def test_a_sweep_of_six_points_and_its_table(lab: Lab, shards: Path, tmp_path: P
         seen.append(Counter(row["state"] for row in states(lab, sweep)))
         return set(seen[-1]) == {"done"}
 
-    wait_until(is_done, f"the sweep is done: {states(lab, sweep)}", 240)
+    wait_until(is_done, f"the sweep is done: {states(lab, sweep)}")
     assert max(each["running"] for each in seen) == 2
     assert seen[0]["waiting"] >= 4
     rows = list(csv.DictReader(io.StringIO(said(lab, TABLE, str(sweep), "format=csv"))))

@@ -1,10 +1,11 @@
-"""Trainings that are disturbed in every way a cluster knows, all at the same time.
+"""Trainings that are disturbed in every way a cluster knows, each several times.
 
 Each goes on by itself and ends with the very weights of a training that nobody disturbed.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from copy import copy
@@ -13,31 +14,36 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.jobs import read_jobs
+from t2i_hpc.cluster.jobs import JobRecord, read_jobs
+from t2i_hpc.cluster.local import free_port
 from t2i_hpc.common.files import read_json_lines
 from tests.slurm.jobs import (
-    DONE,
     FOUR,
     HELD,
     IMAGES,
+    SCRIPTS,
     equal_bits,
     kill_script,
     launch,
     launched,
-    log_of,
     log_text,
     state_of,
-    steps_of,
     submit,
     training,
     wait_for,
     wait_until,
 )
 from tests.slurm.lab import Lab
+from tests.slurm.stories import Disturb, Story, tell, train_here
 from tests.support.data import make_shards
-from tests.support.training import TINY, losses_of, only_run, train_tiny
+from tests.support.preloaded import nursery
+from tests.support.training import TINY, only_run
 
 CLIENTS = ("sbatch", "squeue", "scontrol", "sinfo", "srun", "scancel", "git")
+_THERE = ("cluster=slurm", "cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "device=cpu")
+_DEMO = (*_THERE, "evaluation=demo", "evaluation.images=8", "evaluation.shards=1")
+_QUOTED = ",".join(f'"{word}"' for word in _DEMO)
+EVALUATIONS = ("engine.images=8", "evaluation.every_images=8", f"evaluation.words=[{_QUOTED}]")
 
 
 @pytest.fixture(scope="module")
@@ -56,63 +62,13 @@ def bare(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return bare
 
 
-@dataclass(frozen=True)
-class Submitted:
-    """Trainings in the queue: numbers of the jobs, and the folder of each one's run."""
-
-    jobs: dict[str, str]
-    folder: Path
-
-    def runs(self, name: str) -> Path:
-        return self.folder / name
-
-
-@pytest.fixture(scope="module")
-def submitted(lab: Lab, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    """Submit all, and disturb those that are to be when they are at work."""
-    folder = tmp_path_factory.mktemp("runs")
-    length = f"engine.images={IMAGES}"
-    settings = (*TINY, f"data.path={shards}", f"runs={folder / 'script'}", length)
-    low = ("cluster.partition=low", "cluster.cpus_per_task=20")
-    cancelled = ("cluster.partition=cancel", "cluster.cpus_per_task=20", "cluster.on_stop=chain")
-    four = ("experiment=coco_ssagan", "cluster.tasks_per_node=2")
-    jobs = {
-        "script": submit(lab, "train_coco.sh", folder / "script", FOUR, *settings),
-        "low": training(lab, shards, folder / "low", length, HELD, *low),
-        "hand": training(lab, shards, folder / "hand", length, HELD),
-        "chain": training(lab, shards, folder / "chain", length, HELD, "cluster.on_stop=chain"),
-        "straight": training(lab, shards, folder / "straight", length, HELD, *four),
-        "preempted": training(lab, shards, folder / "preempted", length, HELD, *cancelled),
-        "headless": training(lab, shards, folder / "headless", length, HELD),
-    }
-    lab.run("scontrol", "release", ",".join(jobs.values()))
-    made = Submitted(jobs, folder)
-    _disturb(lab, made)
-    return made
-
-
-def _disturb(lab: Lab, made: Submitted) -> None:
-    waiting = dict(_DISTURBANCES)
-
-    def all_disturbed() -> bool:
-        for name in [name for name in waiting if at_work(name)]:
-            waiting.pop(name)(lab, made.jobs[name])
-        return not waiting
-
-    def at_work(name: str) -> bool:
-        both = [name, *(["preempted"] if name == "low" else [])]
-        return all(steps_of(made.runs(each)) >= 2 for each in both)
-
-    wait_until(all_disturbed, "trainings at work", 300)
-
-
 def _signal(lab: Lab, job: str) -> None:
     """Do what Slurm does before a time limit."""
     lab.run("scancel", "--signal=USR1", job)
 
 
 def _preempt(lab: Lab, job: str) -> None:
-    """Ask for more CPUs than are free, whatever else runs, but for those of the low job."""
+    """Ask for more CPUs than are free, whatever else runs, but for those of the job."""
     lab.run("sbatch", "--nodes=2", "--cpus-per-task=50", "--output=/dev/null", "--wrap=sleep 1")
 
 
@@ -120,104 +76,140 @@ def _requeue(lab: Lab, job: str) -> None:
     lab.run("scontrol", "requeue", job)
 
 
-_DISTURBANCES: dict[str, Callable[[Lab, str], None]] = {
-    "script": _signal,
-    "headless": kill_script,
-    "low": _preempt,  # which preempts the job called "preempted" as well
-    "hand": _requeue,
-    "chain": _signal,
-}
+def _cut_power(lab: Lab, job: str) -> None:
+    lab.power_off("n2")
+    try:
+        wait_until(lambda: state_of(lab, job) == "PENDING", "a requeue")
+    finally:
+        lab.power_on("n2")
+
+
+def _leave_alone(lab: Lab, job: str) -> None:
+    """Nothing: it ends this session by itself."""
+
+
+def _cancel(lab: Lab, job: str) -> None:
+    lab.run("scancel", job)
+
+
+def _submit_torchrun(lab: Lab, runs: Path, *words: str) -> str:
+    """Submit the script's second way, without an end, for two minutes."""
+    text = (SCRIPTS / "train_coco.sh").read_text()
+    text = re.sub(r"^srun --cpus.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^#(   .*)$", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(r"^#SBATCH --signal.*\n", "", text, flags=re.MULTILINE)
+    text = text.replace("--nproc-per-node=4", "--nproc-per-node=2")
+    script = runs.with_suffix(".sh")
+    script.write_text(text.replace(":29500", f":{free_port()}"))
+    where = ("--nodes=1", "--nodelist=n1", "--ntasks-per-node=1", "--time=2", *FOUR[2:4])
+    return submit(lab, str(script), runs, where, f"runs={runs}", *words)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Trainings that are over, each in a folder of its own."""
+
+    folder: Path
+
+    def runs(self, name: str) -> Path:
+        return self.folder / name
+
+    def jobs(self, name: str) -> list[JobRecord]:
+        return [each for each in read_jobs(only_run(self.runs(name))) if each.task == "train"]
+
+    def log(self, name: str) -> str:
+        """Return what all jobs of a training printed, oldest first."""
+        logs = [Path(each.log) for each in self.jobs(name)] or [*self.runs(name).glob("*.log")]
+        return "".join(log_text(path) for path in logs)
 
 
 @pytest.fixture(scope="module")
-def here(lab: Lab, submitted: Submitted, shards: Path) -> Submitted:
-    """The same trainings on this machine, undisturbed, with two and with four ranks."""
-    words = (f"engine.images={IMAGES}",)
-    for ranks, more in ((2, ()), (4, ("experiment=coco_ssagan",))):
-        runs = submitted.runs(f"here{ranks}")
-        train_tiny(shards, runs, *more, *words, task=("launch", f"cluster.processes={ranks}"))
-    return submitted
+def told(lab: Lab, bare: Lab, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """Let trainings of the same length be disturbed in all ways, and one be left alone, here."""
+    folder = tmp_path_factory.mktemp("runs")
+    data, length = f"data.path={shards}", f"engine.images={IMAGES}"
+    low, cancel = (
+        (f"cluster.partition={name}", "cluster.cpus_per_task=20") for name in ("low", "cancel")
+    )
+
+    def story(name: str, submit: Callable[[Path], str], *disturbances: Disturb) -> Story:
+        return Story(folder / name, submit, disturbances)
+
+    def launched_with(*words: str, on: Lab = lab) -> Callable[[Path], str]:
+        return lambda runs: training(on, shards, runs, length, *words)
+
+    def script(runs: Path) -> str:
+        return submit(lab, "train_coco.sh", runs, FOUR, data, f"runs={runs}", *TINY, length)
+
+    def torchrun(runs: Path) -> str:
+        return _submit_torchrun(lab, runs, data, *TINY, "engine.images=4000000")
+
+    tell(
+        lab,
+        story("requeued", launched_with(*low), kill_script, _requeue, _preempt),
+        story("script", script, _signal),
+    )
+    chain = launched_with(*cancel, "cluster.on_stop=chain")
+    tell(
+        lab,
+        story("torchrun", torchrun, _leave_alone, _cancel),
+        story("chained", chain, _signal, _preempt),
+        story("evaluated", launched_with(*EVALUATIONS)),
+        story("power", launched_with(on=bare), _cut_power),  # alone on its second node
+    )
+    with nursery() as home:
+        train_here(home, 2, folder / "here2", data, *TINY, length)
+        train_here(home, 4, folder / "here4", data, *TINY, length, "experiment=coco_ssagan")
+    return Told(folder)
 
 
-def test_a_launched_job_of_four_tasks_trains_as_four_ranks_here(lab: Lab, here: Submitted) -> None:
-    runs = here.runs("straight")
-    wait_for(lab, here.jobs["straight"], DONE, runs)
-    assert losses_of(only_run(here.runs("here4"))) == losses_of(only_run(runs))
-    assert equal_bits(here.runs("here4"), runs)
-    assert "on 4 ranks" in log_of(runs)
+def test_a_training_that_is_taken_away_three_times_goes_on(lab: Lab, told: Told) -> None:
+    """Its batch script is killed, a person requeues it, another job preempts it."""
+    (record,) = told.jobs("requeued")
+    log = told.log("requeued")
+    assert f"its batch script was killed: job {record.job}" in log
+    assert log.count("resuming at step") == 3
+    assert equal_bits(told.runs("here2"), told.runs("requeued"))
+    ends = lab.run("sacct", "-X", "-n", "-P", "-D", "-j", record.job, "-o", "State").split()
+    assert (len(ends), ends[-1]) == (4, "COMPLETED")
+    assert "FAILED" not in ends
 
 
-def test_a_script_that_is_signalled_goes_on(lab: Lab, here: Submitted) -> None:
-    runs = here.runs("script")
-    wait_for(lab, here.jobs["script"], DONE, runs)
-    log = next(runs.glob("*.log")).read_text()
-    assert "stopped and saved" in log
-    assert "resuming at step" in log
+def test_a_script_of_four_tasks_that_is_signalled_goes_on(told: Told) -> None:
+    log = told.log("script")
+    for words in ("on 4 ranks", "stopped and saved", "resuming at step"):
+        assert words in log
     assert "ended with code 75: it is requeued" in log
-    assert equal_bits(here.runs("here4"), runs)
+    assert equal_bits(told.runs("here4"), told.runs("script"))
 
 
-@pytest.mark.parametrize("name", ["low", "hand"])
-def test_a_job_that_is_taken_away_goes_on(lab: Lab, here: Submitted, name: str) -> None:
-    runs = here.runs(name)
-    wait_for(lab, here.jobs[name], DONE, runs)
-    assert "resuming at step" in log_of(runs)
-    assert equal_bits(here.runs("here2"), runs)
-    restarts = lab.run("sacct", "-X", "-n", "-P", "-D", "-j", here.jobs[name], "-o", "State")
-    assert restarts.split()[-1] == "COMPLETED"
-    assert "FAILED" not in restarts
-
-
-@pytest.mark.parametrize(("name", "state"), [("chain", "COMPLETED"), ("preempted", "PREEMPTED")])
-def test_a_job_that_has_to_end_is_followed_by_another(
-    lab: Lab, here: Submitted, name: str, state: str
-) -> None:
+def test_a_job_that_has_to_end_is_followed_by_another(lab: Lab, told: Told) -> None:
     """Also in a partition with PreemptMode=CANCEL and GraceTime=0; the chain ends with the work."""
-    runs, job = here.runs(name), here.jobs[name]
-    wait_until(lambda: state_of(lab, job) == state, f"the end of {name}")
-    successor = read_jobs(only_run(runs))[1]
-    wait_for(lab, successor.job, DONE, runs)
-    assert [each.follows for each in read_jobs(only_run(runs))] == ["", job]
-    assert "resuming at step" in Path(successor.log).read_text()
-    assert equal_bits(here.runs("here2"), runs)
+    jobs = [record.job for record in told.jobs("chained")]
+    states = [state_of(lab, job) for job in jobs]
+    assert states == ["COMPLETED", "PREEMPTED", "COMPLETED"], told.log("chained")
+    assert [each.follows for each in told.jobs("chained")] == ["", *jobs[:2]]
+    assert told.log("chained").count("resuming at step") == 2
+    assert equal_bits(told.runs("here2"), told.runs("chained"))
 
 
-def test_a_training_whose_batch_script_is_killed_requeues_itself(lab: Lab, here: Submitted) -> None:
-    runs = here.runs("headless")
-    wait_for(lab, here.jobs["headless"], DONE, runs)
-    assert "its batch script was killed: job" in log_of(runs)
-    assert "resuming at step" in log_of(runs)
-    assert equal_bits(here.runs("here2"), runs)
+def test_a_node_that_loses_its_power_is_survived(told: Told) -> None:
+    """In a job that finds no more than Slurm's clients, and none of its accounting."""
+    assert "resuming at step" in told.log("power")
+    assert equal_bits(told.runs("here2"), told.runs("power"))
 
 
-def test_a_node_that_loses_its_power_is_survived(
-    lab: Lab, bare: Lab, here: Submitted, shards: Path
-) -> None:
-    runs = here.runs("power")
-    job = training(bare, shards, runs, f"engine.images={IMAGES}")
-    wait_until(lambda: steps_of(runs) >= 3, "a training at work")
-    lab.power_off("n2")
-    try:
-        wait_until(lambda: state_of(lab, job) == "PENDING", "a requeue", 120)
-    finally:
-        lab.power_on("n2")
-    wait_for(lab, job, DONE, runs)
-    assert "resuming at step" in log_of(runs)
-    assert equal_bits(here.runs("here2"), runs)
+def test_torchrun_stops_before_a_time_limit_that_slurm_alone_knows(told: Told) -> None:
+    """The second way of the script; Slurm 22.05 sets no SLURM_JOB_END_TIME."""
+    log = told.log("torchrun")
+    assert re.search(r"time limit in \d+ s: stopping to save", log), log
+    assert "resuming at step" in log
 
 
-def test_a_training_submits_its_own_evaluations(lab: Lab, shards: Path, tmp_path: Path) -> None:
-    there = ("cluster=slurm", "cluster.gpus_per_node=0", "cluster.cpus_per_task=1")
-    words = (*there, "evaluation=demo", "evaluation.images=8", "evaluation.shards=1", "device=cpu")
-    quoted = ",".join(f'"{word}"' for word in words)
-    settings = ("engine.images=8", "evaluation.every_images=8", f"evaluation.words=[{quoted}]")
-    job = training(lab, shards, tmp_path, *settings)
-    wait_for(lab, job, DONE, tmp_path)
-    run = only_run(tmp_path)
-    for record in read_jobs(run):
-        wait_for(lab, record.job, DONE, tmp_path)
+def test_a_training_submits_its_own_evaluations(told: Told) -> None:
+    run = only_run(told.runs("evaluated"))
     scores = read_json_lines(run / "scores.jsonl")
-    assert sorted(row["images"] for row in scores) == [0, 8]
+    assert sorted(row["images"] for row in scores) == [0, 8], told.log("evaluated")
     assert len(read_jobs(run)) == 3
 
 

@@ -19,14 +19,24 @@ _LISTENING = ("train", "pretrain")
 
 @dataclass(frozen=True)
 class Start:
-    """Replaces its process with ``python -m t2i_hpc.<task> words…``."""
+    """Replaces its process with ``python -m t2i_hpc.<task> words…``.
+
+    Attributes:
+        task: name of the command.
+        words: its command line.
+        folder: where the job is recorded; "" where an earlier version submitted it.
+    """
 
     task: str
     words: tuple[str, ...]
+    folder: str = ""
 
     def __call__(self) -> NoReturn:
         """Become the task; a signal in the seconds of its imports waits until it listens."""
+        module = [f"t2i_hpc.{self.task}"]
         if self.task in _LISTENING:
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        command = [sys.executable, "-u", "-m", f"t2i_hpc.{self.task}", *self.words]
+        elif self.folder:
+            module = ["t2i_hpc.cluster.slurm.task", self.folder, self.task]
+        command = [sys.executable, "-u", "-m", *module, *self.words]
         os.execv(command[0], command)

@@ -46,7 +46,7 @@ class KnownJob:
 
     def progress(self) -> int:
         """Return how far the work is."""
-        return progress_of(self.record, self.work)
+        return progress_of(self.record, self.work, self.chain)
 
     def starts(self) -> list[Start]:
         """Return the starts of the chain, newest first."""

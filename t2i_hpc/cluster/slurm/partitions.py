@@ -7,7 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2i_hpc.cluster.slurm.client import NoAnswerError, run_client, split_rows, warn_of
+from t2i_hpc.cluster.slurm.client import (
+    NoAnswerError,
+    has_client,
+    run_client,
+    split_rows,
+    warn_of,
+)
 from t2i_hpc.cluster.slurm.options import outside_of_jobs, partitions_of
 from t2i_hpc.common.errors import ClusterError, nearest
 from t2i_hpc.config.cluster import ClusterConfig
@@ -144,7 +150,9 @@ def minutes_of(text: str) -> int:
 
 
 def longest_array() -> int:
-    """Return how many elements a job array of this cluster may have."""
+    """Return how many elements a job array of this cluster may have; Slurm's default without it."""
+    if not has_client("scontrol"):
+        return _DEFAULT_ARRAY
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", run_client("scontrol", "show", "config"))
     size = int(found[1]) if found else _DEFAULT_ARRAY
     if size < 1:

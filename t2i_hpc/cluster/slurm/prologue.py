@@ -22,11 +22,13 @@ from t2i_hpc.common.exit_codes import GAVE_UP, NOTHING_LEFT, resumes
 from t2i_hpc.common.output import say_in_log
 
 _USER_ERROR = 2
+_UNSEEN = 66  # of no program: srun itself ends with 2, e.g. where a node finds no bash
 _RECORD_PATIENCE_SECONDS = 5.0
 _VISIBLE_SECONDS = 120.0
 _LOOK = (
     'for path in "$@"; do [ -e "$path" ] || { echo "t2i_hpc: $(hostname) does not see $path: put '
-    'it on a file system that all nodes share (not /tmp or another local disk)" >&2; exit 2; }; '
+    'it on a file system that all nodes share (not /tmp or another local disk)" >&2; '
+    f"exit {_UNSEEN}; }}; "
     "done"
 )
 
@@ -133,4 +135,4 @@ def _run_everywhere(nodes: int, script: str, words: Sequence[str]) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return True  # whatever is wrong with srun, the task's own says it better
-    return done.returncode != _USER_ERROR
+    return done.returncode != _UNSEEN

@@ -8,7 +8,7 @@ requeued again and again is no progress of the evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +42,18 @@ class Start:
     requeued: bool = False
 
 
-def progress_of(record: JobRecord | None, folder: Path) -> int:
+def progress_of(record: JobRecord | None, folder: Path, chain: Collection[str]) -> int:
     """Return how far a work is, in steps that are only comparable with each other; -1: nowhere.
 
     Args:
         record: its job; None for a script that was submitted by hand, which trains.
         folder: what it writes into.
+        chain: the job and those that it is the successor of.
     """
     task = record.task if record else "train"
     words = dict(word.partition("=")[::2] for word in record.words) if record else {}
     if task == "evaluate":
-        return _partial_files(folder, words)
+        return _partial_statistics(folder, words, chain)
     if task == "shards":
         return _finished_tars(folder, words)
     images = newest_images(folder)
@@ -114,12 +115,28 @@ def _path(folder: Path, job: str) -> Path:
     return folder / JOBS_FOLDER / f"starts-{job}.jsonl"
 
 
-def _partial_files(folder: Path, words: Mapping[str, str]) -> int:
-    """Count the files of partial statistics that an evaluation, or its one shard, has written."""
+def _partial_statistics(folder: Path, words: Mapping[str, str], chain: Collection[str]) -> int:
+    """Count the valid files of partial statistics that an evaluation's own jobs have written."""
+    from t2i_hpc.common.errors import EvaluationError
+    from t2i_hpc.metrics.parts import load_header
+
+    def is_own(path: Path) -> bool:
+        try:
+            return load_header(path).job in chain
+        except EvaluationError:  # cut, or of another format
+            return False
+
+    return _count(path for path in _files_of_parts(folder, words) if is_own(path))
+
+
+def _files_of_parts(folder: Path, words: Mapping[str, str]) -> Iterator[Path]:
+    """Give the files of both sides that an evaluation, or its one shard, may have written."""
     shard, checkpoint = words.get("evaluation.shard", ""), words.get("checkpoint", "")
-    name = f"part-{int(shard):05d}-of-*" if shard.isdecimal() else "part-*"
+    name = f"part-{int(shard):05d}-of-*.npz" if shard.isdecimal() else "part-*.npz"
     images = f"{int(checkpoint):010d}*" if checkpoint.isdecimal() else "*"
-    return _count(folder.glob(f"evaluations/*/{images}/{name}.npz"))
+    yield from folder.glob(f"evaluations/*/{images}/{name}")
+    cache = words.get("evaluation.cache", "").strip("\"'")
+    yield from Path(cache or folder.parent / "real-statistics").glob(f"*/{name}")
 
 
 def _finished_tars(folder: Path, words: Mapping[str, str]) -> int:

@@ -23,6 +23,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord, Plan, Work, record_jobs
 from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
+from t2i_hpc.cluster.slurm.client import has_client
 from t2i_hpc.cluster.slurm.merging import cluster_of
 from t2i_hpc.cluster.slurm.node import Start
 from t2i_hpc.cluster.slurm.options import (
@@ -58,8 +59,11 @@ def submit(
         after: the jobs that it waits for, if not for that one.
 
     Raises:
-        ClusterError: Slurm refuses; says which jobs of the plan are in the queue already.
+        ClusterError: Slurm is not here, or refuses; says which jobs of the plan are in the queue
+            already.
     """
+    if not has_client("sbatch"):
+        raise ClusterError("sbatch is not installed here, so no job can be submitted")
     submission = _Submission(plan, cluster, snapshot, follows, after)
     _, script = next(batch_scripts(plan, cluster))
     with outside_of_jobs(script):
@@ -107,7 +111,8 @@ class _Submission:
         cluster = cluster_of(works[0], self.cluster)
         executor = _executor(self.plan.folder, name, cluster, after)
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # errors are raised, too
-            jobs = [executor.submit(Start(work.task, work.words)) for work in works]
+            folder = str(self.plan.folder.absolute())
+            jobs = [executor.submit(Start(work.task, work.words, folder)) for work in works]
         numbers = [str(job.job_id) for job in jobs]
         self._record(works, numbers, name, after, cluster)
         parent = numbers[0].partition("_")[0]
@@ -198,6 +203,11 @@ def _additional(cluster: ClusterConfig) -> Options:
 
 class _Executor(SlurmExecutor):  # type: ignore[misc]  # submitit has no types
     """submitit's executor, with the step beside the script instead of before its next line."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Say that Slurm is here: a script can be shown without."""
+        return 2
 
     @property
     def _submitit_command_str(self) -> str:
