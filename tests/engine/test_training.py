@@ -117,7 +117,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == STOPPED_EXIT_CODE, output
-    assert "the same command goes on" in output
+    assert "saved: the same command resumes" in output
     run = only_run(tmp_path)
     (images,) = [n for n in list_checkpoints(run) if n]
     assert read_json_lines(run / "metrics.jsonl")[-1]["images"] == images
