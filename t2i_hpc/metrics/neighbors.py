@@ -1,25 +1,32 @@
-"""Nearest neighbors in feature space: bounds from one matrix product, exact answers from pairs.
+"""Nearest neighbors in feature space: most pairs are ruled out by bounds, the rest are computed.
 
-A matrix product in float32 compares an image with all others, but not exactly: a distance comes
-out of the difference of large numbers, and rounds in another way in another block. So products
-give bounds alone, around a center that both sides share. What the bounds leave open is computed
-for single pairs as a sum of squared differences. A distance that decides thus has one arithmetic:
-equal images are at distance 0 however many there are, and an offset that all features share
-rounds nothing away.
+Distances of two images' leading principal coordinates, with the length of what is left of each
+as one coordinate more, are never longer than those of the features: they are lower bounds, for
+all pairs from one short matrix product. Products of whole features, for the pairs that these
+leave open alone, leave few; their distances are sums of squared differences in float64. A
+distance that decides thus has one arithmetic: equal images are at distance 0 however many there
+are, and an offset that all features share rounds nothing away. Where nearly all images are
+alike, bounds rule nothing out, and a product in float64 names the pairs that are computed.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+Pairs = tuple[Tensor, Tensor]
+
 _AT_ONCE = 1024  # rows of a matrix of bounds, so that 30,000 columns take 120 MB
-_CANDIDATES = 32  # neighbors of a point that may stay open before it is compared with all
-_OF_BLOCK = 8  # of these, how many a block of earlier points may add
-_GROUP = 16  # columns that one comparison passes over
+_LEADING = 512  # principal coordinates that bounds compare
+_SAMPLE = 8192  # images of a side that the principal axes are computed from
+_SOME = 4  # one in so many points is asked for a first neighborhood
+_NARROW = 512  # open pairs a point with which bounds save nothing
+_CANDIDATES = 32  # neighbors by a product in float64 that are computed
 _PAIR_VALUES = 2**19  # of pairs at once, so that they stay in a cache
 _COLUMNS = 2048  # of a float64 matrix at once
 
@@ -30,30 +37,47 @@ class Points:
 
     Attributes:
         rows: features less a center that sides share, float32 (N, D).
+        short: coordinates whose distances are never longer, float32 (N, C).
     """
 
     rows: Tensor
+    short: Tensor
+
+    @cached_property
+    def short_squares(self) -> Tensor:
+        """Squared lengths of `short`, a little less than rounding makes them, float32 (N,)."""
+        return self._less(self.short)
 
     @cached_property
     def squares(self) -> Tensor:
-        """Squared lengths, float32 (N,)."""
-        return self.rows.square().sum(1)
+        """Squared lengths of `rows`, a little less than rounding makes them, float32 (N,)."""
+        return self._less(self.rows)
 
-    @property
-    def slack(self) -> float:
-        """Rounding of a product, relative to the squared lengths of its two points."""
-        return 1e-5 + self.rows.shape[1] * 2.0**-24
+    def _less(self, values: Tensor) -> Tensor:
+        slack = 1e-5 + self.rows.shape[1] * 2.0**-24  # of products, and of the axes
+        return (1 - slack) * values.square().sum(1)
 
 
 def points_of(*sides: Tensor) -> list[Points]:
-    """Return sides around the center of all of them.
+    """Return sides around the center of all of them, with principal axes of all of them.
 
     Args:
         sides: features, float32 (N, D) each.
     """
     total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in sides]).sum(0)
     center = (total / sum(map(len, sides))).float()
-    return [Points(rows - center) for rows in sides]
+    centered = [rows - center for rows in sides]
+    if len(center) <= _LEADING:
+        return [Points(rows, rows) for rows in centered]
+    some = torch.cat([rows[:: -(-len(rows) // _SAMPLE)] for rows in centered])
+    axes = torch.linalg.eigh(some.T @ some).eigenvectors[:, -_LEADING:]
+    return [Points(rows, _shortened(rows, axes)) for rows in centered]
+
+
+def _shortened(rows: Tensor, axes: Tensor) -> Tensor:
+    leading = rows @ axes
+    rest = torch.addmm(rows, leading, axes.T, alpha=-1)
+    return torch.cat([leading, rest.norm(dim=1, keepdim=True)], 1)
 
 
 def squared_radii(points: Points, k: int) -> Tensor:
@@ -63,66 +87,24 @@ def squared_radii(points: Points, k: int) -> Tensor:
         points: N points.
         k: less than N.
     """
-    rows, kept = points.rows, max(_CANDIDATES, 2 * k)
-    radii = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    nearest = _nearest(points, kept, max(_OF_BLOCK, 2 * k))
-    crowded = []
-    for own in _blocks(points):
-        limit = radii[own] = _kth(points, own, nearest.columns[own], nearest.lower[own], k)
-        crowded.append(own[nearest.dropped[own] <= limit])
-    for own in _joined(crowded, rows):
-        apart = _all_distances(points, own, points)
-        apart[torch.arange(len(own), device=own.device), own] = torch.inf
-        near = apart.topk(min(kept, len(rows) - 1), largest=False).indices
-        radii[own] = _distances(points, own[:, None], points, near).kthvalue(k).values
-    return radii
-
-
-@dataclass(frozen=True)
-class _Nearest:
-    """For each point those others that are nearest by lower bounds of squared distances.
-
-    Attributes:
-        lower: bounds, ascending, float32 (N, C); infinite where there are fewer others.
-        columns: which points they are of, int64 (N, C).
-        dropped: no point that is not among them has a smaller bound, float32 (N,).
-    """
-
-    lower: Tensor
-    columns: Tensor
-    dropped: Tensor
-
-    def add(self, own: slice, bounds: Tensor, first: int, wanted: int) -> None:
-        """Take the `wanted` smallest bounds (n, m) of points to others, from number `first` on."""
-        wanted = min(wanted, bounds.shape[1])
-        smallest, columns = _smallest(bounds, wanted)
-        if wanted < bounds.shape[1]:
-            self.dropped[own] = torch.minimum(self.dropped[own], smallest[:, -1])
-        lower = torch.cat([self.lower[own], smallest], 1)
-        columns = torch.cat([self.columns[own], columns + first], 1)
-        self.lower[own], kept = lower.topk(self.lower.shape[1], largest=False)
-        self.columns[own] = columns.gather(1, kept)
-        self.dropped[own] = torch.minimum(self.dropped[own], self.lower[own, -1])
-
-
-def _nearest(points: Points, kept: int, of_block: int) -> _Nearest:
-    """Compare each pair of points once: what a block is to later points, they are to it."""
-    rows, size = points.rows, (len(points.rows), kept)
-    nearest = _Nearest(
-        rows.new_full(size, torch.inf),
-        torch.zeros(size, dtype=torch.int64, device=rows.device),
-        rows.new_full(size[:1], torch.inf),
-    )
-    shorter = (1 - points.slack) * points.squares
-    for first in range(0, len(rows), _AT_ONCE):
-        end = min(first + _AT_ONCE, len(rows))
-        lower = torch.addmm(shorter[first:], rows[first:end], rows[first:].T, alpha=-2)
-        lower += shorter[first:end, None]
-        lower.fill_diagonal_(torch.inf)
-        nearest.add(slice(first, end), lower, first, kept)
-        if end < len(rows):
-            nearest.add(slice(end, None), lower[:, end - first :].T, first, of_block)
-    return nearest
+    count, near = len(points.rows), _rounded_up(_within(points, k))
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    for own in _blocks(count):
+        later = slice(own.start, None)  # each pair once: what i is to j, j is to i
+        lower = _bounds(points, own, points, later)
+        open_ = (lower <= near[own, None]).logical_or_(lower <= near[later])
+        width = own.stop - own.start
+        open_[:, :width] = open_[:, :width].triu(1)
+        i, j = open_.nonzero(as_tuple=True)
+        if len(i) > _NARROW * width:
+            return _radii_by_products(points, k)
+        closer = _pair_bounds(points, own, points, later, (i, j))
+        i, j = i + own.start, j + own.start
+        left = closer <= torch.maximum(near[i], near[j])
+        i, j = i[left], j[left]
+        pairs.append((i, j, _distances(points, i, points, j)))
+    i, j, apart = map(torch.cat, zip(*pairs, strict=True))
+    return _kth_of_each(torch.cat([i, j]), torch.cat([apart, apart]), k, count)
 
 
 def covered(
@@ -134,53 +116,113 @@ def covered(
         first, second: N and M points.
         first_radii, second_radii: squared radii of their balls, float64 (N,) and (M,).
     """
-    sides, radii = (first, second), (first_radii, second_radii)
-    lengths = [(1 - side.slack) * side.squares for side in sides]
-    beyond = [
-        length - (1 + 2 * side.slack) * reach.float()
-        for side, length, reach in zip(sides, lengths, radii, strict=True)
-    ]
-    inside = [torch.zeros_like(length, dtype=torch.bool) for length in lengths]
-    open_: list[list[Tensor]] = [[], []]
-    best = torch.full_like(lengths[1], torch.inf)  # of the second side's points so far
-    ball = torch.zeros_like(best, dtype=torch.int64)
-    for own in _blocks(first):
-        products = torch.mm(first.rows[own], second.rows.T).mul_(-2)
-        lower, near = (products + beyond[1]).min(1)
-        possible = lower + lengths[0][own] <= 0
-        hits = _hits(first, own[possible], second, near[possible], second_radii)
-        inside[0][own[possible]] = hits
-        open_[0].append(own[possible][~hits])
-        found, place = products.add_(beyond[0][own, None]).min(0)
-        nearer = found < best
-        best[nearer], ball[nearer] = found[nearer], own[place[nearer]]
-    own = (best + lengths[1] <= 0).nonzero()[:, 0]
-    hits = _hits(second, own, first, ball[own], first_radii)
-    inside[1][own] = hits
-    open_[1].append(own[~hits])
-    for side in (0, 1):
-        points, centers, reach = sides[side], sides[1 - side], radii[1 - side]
-        for own in _joined(open_[side], points.rows):
-            apart = _all_distances(points, own, centers) - reach
-            near = apart.topk(min(_CANDIDATES, len(reach)), largest=False).indices
-            hits = _distances(points, own[:, None], centers, near) <= reach[near]
-            inside[side][own] = hits.any(1)
+    inside = [torch.zeros_like(radii, dtype=torch.bool) for radii in (first_radii, second_radii)]
+    reach = [_rounded_up(radii) for radii in (first_radii, second_radii)]
+    for own in _blocks(len(first_radii)):
+        lower = _bounds(first, own, second, slice(None))
+        open_ = (lower <= reach[0][own, None]).logical_and_(~inside[1])
+        open_.logical_or_(lower <= reach[1])
+        i, j = open_.nonzero(as_tuple=True)
+        if len(i) > _NARROW * len(lower):
+            return (
+                _covered_by_products(first, second, second_radii),
+                _covered_by_products(second, first, first_radii),
+            )
+        closer = _pair_bounds(first, own, second, slice(None), (i, j))
+        i = i + own.start
+        left = torch.logical_or(closer <= reach[0][i], closer <= reach[1][j])
+        i, j = i[left], j[left]
+        apart = _distances(first, i, second, j)
+        inside[0][i[apart <= second_radii[j]]] = True
+        inside[1][j[apart <= first_radii[i]]] = True
     return inside[0], inside[1]
 
 
-def _kth(points: Points, own: Tensor, near: Tensor, lower: Tensor, k: int) -> Tensor:
-    """Return squared distances to the k-th of the `near`, float64 (n,)."""
-    distances = torch.full(near.shape, torch.inf, dtype=torch.float64, device=own.device)
-    distances[:, :k] = _distances(points, own[:, None], points, near[:, :k])
-    limit = distances[:, :k].amax(1)
-    row, place = (lower <= limit[:, None])[:, k:].nonzero(as_tuple=True)
-    distances[row, place + k] = _distances(points, own[row], points, near[row, place + k])
-    return distances.kthvalue(k).values
+def _bounds(points: Points, own: slice, others: Points, which: slice) -> Tensor:
+    """Return lower bounds of the squared distances of points to others, float32 (n, m)."""
+    left, right = points.short[own], others.short[which]
+    lower = torch.addmm(others.short_squares[which], left, right.T, alpha=-2)
+    return lower.add_(points.short_squares[own, None])
 
 
-def _hits(points: Points, own: Tensor, others: Points, ball: Tensor, radii: Tensor) -> Tensor:
-    """Return whether each of the points `own` lies in the ball that is named for it."""
-    return _distances(points, own, others, ball) <= radii[ball]
+def _pair_bounds(points: Points, own: slice, others: Points, which: slice, pairs: Pairs) -> Tensor:
+    """Return lower bounds of the squared distances of pairs, from whole features, float32 (p,).
+
+    Args:
+        points, own: the first of a pair is number i of these.
+        others, which: the second is number j of these.
+        pairs: i ascending, and j, int64 (p,) each.
+    """
+    left, right = points.rows[own], others.rows[which]
+    i, j = pairs
+    starts = torch.searchsorted(i, torch.arange(len(left) + 1, device=i.device))
+    size = (len(left), len(right))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        wanted = torch.sparse_csr_tensor(
+            starts, j, left.new_zeros(len(j)), size, check_invariants=False
+        )
+        products = torch.sparse.sampled_addmm(wanted, left, right.T, beta=0, alpha=-2).values()
+    return products + points.squares[own][i] + others.squares[which][j]
+
+
+def _within(points: Points, k: int) -> Tensor:
+    """Return squared distances within which each point has k others, float64 (N,)."""
+    count = len(points.rows)
+    step = _SOME if count > 2 * k * _SOME else 1
+    wanted = min(2 * k + 2, len(range(0, count, step)) - 1)
+    limits = []
+    for own in _blocks(count):
+        lower = _bounds(points, own, points, slice(None, None, step))
+        itself = torch.arange(own.start, own.stop, device=lower.device)
+        among = itself % step == 0
+        lower[among, itself[among] // step] = torch.inf
+        near = step * lower.topk(wanted, largest=False).indices
+        limits.append(_distances(points, itself[:, None], points, near).kthvalue(k).values)
+    return torch.cat(limits)
+
+
+def _kth_of_each(rows: Tensor, values: Tensor, k: int, count: int) -> Tensor:
+    """Return the k-th smallest value of each of `count` rows that has k of them, (count,)."""
+    order = values.argsort()
+    order = order[rows[order].argsort(stable=True)]
+    first = torch.searchsorted(rows[order], torch.arange(count, device=rows.device))
+    return values[order[first + k - 1]]
+
+
+def _radii_by_products(points: Points, k: int) -> Tensor:
+    """Return :func:`squared_radii` of points that bounds do not tell apart."""
+    radii = []
+    for own in _blocks(len(points.rows)):
+        apart = _products(points, own, points)
+        itself = torch.arange(own.start, own.stop, device=apart.device)
+        apart[itself - own.start, itself] = torch.inf
+        wanted = min(max(_CANDIDATES, 2 * k), len(points.rows) - 1)
+        near = apart.topk(wanted, largest=False).indices
+        radii.append(_distances(points, itself[:, None], points, near).kthvalue(k).values)
+    return torch.cat(radii)
+
+
+def _covered_by_products(points: Points, centers: Points, radii: Tensor) -> Tensor:
+    """Return which points lie in a ball, where bounds do not tell points apart."""
+    inside = []
+    for own in _blocks(len(points.rows)):
+        apart = _products(points, own, centers) - radii
+        near = apart.topk(min(_CANDIDATES, len(radii)), largest=False).indices
+        itself = torch.arange(own.start, own.stop, device=apart.device)
+        hits = _distances(points, itself[:, None], centers, near) <= radii[near]
+        inside.append(hits.any(1))
+    return torch.cat(inside)
+
+
+def _products(points: Points, own: slice, others: Points) -> Tensor:
+    """Return squared distances to all others as products give them, float64 (n, M)."""
+    left = points.rows[own].double()
+    blocks = []
+    for rows in others.rows.split(_COLUMNS):
+        right = rows.double()
+        blocks.append(right.square().sum(1) - 2 * left @ right.T)
+    return torch.cat(blocks, 1) + left.square().sum(1, keepdim=True)
 
 
 def _distances(points: Points, first: Tensor, others: Points, second: Tensor) -> Tensor:
@@ -198,46 +240,10 @@ def _distances(points: Points, first: Tensor, others: Points, second: Tensor) ->
     return torch.cat(found).reshape(second.shape)
 
 
-def _all_distances(points: Points, own: Tensor, others: Points) -> Tensor:
-    """Return squared distances of the points `own` to all others, float64, from products."""
-    left = points.rows[own].double()
-    blocks = []
-    for rows in others.rows.split(_COLUMNS):
-        right = rows.double()
-        blocks.append(right.square().sum(1) - 2 * left @ right.T)
-    return torch.cat(blocks, 1) + left.square().sum(1, keepdim=True)
+def _rounded_up(values: Tensor) -> Tensor:
+    return (values * (1 + 2.0**-22)).float()
 
 
-def _smallest(values: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
-    """Return the smallest values of each row, ascending, and their columns.
-
-    They lie in the groups of columns with the smallest minima, so most columns are passed over.
-    """
-    rows, columns = values.shape
-    groups = columns // _GROUP
-    rest = columns - groups * _GROUP
-    if groups < 2 * wanted:
-        found = values.topk(wanted, dim=1, largest=False)
-        return found.values, found.indices
-    minima = values[:, : columns - rest].view(rows, _GROUP, groups).amin(1)
-    chosen = minima.topk(wanted, dim=1, largest=False, sorted=False).indices
-    steps = groups * torch.arange(_GROUP, device=values.device)
-    members = (chosen[:, None, :] + steps[:, None]).reshape(rows, -1)
-    last = torch.arange(columns - rest, columns, device=values.device).expand(rows, -1)
-    members = torch.cat([members, last], 1)
-    found = values.gather(1, members).topk(wanted, dim=1, largest=False)
-    return found.values, members.gather(1, found.indices)
-
-
-def _blocks(points: Points) -> tuple[Tensor, ...]:
-    numbers = torch.arange(len(points.rows), device=points.rows.device)
-    blocks: tuple[Tensor, ...] = numbers.split(_AT_ONCE)
-    return blocks
-
-
-def _joined(parts: list[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
-    """Return points in blocks, perhaps none."""
-    empty = torch.empty(0, dtype=torch.int64, device=rows.device)
-    joined = torch.cat([empty, *parts])
-    blocks: tuple[Tensor, ...] = joined.split(_AT_ONCE) if len(joined) else ()
-    return blocks
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _AT_ONCE):
+        yield slice(start, min(start + _AT_ONCE, count))

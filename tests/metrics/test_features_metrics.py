@@ -144,11 +144,12 @@ def _images_like(count: int, seed: int, spread: float, offset: float) -> Rows:
 
 
 @pytest.mark.parametrize(("spread", "offset"), [(1.0, 0.0), (0.1, 100.0), (1e-3, 1.0)])
-@pytest.mark.parametrize("candidates", [256, 4])
+@pytest.mark.parametrize(("leading", "narrow"), [(60, 512), (400, 512), (1000, 512), (60, 0)])
 def test_precision_and_recall_are_those_of_all_pairs(
-    spread: float, offset: float, candidates: int, monkeypatch: pytest.MonkeyPatch
+    spread: float, offset: float, leading: int, narrow: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbors, "_CANDIDATES", candidates)  # few: most points stay open
+    monkeypatch.setattr(neighbors, "_LEADING", leading)
+    monkeypatch.setattr(neighbors, "_NARROW", narrow)  # 0: by products in float64
     monkeypatch.setattr(neighbors, "_AT_ONCE", 128)
     generated, real = (_images_like(n, seed, spread, offset) for n, seed in ((410, 1), (390, 2)))
     found = precision_and_recall(generated, real, 3, CPU)
