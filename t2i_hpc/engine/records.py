@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from t2i_hpc.common.files import append_json_line, read_json_lines, write_text
 from t2i_hpc.engine.checkpoints.checkpoint import Progress
 
@@ -25,6 +23,8 @@ class Records:
         kept = [row for row in rows if row.get("images", 0) <= start.images_seen]
         if len(kept) != len(rows):
             write_text(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept))
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start.images_seen + 1)
         self._scores, self._shown = run / "scores.jsonl", len(read_json_lines(run / "scores.jsonl"))
 

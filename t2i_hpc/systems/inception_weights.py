@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import inception_v3
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.system import PretrainedTrunkConfig
@@ -105,6 +104,8 @@ def _renamed(stored: object, trunk: InceptionTrunk) -> dict[str, Tensor]:
     """Give those tensors that the trunk has its own names; the classifier's are left out."""
     if not isinstance(stored, Mapping):
         raise ValueError("it is no state dict")
+    from torchvision.models import inception_v3  # takes a second that most commands do not need
+
     with torch.device("meta"):  # its names are wanted, not its weights
         classifier = inception_v3(weights=None, aux_logits=False, init_weights=False)
     # The trunk holds the classifier's layers in their order, so their names pair up.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import inception_v3
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
@@ -69,6 +68,8 @@ class LiteratureInceptionV3(NetworkDetector):
 
 def _trunk(weights: Path) -> nn.Sequential:
     """Build torchvision's layers in their order, up to the average pooling."""
+    from torchvision.models import inception_v3  # takes a second that most commands do not need
+
     network = inception_v3(weights=None, aux_logits=False, init_weights=False)
     state = read_weights(weights, NAME)
     if not isinstance(state, Mapping):
