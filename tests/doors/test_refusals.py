@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.config.registry import TASK_SCHEMAS
-from tests.support.training import TINY, only_run, run_door, train_tiny
+from tests.support.training import TINY, only_run, run_door, run_module, train_tiny
 
 DOORS = sorted(TASK_SCHEMAS)
 
@@ -30,7 +30,7 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("task", DOORS)
 def test_help_says_what_and_how(task: str) -> None:
-    done = run_door(task, "--help")
+    done = run_module(task, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"python -m t2i_hpc.{task} key=value")
     assert done.stdout.count(f"t2i_hpc.{task}") >= 3

@@ -1,4 +1,4 @@
-"""Training processes without the seconds of importing: forked from one that has imported all.
+"""Commands without the seconds of importing: processes forked from one that has imported all.
 
 They are real processes, with sessions and signals of their own; only their start is short. The
 parent has run nothing but imports, so that it has no threads when it forks.
@@ -9,12 +9,16 @@ process's id, and with its exit status when asked for it.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,6 +99,25 @@ class Nursery:
         question = {"words": list(words), "log": str(log), "variables": dict(variables)}
         return Rank(self, self.ask({**question, "before": called}), log)
 
+    def run(
+        self, task: str, words: Sequence[str], cwd: Path | None, seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with this process's environment of now."""
+        with tempfile.TemporaryDirectory() as folder:
+            log, errors = Path(folder, "stdout"), Path(folder, "stderr")
+            question = {
+                "task": task,
+                "words": list(words),
+                "log": str(log),
+                "errors": str(errors),
+                "variables": environment(),
+                "folder": str(cwd or Path.cwd()),
+            }
+            code = Rank(self, self.ask({**question, "before": ""}), errors).wait(seconds)
+            return subprocess.CompletedProcess(
+                [task, *words], code, log.read_text(), errors.read_text()
+            )
+
     def train_world(
         self,
         world: int,
@@ -113,6 +136,14 @@ class Nursery:
 
     def close(self) -> None:
         self._process.communicate()
+
+
+@functools.cache
+def of_commands() -> Nursery:
+    """Return the one that runs commands to their end, for as long as this process lives."""
+    made = Nursery()
+    atexit.register(made.close)
+    return made
 
 
 @contextmanager
@@ -162,22 +193,36 @@ def _serve(modules: Sequence[str]) -> None:
         answers.flush()
 
 
-def _become(words: list[str], log: str, variables: dict[str, str], before: str) -> int:
-    """Be a training process from here on; never returns."""
+def _become(
+    words: list[str],
+    log: str,
+    variables: dict[str, str],
+    before: str,
+    *,
+    task: str = "train",
+    errors: str = "",
+    folder: str = "",
+) -> int:
+    """Be a command's process from here on; never returns."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for number, name in ((1, log), (2, errors or log)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), number)
+    if folder:  # all of the environment is given
+        os.chdir(folder)
+        os.environ.clear()
     os.environ.update(variables)
     code = 1
     try:
-        from t2i_hpc import train
-
         if before:
-            module, _, name = before.partition(":")
-            getattr(importlib.import_module(module), name)()
-        code = train.DOOR.open(words)
+            module, _, function = before.partition(":")
+            getattr(importlib.import_module(module), function)()
+        name = f"t2i_hpc.{task}"
+        sys.argv = [name, *words]
+        sys.modules.pop(name, None)
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
