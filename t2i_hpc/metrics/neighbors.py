@@ -162,7 +162,9 @@ def _pair_bounds(points: Points, own: slice, others: Points, which: slice, pairs
         wanted = torch.sparse_csr_tensor(
             starts, j, left.new_zeros(len(j)), size, check_invariants=False
         )
-        products = torch.sparse.sampled_addmm(wanted, left, right.T, beta=0, alpha=-2).values()
+        products: Tensor = torch.sparse.sampled_addmm(
+            wanted, left, right.T, beta=0, alpha=-2
+        ).values()
     return products + points.squares[own][i] + others.squares[which][j]
 
 
