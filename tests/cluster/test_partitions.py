@@ -56,6 +56,24 @@ def test_partitions(clients: Clients) -> None:
     assert not old.up
 
 
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [
+        ("gpu:MYGPU:2(S:0-1)", 2),
+        ("gpu:turing:1,gpu:ampere:3", 4),
+        ("gpu:ampere:6(S:0-1),gpu:1g.10gb:28(S:0-1)", 34),
+        ("gpu:nvidia_h100_80gb_hbm3:2,gpu:nvidia_h100_80gb_hbm3_4g.40gb:2", 4),
+        ("gpu:8(S:0-3)", 8),
+        ("gpu:nvidia_a40:2(S:0,2),shard:nvidia_a40:8(S:0,2),tmpfs:400G", 2),
+        ("(null)", 0),
+    ],
+)
+def test_gpus_as_nodes_name_them(clients: Clients, resources: str, gpus: int) -> None:
+    clients.answer("sinfo", f"any*|up|infinite|1|64|{resources}")
+    (partition,) = read_partitions()
+    assert partition.nodes[0].gpus == gpus
+
+
 SCRIPT = "#!/bin/bash\n#SBATCH --time=5\n"
 ACCEPTED = "sbatch: Job 5 to start at 2026-11-28T05:34:01 using 1 processors on nodes n1"
 

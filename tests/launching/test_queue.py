@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
+from t2i_hpc.cluster.slurm.submission import submit
+from t2i_hpc.cluster.snapshot import Snapshot
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.launch import main
@@ -24,6 +26,15 @@ from tests.support.training import TINY
 SBATCH = """#!/bin/bash
 echo sbatch "$@" >> {calls}
 [[ $* == *--test-only* ]] && exit 0
+echo "Submitted batch job 500"
+"""
+LIMITED = """#!/bin/bash
+if [ -e {calls}-full ]; then
+  echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+  echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy" >&2
+  exit 1
+fi
+> {calls}-full
 echo "Submitted batch job 500"
 """
 
@@ -66,6 +77,23 @@ def test_the_living_points_of_a_sweep_are_left_out(
     assert without_living(plan, living).works == (works[1], works[3])
     say_what_lives(plan, living)
     assert "2 of 4 are in the queue already (job 5 (2 tasks)), 2 new" in capfd.readouterr().out
+
+
+def test_a_submit_limit_is_told_with_what_is_in_the_queue_already(
+    clients: Clients, tmp_path: Path
+) -> None:
+    """Slurm takes the first of two arrays."""
+    clients.answer("scontrol", "MaxArraySize = 2")
+    (clients.folder / "sbatch").write_text(LIMITED.format(calls=clients.folder / "calls"))
+    works = tuple(work(tmp_path / f"run-{seed}", f"seed={seed}") for seed in range(4))
+    plan = Plan("x", works, tmp_path / "sweep")
+    with pytest.raises(ClusterError) as refusal:
+        submit(plan, ClusterConfig(name="slurm"), Snapshot("", "", {}, ""))
+    assert str(refusal.value) == (
+        "sbatch refused: AssocMaxSubmitJobLimit; Batch job submission failed: Job violates "
+        "accounting/QOS policy (already in the queue: 500; scancel takes them out)"
+    )
+    assert [record.job for record in read_jobs(plan.folder)] == ["500_0", "500_1"]
 
 
 @pytest.mark.usefixtures("clients")

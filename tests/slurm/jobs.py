@@ -106,7 +106,7 @@ def run_script(lab: Lab, script: str, *words: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -114,6 +114,12 @@ def run_script(lab: Lab, script: str, *words: str) -> str:
 
 def state_of(lab: Lab, job: str) -> str:
     return lab.run("squeue", "-h", "--states=all", "-j", job, "-o", "%T", check=False)
+
+
+def detail(lab: Lab, job: str, name: str) -> str:
+    """Return a field of what Slurm shows of a job."""
+    lines = lab.run("scontrol", "show", "job", job).split()
+    return next(line.partition("=")[2] for line in lines if line.startswith(f"{name}="))
 
 
 def wait_for(lab: Lab, job: str, states: Collection[str], logs: Path) -> None:

@@ -6,13 +6,14 @@ Slurm starts a requeued job ten seconds later.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import read_jobs
 from t2i_hpc.common.sessions import read_sessions
-from tests.slurm.jobs import steps_of, wait_until
+from tests.slurm.jobs import BRIEFLY, ENDED, state_of, steps_of, wait_until
 from tests.slurm.lab import Lab
 from tests.support.preloaded import Nursery
 
@@ -28,25 +29,42 @@ class Story:
         runs: the folder of its run.
         submit: puts it into that folder and returns the job's number.
         disturbances: one a session; the session after the last one ends the training.
+        job: its first job, "" before that is submitted.
+        disturbed: how many of the disturbances were.
     """
 
     runs: Path
     submit: Callable[[Path], str]
     disturbances: Sequence[Disturb] = ()
     job: str = ""
-    _disturbed: int = 0
+    disturbed: int = 0
     _first_step: int | None = None
+    _alive: float = field(default_factory=time.monotonic)
 
     def goes_on(self, lab: Lab) -> bool:
         """Submit or disturb it where it is time to; return False when none of its jobs lives."""
-        self.job = self.job or self.submit(self.runs)
+        if not self.job:
+            self.job, self._alive = self.submit(self.runs), time.monotonic()
         for run in (path.parent for path in self.runs.glob("*/config.yaml")):
             sessions = read_sessions(run)
-            if self._disturbed < min(len(self.disturbances), len(sessions)) and self._works():
-                self.disturbances[self._disturbed](lab, sessions[-1].job)
-                self._disturbed, self._first_step = self._disturbed + 1, None
-        jobs = {self.job, *(each.job for path in self.runs.glob("*") for each in read_jobs(path))}
-        return bool(lab.run("squeue", "-h", "-o", "%i", "-j", ",".join(jobs), check=False))
+            if self.disturbed < min(len(self.disturbances), len(sessions)) and self._works():
+                self.disturbances[self.disturbed](lab, sessions[-1].job)
+                self.disturbed, self._first_step = self.disturbed + 1, None
+        return self._lives(lab)
+
+    def _lives(self, lab: Lab) -> bool:
+        """Whether one of its jobs waits or runs; one that is requeued may look ended for a moment.
+
+        A queue that gives no answer is asked again.
+        """
+        recorded = [each.job for path in self.runs.glob("*") for each in read_jobs(path)]
+        states = [state_of(lab, job) for job in dict.fromkeys((self.job, *recorded))]
+        now = time.monotonic()
+        if not set(states) <= ENDED:
+            self._alive = now
+        if states[-1] in ("COMPLETED", "CANCELLED") and set(states) <= ENDED:
+            return False
+        return now - self._alive < BRIEFLY
 
     def _works(self) -> bool:
         """Whether this session has made some steps."""
@@ -59,13 +77,18 @@ def tell(lab: Lab, *stories: Story) -> None:
     """Let all stories come to their end; whether it is the right one, their tests say."""
     waiting, told = list(stories), list[Story]()
 
-    def are_over() -> bool:
+    def is_news() -> bool:
+        """Poll all; return whether one was disturbed or is over."""
+        before = sum(story.disturbed for story in told)
+        living = [story for story in told if story.goes_on(lab)]
+        news = len(living) < len(told) or sum(story.disturbed for story in told) > before
+        told[:] = living
+        return news
+
+    while waiting or told:
         while waiting and len(told) < AT_ONCE:
             told.append(waiting.pop(0))
-        told[:] = [story for story in told if story.goes_on(lab)]
-        return not (waiting or told)
-
-    wait_until(are_over, "the end of all trainings")
+        wait_until(is_news, f"news of {' and '.join(story.runs.name for story in told)}")
 
 
 def train_here(home: Nursery, ranks: int, runs: Path, *words: str) -> None:

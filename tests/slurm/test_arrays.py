@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from t2i_hpc.cluster.jobs import read_jobs
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.data.manifest import Manifest
 from tests.doors.trained import make_run
-from tests.slurm.jobs import DONE, launch, launched, run_script, state_of, wait_for, wait_until
+from tests.slurm.jobs import (
+    DONE,
+    HELD,
+    detail,
+    launched,
+    run_script,
+    state_of,
+    wait_for,
+    wait_until,
+)
 from tests.slurm.lab import Lab
 from tests.support.data import make_image_folder, make_shards
 from tests.support.training import run_door
@@ -33,9 +43,11 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_killed_shard_is_all_that_is_computed_again(lab: Lab, run: Path) -> None:
-    words = ("task=evaluate", f"run={run}", *SETTINGS, f"evaluation.shards={SHARDS}")
+    """Submitted by the script, and once more by launch."""
+    settings = (f"run={run}", *SETTINGS, f"evaluation.shards={SHARDS}")
     whole = shutil.copytree(run, run.with_name("whole"))
-    *shards, merge = launched(lab, run, *words, "cluster.array_parallelism=2")
+    run_script(lab, "evaluate.sh", *settings, "cluster.array_parallelism=2")
+    *shards, merge = read_jobs(run)
     assert [record.words[-1] for record in shards] == [f"evaluation.shard={n}" for n in range(5)]
     assert [record.job.count("_") for record in shards] == [1, 1, 1, 1, 0]
     assert merge.after == (shards[0].job.partition("_")[0], shards[4].job)
@@ -47,38 +59,36 @@ def test_a_killed_shard_is_all_that_is_computed_again(lab: Lab, run: Path) -> No
     assert "shard 3 of 5 has no valid file" in Path(merge.log).read_text()
     assert not (run / "scores.jsonl").exists()
 
-    *again, merge = launched(lab, run, *words)
+    *again, merge = launched(lab, run, "task=evaluate", *settings)
     assert [record.words[-1] for record in again] == ["evaluation.shard=3"]
     wait_for(lab, merge.job, DONE, run)
     (ours,), (theirs,) = (read_json_lines(each / "scores.jsonl") for each in (run, whole))
     assert ours["value"] == pytest.approx(theirs["value"], rel=1e-9)
-    assert ours["protocol"] == theirs["protocol"]
+    assert (ours["n"], ours["protocol"]) == (10, theirs["protocol"])
+
+
+def test_a_merge_that_waits_waits_for_new_shards_as_well(lab: Lab, run: Path) -> None:
+    words = ("task=evaluate", f"run={run}", *SETTINGS, "evaluation.shards=2", HELD)
+    first, second, merge = launched(lab, run, *words)
+    lab.run("scancel", second.job)
+    changed = {record.job: record for record in launched(lab, run, *words)}
+    known = changed.pop(merge.job).after
+    (again,) = changed.values()
+    assert again.words == second.words
+    awaited = detail(lab, merge.job, "Dependency")
+    lab.run("scancel", first.job, again.job, merge.job)
+    assert {first.job.partition("_")[0], again.job} <= set(re.findall(r"\d+", awaited))
+    assert known == (first.job, again.job)
 
 
 def test_parts_of_a_split_are_followed_to_their_merge(lab: Lab, tmp_path: Path) -> None:
+    """By the script."""
     images = make_image_folder(tmp_path / "images", range(12))
     output = tmp_path / "shards"
-    words = ("task=shards", f"images={images}", f"output={output}", "shard_samples=3", "size=40")
-    done = launch(lab, *words, "cluster.parts=3", "--follow")
-    assert done.code == 0, done.out
-    assert "4 jobs: 4 COMPLETED" in done.out
-    assert "12 samples in 4 shards" in done.out
+    words = (f"images={images}", f"output={output}", "shard_samples=3", "size=40")
+    said = run_script(lab, "build_shards.sh", *words, "cluster.parts=3", "--follow")
+    assert "4 jobs: 4 COMPLETED" in said
+    assert "12 samples in 4 shards" in said
     records = read_jobs(output)
     assert [record.words[-1] for record in records[:3]] == ["part=1/3", "part=2/3", "part=3/3"]
     assert Manifest.load(output / "train").shard_count == 4
-
-
-def test_a_script_makes_shards_in_parts(lab: Lab, tmp_path: Path) -> None:
-    images = make_image_folder(tmp_path / "images", range(4))
-    words = (f"images={images}", f"output={tmp_path}/shards", "shard_samples=2", "split=test")
-    run_script(lab, "build_shards.sh", *words, "cluster.parts=2")
-    assert [record.task for record in read_jobs(tmp_path / "shards")] == ["shards"] * 3
-    wait_until((tmp_path / "shards/test/manifest.json").exists, "a split")
-    assert Manifest.load(tmp_path / "shards/test").sample_count == 4
-
-
-def test_a_script_scores_in_shards(lab: Lab, run: Path) -> None:
-    run_script(lab, "evaluate.sh", f"run={run}", *SETTINGS, "evaluation.shards=2")
-    wait_until((run / "scores.jsonl").exists, "a score")
-    (row,) = read_json_lines(run / "scores.jsonl")
-    assert row["n"] == 10

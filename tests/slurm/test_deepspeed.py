@@ -17,8 +17,8 @@ from tests.support.training import TINY, only_run
 SETTINGS = (
     "experiment=coco_ssagan",
     "engine=deepspeed",
-    "engine.images=120",
-    "engine.checkpoint.every_images=4",  # a killed rank's moments are nowhere else
+    "engine.images=64",
+    "engine.checkpoint.every_images=8",  # a killed rank's moments are nowhere else
 )
 
 

@@ -19,7 +19,7 @@ import pytest
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs, record_jobs
 from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
 from t2i_hpc.config.cluster import ClusterConfig
-from tests.slurm.jobs import DONE, kill_script, state_of, wait_for, wait_until
+from tests.slurm.jobs import DONE, detail, kill_script, state_of, wait_for, wait_until
 from tests.slurm.lab import Lab
 
 SAVES = "trap 'sleep 60; exit 75' TERM; echo at work; sleep 600 & wait"  # longer than KillWait
@@ -98,11 +98,6 @@ class Script:
             "2026-11-28",
             after=(self.after,) if self.after else (),
         )
-
-
-def detail(lab: Lab, job: str, name: str) -> str:
-    lines = lab.run("scontrol", "show", "job", job).split()
-    return next(line.partition("=")[2] for line in lines if line.startswith(f"{name}="))
 
 
 def said(folder: Path, job: str) -> str:

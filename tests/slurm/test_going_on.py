@@ -13,7 +13,7 @@ import pytest
 from t2i_hpc.cluster.jobs import JobRecord, record_jobs
 from t2i_hpc.cluster.slurm.follow import follow
 from t2i_hpc.config.cluster import ClusterConfig
-from tests.slurm.jobs import state_of, wait_until
+from tests.slurm.jobs import detail, state_of, wait_until
 from tests.slurm.lab import Lab
 
 AFTERWARDS = f"{sys.executable} -m t2i_hpc.cluster.slurm.afterwards"
@@ -26,11 +26,6 @@ def wrapped(lab: Lab, folder: Path, *lines: str, options: tuple[str, ...] = ()) 
     script.write_text("\n".join(("#!/bin/bash", "set +e", *lines, "")))
     words = (f"--output={folder}/log", "--requeue", "--hold", "--time=5", *options)
     return lab.run("sbatch", "--parsable", *words, str(script))
-
-
-def detail(lab: Lab, job: str, name: str) -> str:
-    lines = lab.run("scontrol", "show", "job", job).split()
-    return next(line.partition("=")[2] for line in lines if line.startswith(f"{name}="))
 
 
 def test_the_task_that_failed_by_itself_decides(lab: Lab, tmp_path: Path) -> None:
