@@ -25,9 +25,9 @@ def locate(config: TrainConfig) -> Path:
     return training.locate(with_epoch(config))
 
 
-def check_start(config: TrainConfig) -> Path:
+def check_start(config: TrainConfig, ranks: int = 1) -> Path:
     """Look at what a training would refuse as soon as it starts; return its run directory."""
-    return training.check_start(with_epoch(config))
+    return training.check_start(with_epoch(config), ranks)
 
 
 def with_epoch(config: TrainConfig) -> TrainConfig:

@@ -27,6 +27,7 @@ from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import TrainingData, fit_to_timeout, open_training_data
 from t2i_hpc.engine.agreement import raise_together
+from t2i_hpc.engine.engines.checks import check_engine
 from t2i_hpc.engine.evaluations import Evaluations
 from t2i_hpc.engine.inputs import keep_inputs, with_inputs
 from t2i_hpc.engine.loop import Job, Loop
@@ -46,7 +47,7 @@ from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE, listening
 from t2i_hpc.engine.world import World, joined_world
 from t2i_hpc.generation.retrieval import RetrievalReport
 from t2i_hpc.generation.samples import SampleGrids
-from t2i_hpc.systems import build_system
+from t2i_hpc.systems import build_system, outline_system
 from t2i_hpc.systems.encoders import check_text_encoder
 from t2i_hpc.systems.initial_weights import checkpoint_follows
 
@@ -57,8 +58,7 @@ def train(config: TrainConfig) -> int:
         data, _ = fit_to_timeout(config.data, config.engine.timeout, world.size)
         training = open_training_data(data, check_tars=False)
         folder = run_folder(config, training.identity)
-        record = _record(folder, config, training)
-        raise_together(world, _obstacle(folder, config, record) if world.is_main else None)
+        raise_together(world, _obstacle(folder, config, training, world) if world.is_main else None)
         _speak(world, new=not list_checkpoints(folder))
         line = open_progress(world.is_main)
         try:
@@ -67,6 +67,7 @@ def train(config: TrainConfig) -> int:
             if not world.is_main:
                 return _train(job, line)
             with locked(folder):
+                record = _record(folder, config, training)
                 prepare_run(folder, config, world.size, world.device, record)
                 keep_inputs(folder, config, training.vocabulary)
                 return run_recorded(folder, world, hosts, partial(_train, job, line))
@@ -116,7 +117,6 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
 def _build(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> System:
     """Build the system; a run that has a checkpoint needs no files of initial weights."""
     if not list_checkpoints(folder):
-        check_text_encoder(config.system, vocabulary.sha256)
         return build_system(config.system, vocabulary.size)
     with checkpoint_follows():
         return build_system(with_inputs(folder, config).system, vocabulary.size)
@@ -133,18 +133,18 @@ def locate(config: TrainConfig) -> Path:
     return run_folder(config, open_training_data(config.data).identity)
 
 
-def check_start(config: TrainConfig) -> Path:
-    """Look at what a training would refuse as soon as it starts; return its run directory.
+def check_start(config: TrainConfig, ranks: int = 1) -> Path:
+    """Look at what a training of so many ranks would refuse as soon as it starts.
+
+    Returns:
+        Its run directory.
 
     Raises:
-        UserError: the data or the text encoder's weights do not fit.
+        UserError: the data or the text encoder's weights do not fit, or settings do not.
     """
     training = open_training_data(config.data)
     folder = run_folder(config, training.identity)
-    record = _record(folder, config, training)
-    check_relatives(folder, config, record)
-    if not list_checkpoints(folder):
-        check_text_encoder(config.system, training.vocabulary.sha256)
+    _check(folder, config, training, ranks, None)
     return folder
 
 
@@ -153,15 +153,35 @@ def _record(folder: Path, config: TrainConfig, training: TrainingData) -> dict[s
     return data_record(config, training.content, vocabulary, recorded_files(folder))
 
 
-def _obstacle(folder: Path, config: TrainConfig, record: dict[str, str]) -> UserError | None:
+def _obstacle(
+    folder: Path, config: TrainConfig, training: TrainingData, world: World
+) -> UserError | None:
     """Return what rank 0 finds for all: a file system is not asked for each tar by each rank."""
     try:
-        check_relatives(folder, config, record)
+        _check(folder, config, training, world.size, world.device)
         open_training_data(config.data)
         Split.open(config.data, config.data.test_split)
     except UserError as error:
         return error
     return None
+
+
+def _check(
+    folder: Path,
+    config: TrainConfig,
+    training: TrainingData,
+    ranks: int,
+    device: torch.device | None,
+) -> None:
+    """Refuse what does not go together, before anything is built; `device` None: not known."""
+    check_relatives(folder, config, _record(folder, config, training))
+    resumes = bool(list_checkpoints(folder))
+    if not resumes:
+        check_text_encoder(config.system, training.vocabulary.sha256)
+    used = with_inputs(folder, config) if resumes else config
+    outline = outline_system(used.system, training.vocabulary.size)
+    if outline is not None:
+        check_engine(outline, config.engine, ranks, device)
 
 
 def _speak(world: World, new: bool) -> None:

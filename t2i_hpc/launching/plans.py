@@ -77,8 +77,8 @@ def check_training(task: str, config: TrainConfig, ranks: int) -> Path:
     from t2i_hpc.data.split import Split
 
     check = pretrain.check_start if task == "pretrain" else train.check_start
-    folder = check(config)
     Share(config.engine.batch_size, 0, ranks)
+    folder = check(config, ranks)
     Split.open(config.data, config.data.test_split)
     return folder
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from t2i_hpc.common.errors import ConfigurationError
+import torch
+
+from t2i_hpc.common.errors import ConfigurationError, UserError
 from t2i_hpc.common.step import System
 from t2i_hpc.config.registry import SYSTEM_SCHEMAS
 from t2i_hpc.config.system import SystemConfig
 from t2i_hpc.systems.damsm import DAMSMPretraining
 from t2i_hpc.systems.df_gan import DFGAN
+from t2i_hpc.systems.initial_weights import checkpoint_follows
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.systems.staged_gan import StagedGAN
 
@@ -54,3 +58,27 @@ def build_system(config: SystemConfig, vocabulary_size: int) -> System:
         ConfigurationError: values that do not fit together.
     """
     return SYSTEMS[config.name](config, vocabulary_size)
+
+
+def outline_system(config: SystemConfig, vocabulary_size: int) -> System | None:
+    """Return a system without numbers: names, shapes and phases, in no memory and no time.
+
+    Args:
+        config: as :func:`build_system` takes it.
+        vocabulary_size: likewise.
+
+    Returns:
+        The system, its tensors on torch's device ``meta``; None where a user-defined one needs
+        numbers to be built.
+
+    Raises:
+        ConfigurationError: values that do not fit together.
+    """
+    try:
+        with torch.device("meta"), checkpoint_follows(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that packaged weights go nowhere
+            return build_system(config, vocabulary_size)
+    except UserError:
+        raise
+    except Exception:  # whatever it is, building the system itself says it
+        return None

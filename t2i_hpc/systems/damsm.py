@@ -28,6 +28,7 @@ from t2i_hpc.systems.encoders import (
     scale_images,
 )
 from t2i_hpc.systems.inception_weights import build_pretraining_encoder
+from t2i_hpc.systems.settings import refuse_settings
 
 _AT_ONCE = 32  # images that are encoded together for a score
 
@@ -39,6 +40,10 @@ class DAMSMPretraining:
     averages: Sequence[Average] = ()
 
     def __init__(self, config: DAMSMPretrainingConfig, vocabulary_size: int) -> None:
+        refuse_settings(
+            {"text_encoder.training": config.text_encoder.training != "frozen"},
+            "has no effect on damsm, which trains its text encoder: leave it out",
+        )
         self.config = config
         self.resolution = config.resolution
         self.optimisers: Mapping[str, OptimiserSettings] = _optimisers(config)

@@ -28,6 +28,7 @@ from t2i_hpc.losses.gradient_penalty import gradient_penalty, penalty_inputs
 from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead, PairedDiscriminator
 from t2i_hpc.models.df_generator import DFGenerator
 from t2i_hpc.systems.encoders import build_text_encoder, frozen, scale_images
+from t2i_hpc.systems.settings import refuse_settings
 
 _CUT = 2.0  # standard deviations beyond which pictures take no noise
 
@@ -51,6 +52,7 @@ class DFGAN:
     """The system ``df_gan``; see the module's text."""
 
     def __init__(self, config: DFGANConfig, vocabulary_size: int) -> None:
+        _check_encoder(config)
         self.config = config
         self.noise_width, self.resolution = config.noise_width, config.resolution
         width = config.text_encoder.width
@@ -135,6 +137,19 @@ class DFGAN:
         average = copy.deepcopy(self.generator).requires_grad_(False)
         half_life, ramp = self.config.average_images, self.config.average_ramp
         return [Average(self.generator, average, half_life, ramp)]
+
+
+def _check_encoder(config: DFGANConfig) -> None:
+    """Refuse settings of a text encoder that is trained: here it is frozen."""
+    given = {
+        "text_encoder.training": config.text_encoder.training != "frozen",
+        "text_encoder.clip": config.text_encoder.clip is not None,
+    }
+    refuse_settings(
+        given,
+        "has no effect on df_gan, whose text encoder is frozen: leave it out, or take "
+        "system=ssa_gan, which trains it",
+    )
 
 
 def truncated(noise: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ def build_pretraining_encoder(config: PretrainedTrunkConfig, width: int) -> Imag
     )
     if not isinstance(encoder.trunk, InceptionTrunk):
         raise TypeError(f"{config.name} is {type(encoder.trunk).__name__}")
+    if not reads_initial_weights():
+        return encoder
     if config.trunk == "random":
         _LOG.warning(
             "RANDOM Inception-v3 under DAMSM (system.image_encoder.trunk=random): good for "
@@ -57,7 +59,7 @@ def build_pretraining_encoder(config: PretrainedTrunkConfig, width: int) -> Imag
             _KEY,
         )
         draw_trunk(encoder.trunk)
-    elif reads_initial_weights():
+    else:
         load_imagenet(encoder.trunk, Path(config.imagenet_weights))
     return encoder
 

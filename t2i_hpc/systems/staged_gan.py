@@ -23,8 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.common.collectives import world_size
-from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
 from t2i_hpc.config.staged_gan import StagedGANConfig
 from t2i_hpc.losses.adversarial import mismatched
@@ -91,16 +89,7 @@ class StagedGAN:
         self.phases: Sequence[Phase] = self._phases()
 
     def begin(self, batch: Batch, noise: Tensor) -> StagedStep:
-        """Encode the captions and draw the fake images of a step.
-
-        Raises:
-            ConfigurationError: a batch of one image, which has no statistics.
-        """
-        if len(batch.images) * world_size() == 1:
-            raise ConfigurationError(
-                f"engine.batch_size over engine.accumulate is 1: {self.config.name} normalises by "
-                "the images of a batch, so give it 2 or more"
-            )
+        """Encode the captions and draw the fake images of a step."""
         for name, network in self.modules.items():
             network.train(name in self.parts)
         text = self._read(batch.tokens, batch.lengths)

@@ -64,9 +64,8 @@ def assert_near(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert torch.allclose(theirs[name], value, rtol=1e-6, atol=1e-6), name
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_micro_batches_are_the_batch_where_nothing_spans_it(parts: int) -> None:
-    assert_near(toy_steps(CPU)[0], toy_steps(CPU, parts)[0])
+def test_micro_batches_are_the_batch_where_nothing_spans_it() -> None:
+    assert_near(toy_steps(CPU)[0], toy_steps(CPU, 2)[0])
 
 
 def test_ranks_that_miss_a_parameter_stay_replicas_and_send_once(tmp_path: Path) -> None:

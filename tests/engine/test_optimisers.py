@@ -19,6 +19,7 @@ from t2i_hpc.engine.engines import ddp
 from t2i_hpc.engine.engines.ddp import DDPEngine, clear_gradients
 from t2i_hpc.engine.engines.optimisers import (
     build_optimiser,
+    check_build,
     find_apex_adam,
     forget_moments,
     read_moments,
@@ -227,7 +228,7 @@ def test_before_the_first_step_there_are_no_moments() -> None:
 
 def test_apex_is_refused_on_the_cpu() -> None:
     with pytest.raises(ConfigurationError, match="runs on GPUs only"):
-        build_optimiser(network(), SETTINGS, "apex", CPU)
+        check_build("apex", CPU)
 
 
 def test_the_registrys_apex_is_told_from_nvidias(

@@ -23,12 +23,13 @@ from t2i_hpc.common.errors import ConfigurationError
 _LOG = logging.getLogger("t2i_hpc")
 
 
-def require_compilation(wanted: str, otherwise: str) -> None:
+def require_compilation(wanted: str, otherwise: str, *, here: bool = True) -> None:
     """Check for DeepSpeed, ninja and a compiler.
 
     Args:
         wanted: the setting that needs them.
         otherwise: what to do without.
+        here: whether this machine is the one that compiles; another may have another compiler.
 
     Raises:
         ConfigurationError: one of them is missing.
@@ -40,7 +41,7 @@ def require_compilation(wanted: str, otherwise: str) -> None:
             f"{otherwise}"
         )
     compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
+    if here and shutil.which(compiler) is None:
         raise ConfigurationError(
             f"{wanted} compiles a small part of DeepSpeed at its first start and finds no "
             f"{compiler}: load a compiler module or set CXX, or {otherwise}"

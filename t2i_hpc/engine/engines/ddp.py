@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from t2i_hpc.common.errors import ConfigurationError, RunError
+from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.step import Losses, OptimiserSettings, Phase, System
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.engines.engine import Engine, Moments, PhaseLoss, lay_out
@@ -45,11 +45,6 @@ class DDPEngine(Engine):
 
     def __init__(self, system: System, world: World, config: EngineConfig | None = None) -> None:
         super().__init__(system, world, config)
-        if self.config.precision == "fp16" and self.config.on_nonfinite == "skip":
-            raise ConfigurationError(
-                "engine.precision=fp16 leaves out updates that overflow by itself: take "
-                "engine.on_nonfinite=stop with it"
-            )
         lay_out(system.modules, self.layout)
         kind = self.config.optimiser
         self.optimisers = {

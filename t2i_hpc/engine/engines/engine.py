@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.step import Batch, Losses, Phase, System, Term, total
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.engine.engines.checks import check_engine
 from t2i_hpc.engine.engines.finite import FiniteWatch
 from t2i_hpc.engine.engines.precision import Precision
 from t2i_hpc.engine.world import World
@@ -71,12 +71,13 @@ class Engine(ABC):
     def __init__(self, system: System, world: World, config: EngineConfig | None = None) -> None:
         self.system, self.world = system, world
         self.config = config = config or EngineConfig()
-        _check_accumulation(config, world)
+        check_engine(system, config, world.size, world.device)
         self.precision = Precision(config.precision, world.device)
         self.watch = FiniteWatch()
         self.step_number = 0
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        compile_networks(system, config.compile)
+        for name in config.compile:
+            system.modules[name].compile()
 
     def step(self, batch: Batch, noise: Tensor, images_seen: int = 0) -> dict[str, Tensor]:
         """Run all phases once; return each term's value by ``phase/term``, on the device.
@@ -178,39 +179,9 @@ def lay_out(
             parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
-def _check_accumulation(config: EngineConfig, world: World) -> None:
-    parts = config.accumulate
-    if parts > 1 and config.batch_size % (parts * world.size):
-        raise ConfigurationError(
-            f"engine.accumulate={parts} does not divide the {config.batch_size // world.size} "
-            f"images that each of {world.size} ranks has of engine.batch_size="
-            f"{config.batch_size}: take a divisor of them"
-        )
-
-
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
     """Cut a batch into equal parts, in order."""
     size = len(batch.images) // parts
     cuts = [slice(part * size, (part + 1) * size) for part in range(parts)]
     names = ("images", "tokens", "lengths", "classes", "positions", "captions", "keys")
     return [replace(batch, **{name: getattr(batch, name)[cut] for name in names}) for cut in cuts]
-
-
-def compile_networks(system: System, names: Sequence[str]) -> None:
-    """Let torch compile some networks of a system, in place.
-
-    Raises:
-        ConfigurationError: the system has no such network, or one whose gradient is
-            differentiated again, which compiled networks cannot.
-    """
-    for name in names:
-        if name not in system.modules:
-            raise ConfigurationError(
-                f"engine.compile names {name!r}; this system has {', '.join(system.modules)}"
-            )
-        if "discriminator" in name:
-            raise ConfigurationError(
-                f"engine.compile names {name!r}, whose gradient the penalty differentiates again: "
-                "torch compiles no second derivatives; compile the generator or image_encoder"
-            )
-        system.modules[name].compile()

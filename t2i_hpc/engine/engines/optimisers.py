@@ -33,10 +33,7 @@ def build_optimiser(
         part: its parameters must lie on `device` already.
         settings: learning rate, β₁, β₂, ε.
         kind: ``adam``, ``fused``, ``deepspeed``, ``apex``, or ``auto``: fused on a GPU, else
-            plain.
-
-    Raises:
-        ConfigurationError: apex is not NVIDIA's or not there, or wants a GPU.
+            plain; see :func:`check_build`.
     """
     parameters = [parameter for _, parameter in trainable(part)]
     words: dict[str, Any] = {
@@ -45,10 +42,6 @@ def build_optimiser(
         "eps": settings.epsilon,
     }
     if kind == "apex":
-        if device.type != "cuda":
-            raise ConfigurationError(
-                "engine.optimiser=apex runs on GPUs only: take engine.optimiser=adam here"
-            )
         apex_adam: torch.optim.Optimizer = find_apex_adam()(parameters, adam_w_mode=False, **words)
         return apex_adam
     if kind == "deepspeed":
@@ -57,10 +50,31 @@ def build_optimiser(
     return torch.optim.Adam(parameters, fused=fused or None, **words)
 
 
+def check_build(kind: str, device: torch.device | None) -> None:
+    """Refuse a build of Adam that is not there.
+
+    Args:
+        kind: as :func:`build_optimiser` takes it.
+        device: where it is to run; None: another machine's, which is not looked at.
+
+    Raises:
+        ConfigurationError: apex is not NVIDIA's or not there, or wants a GPU; or DeepSpeed's has
+            nothing to be compiled with.
+    """
+    if kind == "deepspeed":
+        wanted = "engine.optimiser=deepspeed"
+        require_compilation(wanted, "take engine.optimiser=auto", here=device is not None)
+    elif kind == "apex" and device is not None:
+        if device.type != "cuda":
+            raise ConfigurationError(
+                "engine.optimiser=apex runs on GPUs only: take engine.optimiser=adam here"
+            )
+        find_apex_adam()
+
+
 def _deepspeed_adam(
     parameters: list[nn.Parameter], words: dict[str, Any], device: torch.device
 ) -> torch.optim.Optimizer:
-    require_compilation("engine.optimiser=deepspeed", "take engine.optimiser=auto")
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam

@@ -20,7 +20,7 @@ from t2i_hpc.common.step import Losses, Phase, System
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.engine.engines.engine import Engine, Moments, lay_out
 from t2i_hpc.engine.engines.schedule import learning_rate, restarts
-from t2i_hpc.engine.engines.zero_setup import check_configuration, prepared_deepspeed
+from t2i_hpc.engine.engines.zero_setup import prepared_deepspeed
 from t2i_hpc.engine.engines.zero_team import Team
 from t2i_hpc.engine.world import World
 
@@ -30,7 +30,6 @@ class DeepSpeedEngine(Engine):
 
     def __init__(self, system: System, world: World, config: EngineConfig) -> None:
         super().__init__(system, world, config)
-        check_configuration(system, config)
         deepspeed = prepared_deepspeed(world)
         self._version = deepspeed.__version__
         self.teams = {
