@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -68,7 +70,18 @@ class LSTMTextEncoder(TextEncoder):
         packed = pack_padded_sequence(
             embedded, lengths.cpu(), batch_first=True, enforce_sorted=False
         )
-        outputs, (last, _) = self.lstm(packed)
+        with _arithmetic(embedded):
+            outputs, (last, _) = self.lstm(packed)
         words, _ = pad_packed_sequence(outputs, batch_first=True, total_length=tokens.shape[1])
         sentence = last.transpose(0, 1).flatten(1)
         return TextFeatures(words.transpose(1, 2), sentence)
+
+
+def _arithmetic(values: Tensor) -> AbstractContextManager[object]:
+    """Return what an LSTM runs in: on a CPU float32 instead of float16.
+
+    torch (2.14.1) ends in an error there where all captions of a batch are of one length.
+    """
+    if values.is_cpu and torch.get_autocast_dtype("cpu") == torch.float16:
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -179,3 +180,12 @@ def test_float16_and_skip_are_refused_together() -> None:
     config = EngineConfig(precision="fp16", on_nonfinite="skip")
     with pytest.raises(ConfigurationError, match="leaves out updates that overflow by itself"):
         DDPEngine(Toy(), CPU, config)
+
+
+def test_captions_of_one_length_are_learnt_from_in_sixteen_bits() -> None:
+    """torch has no training of an LSTM in float16 for them on a CPU."""
+    config = EngineConfig(batch_size=4, precision="fp16")
+    engine = DDPEngine(tiny_system("joint", 0.125), CPU, config)
+    batch = replace(tiny_batch(), lengths=torch.full((4,), 6))
+    values = engine.step(batch, torch.randn(4, 100))
+    assert all(value.isfinite() for value in values.values())
