@@ -103,8 +103,9 @@ class EngineConfig:
     batch_size: int = setting(24, "global batch over all ranks", unit="images", minimum=2)
     accumulate: int = setting(
         1,
-        "micro-batches that a rank's batch is cut into to save memory; batch norm, wrong captions "
-        "and DAMSM's negatives then span a micro-batch of all ranks, not the global batch",
+        "micro-batches that a rank's batch is cut into; saves the discriminators' memory, not the "
+        "generator's, which draws the whole batch first; batch norm, wrong captions and DAMSM's "
+        "negatives then span a micro-batch of all ranks, not the global batch",
         minimum=1,
     )
     clip: float | None = setting(

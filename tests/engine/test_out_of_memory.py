@@ -104,6 +104,6 @@ def test_a_training_names_its_phase(
     assert train.DOOR.open(words) == OUT_OF_MEMORY
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
     assert "at step 2, phase penalty ran out of memory: this process took up to" in said
-    assert "raise engine.accumulate, give system.damsm.chunk" in said
+    assert "use more ranks or lower engine.batch_size, which saves most, or raise" in said
     (session,) = read_sessions(only_run(tmp_path))
     assert "phase penalty" in session.message
