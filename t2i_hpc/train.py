@@ -111,15 +111,22 @@ def make_job(config: TrainConfig, world: World, training: TrainingData, line: Pr
         world,
         evaluations,
         training.vocabulary.sha256,
+        partial(_build_anew, config, training.vocabulary.size),
     )
 
 
 def _build(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> System:
     """Build the system; a run that has a checkpoint needs no files of initial weights."""
     if not list_checkpoints(folder):
-        return build_system(config.system, vocabulary.size)
+        return _build_anew(config, vocabulary.size)
     with checkpoint_follows():
         return build_system(with_inputs(folder, config).system, vocabulary.size)
+
+
+def _build_anew(config: TrainConfig, words: int) -> System:
+    """Build the system with the weights that a run begins with."""
+    torch.manual_seed(config.seed)
+    return build_system(config.system, words)
 
 
 def _lost_files(config: TrainConfig) -> str:

@@ -50,6 +50,7 @@ class Job:
         seed: of noise and dropout.
         evaluations: beside the training; None where there are none.
         vocabulary: SHA-256 of what numbers the words of the captions.
+        rebuild: gives the system as it was when the run began.
     """
 
     run: Path
@@ -61,6 +62,7 @@ class Job:
     world: World
     evaluations: Evaluations | None = None
     vocabulary: str = ""
+    rebuild: Callable[[], System] | None = None
 
 
 class Loop:
@@ -70,7 +72,7 @@ class Loop:
         self.job, self.line, self.stop = job, line, stop
         self.engine = build_engine(job.system, job.world, job.config)
         files = RunFiles(job.run, line)
-        self.saver = Saver(files, self.engine, job.vocabulary)
+        self.saver = Saver(files, self.engine, job.vocabulary, job.rebuild)
         self.limits = Limits(job.config, stop, files if job.world.is_main else None)
         self.progress = self.saver.resume()
         job.world.barrier()  # nobody writes before everybody has looked

@@ -15,7 +15,7 @@ from t2i_hpc.common.files import sha256_of_file, sha256_of_json
 from t2i_hpc.common.step import Painter
 from t2i_hpc.common.word_numbers import check_same_words
 from t2i_hpc.config.evaluation import EvaluationConfig
-from t2i_hpc.engine.checkpoints.checkpoint import read_tensors
+from t2i_hpc.engine.checkpoints.tensor_files import read_tensors
 from t2i_hpc.generation.rules import DrawingRules
 from t2i_hpc.generation.trained import TrainedRun
 from t2i_hpc.metrics.protocol import OWN_ENCODERS

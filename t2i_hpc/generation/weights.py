@@ -11,39 +11,38 @@ from torch import nn
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.word_numbers import VOCABULARY_NOTE
-from t2i_hpc.engine.checkpoints.checkpoint import choose_checkpoint, look_at, read_tensors
+from t2i_hpc.engine.checkpoints.checkpoint import Checkpoint, choose_checkpoint, look_at
 from t2i_hpc.engine.checkpoints.fitting import check_fit
+from t2i_hpc.engine.checkpoints.tensor_files import read_tensors
 
 SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
 class ChosenWeights:
-    """A file of all networks' weights.
+    """All networks' weights: a checkpoint's, or a file that was exported from one.
 
     Attributes:
-        path: the file.
+        path: the file, or that of a checkpoint's trained networks.
         sha256: its identity.
         images_seen: images that it was trained on, 0 where the file does not say.
         vocabulary: SHA-256 of the vocabulary that it was trained with; empty: not recorded.
+        frozen: the file of a checkpoint's other networks.
     """
 
     path: Path
     sha256: str
     images_seen: int
     vocabulary: str = ""
+    frozen: Path | None = None
 
     def networks(self) -> set[str]:
-        """Return the names of the networks in the file; their weights are not read.
+        """Return the names of the networks; their weights are not read.
 
         Raises:
-            RunError: the file cannot be read.
+            RunError: a file cannot be read.
         """
-        try:
-            with safe_open(self.path, framework="pt") as opened:
-                return {name.split(".")[0] for name in opened.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{self.path} cannot be read: {error}") from error
+        return {name for path in self._files for name in _networks_in(path)}
 
     def load(self, modules: nn.Module) -> None:
         """Load the networks, all of them or nothing.
@@ -51,9 +50,13 @@ class ChosenWeights:
         Raises:
             RunError: the networks have other names, shapes or types.
         """
-        found = read_tensors(self.path)
+        found = {name: value for path in self._files for name, value in read_tensors(path).items()}
         check_fit(self.path, found, modules.state_dict())
         modules.load_state_dict(found)
+
+    @property
+    def _files(self) -> list[Path]:
+        return [self.path] if self.frozen is None else [self.path, self.frozen]
 
 
 def choose_weights(run: Path, which: str) -> ChosenWeights:
@@ -64,15 +67,25 @@ def choose_weights(run: Path, which: str) -> ChosenWeights:
     """
     if which.endswith(SUFFIX):
         return _of_file(Path(which))
-    checkpoint = choose_checkpoint(run, which)
-    seen = checkpoint.progress.images_seen
-    return ChosenWeights(checkpoint.weights, checkpoint.sha256, seen, checkpoint.vocabulary)
+    return _of_checkpoint(choose_checkpoint(run, which))
 
 
 def recorded_weights(run: Path, images: int) -> ChosenWeights:
     """Return a checkpoint by what its record says, without reading its tensors."""
-    checkpoint = look_at(run, images)
-    return ChosenWeights(checkpoint.weights, checkpoint.sha256, images, checkpoint.vocabulary)
+    return _of_checkpoint(look_at(run, images))
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> ChosenWeights:
+    seen, words = checkpoint.progress.images_seen, checkpoint.vocabulary
+    return ChosenWeights(checkpoint.weights, checkpoint.sha256, seen, words, checkpoint.frozen)
+
+
+def _networks_in(path: Path) -> set[str]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {name.split(".")[0] for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
 
 
 def _of_file(path: Path) -> ChosenWeights:

@@ -98,13 +98,13 @@ def forged(**changes: Any) -> Callable[[Path], None]:
     [
         (forged(progress={"images_seen": 8, "step": 3, "seconds": 1.5}), "not what was written"),
         (forged(more=1), "not what was written"),
-        (forged(format=3), "not what was written"),
+        (forged(format=2), "not what was written"),
         (forged(format="2"), "not what was written"),
         (forged(format=None), "not what was written"),
         (forged(progress=None), "is damaged"),
         (honest(progress={"images_seen": 12, "step": 3, "seconds": 1.5}), "not what was written"),
         (honest(progress={"images_seen": 8, "step": 3, "hours": 1.5}), "is damaged"),
-        (honest(format=3), "format 3, and this version of t2i_hpc reads format 2"),
+        (honest(format=4), "format 4, and this version of t2i_hpc reads format 3"),
     ],
 )
 def test_an_edited_state_is_never_taken(run: Path, edit: Callable[[Path], None], said: str) -> None:

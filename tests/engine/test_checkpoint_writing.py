@@ -48,7 +48,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
         assert made.opened.wait(60)
         save_file(tensors, path)
 
-    monkeypatch.setattr("t2i_hpc.engine.checkpoints.writing.save_file", slow)
+    monkeypatch.setattr("t2i_hpc.engine.checkpoints.tensor_files.save_file", slow)
     yield made
     made.opened.set()
 
@@ -65,8 +65,8 @@ def test_training_goes_on_and_what_is_saved_is_from_before(tmp_path: Path, gate:
     gate.opened.set()
     saver.finish()
     checkpoint = open_checkpoint(tmp_path, 4)
-    for path, expected in ((checkpoint.weights, weights), (checkpoint.moments, moments)):
-        saved = load_file(path)
+    written = checkpoint.tensors(), load_file(checkpoint.moments)
+    for saved, expected in zip(written, (weights, moments), strict=True):
         assert saved.keys() == expected.keys()
         assert all(torch.equal(value, expected[name]) for name, value in saved.items())
     now = system.modules.state_dict()
@@ -110,7 +110,7 @@ def test_an_error_beside_training_is_due_at_once_and_raised_once(
 ) -> None:
     make_checkpoints(tmp_path, 4)
     saver = saver_of(tmp_path, stepped()[1])
-    monkeypatch.setattr("t2i_hpc.engine.checkpoints.writing.save_file", _full)
+    monkeypatch.setattr("t2i_hpc.engine.checkpoints.tensor_files.save_file", _full)
     saver.save(progress_of(8))
     saver._writer._thread.join(60)  # type: ignore[union-attr]
     assert saver.due(progress_of(48))

@@ -2,7 +2,9 @@
 
 A checkpoint is a folder ``checkpoints/<images seen>/`` with
 
-- ``weights.safetensors``: every network's parameters and buffers by name;
+- ``weights.safetensors``: the networks' parameters and buffers by name;
+- ``frozen.safetensors``: those of networks that are never trained, apart from the others, so that
+  all checkpoints of a run share one file of them (:mod:`t2i_hpc.engine.checkpoints.frozen`);
 - ``optimisers.safetensors``: Adam's moments and step counts by ``part/parameter/moment``, and
   the loss scalers of fp16 by ``scaler/parts``;
 - ``state.json``: the counters, what made it, size and SHA-256 of the other files, and the
@@ -21,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import RunError
@@ -30,14 +30,21 @@ from t2i_hpc.common.files import sha256_of_file, sha256_of_json
 from t2i_hpc.common.run_layout import folder_of, list_checkpoints
 from t2i_hpc.engine.checkpoints.fitting import check_fit
 from t2i_hpc.engine.checkpoints.folders import those_set_aside
+from t2i_hpc.engine.checkpoints.tensor_files import read_tensors
 
 _LOG = logging.getLogger("t2i_hpc")
-FORMAT = 2
+FORMAT = 3
+_READ = (2, FORMAT)  # 2: frozen networks among the others
 WEIGHTS, OPTIMISERS, STATE = "weights.safetensors", "optimisers.safetensors", "state.json"
+FROZEN = "frozen.safetensors"
 
 
 class DamagedCheckpointError(RunError):
     """A checkpoint that is not what was written."""
+
+
+class DamagedFrozenError(DamagedCheckpointError):
+    """One whose frozen networks are not, which other checkpoints may share with it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,22 @@ class Checkpoint:
 
     @property
     def weights(self) -> Path:
-        """The networks' file."""
+        """The file of the networks, or of those alone that are trained."""
         return self.folder / WEIGHTS
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all networks' parameters and buffers by name.
+
+        Raises:
+            RunError: a file is no whole safetensors file.
+        """
+        frozen = {} if self.frozen is None else read_tensors(self.frozen)
+        return {**read_tensors(self.weights), **frozen}
+
+    @property
+    def frozen(self) -> Path | None:
+        """The file of networks that are never trained, where they lie apart."""
+        return self.folder / FROZEN if FROZEN in self.state["files"] else None
 
     @property
     def moments(self) -> Path:
@@ -101,14 +122,14 @@ def look_at(run: Path, images: int) -> Checkpoint:
         written = {key: value for key, value in state.items() if key != "checksum"}
         known = state["format"]
         whole = state.get("checksum") == sha256_of_json(written)
-        progress = Progress(**state["progress"]) if known == FORMAT else Progress(images)
+        progress = Progress(**state["progress"]) if known in _READ else Progress(images)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DamagedCheckpointError(f"checkpoint {folder} has no {STATE}") from error
     except OSError as error:
         raise _unreadable(folder, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpointError(f"checkpoint {folder}: {STATE} is damaged") from error
-    if known != FORMAT and type(known) is int and (whole or "checksum" not in state):
+    if known not in _READ and type(known) is int and (whole or "checksum" not in state):
         raise RunError(
             f"checkpoint {folder} is of format {known}, and this version of t2i_hpc reads "
             f"format {FORMAT}: take the version that wrote it, or begin another run"
@@ -135,16 +156,22 @@ def verify(checkpoint: Checkpoint, *, by_size: bool = False) -> None:
             same = path.stat().st_size == written["bytes"]
             same = same and (by_size or sha256_of_file(path) == written["sha256"])
         except (FileNotFoundError, IsADirectoryError) as error:
-            raise DamagedCheckpointError(
-                f"checkpoint {checkpoint.folder} is damaged: {name} is missing"
-            ) from error
+            raise _damaged(checkpoint, name, "is missing") from error
         except OSError as error:
             raise _unreadable(checkpoint.folder, error) from error
         if not same:
-            raise DamagedCheckpointError(
-                f"checkpoint {checkpoint.folder} is damaged: {name} does not match its "
-                + ("size" if by_size else "SHA-256")
-            )
+            of_what = "size" if by_size else "SHA-256"
+            raise _damaged(checkpoint, name, f"does not match its {of_what}")
+
+
+def _damaged(checkpoint: Checkpoint, name: str, how: str) -> DamagedCheckpointError:
+    said = f"checkpoint {checkpoint.folder} is damaged: {name} {how}"
+    if name != FROZEN:
+        return DamagedCheckpointError(said)
+    return DamagedFrozenError(
+        f"{said}; put back the files of initial weights that the run's config.yaml names, and "
+        "training the run on restores it from them, or put a copy back of another checkpoint's"
+    )
 
 
 def open_checkpoint(run: Path, images: int) -> Checkpoint:
@@ -217,7 +244,7 @@ def load_weights(checkpoint: Checkpoint, modules: nn.Module) -> None:
     Raises:
         RunError: the networks have other names, shapes or types.
     """
-    found = read_tensors(checkpoint.weights)
+    found = checkpoint.tensors()
     check_fit(checkpoint.weights, found, modules.state_dict())
     modules.load_state_dict(found)
 
@@ -225,15 +252,3 @@ def load_weights(checkpoint: Checkpoint, modules: nn.Module) -> None:
 def read_moments(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the optimisers' state by ``part/parameter/moment``."""
     return read_tensors(checkpoint.moments)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name.
-
-    Raises:
-        RunError: it is no whole safetensors file.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}; take another checkpoint") from error

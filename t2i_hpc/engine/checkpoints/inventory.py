@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
 from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.engine.checkpoints.checkpoint import Checkpoint, look_at, open_checkpoint, read_tensors
+from t2i_hpc.engine.checkpoints.checkpoint import Checkpoint, look_at, open_checkpoint
 from t2i_hpc.engine.checkpoints.keeping import Score, ranking
 
 _TITLES = ("images", "step", "size", "age", "ranks", "engine", "score")
@@ -56,7 +56,7 @@ def networks_of(checkpoint: Checkpoint, what: str) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: the checkpoint has no such network.
     """
-    tensors = read_tensors(checkpoint.weights)
+    tensors = checkpoint.tensors()
     if what == "all":
         return tensors
     prefix = f"{what}."
@@ -64,7 +64,7 @@ def networks_of(checkpoint: Checkpoint, what: str) -> dict[str, Tensor]:
     if not found:
         names = {name.split(".")[0] for name in tensors} | {"all"}
         raise ConfigurationError(
-            f"what={what} is not in {checkpoint.weights}: " + nearest(what, names)
+            f"what={what} is not in {checkpoint.folder}: " + nearest(what, names)
         )
     return found
 

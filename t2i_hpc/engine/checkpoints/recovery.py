@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.run_layout import folder_of, list_checkpoints
+from t2i_hpc.common.step import System
 from t2i_hpc.engine.agreement import raise_together, share_text
 from t2i_hpc.engine.checkpoints.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
+    DamagedFrozenError,
     look_at,
     only_damaged,
     open_checkpoint,
     verify,
 )
 from t2i_hpc.engine.checkpoints.folders import set_aside, those_set_aside
+from t2i_hpc.engine.checkpoints.frozen import is_shared, mend_frozen
 from t2i_hpc.engine.world import World
 
 _LOG = logging.getLogger("t2i_hpc")
@@ -30,16 +34,20 @@ _PATIENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 
 
-def recover(run: Path) -> Checkpoint | None:
+def recover(run: Path, rebuild: Callable[[], System] | None = None) -> Checkpoint | None:
     """Return the newest valid checkpoint, None in a new run; set damaged ones aside.
+
+    Frozen networks that are damaged are restored, if need be from the system that `rebuild` gives.
 
     Raises:
         RunError: one cannot be read or is of another format, or there are damaged ones alone.
     """
     for images in reversed(list_checkpoints(run)):
         try:
-            return open_checkpoint(run, images)
+            return _opened(run, images, rebuild)
         except DamagedCheckpointError as error:
+            if isinstance(error, DamagedFrozenError) and is_shared(run, images):
+                raise  # setting it aside would set all others aside
             aside = set_aside(folder_of(run, images))
             _LOG.warning("%s; it is kept as %s, and the one before is taken", error, aside.name)
     damaged = [path.name for path in those_set_aside(run)]
@@ -48,8 +56,20 @@ def recover(run: Path) -> Checkpoint | None:
     return None
 
 
+def _opened(run: Path, images: int, rebuild: Callable[[], System] | None) -> Checkpoint:
+    try:
+        return open_checkpoint(run, images)
+    except DamagedFrozenError:
+        if not mend_frozen(run, images, rebuild):
+            raise
+        return open_checkpoint(run, images)
+
+
 def recover_together(
-    run: Path, world: World, patience: float = _PATIENCE_SECONDS
+    run: Path,
+    world: World,
+    patience: float = _PATIENCE_SECONDS,
+    rebuild: Callable[[], System] | None = None,
 ) -> Checkpoint | None:
     """Return the checkpoint that rank 0 takes, on every rank; a collective call.
 
@@ -57,6 +77,7 @@ def recover_together(
         run: the run directory.
         world: this rank's place.
         patience: seconds that a rank waits for what it does not see yet.
+        rebuild: see :func:`recover`; rank 0 calls it.
 
     Raises:
         RunError: on all ranks, what the first one has to say.
@@ -64,7 +85,7 @@ def recover_together(
     chosen: Checkpoint | None = None
     error: RunError | None = None
     if world.is_main:
-        chosen, error = _attempt_recovery(run)
+        chosen, error = _attempt_recovery(run, rebuild)
     raise_together(world, error)
     text = share_text(world, f"{chosen.progress.images_seen} {chosen.checksum}" if chosen else "")
     if not text:
@@ -76,9 +97,11 @@ def recover_together(
     return chosen
 
 
-def _attempt_recovery(run: Path) -> tuple[Checkpoint | None, RunError | None]:
+def _attempt_recovery(
+    run: Path, rebuild: Callable[[], System] | None
+) -> tuple[Checkpoint | None, RunError | None]:
     try:
-        return recover(run), None
+        return recover(run, rebuild), None
     except RunError as error:
         return None, error
 

@@ -14,11 +14,14 @@ from torch import Tensor
 
 import t2i_hpc
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.common.step import System
 from t2i_hpc.common.word_numbers import check_same_words
 from t2i_hpc.engine.agreement import raise_together
 from t2i_hpc.engine.checkpoints.checkpoint import Checkpoint, Progress, load_weights, read_moments
 from t2i_hpc.engine.checkpoints.fitting import check_moments
 from t2i_hpc.engine.checkpoints.folders import clear_leftovers
+from t2i_hpc.engine.checkpoints.frozen import split_frozen
 from t2i_hpc.engine.checkpoints.keeping import prune_checkpoints
 from t2i_hpc.engine.checkpoints.recovery import recover_together
 from t2i_hpc.engine.checkpoints.replicas import compare_replicas
@@ -41,10 +44,24 @@ class Saver:
 
     All ranks call it. As a context it waits at the end for what is being written; after an
     error too, but not when a person insists on leaving.
+
+    Args:
+        run: whose checkpoints.
+        engine: what is saved.
+        vocabulary: SHA-256 of what numbers the words of the captions.
+        rebuild: gives the system as it was when the run began, from which frozen networks are
+            restored that the disk has lost.
     """
 
-    def __init__(self, run: RunFiles, engine: Engine, vocabulary: str = "") -> None:
+    def __init__(
+        self,
+        run: RunFiles,
+        engine: Engine,
+        vocabulary: str = "",
+        rebuild: Callable[[], System] | None = None,
+    ) -> None:
         self._run, self._engine, self._vocabulary = run, engine, vocabulary
+        self._rebuild = rebuild
         self._system, self._world = engine.system, engine.world
         self._config = engine.config
         self._writer = BackgroundWriter()
@@ -71,7 +88,7 @@ class Saver:
         Raises:
             RunError: on all ranks; none is valid though there are some, or it does not fit.
         """
-        checkpoint = recover_together(self._run.folder, self._world)
+        checkpoint = recover_together(self._run.folder, self._world, rebuild=self._rebuild)
         if checkpoint is None:
             return Progress()
         moments, error = self._load(checkpoint)
@@ -149,15 +166,17 @@ class Saver:
     def _begin(
         self, moments: Mapping[str, Tensor], progress: Progress, then: Callable[[], None] | None
     ) -> Exception | None:
-        folder, weights = self._run.folder, self._system.modules.state_dict()
+        folder = self._run.folder
+        weights, frozen = split_frozen(self._system, self._system.modules.state_dict())
         try:
             with said_of_disk(folder):
                 clear_leftovers(folder)
-                check_space(folder, weights, moments)
+                check_space(folder, weights, moments, {} if list_checkpoints(folder) else frozen)
             copies = take_snapshot(weights), take_snapshot(moments)
+            apart = take_snapshot(frozen)
         except Exception as error:  # the others wait to hear of it
             return error
-        snapshot = Snapshot(*copies, progress, self._origin())
+        snapshot = Snapshot(*copies, progress, self._origin(), apart)
         self._writer.start(partial(self._write, snapshot, then))
         return None
 

@@ -7,24 +7,23 @@ hashes and flushes, all of which leave the interpreter to others. One is in flig
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.common.files import fsync_folder, sha256_of_file, sha256_of_json, write_json
+from t2i_hpc.common.files import fsync_folder, sha256_of_json, write_json
 from t2i_hpc.common.run_layout import folder_of
 from t2i_hpc.engine.checkpoints.checkpoint import (
     FORMAT,
+    FROZEN,
     OPTIMISERS,
     STATE,
     WEIGHTS,
@@ -32,7 +31,9 @@ from t2i_hpc.engine.checkpoints.checkpoint import (
     Progress,
 )
 from t2i_hpc.engine.checkpoints.folders import retire, temporary_of
+from t2i_hpc.engine.checkpoints.frozen import write_frozen
 from t2i_hpc.engine.checkpoints.snapshot import size_in_bytes, take_snapshot
+from t2i_hpc.engine.checkpoints.tensor_files import write_tensors
 
 _HEADS = 1_000_000  # bytes that names, shapes and counters take beside the numbers
 
@@ -41,13 +42,15 @@ _HEADS = 1_000_000  # bytes that names, shapes and counters take beside the numb
 class Snapshot:
     """A training at one instant: networks and optimisers' state, both on the CPU.
 
-    `origin` says what made it: engine, world, precision, versions.
+    `origin` says what made it: engine, world, precision, versions. `frozen` holds the networks
+    that lie apart because nothing trains them.
     """
 
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     progress: Progress
     origin: Mapping[str, Any]
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -68,7 +71,7 @@ def write_checkpoint(run: Path, snapshot: Snapshot) -> Checkpoint:
     temporary = temporary_of(folder)
     with said_of_disk(run):
         try:
-            state = _write_files(temporary, snapshot)
+            state = _write_files(run, temporary, snapshot)
             before = retire(folder) if folder.exists() else None
             temporary.rename(folder)
             fsync_folder(folder.parent)
@@ -79,13 +82,15 @@ def write_checkpoint(run: Path, snapshot: Snapshot) -> Checkpoint:
     return Checkpoint(folder, snapshot.progress, state)
 
 
-def _write_files(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
+def _write_files(run: Path, folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files = {
-        WEIGHTS: _write_tensors(folder / WEIGHTS, snapshot.weights),
-        OPTIMISERS: _write_tensors(folder / OPTIMISERS, snapshot.moments),
+        WEIGHTS: write_tensors(folder / WEIGHTS, snapshot.weights),
+        OPTIMISERS: write_tensors(folder / OPTIMISERS, snapshot.moments),
     }
+    if snapshot.frozen:
+        files[FROZEN] = write_frozen(run, folder / FROZEN, snapshot.frozen)
     state: dict[str, Any] = {
         "format": FORMAT,
         "progress": asdict(snapshot.progress),
@@ -96,16 +101,6 @@ def _write_files(folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     write_json(folder / STATE, state)
     fsync_folder(folder)
     return state
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    path.touch()
-    allowed = path.stat().st_mode  # by the umask; save_file would leave a file for this user alone
-    save_file(dict(tensors), path)
-    path.chmod(allowed)
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    return {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}
 
 
 @contextlib.contextmanager
