@@ -181,7 +181,7 @@ HELP = Door(
     lambda config: 0,
     (
         "python -m t2i_hpc.launch task=train cluster.processes=2 experiment=demo",
-        "python -m t2i_hpc.launch cluster=slurm cluster.nodes=4 cluster.gpus_per_node=8 "
+        "python -m t2i_hpc.launch cluster=slurm cluster.nodes=2 cluster.gpus_per_node=4 "
         "cluster.partition=gpu experiment=coco_ssagan",
         "python -m t2i_hpc.launch --sweep cluster=slurm experiment=cub_ssagan "
         "system.masks=2,3,4 seed=1,2",

@@ -40,13 +40,13 @@ def make_run(folder: Path, shards: Path, checkpoints: tuple[int, ...] = (100, 20
     return folder
 
 
-def write_encoders(run: Path) -> list[str]:
+def write_encoders(run: Path, width: int = 8, embedding: int = 6) -> list[str]:
     """Write DAMSM encoders with random weights; return the settings that name them."""
     torch.manual_seed(1)
     vocabulary = Split.open(open_run(run).data, "train").vocabulary
     made = {
-        "text": LSTMTextEncoder(vocabulary.size, 8, 6),
-        "image": build_image_encoder("efficientnet_lite0", 8),
+        "text": LSTMTextEncoder(vocabulary.size, width, embedding),
+        "image": build_image_encoder("efficientnet_lite0", width),
     }
     for name, network in made.items():
         whole = {key: value.contiguous() for key, value in network.state_dict().items()}

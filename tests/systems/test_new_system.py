@@ -29,6 +29,7 @@ SMALL = (
     "engine.threads=1",
     "data.workers=0",
 )
+SMALLER = {"generate": ("device=cpu",), "evaluate": ("device=cpu", "evaluation.images=8")}
 
 
 def block(language: str) -> str:
@@ -43,23 +44,28 @@ def test_the_text_runs(tmp_path: Path, shards: Path) -> None:
     group = tmp_path / "configs" / "system" / "least_squares.yaml"
     group.parent.mkdir(parents=True)
     group.write_text(block("yaml"), encoding="utf-8")
-    line = next(line for line in block("sh").splitlines() if " train " in line)
-    words = [w for w in line.split()[1:] if not w.startswith(("data=", "engine.", "system.r"))]
-    called = [*words, *SMALL, f"data.path={shards}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    train, *later = [line for line in block("sh").splitlines() if line.startswith("python ")]
+    words = [w for w in train.split()[1:] if not w.startswith(("data=", "engine.", "system.r"))]
+    type_in(tmp_path, *words, *SMALL, f"data.path={shards}")
+    run = only_run(tmp_path / "runs")
+    for line in later:  # one generates, the other evaluates
+        words = line.replace("runs/run-…", str(run)).split()[1:]
+        type_in(tmp_path, *words, *SMALLER[words[1]])
+    terms = {"D/real", "D/fake", "G/adversarial"}
+    assert all(set(row["losses"]) == terms for row in read_json_lines(run / "metrics.jsonl"))
+    assert (run / "samples" / "0000000008.png").is_file()
+
+
+def type_in(folder: Path, *words: str) -> None:
     done = subprocess.run(
-        [sys.executable, *called],
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    run = only_run(tmp_path / "runs")
-    terms = {"D/real", "D/fake", "G/adversarial"}
-    assert all(set(row["losses"]) == terms for row in read_json_lines(run / "metrics.jsonl"))
-    assert (run / "samples" / "0000000008.png").is_file()
 
 
 def test_a_taken_name_is_refused() -> None:
