@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -55,19 +56,20 @@ def measure_start(words: list[str], started: float) -> list[float]:
     marks = [started, time.time()]
     from t2i_hpc.config.compose import compose_config
     from t2i_hpc.config.tasks import TrainConfig
-    from t2i_hpc.data.training import open_training_data
     from t2i_hpc.engine.loop import Loop
+    from t2i_hpc.engine.place import find_place
     from t2i_hpc.engine.stops.stop import listening
     from t2i_hpc.engine.world import joined_world
-    from t2i_hpc.train import make_job
+    from t2i_hpc.train import make_job, open_data
 
     config = compose_config("train", words, TrainConfig, None)
     marks.append(time.time())
+    opened = open_data(config, find_place(os.environ))
+    opened.loader.start()
+    marks.append(time.time())
     with joined_world(config.engine) as world, listening() as stop:
-        training = open_training_data(config.data)
-        marks.append(time.time())
         line = FirstStep(stop)
-        job = make_job(config, world, training, line)
+        job = make_job(config, world, opened, line)
         marks.append(time.time())
         loop = Loop(job, line, stop)
         marks.append(time.time())

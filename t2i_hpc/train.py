@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from t2i_hpc.config.fields import file_entries
 from t2i_hpc.config.system import SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training import TrainingData, fit_to_timeout, open_training_data
@@ -31,7 +34,8 @@ from t2i_hpc.engine.engines.checks import check_engine
 from t2i_hpc.engine.evaluations import Evaluations
 from t2i_hpc.engine.inputs import keep_inputs, with_inputs
 from t2i_hpc.engine.loop import Job, Loop
-from t2i_hpc.engine.one_class import telling_of_one_class
+from t2i_hpc.engine.one_class import Batches, telling_of_one_class
+from t2i_hpc.engine.place import Place, find_place
 from t2i_hpc.engine.progress import ProgressLine, open_progress
 from t2i_hpc.engine.run_directory import (
     check_relatives,
@@ -54,15 +58,15 @@ from t2i_hpc.systems.initial_weights import checkpoint_follows
 
 def train(config: TrainConfig) -> int:
     """Train to the end or to a request to stop; return the exit code."""
-    with joined_world(config.engine) as world:
-        data, _ = fit_to_timeout(config.data, config.engine.timeout, world.size)
-        training = open_training_data(data, check_tars=False)
+    with _loading(config) as opened, joined_world(config.engine) as world:
+        if isinstance(opened, Exception):
+            raise opened
+        training = opened.training
         folder = run_folder(config, training.identity)
         raise_together(world, _obstacle(folder, config, training, world) if world.is_main else None)
-        _speak(world, new=not list_checkpoints(folder))
         line = open_progress(world.is_main)
         try:
-            job = make_job(config, world, training, line)
+            job = make_job(config, world, opened, line)
             hosts = gather_hosts(world)
             if not world.is_main:
                 return _train(job, line)
@@ -75,17 +79,57 @@ def train(config: TrainConfig) -> int:
             line.close()
 
 
-def make_job(config: TrainConfig, world: World, training: TrainingData, line: ProgressLine) -> Job:
+@dataclass(frozen=True)
+class Opened:
+    """What a rank trains on, and what makes its batches."""
+
+    training: TrainingData
+    loader: Loader
+
+
+@contextmanager
+def _loading(config: TrainConfig) -> Iterator[Opened | Exception]:
+    """Start the loader processes before CUDA and the process group are.
+
+    Gives an error of the data instead: other ranks can hear of it only once all have met.
+    """
+    try:
+        opened = open_data(config, find_place(os.environ))
+    except Exception as error:
+        yield error
+        return
+    try:
+        opened.loader.start()
+        yield opened
+    finally:
+        opened.loader.close()
+
+
+def open_data(config: TrainConfig, place: Place) -> Opened:
+    """Open what a rank trains on; no process is started yet.
+
+    Raises:
+        UserError: whatever is wrong with the data or its values.
+    """
+    engine = config.engine
+    data, answer_within = fit_to_timeout(config.data, engine.timeout, place.size)
+    training = open_training_data(data, check_tars=False)
+    _speak(place, new=not list_checkpoints(run_folder(config, training.identity)))
+    share = Share(engine.batch_size, place.rank, place.size, engine.accumulate)
+    return Opened(
+        training, training.loader(config.system.resolution, config.seed, share, answer_within)
+    )
+
+
+def make_job(config: TrainConfig, world: World, opened: Opened, line: ProgressLine) -> Job:
     """Build everything a run needs; nothing is written yet.
 
     Raises:
-        UserError: whatever is wrong with data, weights or values.
+        UserError: whatever is wrong with weights or values.
     """
+    training = opened.training
+    batches: Batches = opened.loader.batches
     folder = run_folder(config, training.identity)
-    engine = config.engine
-    share = Share(engine.batch_size, world.rank, world.size, engine.accumulate)
-    _, answer_within = fit_to_timeout(config.data, engine.timeout, world.size)
-    batches = training.batches(config.system.resolution, config.seed, share, answer_within)
     torch.manual_seed(config.seed)
     system = _build(folder, config, training.vocabulary)
     system.modules.to(world.device)
@@ -191,10 +235,10 @@ def _check(
         check_engine(outline, config.engine, ranks, device)
 
 
-def _speak(world: World, new: bool) -> None:
+def _speak(place: Place, new: bool) -> None:
     """Let rank 0 say what is worth knowing; how weights begin matters to a new run only."""
     level = logging.INFO if new else logging.WARNING
-    logging.basicConfig(level=level if world.is_main else logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=level if place.rank == 0 else logging.ERROR, format="%(message)s")
 
 
 def _train(job: Job, line: ProgressLine) -> int:

@@ -1,10 +1,11 @@
 """Batches that processes make ahead, in memory that they share with the one that trains.
 
 Batch n is made by worker n modulo their number, and a worker knows from the plan which samples
-those are: nobody is told what to do. Each worker owns a few slots, memory of one batch each,
-that it fills in turn; the main process copies a finished slot into a batch and gives the slot
-back. What goes through the pipes are a few words of text, so the main process spends its time
-on training. The memory has no name: nothing is left behind, whatever kills the run.
+those are: it is told where to begin, and nothing else. So workers are forked before CUDA and the
+process group begin, which are not to be forked. Each worker owns a few slots, memory of one batch
+each, that it fills in turn; the main process copies a finished slot into a batch and gives the
+slot back. What goes through the pipes are a few words of text, so the main process spends its
+time on training. The memory has no name: nothing is left behind, whatever kills the run.
 
 A worker that dies, or does not answer for long, ends the run with a sentence. A worker whose
 run has died ends by itself.
@@ -32,11 +33,11 @@ from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import RunError, UserError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.common.stop_signals import STOP_SIGNALS
-from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.arrays import Arrays, Texts
 from t2i_hpc.data.batch_maker import BatchMaker, Planned
 
 Positions = Callable[[int], Sequence[int]]
+Begin = Callable[[int], tuple[BatchMaker, Positions]]
 _SLOTS = 3  # of a worker: one is copied while two are made ahead
 _LOOK_FOR_PARENT = 2.0  # seconds
 _STEP = 5.0  # seconds
@@ -54,28 +55,6 @@ class _Crash:
 _Answer = Texts | UserError | _Crash
 
 
-def load(
-    maker: BatchMaker, positions: Positions, config: DataConfig, answer_within: float
-) -> Iterator[Batch]:
-    """Yield batch after batch, made by as many processes as the configuration says.
-
-    Closing the iterator ends the processes.
-
-    Args:
-        maker: what makes them.
-        positions: which samples batch number n = 0, 1, 2, … is made of.
-        config: how many processes.
-        answer_within: seconds without a batch after which a process counts as stuck.
-
-    Raises:
-        UserError: a sample could not be read or decoded.
-        RunError: a process died or does not answer.
-    """
-    if not config.workers:
-        return load_here(maker, positions)
-    return load_ahead(maker, positions, config.workers, answer_within)
-
-
 def load_here(samples: BatchMaker, positions: Positions) -> Iterator[Batch]:
     """Yield batch after batch, made in this process when it is asked for.
 
@@ -89,43 +68,76 @@ def load_here(samples: BatchMaker, positions: Positions) -> Iterator[Batch]:
         yield layout.batch(block, samples.fill(planned, layout.arrays(block)))
 
 
+class Loader:
+    """Makes a rank's batches, by processes or, where there are none, in this one.
+
+    Args:
+        begin: what makes batches, and which samples number n = 0, 1, 2, … is made of, from a
+            number of samples seen on.
+        workers: number of processes.
+        answer_within: seconds without a batch after which a process counts as stuck.
+    """
+
+    def __init__(self, begin: Begin, workers: int, answer_within: float) -> None:
+        self._begin, self._workers, self._answer_within = begin, workers, answer_within
+        self._team: list[_Worker] = []
+
+    def start(self) -> None:
+        """Start the processes, which then wait to be told where to begin.
+
+        They are forked, so this comes before CUDA and the process group: neither lives on in a
+        process that is forked after it.
+        """
+        numbers = range(len(self._team), self._workers)
+        self._team += [_Worker(self._begin, range(n, 2**62, self._workers)) for n in numbers]
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Yield batch after batch from sample `start` on; closing it ends the processes.
+
+        Processes are started where none are waiting.
+
+        Raises:
+            UserError: a sample could not be read or decoded.
+            RunError: a process died or does not answer.
+        """
+        if not self._workers:
+            yield from load_here(*self._begin(start))
+            return
+        self.start()
+        team, self._team = self._team, []
+        with contextlib.ExitStack() as stack:
+            for worker in team:
+                stack.callback(worker.end)
+            for worker in team:
+                worker.begin(start)
+            while True:
+                for worker in team:
+                    yield worker.next(self._answer_within)
+
+    def close(self) -> None:
+        """End processes that wait."""
+        while self._team:
+            self._team.pop().end()
+
+
 def load_ahead(
     samples: BatchMaker, positions: Positions, workers: int, patience: float
 ) -> Iterator[Batch]:
-    """Yield the batches of :func:`load_here`, made ahead by processes.
-
-    Closing the iterator ends the processes.
-
-    Args:
-        samples: what makes them.
-        positions: which samples batch number n is made of.
-        workers: number of processes ≥ 1.
-        patience: seconds that may pass without a batch before the run is given up.
-
-    Raises:
-        UserError: what a worker could not read or decode.
-        RunError: a worker died or does not answer.
-    """
-    with contextlib.ExitStack() as stack:
-        team = []
-        for number in range(workers):
-            team.append(_Worker(samples, positions, range(number, 2**62, workers)))
-            stack.callback(team[-1].end)
-        while True:
-            for worker in team:
-                yield worker.next(patience)
+    """Yield the batches of :func:`load_here`, made ahead by processes; see :class:`Loader`."""
+    return Loader(lambda _: (samples, positions), workers, patience).batches(0)
 
 
 class _Worker:
     """A process and the main process's ends of what connects them."""
 
-    def __init__(self, samples: BatchMaker, positions: Positions, numbers: range) -> None:
+    def __init__(self, begin: Begin, numbers: range) -> None:
+        samples, positions = begin(0)
         self._layout = layout = samples.layout(len(positions(0)))
         self._slots = [_shared(layout.bytes) for _ in range(_SLOTS)]
         self._turn = 0
         context = multiprocessing.get_context("fork")  # shares the memory and the open index
         self._link, theirs = context.Pipe()
-        work = _Work(samples, positions, numbers, list(map(layout.arrays, self._slots)))
+        work = _Work(begin, numbers, list(map(layout.arrays, self._slots)), os.getpid())
         links = (theirs, self._link)
         self._process: BaseProcess = context.Process(target=_fill, args=(work, *links), daemon=True)
         with _signals_held():
@@ -133,6 +145,11 @@ class _Worker:
         # Before Python waits for its child processes, which do not hear that they are to end.
         self._at_exit = Finalize(None, self._process.kill, exitpriority=_BEFORE_WAITING)
         theirs.close()
+
+    def begin(self, start: int) -> None:
+        """Let it make batches from sample `start` on."""
+        with contextlib.suppress(OSError):  # its death is told when its first batch is due
+            self._link.send(start)
 
     def next(self, patience: float) -> Batch:
         answer = self._answer(patience)
@@ -194,12 +211,17 @@ def _shared(count: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker knows: how batches are made, which are its own, and where it puts them."""
+    """What a worker knows: how batches are made, which are its own, where they go, and for whom."""
 
-    samples: BatchMaker
-    positions: Positions
+    begin: Begin
     numbers: range
     slots: Sequence[Arrays]
+    parent: int
+
+    def plan(self, start: int) -> tuple[BatchMaker, Iterator[Planned]]:
+        """Return what makes the batches from sample `start` on, and the plan of its own."""
+        samples, positions = self.begin(start)
+        return samples, samples.plan(map(positions, self.numbers))
 
 
 def _fill(work: _Work, link: Connection, parents_end: Connection) -> None:
@@ -208,11 +230,13 @@ def _fill(work: _Work, link: Connection, parents_end: Connection) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     with contextlib.suppress(BrokenPipeError, EOFError, ConnectionError):
-        plan = work.samples.plan(map(work.positions, work.numbers))
+        _await_word(link, work.parent)
+        samples, plan = work.plan(link.recv())
         for place in itertools.count():
             if place >= len(work.slots):
-                _await_free_slot(link)
-            answer = _make(work.samples, plan, work.slots[place % len(work.slots)])
+                _await_word(link, work.parent)
+                link.recv_bytes()
+            answer = _make(samples, plan, work.slots[place % len(work.slots)])
             link.send(answer)
             if not isinstance(answer, Texts):
                 return
@@ -228,18 +252,16 @@ def _make(samples: BatchMaker, plan: Iterator[Planned], slot: Arrays) -> _Answer
         return _Crash(traceback.format_exc())
 
 
-def _await_free_slot(link: Connection) -> None:
-    """Wait until a slot is given back.
+def _await_word(link: Connection, parent: int) -> None:
+    """Wait until the main process says something: where to begin, or that a slot is free.
 
     Raises:
         EOFError: the main process is gone. Siblings hold copies of its pipe, so that its end
             may not show as the pipe's end.
     """
-    parent = os.getppid()
     while not link.poll(_LOOK_FOR_PARENT):
         if os.getppid() != parent:
             raise EOFError
-    link.recv_bytes()
 
 
 @contextlib.contextmanager

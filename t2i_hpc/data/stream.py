@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.loader import load
+from t2i_hpc.data.batch_maker import BatchMaker
+from t2i_hpc.data.loader import Loader, Positions
 from t2i_hpc.data.plan import Plan
 from t2i_hpc.data.samples import Samples
 from t2i_hpc.data.share import Share
@@ -45,7 +46,8 @@ class Stream:
         manifest = split.manifest
         plan = Plan(manifest.counts, seed, config.shuffle_window, order=manifest.order)
         self._samples = Samples(split, plan, config, resolution, seed)
-        self._config, self._share, self._answer_within = config, share, answer_within
+        self._share = share
+        self.loader = Loader(self._begin, config.workers, answer_within)
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Return batches without end, the first of which begins at sample `start` ≥ 0.
@@ -56,8 +58,10 @@ class Stream:
             DataError: a sample cannot be read or decoded.
             RunError: a loader process died or does not answer.
         """
-        positions = self._share.positions(start)
-        return load(self._samples, positions, self._config, self._answer_within)
+        return self.loader.batches(start)
+
+    def _begin(self, start: int) -> tuple[BatchMaker, Positions]:
+        return self._samples, self._share.positions(start)
 
 
 def _warn_of_upscaling(split: Split, wanted: int) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import sha256_of_json
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split, open_vocabulary
 from t2i_hpc.data.storage.urls import shown
 from t2i_hpc.data.stream import Stream
 from t2i_hpc.data.webdataset_stream import NOT_PROMISED, WebDatasetStream, expand
-
-Batches = Callable[[int], Iterator[Batch]]
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ class TrainingData:
     notice: str
     stream: Callable[..., Any]
 
-    def batches(
+    def loader(
         self, resolution: int, seed: int, share: Share, answer_within: float = 600.0
-    ) -> Batches:
-        """Return what gives a rank's batches from a number of samples seen on.
+    ) -> Loader:
+        """Return what makes a rank's batches from a number of samples seen on.
 
         Args:
             resolution: side of the images in pixels.
@@ -61,8 +59,8 @@ class TrainingData:
         stream = self.stream(
             resolution=resolution, seed=seed, share=share, answer_within=answer_within
         )
-        batches: Batches = stream.batches
-        return batches
+        loader: Loader = stream.loader
+        return loader
 
     def epoch(self, setting: str) -> int:
         """Return the number of samples of an epoch.

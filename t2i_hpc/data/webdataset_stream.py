@@ -31,7 +31,7 @@ from t2i_hpc.data.images import (
     turn,
     window,
 )
-from t2i_hpc.data.loader import load
+from t2i_hpc.data.loader import Loader, Positions
 from t2i_hpc.data.reader import StoredSample
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.sources.members import Rules, UnfitSample
@@ -72,8 +72,9 @@ class WebDatasetStream:
     ) -> None:
         self._config, self._vocabulary = config, vocabulary
         self._resolution, self._seed = resolution, seed
-        self._share, self._answer_within = share, answer_within
+        self._share = share
         self._urls = expand(config.urls)
+        self.loader = Loader(self._begin, config.workers, answer_within)
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Return batches without end, whose positions begin at sample `start` ≥ 0.
@@ -85,6 +86,9 @@ class WebDatasetStream:
             DataError: a tar cannot be read, or too many samples cannot be used.
             RunError: a loader process died or does not answer.
         """
+        return self.loader.batches(start)
+
+    def _begin(self, start: int) -> tuple[BatchMaker, Positions]:
         samples = _Drawn(
             self._urls,
             self._vocabulary,
@@ -93,7 +97,7 @@ class WebDatasetStream:
             self._seed,
             start=start,
         )
-        return load(samples, self._share.positions(start), self._config, self._answer_within)
+        return samples, self._share.positions(start)
 
 
 def expand(patterns: Sequence[str]) -> list[str]:

@@ -18,9 +18,9 @@ import torch
 from t2i_hpc.common.errors import DataError, RunError
 from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.batch_maker import Planned
+from t2i_hpc.data.batch_maker import BatchMaker, Planned
 from t2i_hpc.data.images import Pixels
-from t2i_hpc.data.loader import load_ahead, load_here
+from t2i_hpc.data.loader import Loader, Positions, load_ahead, load_here
 from t2i_hpc.data.plan import Plan
 from t2i_hpc.data.reader import StoredSample
 from t2i_hpc.data.samples import Samples
@@ -76,6 +76,24 @@ def test_processes_make_the_batches_that_one_process_makes(split: Split) -> None
         assert all(itertools.starmap(equal, zip(kept, here, strict=True)))
         ahead.close()  # type: ignore[attr-defined]
         assert not multiprocessing.active_children()
+
+
+def test_processes_that_wait_begin_where_they_are_told(split: Split) -> None:
+    def begin(start: int) -> tuple[BatchMaker, Positions]:
+        return samples_of(split), lambda number: positions(start + number)
+
+    loader = Loader(begin, 2, PATIENCE)
+    loader.start()
+    waiting = multiprocessing.active_children()
+    assert len(waiting) == 2
+    batches = loader.batches(3)
+    assert [next(batches).positions[0] for _ in range(3)] == [12, 16, 20]
+    assert multiprocessing.active_children() == waiting
+    batches.close()  # type: ignore[attr-defined]
+    assert next(loader.batches(7)).positions[0] == 28  # by new ones
+    loader.start()
+    loader.close()
+    assert not multiprocessing.active_children()
 
 
 def test_images_are_shown_channels_first_without_a_copy(split: Split) -> None:

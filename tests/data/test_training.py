@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from t2i_hpc import train
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.data import loader
 from t2i_hpc.data.share import Share
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.stream import Stream
 from t2i_hpc.data.training import open_training_data
 from t2i_hpc.data.webdataset_stream import WebDatasetStream
+from t2i_hpc.engine.world import World, joined_world
+from tests.support.training import TINY
 
 
 @pytest.fixture
@@ -35,7 +44,7 @@ def test_indexed_data_is_its_manifest_and_vocabulary(indexed: DataConfig) -> Non
     assert data.vocabulary.words == split.vocabulary.words
     assert data.summary == "24 samples of demo"
     assert not data.notice
-    ours = next(data.batches(16, 3, Share(8, 1, 2))(40))
+    ours = next(data.loader(16, 3, Share(8, 1, 2)).batches(40))
     theirs = next(Stream(indexed, split, 16, 3, Share(8, 1, 2)).batches(40))
     assert ours.keys == theirs.keys
 
@@ -53,7 +62,9 @@ def test_drawn_data_is_its_list_and_vocabulary(drawn: DataConfig, tmp_path: Path
     assert open_training_data(replace(drawn, urls=one_by_one)).identity == data.identity
     stream = WebDatasetStream(drawn, data.vocabulary, 16, 3, Share(8))
     for ours, theirs in zip(
-        itertools.islice(data.batches(16, 3, Share(8))(0), 3), stream.batches(0), strict=False
+        itertools.islice(data.loader(16, 3, Share(8)).batches(0), 3),
+        stream.batches(0),
+        strict=False,
     ):
         assert ours.keys == theirs.keys
 
@@ -72,3 +83,32 @@ def test_contradictions_are_refused(indexed: DataConfig, drawn: DataConfig) -> N
         open_training_data(replace(drawn, urls=["pipe:cat a"]))
     with pytest.raises(DataError, match=r"data\.path= is missing"):
         open_training_data(replace(drawn, path=""))
+
+
+def test_loader_processes_are_there_before_the_process_group(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is forked after CUDA or NCCL began cannot use either, nor be relied on."""
+    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "data.workers=2", "engine.images=8")
+    waiting = list[BaseProcess]()
+
+    def joined(config: EngineConfig) -> AbstractContextManager[World]:
+        waiting.extend(multiprocessing.active_children())
+        return joined_world(config)
+
+    monkeypatch.setattr("t2i_hpc.train.joined_world", joined)
+    made = Mock(wraps=loader._Worker)
+    monkeypatch.setattr(loader, "_Worker", made)
+    assert train.DOOR.open(words) == 0
+    assert len(waiting) == made.call_count == 2  # and none was started later
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_of_the_data_is_told_when_all_ranks_have_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joined = Mock(wraps=joined_world)
+    monkeypatch.setattr("t2i_hpc.train.joined_world", joined)
+    assert train.DOOR.open([f"data.path={tmp_path / 'none'}", *TINY]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    joined.assert_called_once()
