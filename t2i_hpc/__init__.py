@@ -2,8 +2,8 @@
 
 import os
 
-from t2i_hpc.common.openmp import wait_passively
+from t2i_hpc.common.openmp import wait_briefly
 
 __version__ = "0.1.0"
 
-wait_passively(os.environ)  # here, because no module of ours can import torch before this one
+wait_briefly(os.environ)  # here, because no module of ours can import torch before this one

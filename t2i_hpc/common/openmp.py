@@ -1,23 +1,27 @@
 """How OpenMP's threads wait for work, set before torch reads it.
 
 Between two operations the threads of a process spin for a while, so that the next one starts
-sooner. On a machine with other work (loader processes, other ranks, other people's jobs) they
-take the cores that this work needs: a step on two threads then takes several times as long
-(``benchmarks/busy.py``). Threads that sleep instead cost a few percent on an idle machine.
+sooner. GNU's OpenMP, which torch brings, spins for about 3 ms: on a machine with other work (loader
+processes, other ranks, other people's jobs) that takes the cores which this work needs, and a
+step on two threads then takes up to a hundred times as long. Threads that sleep at once are woken
+too late on an idle machine, where two of them can be slower than one. A tenth of a millisecond
+costs little in either case (``benchmarks/busy.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-POLICY = "OMP_WAIT_POLICY"
-_SETTINGS = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # OpenMP's own, GNU's, Intel's
+POLICY = "OMP_WAIT_POLICY"  # what other OpenMPs than GNU's read
+SPINS = "GOMP_SPINCOUNT"  # GNU's own, which goes before the policy
+OURS = {POLICY: "PASSIVE", SPINS: "10000"}
+_SETTINGS = (POLICY, SPINS, "KMP_BLOCKTIME")  # OpenMP's own, GNU's, Intel's
 
 
-def wait_passively(environment: MutableMapping[str, str]) -> None:
-    """Let waiting threads sleep, unless the environment says how they wait already.
+def wait_briefly(environment: MutableMapping[str, str]) -> None:
+    """Let waiting threads sleep soon, unless the environment says how they wait already.
 
     OpenMP reads it once, when torch is imported; processes started later inherit it.
     """
     if not any(name in environment for name in _SETTINGS):
-        environment[POLICY] = "PASSIVE"
+        environment.update(OURS)

@@ -1,4 +1,4 @@
-"""OpenMP's threads sleep while they wait, in every kind of process that is started."""
+"""OpenMP's threads sleep soon while they wait, in every kind of process that is started."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import torch
 
 from t2i_hpc.cluster.beside import without_launcher
 from t2i_hpc.cluster.local import rank_environment
-from t2i_hpc.common.openmp import wait_passively
+from t2i_hpc.common.openmp import wait_briefly
 from tests.support.training import environment
 
 COMMANDS = ("train", "pretrain", "evaluate", "generate", "launch", "shards", "report", "convert")
 # Stands in for torch and tells what it would find.
 TORCH = """
 import os
-print("torch finds", os.environ.get("OMP_WAIT_POLICY"), flush=True)
+found = [os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")]
+print("torch finds", *found, flush=True)
 os._exit(0)
 """
 
@@ -49,20 +50,26 @@ def started(path: str, *command: str, **settings: str) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_sets_it_before_torch(path: str, command: str) -> None:
     code = f"import t2i_hpc.{command}, torch"
-    assert started(path, "-c", code) == "torch finds PASSIVE\n"
+    assert started(path, "-c", code) == "torch finds PASSIVE 10000\n"
 
 
-@pytest.mark.parametrize("module", ["benchmarks.step", "benchmarks.busy", "tests.conftest"])
-def test_benchmarks_and_tests_set_it_before_torch(path: str, module: str) -> None:
-    assert started(path, "-c", f"import {module}; import torch") == "torch finds PASSIVE\n"
+@pytest.mark.parametrize(
+    ("module", "spins"),
+    [("benchmarks.step", 10000), ("benchmarks.busy", 10000), ("tests.conftest", None)],
+)
+def test_benchmarks_and_tests_set_it_before_torch(
+    path: str, module: str, spins: int | None
+) -> None:
+    found = started(path, "-c", f"import {module}; import torch")
+    assert found == f"torch finds PASSIVE {spins}\n"
 
 
 def test_what_a_person_says_stays(path: str) -> None:
     said = {"OMP_WAIT_POLICY": "ACTIVE"}
-    assert started(path, "-m", "t2i_hpc.train", **said) == "torch finds ACTIVE\n"
+    assert started(path, "-m", "t2i_hpc.train", **said) == "torch finds ACTIVE None\n"
     for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
         own = {name: "1000"}
-        wait_passively(own)
+        wait_briefly(own)
         assert own == {name: "1000"}
 
 
