@@ -5,8 +5,8 @@
 
 A small SSA-GAN on the CPU, on one thread and on two; with the default of GNU's OpenMP, whose
 threads spin for about 3 ms before they sleep, with ``OMP_WAIT_POLICY=PASSIVE``, and with what
-every command sets unless the environment says otherwise. "busy" is beside as many processes that only compute as
-there are cores. Each figure comes from a process of its own: the median of its steps.
+every command sets unless the environment says otherwise. "busy" is beside as many processes that
+only compute as there are cores. Each figure is from a process of its own: the median of its steps.
 """
 
 from __future__ import annotations
