@@ -67,6 +67,11 @@ class Cache:
                     self._add(path, size, fetch, beat)
         return descriptor
 
+    def room(self) -> int:
+        """Return how many bytes of copies the disk can hold, if nobody else fills it."""
+        copies = sum(count for _, count, _ in _stats(self.folder / "shards", "*.tar"))
+        return max(0, self._free() + copies - self._spare())
+
     def drop(self, name: str, found: os.stat_result) -> None:
         """Remove a copy that was found damaged, unless it was replaced since it was read."""
         path = self.folder / "shards" / name

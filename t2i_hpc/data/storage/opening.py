@@ -30,7 +30,7 @@ def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
     if config.remote_reads == "ranges":
         return RangedStorage(manifest, server)
     cache = open_cache(config)
-    _check_limit(manifest, config, cache.limit)
+    _check_room(manifest, config, cache)
     return CachedStorage(manifest, server, cache)
 
 
@@ -48,20 +48,27 @@ def open_cache(config: DataConfig) -> Cache:
     return Cache(config.cache, int(config.cache_gigabytes * 1e9), config.patience)
 
 
-def _check_limit(manifest: Manifest, config: DataConfig, limit: int) -> None:
+def _check_room(manifest: Manifest, config: DataConfig, cache: Cache) -> None:
     largest = int(manifest.table["bytes"].max())
-    if largest > limit:
+    if largest > cache.limit:
         raise ConfigurationError(
             f"data.cache_gigabytes={config.cache_gigabytes:g} is less than a shard of "
             f"{size_text(largest)}: raise it or take data.remote_reads=ranges"
         )
     window = min(config.shuffle_window, manifest.shard_count) * largest
-    if window > limit:
-        logging.getLogger(__name__).warning(
-            "data.cache_gigabytes=%g holds less than the %d shards that are shuffled together "
-            "(%s): shards will be fetched again and again; raise it, lower "
-            "data.shuffle_window or take data.remote_reads=ranges",
-            config.cache_gigabytes,
-            config.shuffle_window,
-            size_text(window),
-        )
+    room = cache.room()
+    if window > cache.limit:
+        small, more = f"data.cache_gigabytes={config.cache_gigabytes:g} holds", "raise it"
+    elif window > room:
+        small = f"the disk of {cache.folder} has room for {size_text(room)} of shards, which is"
+        more = "name a folder on a larger one with data.cache="
+    else:
+        return
+    logging.getLogger(__name__).warning(
+        "%s less than the %d shards that are shuffled together (%s): shards will be fetched again "
+        "and again; %s, lower data.shuffle_window or take data.remote_reads=ranges",
+        small,
+        min(config.shuffle_window, manifest.shard_count),
+        size_text(window),
+        more,
+    )

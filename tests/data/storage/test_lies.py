@@ -110,11 +110,21 @@ def test_a_cache_that_cannot_hold_a_shard(config: DataConfig) -> None:
 
 
 def test_a_cache_that_cannot_hold_a_window_is_told(
-    config: DataConfig, shards: Path, caplog: pytest.LogCaptureFixture
+    config: DataConfig,
+    shards: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     size = max(path.stat().st_size for path in (shards / "train").glob("*.tar"))
     Split.open(replace(config, cache_gigabytes=size * 1.5e-9), "train")
     assert "raise it, lower data.shuffle_window or take data.remote_reads=ranges" in caplog.text
+    caplog.clear()
+    disk = shutil.disk_usage(shards)._replace(total=10 * size, free=2 * size)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", lambda _: disk)
+        Split.open(config, "train")
+    assert f"the disk of {config.cache} has room for" in caplog.text
+    assert "name a folder on a larger one with data.cache=, lower data.shuffle" in caplog.text
     caplog.clear()
     Split.open(config, "train")
     assert not caplog.records
