@@ -72,6 +72,7 @@ FILES: dict[str, tuple[str, str]] = {
         "1.jpg| 0| two\n",
     ),
     "Flickr8k": ("token.txt", "a/0.jpg#0\tone\na/0.jpg#1\ta, second\n1.jpg#0\ttwo\n"),
+    "Flickr8k, edited": ("token.txt", "a/0.jpg#0 one\na/0.jpg#1\ta, second\n1.jpg#0 two\n"),
 }
 
 

@@ -54,7 +54,8 @@ IMAGE_KEYS = (
 )
 ALL = "all"
 _RESTVAL = "restval"  # images of COCO's validation set that all work trains on
-_TOKEN = re.compile(r"^(.+?)#[0-9a-z]+\t(.*)$")
+# The Flickr8k that people share has a space for the tab here and there.
+_TOKEN = re.compile(r"^(.+?\.\w+|.+?(?=#\w+\t))#[0-9a-z]+[\t ]\s*(.*)$")
 _WHOLE = re.compile(r"^(\d+)\.0$")  # as pandas writes numbers of which some are missing
 _LARGEST_CLASS = 1 << 62
 _MOST_COLUMN = 16 << 20  # characters of one cell
