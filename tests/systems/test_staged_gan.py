@@ -125,12 +125,6 @@ def test_drawing_ignores_neighbours_and_has_a_map_a_word() -> None:
     assert torch.equal(again.images[-1], whole.images[-1])
 
 
-def test_a_batch_of_one_image_is_refused() -> None:
-    system = system_of("attn_gan")
-    with pytest.raises(ConfigurationError, match=r"engine\.batch_size"):
-        system.begin(tiny_batch(1), noise_of(system)[:1])
-
-
 def test_images_shrink_as_pillow_shrinks_them() -> None:
     from PIL import Image
 
