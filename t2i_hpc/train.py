@@ -48,6 +48,7 @@ from t2i_hpc.engine.run_directory import (
 from t2i_hpc.engine.run_files import RunFiles
 from t2i_hpc.engine.session import gather_hosts, run_recorded
 from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE, listening
+from t2i_hpc.engine.threads import keep_threads, settle_threads
 from t2i_hpc.engine.world import World, joined_world
 from t2i_hpc.generation.retrieval import RetrievalReport
 from t2i_hpc.generation.samples import SampleGrids
@@ -66,6 +67,7 @@ def train(config: TrainConfig) -> int:
         raise_together(world, _obstacle(folder, config, training, world) if world.is_main else None)
         line = open_progress(world.is_main)
         try:
+            settle_threads(folder, config.engine, world, line.say)
             job = make_job(config, world, opened, line)
             hosts = gather_hosts(world)
             if not world.is_main:
@@ -73,6 +75,7 @@ def train(config: TrainConfig) -> int:
             with locked(folder):
                 record = _record(folder, config, training)
                 prepare_run(folder, config, world.size, world.device, record)
+                keep_threads(folder, config.engine, world)
                 keep_inputs(folder, config, training.vocabulary)
                 return run_recorded(folder, world, hosts, partial(_train, job, line))
         finally:

@@ -152,7 +152,7 @@ class EngineConfig:
     )
     threads: int | None = setting(
         None,
-        "CPU threads a rank; empty: cores / ranks of the node",
+        "CPU threads a rank; empty: cores / ranks of the node, or one where that is quicker",
         unit="threads",
         minimum=1,
         identity=False,
