@@ -110,7 +110,7 @@ class Lab:
         daemon = self._start(
             node, *namespaces, "--mount-proc", "bash", "-c", _NODE, "init", node, hosts, private
         )
-        daemon.wait_until(lambda: self._takes_jobs(node), 30)
+        daemon.wait_until(lambda: self.takes_jobs(node), 30)
 
     def power_off(self, node: str) -> None:
         """Cut a node off with everything that runs on it."""
@@ -188,7 +188,8 @@ class Lab:
         known = Path("/etc/hosts").read_text()
         (self.folder / "hosts").write_text(known + "\n".join(lines) + "\n")
 
-    def _takes_jobs(self, node: str) -> bool:
+    def takes_jobs(self, node: str) -> bool:
+        """Return whether a node is up and not drained."""
         state = self.run("sinfo", "-h", "-n", node, "-o", "%T", check=False)
         return bool(state) and set(state.split()) <= {"idle", "mixed", "allocated"}
 

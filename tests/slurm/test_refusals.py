@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.jobs import SCRIPTS, launch
+from tests.slurm.jobs import SCRIPTS, launch, wait_until
 from tests.slurm.lab import Lab
 from tests.support.training import TINY
 
@@ -86,8 +86,9 @@ def test_a_check_can_be_left_out(lab: Lab, shards: Path, tmp_path: Path) -> None
         done = launch(lab, *words, *hold)
         assert done.code == 0, done.err
     finally:
-        lab.run("scontrol", "update", "NodeName=n2", "State=RESUME")
         lab.run("scancel", "--user=root", "--state=PENDING")
+        lab.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+        wait_until(lambda: lab.takes_jobs("n2"), "n2 takes jobs again")
 
 
 def test_one_partition_of_a_list_is_enough(lab: Lab, shards: Path, tmp_path: Path) -> None:
