@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tests.slurm.configuration import accounting, database_user, slurm_configuration
 from tests.slurm.daemons import Daemon, succeeds
+from tests.support.training import environment
 
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sacct", "unshare")
 PACKAGES = (
@@ -65,7 +66,7 @@ class Lab:
         """Run a program, e.g. a client of Slurm; return what it prints."""
         done = subprocess.run(
             command,
-            env={**os.environ, **self.environment},
+            env={**environment(), **self.environment},
             capture_output=True,
             text=True,
             check=False,
