@@ -1,21 +1,21 @@
-"""Reading pickles that hold data alone, without the machine that runs them as programs.
+"""Reads pickles that hold data alone: lists, dicts, tuples, strings, bytes and numbers.
 
-A pickle is a program for a small stack machine, one of whose words imports any function and
-another calls it. This is that machine without these words: it builds lists, dicts, tuples,
-strings, bytes and numbers, NumPy's whole numbers among them (published classes are such), and
-everything else is refused by name: no name is ever looked up. Its memory is bounded by
-the length of the file, since no word copies what is built: the standard machine, even with its
-imports forbidden, can be told to reserve a table of gigabytes by a file of ten bytes, or to
-crash by hashing a deeply nested key.
+A pickle is a program, and two of its opcodes import and call any function. This is the standard
+library's Unpickler in Python, with an allow list of opcodes and four names of which NumPy's whole
+numbers are made (published classes are such); nothing is ever imported.
+
+Why not the Unpickler in C: ten bytes can tell it to reserve a memo of gigabytes, and a deeply
+nested dict key crashes it. In Python the memo is a dict, lengths are not believed before the bytes
+are read, and keys are checked here: memory and time grow with the length of the file alone.
 """
 
 from __future__ import annotations
 
-import codecs
 import io
+import pickle
 import pickletools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +23,19 @@ from typing import Any, Literal
 from t2i_hpc.common.errors import DataError
 
 LARGEST = 2 << 30  # bytes of a file
-_KEYS = (str, bytes, int, float, bool, type(None))
-_MARK = object()
-_LONGEST_NUMBER = 8  # bytes
+_KEYS = frozenset({str, bytes, int, float, bool, type(None)})
 _CHANCE = 8  # line feeds that may all happen to stand behind carriage returns
-_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+_ALLOWED = frozenset({
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP",
+    "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
+    "NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS",
+    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+})  # fmt: skip
 
 
 def load_data(path: Path, holds: str) -> object:
@@ -49,10 +57,11 @@ def load_data(path: Path, holds: str) -> object:
                 f"{path}, {holds}, has {size:,} bytes, more than the {LARGEST:,} that are read: "
                 "fetch the file again"
             )
-        return _Machine().run(_with_line_feeds(path.read_bytes()))
+        content = io.BytesIO(_with_line_feeds(path.read_bytes()))
+        return _DataUnpickler(content, encoding="latin-1").load()
     except OSError as error:
         raise DataError(f"cannot read {path}, {holds}: {error.strerror}") from error
-    except Exception as error:  # damaged pickles fail in any of the words
+    except Exception as error:  # a damaged pickle fails in any opcode
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"{path}, {holds}, cannot be read as a pickle of lists, dicts, strings and numbers "
@@ -63,7 +72,7 @@ def load_data(path: Path, holds: str) -> object:
 def _with_line_feeds(content: bytes) -> bytes:
     """Undo what git and mail clients do to the line ends of a text pickle (protocol 0).
 
-    Such a pickle holds no carriage return of its own: those of strings are written as letters.
+    Such a pickle holds no carriage return of its own: those of strings are escaped.
 
     Raises:
         ValueError: a binary pickle was changed so, which cannot be undone.
@@ -78,207 +87,85 @@ def _with_line_feeds(content: bytes) -> bytes:
     return content
 
 
+class _DataUnpickler(pickle._Unpickler):
+    stack: list[Any]  # since the last mark
+    metastack: list[list[Any]]  # before each mark
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) not in _CALLABLES:
+            raise ValueError(f"the name {module}.{name} is not allowed")
+        return _CALLABLES[module, name]
+
+
+def _are_keys(values: list[Any]) -> bool:
+    """Admit no tuples: to hash a deep one crashes, to hash a shared one may take for ever."""
+    return all(type(value) in _KEYS for value in values)
+
+
+_CHECKS: dict[str, Callable[[_DataUnpickler], bool]] = {
+    "SETITEM": lambda self: _are_keys(self.stack[-2:-1]),
+    "SETITEMS": lambda self: _are_keys(self.stack[::2]),
+    "DICT": lambda self: _are_keys(self.stack[::2]),
+    "BUILD": lambda self: isinstance(self.stack[-2], _WholeNumber),
+    "STOP": lambda self: not self.metastack and len(self.stack) == 1,
+}
+_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+
+
+def _handler(code: int) -> Callable[[Any], None]:
+    name = _NAMES.get(code, hex(code))
+    run: Callable[[Any], None] | None = pickle._Unpickler.dispatch.get(code)
+
+    def checked(unpickler: _DataUnpickler) -> None:
+        if run is None or name not in _ALLOWED or not _CHECKS[name](unpickler):
+            raise ValueError(f"the opcode {name} is not allowed here")
+        run(unpickler)
+
+    return run if run and name in _ALLOWED - _CHECKS.keys() else checked
+
+
+_DataUnpickler.dispatch = {code: _handler(code) for code in range(256)}
+
+
 @dataclass
-class _Name:
-    """The name of a function that is not called, but whose result is known."""
-
-    name: str
-
-
-@dataclass
-class _Type:
-    """A type of NumPy's numbers: bytes, whether it has a sign, byte order."""
+class _WholeNumber:
+    """Stands for NumPy's dtype: bytes, whether there is a sign, byte order."""
 
     size: int
     signed: bool
     order: Literal["little", "big"] = "little"
 
-
-def _named(module: Any, name: Any) -> _Name:
-    if (module, name) not in _KNOWN:
-        raise ValueError(f"the name {module}.{name} is not allowed"[:200])
-    return _Name(_KNOWN[module, name])
-
-
-def _called(function: Any, arguments: Any) -> Any:
-    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-        raise TypeError("a call of what is no function")
-    if function.name == "dtype":
-        return _type(arguments[0])
-    if function.name == "encode":
-        text, encoding = arguments
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise TypeError("an encoding that is not known")
-        if len(text) > _LONGEST_NUMBER:  # many copies of a long text would take any memory
-            raise TypeError("bytes that are no number of NumPy's")
-        return text.encode("latin-1")
-    kind, content = arguments
-    content = content.encode("latin-1") if isinstance(content, str) else content
-    if not isinstance(kind, _Type) or not isinstance(content, bytes) or len(content) != kind.size:
-        raise TypeError("a number of NumPy's that is damaged")
-    return int.from_bytes(content, kind.order, signed=kind.signed)
+    def __setstate__(self, state: Any) -> None:
+        mark = state[1].decode() if isinstance(state[1], bytes) else state[1]
+        if mark not in ("<", ">", "|", "="):
+            raise ValueError("a byte order that is not known")
+        self.order = "big" if mark == ">" else "little"
 
 
-def _type(code: Any) -> _Type:
+def _dtype(code: Any, *_: Any) -> _WholeNumber:
     text = code.decode("latin-1") if isinstance(code, bytes) else code
-    if not isinstance(text, str) or not re.fullmatch("[iu][1248]", text):
-        raise TypeError(f"the type {text!r} of NumPy's numbers is not allowed"[:200])
-    return _Type(int(text[1]), text[0] == "i")
+    if not re.fullmatch("[iu][1248]", text):
+        raise ValueError(f"the type {text[:20]!r} of NumPy's numbers is not allowed")
+    return _WholeNumber(int(text[1]), signed=text[0] == "i")
 
 
-def _built(target: Any, state: Any) -> Any:
-    """Give a type its byte order, the second item of what NumPy stores of it."""
-    if not isinstance(target, _Type) or not isinstance(state, tuple) or len(state) < 2:
-        raise TypeError("a state of what has none")
-    mark = state[1].decode("latin-1") if isinstance(state[1], bytes) else state[1]
-    if mark not in ("<", ">", "|", "="):
-        raise TypeError("a byte order that is not known")
-    target.order = "big" if mark == ">" else "little"  # in place: the pickle shares it
-    return target
+def _encode(text: Any, encoding: Any) -> Any:
+    # Protocols up to 2 write bytes so. Each call copies, so that only numbers may be so long.
+    if encoding not in ("latin1", "latin-1") or len(text) > 8:
+        raise ValueError("bytes that are no number of NumPy's")
+    return text.encode("latin-1")
 
 
-class _Machine:
-    def __init__(self) -> None:
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
-
-    def run(self, content: bytes) -> object:
-        for word, argument in _words(io.BytesIO(content)):
-            if word in _PUSH:
-                self._stack.append(argument)
-            elif word in _WORDS:
-                _WORDS[word](self, argument)
-            else:
-                raise ValueError(f"the word {word} is not allowed")
-        (result,) = self._stack
-        return result
-
-    def push(self, value: Any) -> None:
-        self._stack.append(value)
-
-    def remember(self, number: int) -> None:
-        self._memo[number] = self._stack[-1]
-
-    def remember_next(self, _: Any) -> None:
-        self._memo[len(self._memo)] = self._stack[-1]
-
-    def recall(self, number: int) -> None:
-        self._stack.append(self._memo[number])
-
-    def pop(self, _: Any) -> None:
-        self._stack.pop()
-
-    def duplicate(self, _: Any) -> None:
-        self._stack.append(self._stack[-1])
-
-    def to_mark(self, _: Any = None) -> list[Any]:
-        """Take everything above the last mark, and the mark."""
-        place = len(self._stack) - 1
-        while self._stack[place] is not _MARK:
-            place -= 1
-            if place < 0:
-                raise ValueError("there is no mark")
-        items = self._stack[place + 1 :]
-        del self._stack[place:]
-        return items
-
-    def take(self, count: int) -> list[Any]:
-        """Take the last few items, none of which may be a mark."""
-        if len(self._stack) < count:
-            raise ValueError("the stack is empty")
-        items = self._stack[-count:]
-        if any(item is _MARK for item in items):
-            raise ValueError("a mark stands where an object should")
-        del self._stack[-count:]
-        return items
-
-    def name(self, argument: str) -> None:
-        self._stack.append(_named(*argument.split(" ")))
-
-    def name_of_stack(self, _: Any) -> None:
-        self._stack.append(_named(*self.take(2)))
-
-    def call(self, _: Any) -> None:
-        self._stack.append(_called(*self.take(2)))
-
-    def build(self, _: Any) -> None:
-        self._stack.append(_built(*self.take(2)))
-
-    def append(self, items: list[Any]) -> None:
-        self._on_top(list).extend(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        self._on_top(dict).update(_dict(items))
-
-    def _on_top(self, kind: type[Any]) -> Any:
-        if not isinstance(self._stack[-1], kind):
-            raise TypeError(f"a {type(self._stack[-1]).__name__} instead of a {kind.__name__}")
-        return self._stack[-1]
+def _scalar(kind: Any, content: Any) -> int:
+    raw = content.encode("latin-1") if isinstance(content, str) else content
+    if not isinstance(kind, _WholeNumber) or not isinstance(raw, bytes) or len(raw) != kind.size:
+        raise ValueError("a number of NumPy's that is damaged")
+    return int.from_bytes(raw, kind.order, signed=kind.signed)
 
 
-def _words(stream: io.BytesIO) -> Iterator[tuple[str, Any]]:
-    """Give the words of a pickle with their arguments, up to its end."""
-    while True:
-        word = _OPCODES[stream.read(1).decode("latin-1")]
-        if word.name == "STOP":
-            return
-        if word.name == "STRING":  # Python 2's, which the standard reader takes for ASCII
-            quoted = pickletools.read_stringnl(stream, decode=False)
-            yield "STRING", codecs.escape_decode(quoted)[0].decode("latin-1")
-        else:
-            yield word.name, word.arg.reader(stream) if word.arg else None
-
-
-def _dict(items: list[Any]) -> dict[Any, Any]:
-    keys, values = items[::2], items[1::2]
-    if not all(isinstance(key, _KEYS) for key in keys):
-        raise TypeError("a key that is no string or number")
-    return dict(zip(keys, values, strict=True))
-
-
-_PUSH = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
-    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-})  # fmt: skip
-_KNOWN = {
-    ("numpy.core.multiarray", "scalar"): "scalar",
-    ("numpy._core.multiarray", "scalar"): "scalar",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",
-}
-_WORDS: dict[str, Callable[[_Machine, Any], Any]] = {
-    "GLOBAL": _Machine.name,
-    "STACK_GLOBAL": _Machine.name_of_stack,
-    "REDUCE": _Machine.call,
-    "BUILD": _Machine.build,
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "MARK": lambda machine, _: machine.push(_MARK),
-    "POP": _Machine.pop,
-    "POP_MARK": _Machine.to_mark,
-    "DUP": _Machine.duplicate,
-    "PUT": _Machine.remember,
-    "BINPUT": _Machine.remember,
-    "LONG_BINPUT": _Machine.remember,
-    "MEMOIZE": _Machine.remember_next,
-    "GET": _Machine.recall,
-    "BINGET": _Machine.recall,
-    "LONG_BINGET": _Machine.recall,
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "LIST": lambda machine, _: machine.push(machine.to_mark()),
-    "APPEND": lambda machine, _: machine.append(machine.take(1)),
-    "APPENDS": lambda machine, _: machine.append(machine.to_mark()),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.to_mark())),
-    "TUPLE1": lambda machine, _: machine.push(tuple(machine.take(1))),
-    "TUPLE2": lambda machine, _: machine.push(tuple(machine.take(2))),
-    "TUPLE3": lambda machine, _: machine.push(tuple(machine.take(3))),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "DICT": lambda machine, _: machine.push(_dict(machine.to_mark())),
-    "SETITEM": lambda machine, _: machine.set_items(machine.take(2)),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.to_mark()),
+_CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
 }

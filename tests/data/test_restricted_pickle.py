@@ -144,10 +144,15 @@ def test_anything_else_is_refused(
 DEEP = 300_000
 HOSTILE = {
     "a string of gigabytes": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x00a.",
+    "bytes of gigabytes": b"\x80\x03B\xff\xff\xff\xffa.",
+    "an array of gigabytes": b"\x80\x05\x96" + b"\xff" * 6 + b"\x00\x00a.",
     "a number of gigabytes": b"\x80\x02\x8b\xff\xff\xff\x7f\x01.",
     "a number of many digits": b"I" + b"9" * DEEP + b"\n.",
     "a deep key": b"\x80\x02})" + b"\x85" * DEEP + b"K\x01s.",
     "a key that doubles": b"\x80\x02})" + b"q\x000h\x00h\x00\x86" * 100 + b"K\x01s.",
+    "a type whose name doubles": b"\x80\x02cnumpy\ndtype\n]"
+    + b"q\x000]h\x00ah\x00a" * 100
+    + b"\x85R.",
     "a persistent name": b"\x80\x02K\x01Q.",
     "an extension": b"\x80\x02\x82\x01.",
     "an instance": b"(ios\nsystem\n.",
