@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2i_hpc.common.step import Batch, System
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.systems.base import System
 
 VOCABULARY, _WORDS = 5450, 18  # CUB
 

@@ -40,15 +40,15 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from benchmarks import plan
-from t2i_hpc.common.allocator import keep_freed_memory
+from t2i_hpc.common.runtime import keep_freed_memory
 from t2i_hpc.config.data import DataConfig, ShardsConfig
+from t2i_hpc.data.build.split_writer import write_shards
 from t2i_hpc.data.captions import encode_caption, pad
 from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import Pixels, crop_and_flip, decode, encode, resize_shorter
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split, stack
-from t2i_hpc.data.stream import Stream
-from t2i_hpc.data.writer import write_shards
+from t2i_hpc.data.training_data import Stream
 
 _OCTAVES = ((32, 50.0), (16, 25.0), (8, 12.0), (4, 6.0))  # pixels of detail and its deviation
 _SHARD_SAMPLES, _EPOCH = 100, 10**9
@@ -157,7 +157,7 @@ def ours(work: Work, workers: int, crops: bool = True) -> Iterator[int]:
     """Read through our stream, with or without a decoder of windows."""
     config = DataConfig(path=work.config.path, workers=workers)
     found = find_crop_decoder() if crops else None
-    with patch("t2i_hpc.data.samples.find_crop_decoder", return_value=found):
+    with patch("t2i_hpc.data.training_data.find_crop_decoder", return_value=found):
         stream = Stream(config, work.split, work.resolution, 0, Share(work.batch))
     for batch in stream.batches(0):
         yield len(batch.images)

@@ -30,11 +30,17 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from t2i_hpc.common.seeds import noise
-from t2i_hpc.metrics.detectors.inception import InceptionV3
-from t2i_hpc.metrics.distance import frechet_distance
-from t2i_hpc.metrics.evaluate import look_at_images
-from t2i_hpc.metrics.moments import NAMES, Moments
-from t2i_hpc.metrics.parts import Header, Target, merge_parts, part_path, part_range, save_part
+from t2i_hpc.evaluation.compute import look_at_images
+from t2i_hpc.evaluation.detectors.inception import InceptionV3
+from t2i_hpc.evaluation.fid import NAMES, Moments, frechet_distance
+from t2i_hpc.evaluation.partial_statistics import (
+    Header,
+    Target,
+    merge_parts,
+    part_path,
+    part_range,
+    save_part,
+)
 from t2i_hpc.models.ssa_generator import SSAGenerator
 
 CPU = torch.device("cpu")

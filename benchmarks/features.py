@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_hpc.metrics.kernel_distance import Rows, kernel_distance
-from t2i_hpc.metrics.precision_recall import precision_and_recall
+from t2i_hpc.evaluation.kid import Rows, kernel_distance
+from t2i_hpc.evaluation.precision_recall import precision_and_recall
 
 CPU = torch.device("cpu")
 _HIDDEN, _NEIGHBOR, _AT_ONCE = 512, 3, 1024

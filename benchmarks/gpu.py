@@ -23,8 +23,8 @@ import torch
 from benchmarks.batches import Size, random_batch
 from benchmarks.step import build_system, count_flops
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 
 _COMPILED = ["generator", "image_encoder"]
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.data.manifest import Manifest
-from t2i_hpc.data.plan import Plan
-from t2i_hpc.data.tables import INDEX, ROW, SHARD_ROW, SHARDS
+from t2i_hpc.data.format.index import INDEX, ROW, SHARD_ROW, SHARDS
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.sampler import Plan
 
 _JUMPS = 300
 _ROW = "{:<36}{:>10}{:>15}\n"

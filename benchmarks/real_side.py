@@ -16,15 +16,13 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.common.progress import progress
+from t2i_hpc.common.terminal import progress
 from t2i_hpc.data.images import Pixels, decode, encode, resize_shorter
 from t2i_hpc.data.split import stack
-from t2i_hpc.generation.framing import Framing
-from t2i_hpc.generation.image_folder import ImageFolder
-from t2i_hpc.metrics.detectors.efficientnet_lite0 import EfficientNetLite0
-from t2i_hpc.metrics.distance import frechet_distance
-from t2i_hpc.metrics.evaluate import spread
-from t2i_hpc.metrics.moments import Moments
+from t2i_hpc.evaluation.compute import spread
+from t2i_hpc.evaluation.detectors.registry import EfficientNetLite0
+from t2i_hpc.evaluation.fid import Moments, frechet_distance
+from t2i_hpc.evaluation.image_sets import Framing, ImageFolder
 
 _SIZE, _QUALITY, _BATCH = 304, 95, 16
 _CPU = torch.device("cpu")

@@ -25,8 +25,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from t2i_hpc.engine.progress import Status
-    from t2i_hpc.engine.stops.stop import StopRequest
+    from t2i_hpc.training.progress import Status
+    from t2i_hpc.training.stopping import StopRequest
 
 STAGES = ("python", "imports", "open the data", "build networks", "load", "first step")
 _ROW = "{:<24}{:>10}\n"
@@ -56,11 +56,11 @@ def measure_start(words: list[str], started: float) -> list[float]:
     marks = [started, time.time()]
     from t2i_hpc.config.compose import compose_config
     from t2i_hpc.config.tasks import TrainConfig
-    from t2i_hpc.engine.loop import Loop
-    from t2i_hpc.engine.place import find_place
-    from t2i_hpc.engine.stops.stop import listening
-    from t2i_hpc.engine.world import joined_world
     from t2i_hpc.train import make_job, open_data
+    from t2i_hpc.training.loop import Loop
+    from t2i_hpc.training.place import find_place
+    from t2i_hpc.training.stopping import listening
+    from t2i_hpc.training.world import joined_world
 
     config = compose_config("train", words, TrainConfig, None)
     marks.append(time.time())
@@ -99,7 +99,7 @@ class Run:
 
     def kill(self, steps: int) -> int:
         """Resume, kill after that many steps and a moment; return the steps that are lost."""
-        from t2i_hpc.engine.checkpoints.checkpoint import newest_checkpoint
+        from t2i_hpc.runs.checkpoint import newest_checkpoint
 
         wanted = self._steps() + steps
         with subprocess.Popen(

@@ -25,11 +25,11 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.batches import Size, random_batch
 from benchmarks.step import build_system
-from t2i_hpc.common.allocator import keep_freed_memory
+from t2i_hpc.common.runtime import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.engines.build import build_engine
-from t2i_hpc.engine.engines.engine import Engine
-from t2i_hpc.engine.world import World, choose_device
+from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.step import Engine
+from t2i_hpc.training.world import World, choose_device
 
 _ROW = "{:<10}{:<8}{:>10}{:>12}{:>10}{:>12}{:>11}{:>15}\n"
 _TITLES = ("engine", "scaling", "processes", "batch each", "images/s", "efficiency")

@@ -26,14 +26,14 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.batches import VOCABULARY, Size, random_batch
-from t2i_hpc.common.allocator import keep_freed_memory
-from t2i_hpc.config.system import SSAGANConfig
-from t2i_hpc.engine.cost import count_flops
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
+from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.systems.encoders import scale_images
 from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.training.cost import count_flops
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.systems.plain_step import PlainStep
 
 __all__ = ["build_step", "build_system", "count_flops"]  # what other benchmarks and tests take

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cluster.cancelling import Cancelled
+from t2i_hpc.cli.command import RunsDoor
+from t2i_hpc.cluster.cancelling import Cancelled, find_runs
 from t2i_hpc.cluster.cancelling import cancel as end_work
-from t2i_hpc.cluster.finding import find_runs
 from t2i_hpc.cluster.sweeps import is_sweep
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.common.output import say
-from t2i_hpc.config.run_words import RunsDoor
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import CancelConfig
 from t2i_hpc.reporting.run_state import read_states
 

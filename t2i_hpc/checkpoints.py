@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from t2i_hpc.cli.command import Door
 from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.common.output import say
-from t2i_hpc.config.door import Door
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import CheckpointsConfig
 
 ACTIONS = ("list", "verify", "export")
@@ -21,7 +21,7 @@ ACTIONS = ("list", "verify", "export")
 
 def run(config: CheckpointsConfig) -> None:
     """Do what the configuration's action says."""
-    from t2i_hpc.engine.run_directory import open_run
+    from t2i_hpc.runs.run_directory import open_run
 
     folder = Path(config.run)
     metric = open_run(folder).engine.checkpoint.best_metric
@@ -35,8 +35,8 @@ def run(config: CheckpointsConfig) -> None:
 
 def show(folder: Path, metric: str) -> None:
     """Print a table of the checkpoints; their tensors are not read."""
-    from t2i_hpc.engine.checkpoints.folders import those_set_aside
-    from t2i_hpc.engine.checkpoints.inventory import table
+    from t2i_hpc.runs.checkpoint_folders import those_set_aside
+    from t2i_hpc.runs.inventory import table
 
     say("\n".join(table(folder, metric)))
     for path in those_set_aside(folder):
@@ -49,7 +49,7 @@ def verify(folder: Path) -> None:
     Raises:
         RunError: one or more are not, or there is none.
     """
-    from t2i_hpc.engine.checkpoints.inventory import check_all
+    from t2i_hpc.runs.inventory import check_all
 
     results: list[str | None] = []
     for images, damage in check_all(folder):
@@ -71,9 +71,9 @@ def export(folder: Path, config: CheckpointsConfig) -> None:
     from safetensors.torch import save
 
     from t2i_hpc.common.files import write_bytes
-    from t2i_hpc.common.word_numbers import VOCABULARY_NOTE
-    from t2i_hpc.engine.checkpoints.checkpoint import choose_checkpoint
-    from t2i_hpc.engine.checkpoints.inventory import networks_of
+    from t2i_hpc.data.vocabulary import VOCABULARY_NOTE
+    from t2i_hpc.runs.checkpoint import choose_checkpoint
+    from t2i_hpc.runs.inventory import networks_of
 
     output = Path(config.output)
     if output.suffix != ".safetensors":

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from t2i_hpc.common.output import say
-from t2i_hpc.config.run_words import RunsDoor
+from t2i_hpc.cli.command import RunsDoor
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import CompareConfig
 
 

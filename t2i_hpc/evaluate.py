@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t2i_hpc.cli.command import Door
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.output import say
-from t2i_hpc.config.door import Door
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.tasks import EvaluateConfig
 
 if TYPE_CHECKING:
-    from t2i_hpc.engine.world import World
-    from t2i_hpc.metrics.comparison import Comparison
+    from t2i_hpc.evaluation.comparison import Comparison
+    from t2i_hpc.training.world import World
 
 # A rank whose parts are there already waits for the ranks that compute theirs.
 _LONGEST_WAIT_SECONDS = 24 * 3600.0
@@ -36,8 +36,8 @@ def run(config: EvaluateConfig) -> None:
 
 
 def _compute_in_ranks(config: EvaluateConfig) -> None:
-    from t2i_hpc.engine.world import joined_world
-    from t2i_hpc.generation.scoring import comparisons
+    from t2i_hpc.evaluation.scoring import comparisons
+    from t2i_hpc.training.world import joined_world
 
     settings = config.evaluation
     engine = EngineConfig(
@@ -53,8 +53,8 @@ def _compute_in_ranks(config: EvaluateConfig) -> None:
 def _compute(
     config: EvaluateConfig, compared: Iterable[Comparison], shards: int, world: World
 ) -> None:
-    from t2i_hpc.metrics.detectors.registry import build_detector
-    from t2i_hpc.metrics.parts import parts_of_rank
+    from t2i_hpc.evaluation.detectors.registry import build_detector
+    from t2i_hpc.evaluation.partial_statistics import parts_of_rank
 
     detector = None
     for comparison in compared:
@@ -73,8 +73,8 @@ def _compute(
 def _merge(config: EvaluateConfig) -> None:
     import torch
 
-    from t2i_hpc.engine.world import choose_device
-    from t2i_hpc.generation.scoring import comparisons, refuse_missing
+    from t2i_hpc.evaluation.scoring import comparisons, refuse_missing
+    from t2i_hpc.training.world import choose_device
 
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -100,8 +100,8 @@ def _say_if_empty(comparison: Comparison, shard: int) -> None:
 
 
 def _report(comparison: Comparison, config: EvaluateConfig) -> None:
-    from t2i_hpc.metrics.protocol import WITH_REAL
-    from t2i_hpc.metrics.scores import few_images_warning, score_line
+    from t2i_hpc.evaluation.protocol import WITH_REAL
+    from t2i_hpc.evaluation.scores import few_images_warning, score_line
 
     for row in comparison.score():
         say(json.dumps(row, sort_keys=True) if config.json else score_line(row))
@@ -114,7 +114,7 @@ def _report(comparison: Comparison, config: EvaluateConfig) -> None:
 
 def _lossy(folder: str) -> str | None:
     """Return a warning where generated images went through JPEG."""
-    from t2i_hpc.generation.image_folder import ImageFolder
+    from t2i_hpc.evaluation.image_sets import ImageFolder
 
     count = ImageFolder(Path(folder)).lossy if folder else 0
     return f"{count:,} images of {folder} are JPEG: compression moves a score" if count else None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.common.output import say
-from t2i_hpc.config.door import Door
+from t2i_hpc.cli.command import Door
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import FetchConfig
 
 
 def run(config: FetchConfig) -> None:
     """Fetch a network's weights unless they are there, and print where they lie."""
-    from t2i_hpc.metrics.weights import cache_folder, fetch, published_file
+    from t2i_hpc.evaluation.detectors.weights import cache_folder, fetch, published_file
 
     file = published_file(config.what)
     folder = Path(config.output) if config.output else cache_folder()

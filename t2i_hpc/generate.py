@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.common.output import say
-from t2i_hpc.config.door import Door
+from t2i_hpc.cli.command import Door
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import GenerateConfig
-from t2i_hpc.engine.world import choose_device
-from t2i_hpc.generation.drawing import asked_hash, choose_folder, draw, save_drawing
-from t2i_hpc.generation.request import asked_rows, read_rows, rows_of_split
-from t2i_hpc.generation.trained import TrainedRun
+from t2i_hpc.sampling.drawing import asked_hash, choose_folder, draw, save_drawing
+from t2i_hpc.sampling.request import asked_rows, read_rows, rows_of_split
+from t2i_hpc.sampling.trained_run import TrainedRun
+from t2i_hpc.training.world import choose_device
 
 
 def generate(config: GenerateConfig) -> None:

@@ -10,16 +10,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from t2i_hpc.cli.command import Door, answered, split_options
 from t2i_hpc.cluster.jobs import Plan
 from t2i_hpc.cluster.local import run_ranks
 from t2i_hpc.cluster.sweeps import refuse_axes
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.output import say
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.cluster import ClusterConfig, check_cluster
 from t2i_hpc.config.compose import compose_config, to_yaml
-from t2i_hpc.config.door import Door, answered, split_options
-from t2i_hpc.config.registry import TASK_SCHEMAS
-from t2i_hpc.config.tasks import LaunchConfig
+from t2i_hpc.config.tasks import TASK_SCHEMAS, LaunchConfig
 
 _OWN = ("task", "cluster")
 _SWEEP, _FOLLOW = "--sweep", "--follow"
@@ -124,9 +123,9 @@ def _show(plan: Plan, processes: int) -> int:
 
 
 def _submit(plan: Plan, asked: _Asked, words: Sequence[str]) -> int:
+    from t2i_hpc.cluster.jobs import Snapshot
     from t2i_hpc.cluster.slurm.follow import follow
     from t2i_hpc.cluster.slurm.submission import submit
-    from t2i_hpc.cluster.snapshot import Snapshot
     from t2i_hpc.launching import queue
 
     cluster = asked.config.cluster

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from t2i_hpc import train as training
+from t2i_hpc.cli.command import Door
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.door import Door
-from t2i_hpc.config.system import DAMSMPretrainingConfig
+from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.data.training import open_training_data
-from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE
+from t2i_hpc.data.training_data import open_training_data
+from t2i_hpc.training.stopping import STOPPED_EXIT_CODE
 
 
 def pretrain(config: TrainConfig) -> int:

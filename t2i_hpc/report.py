@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from t2i_hpc.cli.command import Door
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import write_text
-from t2i_hpc.common.output import say
-from t2i_hpc.config.door import Door
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import ReportConfig
 
 
 def report(config: ReportConfig) -> None:
     """Write the page and the picture, and say where."""
-    from t2i_hpc.reporting.grids import save_picture
     from t2i_hpc.reporting.overview import overview
     from t2i_hpc.reporting.page import render
-    from t2i_hpc.reporting.record import RunRecord
+    from t2i_hpc.reporting.run_record import RunRecord
+    from t2i_hpc.sampling.grids import save_picture
 
     run = Path(config.run)
     page = Path(config.output) if config.output else run / "report.html"

@@ -14,18 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2i_hpc.cli.command import Door, is_path
 from t2i_hpc.common.errors import ConfigurationError, nearest
-from t2i_hpc.common.output import say
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.config.door import Door
-from t2i_hpc.config.run_words import is_path
 
 _Settings = dict[str, str]
 
 
 def run(config: ShardsConfig) -> None:
     """Build one split, or a part of one, and say what it holds."""
-    from t2i_hpc.data.writer import build_parts, build_splits
+    from t2i_hpc.data.build.split_writer import build_parts, build_splits
 
     output = Path(config.output)
     if not config.part:
@@ -43,7 +42,7 @@ def run(config: ShardsConfig) -> None:
 
 def merge(folder: str, settings: _Settings) -> None:
     """Make a split of its parts, or all splits of a folder."""
-    from t2i_hpc.data.writer import merge_split, splits_to_merge
+    from t2i_hpc.data.build.split_writer import merge_split, splits_to_merge
 
     given = settings.get("max_rejected")
     fraction = None if given is None else _fraction(given)
@@ -53,7 +52,7 @@ def merge(folder: str, settings: _Settings) -> None:
 
 def vocabulary(folder: str, settings: _Settings) -> None:
     """Write the vocabulary of a folder of splits before they are built."""
-    from t2i_hpc.data.vocabularies import import_vocabulary, make_vocabulary
+    from t2i_hpc.data.vocabulary import import_vocabulary, make_vocabulary
 
     if ("captions" in settings) == ("from" in settings):
         raise ConfigurationError("vocabulary takes either captions=FILE,FILE,… or from=PICKLE")
@@ -73,7 +72,7 @@ def vocabulary(folder: str, settings: _Settings) -> None:
 
 def verify(folder: str, _: _Settings) -> None:
     """Read every split again and say of each that it is all right."""
-    from t2i_hpc.common.progress import progress
+    from t2i_hpc.common.terminal import progress
     from t2i_hpc.data.inspection import splits_at, verify_split
 
     for manifest in splits_at(folder, check_tars=False):
@@ -87,8 +86,15 @@ def verify(folder: str, _: _Settings) -> None:
 
 def show(folder: str, settings: _Settings) -> None:
     """Print one sample and write its picture."""
-    from t2i_hpc.data.inspection import find_key, only_split, place_of, splits_at
-    from t2i_hpc.data.pictures import new_png, picture_name, write_png
+    from t2i_hpc.data.inspection import (
+        find_key,
+        new_png,
+        only_split,
+        picture_name,
+        place_of,
+        splits_at,
+        write_png,
+    )
 
     if ("key" in settings) == ("number" in settings):
         raise ConfigurationError("show takes either key=NAME or number=N")
@@ -114,9 +120,7 @@ def sheet(folder: str, settings: _Settings) -> None:
     """Write a contact sheet of one split."""
     import numpy as np
 
-    from t2i_hpc.data.contact_sheet import contact_sheet
-    from t2i_hpc.data.inspection import only_split, splits_at
-    from t2i_hpc.data.pictures import new_png, write_png
+    from t2i_hpc.data.inspection import contact_sheet, new_png, only_split, splits_at, write_png
 
     output = new_png(settings.get("output") or "sheet.png")
     write_png(output, np.asarray(contact_sheet(only_split(splits_at(folder)))))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cluster.finding import find_runs
+from t2i_hpc.cli.command import RunsDoor
+from t2i_hpc.cluster.cancelling import find_runs
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.common.output import say
-from t2i_hpc.config.run_words import RunsDoor
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import StatusConfig
 from t2i_hpc.reporting.run_state import read_states
 from t2i_hpc.reporting.status_text import status_details, status_json, status_table

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from t2i_hpc.cli.command import RunsDoor
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import write_text
-from t2i_hpc.common.output import say
-from t2i_hpc.config.run_words import RunsDoor
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import TableConfig
 from t2i_hpc.reporting.results import read_results
 from t2i_hpc.reporting.results_costs import Cost, read_cost
@@ -31,7 +31,7 @@ def table(config: TableConfig) -> None:
 
 
 def _cost_of() -> Callable[[Path], Cost | None]:
-    from t2i_hpc.generation.run_cost import count_cost
+    from t2i_hpc.reporting.run_cost import count_cost
 
     return partial(read_cost, count=count_cost)
 

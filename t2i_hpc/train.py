@@ -13,31 +13,23 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.cluster.beside import EvaluationsBeside
-from t2i_hpc.cluster.slurm.afterwards import on_term
+from t2i_hpc.cli.command import Door
+from t2i_hpc.cluster.background_jobs import EvaluationsBeside
+from t2i_hpc.cluster.slurm.epilogue import on_term
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.exit_codes import LOST_RANK, OUT_OF_MEMORY
 from t2i_hpc.common.out_of_memory import TRAINING_LEVERS
-from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.common.step import Matcher, Painter, System
-from t2i_hpc.config.door import Door
 from t2i_hpc.config.fields import file_entries
-from t2i_hpc.config.system import SystemConfig
+from t2i_hpc.config.systems import SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.loader import Loader
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training import TrainingData, fit_to_timeout, open_training_data
-from t2i_hpc.engine.agreement import raise_together
-from t2i_hpc.engine.engines.checks import check_engine
-from t2i_hpc.engine.evaluations import Evaluations
-from t2i_hpc.engine.inputs import keep_inputs, with_inputs
-from t2i_hpc.engine.loop import Job, Loop
-from t2i_hpc.engine.one_class import Batches, telling_of_one_class
-from t2i_hpc.engine.place import Place, find_place
-from t2i_hpc.engine.progress import ProgressLine, open_progress
-from t2i_hpc.engine.run_directory import (
+from t2i_hpc.data.training_data import TrainingData, fit_to_timeout, open_training_data
+from t2i_hpc.runs.inputs import keep_inputs, with_inputs
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.run_directory import (
     check_relatives,
     data_record,
     locked,
@@ -45,16 +37,20 @@ from t2i_hpc.engine.run_directory import (
     recorded_files,
     run_folder,
 )
-from t2i_hpc.engine.run_files import RunFiles
-from t2i_hpc.engine.session import gather_hosts, run_recorded
-from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE, listening
-from t2i_hpc.engine.threads import keep_threads, settle_threads
-from t2i_hpc.engine.world import World, joined_world
-from t2i_hpc.generation.retrieval import RetrievalReport
-from t2i_hpc.generation.samples import SampleGrids
 from t2i_hpc.systems import build_system, outline_system
-from t2i_hpc.systems.encoders import check_text_encoder
-from t2i_hpc.systems.initial_weights import checkpoint_follows
+from t2i_hpc.systems.base import Matcher, Painter, System
+from t2i_hpc.systems.encoders import check_text_encoder, checkpoint_follows
+from t2i_hpc.training.callbacks.background_evaluation import Evaluations
+from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, telling_of_one_class
+from t2i_hpc.training.callbacks.sample_grids import SampleGrids
+from t2i_hpc.training.checks import check_engine
+from t2i_hpc.training.loop import Job, Loop
+from t2i_hpc.training.place import Place, find_place
+from t2i_hpc.training.progress import ProgressLine, RunFiles, open_progress
+from t2i_hpc.training.session_record import gather_hosts, run_recorded
+from t2i_hpc.training.stopping import STOPPED_EXIT_CODE, listening
+from t2i_hpc.training.threads import keep_threads, settle_threads
+from t2i_hpc.training.world import World, joined_world, raise_together
 
 
 def train(config: TrainConfig) -> int:

@@ -76,7 +76,7 @@ def test_the_wheel_holds_code_configuration_and_demo_data_alone(wheel: Path) -> 
         "t2i_hpc/shards_demo/train/manifest.json",
         "t2i_hpc/shards_demo/vocabulary.json",
         "t2i_hpc/shards_demo/NOTICE",
-        "t2i_hpc/data/sources/cub_species_split.json",
+        "t2i_hpc/data/build/sources/cub_species_split.json",
         "t2i_hpc/reporting/page.css",
     ):
         assert needed in names

@@ -25,8 +25,8 @@ from shards.demo.packages import NAMES, PICTURES, unpacked
 from shards.demo.phrases import Words
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, UserError
 from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.build.split_writer import write_shards
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.writer import write_shards
 
 SPLITS = ("train", "test")
 _SIDE = 80  # pixels: 64 and some room for a random crop

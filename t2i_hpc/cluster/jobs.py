@@ -5,6 +5,8 @@ shards). A :class:`Plan` is works that run side by side as one job array, and pe
 follows them all. What was submitted is in ``FOLDER/jobs/records``, one file a job: several nodes
 write there in the same second, and appending to one file is not safe on NFS. From it `status`,
 `cancel` and a resubmitted job know what there is; Slurm is only asked for their states.
+
+What a job was submitted with: code, packages, configuration; written beside its log.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.common.files import read_json_lines, write_json
+from t2i_hpc.common.files import read_json_lines, write_json, write_text
+from t2i_hpc.common.resources import git
 
 JOBS_FOLDER = "jobs"
 _RECORDS = "records"
@@ -137,3 +141,35 @@ def _record(row: dict[str, Any]) -> JobRecord:
 
 def _age(record: JobRecord) -> tuple[str, list[int]]:
     return record.submitted, [int(number) for number in re.findall(r"\d+", record.job)]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of code and packages at one moment.
+
+    Attributes:
+        commit: of the checkout that the code runs from; "" outside of one.
+        changes: what differs from it, as git shows it.
+        packages: installed versions by name.
+        configuration: YAML, resolved.
+    """
+
+    commit: str
+    changes: str
+    packages: dict[str, str]
+    configuration: str
+
+    @classmethod
+    def take(cls, configuration: str) -> Snapshot:
+        """Look at the checkout and the packages as they are now."""
+        found = {each.metadata["Name"]: each.version for each in distributions()}
+        packages = dict(sorted((name, version) for name, version in found.items() if name))
+        return cls(git("rev-parse", "HEAD").strip(), git("diff", "HEAD"), packages, configuration)
+
+    def write(self, folder: Path, job: str) -> None:
+        """Write ``JOB_code.json``, ``JOB_config.yaml`` and perhaps ``JOB_changes.diff``."""
+        state = {"commit": self.commit, "changed": bool(self.changes), "packages": self.packages}
+        write_json(folder / f"{job}_code.json", state)
+        write_text(folder / f"{job}_config.yaml", self.configuration)
+        if self.changes:
+            write_text(folder / f"{job}_changes.diff", self.changes)

@@ -2,6 +2,8 @@
 
 Each process gets torchrun's variables and a free port. When one dies the others have a while to
 find that out and say what they know; then they are ended. Signals are passed on to all.
+
+Whether other machines can see a folder.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -16,13 +19,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from t2i_hpc.common.errors import ClusterError
-from t2i_hpc.common.exit_codes import LOST_RANK
-from t2i_hpc.common.output import say
-from t2i_hpc.common.ports import ports
-from t2i_hpc.common.stop_signals import heeded_signals
+from t2i_hpc.common.exit_codes import LOST_RANK, heeded_signals
+from t2i_hpc.common.network import ports
+from t2i_hpc.common.terminal import say
 
 _POLL_SECONDS = 0.1
 _TRIES = 200
@@ -146,3 +149,36 @@ def _passing_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+
+
+def check_shared(folder: Path) -> None:
+    """Refuse a folder that lies in this machine's memory.
+
+    Raises:
+        ClusterError: the nodes of a cluster would not see it.
+    """
+    kind = file_system(folder)
+    if kind in _IN_MEMORY:
+        raise ClusterError(
+            f"{folder} lies in the memory of this machine ({kind}), where no node of the cluster "
+            "sees it: take a folder on the shared file system"
+        )
+
+
+def file_system(folder: Path) -> str:
+    """Return the kind of the file system that a folder lies on, or would; "" if unknown."""
+    path = folder.resolve()
+    best = kind = ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in filter(None, mounts.split("\n")):
+        _, point, name, *_ = line.split(" ")
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), point)
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, name  # of mounts at one point the last one counts
+    return kind

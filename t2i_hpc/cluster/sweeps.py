@@ -23,10 +23,10 @@ from hydra.errors import HydraException
 from t2i_hpc.cluster.jobs import Plan, Work
 from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import sha256_of_json, write_json
-from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.common.sessions import DONE, read_sessions
 from t2i_hpc.config.compose import compose_config, from_yaml, parse, refuse_axis, split_values
-from t2i_hpc.config.registry import TASK_SCHEMAS
+from t2i_hpc.config.tasks import TASK_SCHEMAS
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.sessions import DONE, read_sessions
 
 FILE_NAME = "sweep.json"
 Locate = Callable[[Any], Path]

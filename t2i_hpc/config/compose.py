@@ -27,7 +27,7 @@ from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.resources import resource
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check, resolve_aliases
-from t2i_hpc.config.registry import SYSTEM_SCHEMAS, TASK_SCHEMAS
+from t2i_hpc.config.tasks import SYSTEM_SCHEMAS, TASK_SCHEMAS
 from t2i_hpc.config.yaml_files import load_yaml, register_source
 
 ConfigT = TypeVar("ConfigT")

@@ -1,15 +1,25 @@
-"""The configuration of each task: one dataclass a door, the schema of ``configs/<task>.yaml``."""
+"""The configuration of each task: one dataclass a door, the schema of ``configs/<task>.yaml``.
+
+Names of tasks and systems, and the dataclass of each.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from t2i_hpc.config.cluster import ClusterConfig
-from t2i_hpc.config.data import DataConfig
+from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.evaluation import EvaluationConfig, GenerationConfig
 from t2i_hpc.config.fields import section, setting
-from t2i_hpc.config.system import SystemConfig
+from t2i_hpc.config.systems import (
+    DAMSMPretrainingConfig,
+    DFGANConfig,
+    SSAGANConfig,
+    StagedGANConfig,
+    SystemConfig,
+)
 
 
 @dataclass
@@ -192,3 +202,28 @@ class LaunchConfig:
         choices=("train", "pretrain", "evaluate", "generate", "shards", "report"),
     )
     cluster: ClusterConfig = section(ClusterConfig)
+
+
+TASK_SCHEMAS: dict[str, type[Any]] = {
+    "train": TrainConfig,
+    "pretrain": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "generate": GenerateConfig,
+    "compare": CompareConfig,
+    "report": ReportConfig,
+    "checkpoints": CheckpointsConfig,
+    "shards": ShardsConfig,
+    "fetch": FetchConfig,
+    "convert": ConvertConfig,
+    "launch": LaunchConfig,
+    "status": StatusConfig,
+    "cancel": CancelConfig,
+    "table": TableConfig,
+}
+
+SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
+    "ssa_gan": SSAGANConfig,
+    "df_gan": DFGANConfig,
+    "staged_gan": StagedGANConfig,
+    "damsm": DAMSMPretrainingConfig,
+}

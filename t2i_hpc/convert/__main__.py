@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from t2i_hpc.cli.command import Door
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.common.output import say
-from t2i_hpc.config.door import Door
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import ConvertConfig
 
 

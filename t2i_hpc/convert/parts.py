@@ -9,8 +9,7 @@ from t2i_hpc.convert import names
 from t2i_hpc.convert.layouts import Layout, Part
 from t2i_hpc.convert.shapes import ConversionError, Shapes
 from t2i_hpc.convert.staged_parts import discriminator_parts, generator_part
-from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead
-from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
+from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk
 from t2i_hpc.models.ssa_generator import SSAGenerator

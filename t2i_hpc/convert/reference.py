@@ -37,11 +37,11 @@ def import_reference(system: str, part: str, state_dict: Mapping[str, Tensor]) -
 
     Returns:
         The module in evaluation mode: generator(noise, sentence) →
-        :class:`~t2i_hpc.common.step.Pictures`; discriminator(image, sentence) → logits (B,),
+        :class:`~t2i_hpc.systems.base.Pictures`; discriminator(image, sentence) → logits (B,),
         and ``features(image)``; text(tokens, lengths) → words and sentence; image(images) →
         regions and code. Of DF-GAN's CVPR 2022 layout the discriminator gives features only,
         head(features, sentence) → logits (B,), and
-        :class:`~t2i_hpc.models.df_discriminator.PairedDiscriminator` joins the two.
+        :class:`~t2i_hpc.models.df_networks.PairedDiscriminator` joins the two.
         AttnGAN's and DM-GAN's: generator(noise, sentence, words, padding_mask) →
         :class:`~t2i_hpc.models.staged_generator.StagedPictures`, with the words hidden that
         the mask names; set its ``reference_mask`` to hide them as the weights were trained

@@ -18,13 +18,12 @@ import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.jpeg_markers import mended
+from t2i_hpc.data.image_headers import MAX_PIXELS, mended
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-MAX_PIXELS = 64 * 1024 * 1024
 RESAMPLING = "antialiased bilinear"  # of resize_shorter
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 # Stuffing before the end marker, which some cameras write.

@@ -3,6 +3,13 @@
 Training checks sizes and the index alone, since it must start fast. Here everything is read
 again, and what is wrong is named with its shard and member, all of it at once, so that a few
 files can be copied again instead of a data set.
+
+A contact sheet: some samples of a split with a caption each, to be looked at by a person.
+
+Captions that belong to other images, wrong crops and turned photographs are seen at a glance
+here and by no check.
+
+Pictures for people: where they go and what they are called.
 """
 
 from __future__ import annotations
@@ -10,21 +17,26 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from t2i_hpc.common.errors import DataError
-from t2i_hpc.common.files import sha256_of_file
+from PIL import Image, ImageDraw, ImageFont
+
+from t2i_hpc.common.errors import ConfigurationError, DataError
+from t2i_hpc.common.files import sha256_of_file, write_bytes
 from t2i_hpc.common.resources import resource
+from t2i_hpc.data.build.sources.sample import IMAGE_SUFFIXES
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.images import Pixels, decode
-from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.index import REBUILD, ROW, Shard, shard_name
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.tar_members import LARGEST_TEXT
+from t2i_hpc.data.format.tars import index_tar, sample_names
+from t2i_hpc.data.images import Pixels, decode, encode
 from t2i_hpc.data.reader import Reader, StoredSample
-from t2i_hpc.data.tables import REBUILD, ROW, Shard, shard_name
-from t2i_hpc.data.tar_members import LARGEST_TEXT
-from t2i_hpc.data.tars import index_tar, sample_names
 
 DEMO = "demo"
 _LISTED = 20  # problems
@@ -265,3 +277,93 @@ def _key(path: Path, descriptor: int, offset: int, count: int) -> str:
         raise DataError(
             f"{path} has no readable description at byte {offset}; {REBUILD}"
         ) from error
+
+
+SAMPLES = 64
+_COLUMNS = 8
+_SIDE, _LINES, _LINE, _GAP = 160, 4, 14, 10
+_PAPER, _INK, _FAINT = (255, 255, 255), (25, 28, 33), (110, 116, 125)
+_TEXT_SIZE, _LETTERS = 11, 27  # letters that fit into the width of a picture
+
+
+def contact_sheet(manifest: Manifest) -> Image.Image:
+    """Draw 64 samples (or all, if there are fewer), evenly spread over the split.
+
+    Each picture is whole, scaled to fit 160 × 160 px; below it stand the first caption and the
+    sample's number and key.
+
+    Raises:
+        DataError: a sample is damaged.
+    """
+    shown = min(SAMPLES, manifest.sample_count)
+    columns = min(_COLUMNS, shown)
+    rows = -(-shown // columns)
+    width, height = _SIDE + _GAP, _SIDE + (_LINES + 1) * _LINE + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
+    for place, (number, key, caption, image) in enumerate(_spread(manifest, shown)):
+        row, column = divmod(place, columns)
+        corner = (_GAP + column * width, _GAP + row * height)
+        _draw(sheet, corner, image, caption, f"{number} {key}")
+    return sheet
+
+
+def _spread(manifest: Manifest, shown: int) -> Iterator[tuple[int, str, str, Pixels]]:
+    reader = Reader(manifest)
+    for place in range(shown):
+        number = place * manifest.sample_count // shown
+        sample = reader.read(number)
+        image = decode(sample.image, f"{sample.key} ({reader.name_of(number)})")
+        yield number, sample.key, sample.captions[0], image
+
+
+def _draw(
+    sheet: Image.Image, corner: tuple[int, int], image: Pixels, caption: str, name: str
+) -> None:
+    left, top = corner
+    picture = Image.fromarray(image)
+    scale = _SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    centred = (left + (_SIDE - size[0]) // 2, top + (_SIDE - size[1]) // 2)
+    sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), centred)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_TEXT_SIZE)
+    lines = textwrap.wrap(caption, _LETTERS, max_lines=_LINES, placeholder=" …")
+    for number, line in enumerate(lines):
+        draw.text((left, top + _SIDE + 2 + number * _LINE), line, _INK, font)
+    label = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+    draw.text((left, top + _SIDE + 4 + _LINES * _LINE), label, _FAINT, font)
+
+
+_LONGEST_NAME = 100  # letters
+
+
+def picture_name(key: str) -> str:
+    """Return a plain file name for the picture of a sample."""
+    path = Path(re.sub(r"[^\w.-]+", "_", key))
+    name = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    return f"{name[:_LONGEST_NAME]}.png"
+
+
+def new_png(output: str) -> Path:
+    """Return where a picture goes; nobody's picture is written over.
+
+    Raises:
+        ConfigurationError: it is no .png, or there already.
+    """
+    path = Path(output)
+    if path.suffix.lower() != ".png":
+        raise ConfigurationError(f"output={output}: pictures are written as .png")
+    if path.exists():
+        raise ConfigurationError(f"{output} is there already: name another output=")
+    return path
+
+
+def write_png(path: Path, image: Pixels) -> None:
+    """Write a picture, uint8 (height, width, 3).
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    try:
+        write_bytes(path, encode(image, "png", 0))
+    except OSError as error:
+        raise ConfigurationError(f"cannot write output={path}: {error.strerror}") from error

@@ -29,12 +29,10 @@ from multiprocessing.util import Finalize
 
 import torch
 
-from t2i_hpc.common.allocator import keep_freed_memory
 from t2i_hpc.common.errors import RunError, UserError
-from t2i_hpc.common.step import Batch
-from t2i_hpc.common.stop_signals import STOP_SIGNALS
-from t2i_hpc.data.arrays import Arrays, Texts
-from t2i_hpc.data.batch_maker import BatchMaker, Planned
+from t2i_hpc.common.exit_codes import STOP_SIGNALS
+from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.data.batches import Arrays, Batch, BatchMaker, Planned, Texts
 
 Positions = Callable[[int], Sequence[int]]
 Begin = Callable[[int], tuple[BatchMaker, Positions]]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.manifest import IMAGE_FORMATS, Manifest
+from t2i_hpc.data.format.index import Index
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS, Manifest
+from t2i_hpc.data.format.tars import checksum
 from t2i_hpc.data.storage import LocalStorage, Storage, shards_kept
-from t2i_hpc.data.tables import Index
-from t2i_hpc.data.tars import checksum
 
 _GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
 _Row = tuple[int, int, int, int, int, int]

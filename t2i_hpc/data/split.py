@@ -13,16 +13,14 @@ from t2i_hpc.common.errors import DataError, nearest
 from t2i_hpc.common.resources import resource
 from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.captions import Vocabulary, WordPieces
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.images import Pixels, centre_crop, decode, resize_shorter
-from t2i_hpc.data.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.reader import Reader, StoredSample
 from t2i_hpc.data.storage import Storage, open_storage
-from t2i_hpc.data.storage.opening import open_cache
+from t2i_hpc.data.storage.remote import fetch_manifest, fetch_vocabulary, open_cache
 from t2i_hpc.data.storage.server import Server
-from t2i_hpc.data.storage.tables import fetch_manifest, fetch_vocabulary
 from t2i_hpc.data.storage.urls import is_remote, join, shown
-from t2i_hpc.data.word_pieces import WordPieces
 
 DEMO = "demo"
 

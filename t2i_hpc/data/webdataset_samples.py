@@ -5,9 +5,9 @@ what comes out; only the opening is ours, since its own runs commands. Where a t
 matter: a folder, a web server, a bucket.
 
 Which members are a sample, and where its captions stand, is said in
-:mod:`t2i_hpc.data.sources.members`, for ``source=index`` as well. Each tar is grouped by itself,
-so that a sample never has members of two, and the last sample of a tar that breaks off is left
-out. What cannot be used is counted and named, and too much of it ends the run.
+:mod:`t2i_hpc.data.build.sources.webdataset_tars`, for ``source=index`` as well. Each tar is
+grouped by itself, so that a sample never has members of two, and the last sample of a tar that
+breaks off is left out. What cannot be used is counted and named, and too much of it ends the run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from t2i_hpc.common.errors import DataError, UserError
-from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.sources.members import (
+from t2i_hpc.data.build.sources.sample import IMAGE_FORMATS_OF_SUFFIX, NO_CLASS
+from t2i_hpc.data.build.sources.webdataset_tars import (
     Rules,
     described,
     image_of,
@@ -31,8 +31,8 @@ from t2i_hpc.data.sources.members import (
     split_name,
     texts_of,
 )
-from t2i_hpc.data.sources.sample import IMAGE_FORMATS_OF_SUFFIX, NO_CLASS
-from t2i_hpc.data.storage.patience import Patience
+from t2i_hpc.data.reader import StoredSample
+from t2i_hpc.data.storage.retry import Patience
 from t2i_hpc.data.storage.server import BLOCK, Server
 from t2i_hpc.data.storage.urls import is_remote, shown
 

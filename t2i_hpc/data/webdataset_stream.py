@@ -17,11 +17,10 @@ from braceexpand import braceexpand
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.seeds import generator
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.batch_maker import DRAWS, BatchMaker, Planned
+from t2i_hpc.data.batches import DRAWS, Batch, BatchMaker, Planned
+from t2i_hpc.data.build.sources.webdataset_tars import Rules, UnfitSample
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.draws import uniform
 from t2i_hpc.data.images import (
     Pixels,
     Scratch,
@@ -32,9 +31,9 @@ from t2i_hpc.data.images import (
     window,
 )
 from t2i_hpc.data.loader import Loader, Positions
+from t2i_hpc.data.permutation import uniform
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.share import Share
-from t2i_hpc.data.sources.members import Rules, UnfitSample
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.storage.urls import is_remote, shown
 from t2i_hpc.data.webdataset_samples import Losses, endless_samples, stored_sample
 

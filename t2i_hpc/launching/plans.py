@@ -14,11 +14,11 @@ from typing import Any
 from t2i_hpc.cluster.jobs import Plan, Work
 from t2i_hpc.cluster.sweeps import plan_sweep
 from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import quoted
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.tasks import EvaluateConfig, GenerateConfig, ReportConfig, TrainConfig
+from t2i_hpc.runs.layout import list_checkpoints
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def check_training(task: str, config: TrainConfig, ranks: int) -> Path:
         UserError: data or weights are missing, or the ranks cannot divide the batch.
     """
     from t2i_hpc import pretrain, train
-    from t2i_hpc.data.share import Share
+    from t2i_hpc.data.sampler import Share
     from t2i_hpc.data.split import Split
 
     check = pretrain.check_start if task == "pretrain" else train.check_start
@@ -89,7 +89,7 @@ def _training(order: Order) -> Plan:
 
 
 def _evaluation(order: Order) -> Plan:
-    from t2i_hpc.generation.scoring import comparisons, missing_shards
+    from t2i_hpc.evaluation.scoring import comparisons, missing_shards
 
     config: EvaluateConfig = order.config
     first = next(iter(comparisons(config)))
@@ -118,7 +118,7 @@ def _evaluation(order: Order) -> Plan:
 
 def _gpus_of_merge(config: EvaluateConfig) -> int:
     """Return how many GPUs have something to do in a merge: features are compared on one."""
-    from t2i_hpc.metrics.values import WITH_ROWS
+    from t2i_hpc.evaluation.metrics import WITH_ROWS
 
     return int(config.device != "cpu" and bool(WITH_ROWS & {*config.evaluation.metrics}))
 
@@ -137,7 +137,7 @@ def _pinned(run: Path, checkpoint: str) -> tuple[str, ...]:
 
 
 def _shards(order: Order) -> Plan:
-    from t2i_hpc.data.writer import check_source
+    from t2i_hpc.data.build.split_writer import check_source
 
     config: ShardsConfig = order.config
     folder, parts = Path(config.output), order.cluster.parts
@@ -163,7 +163,7 @@ def _shards(order: Order) -> Plan:
 
 
 def _of_run(order: Order) -> Plan:
-    from t2i_hpc.engine.run_directory import open_run
+    from t2i_hpc.runs.run_directory import open_run
 
     config: GenerateConfig | ReportConfig = order.config
     folder = Path(config.run)

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
-from t2i_hpc.cluster.shared_folder import check_shared
+from t2i_hpc.cluster.local import check_shared
 from t2i_hpc.cluster.slurm.client import NoAnswerError, has_client, run_client
-from t2i_hpc.cluster.slurm.merging import cluster_of
+from t2i_hpc.cluster.slurm.options import cluster_of
 from t2i_hpc.cluster.slurm.partitions import check_job, check_notice
 from t2i_hpc.cluster.slurm.submission import batch_scripts
 from t2i_hpc.cluster.states import ask_states
 from t2i_hpc.common.errors import ClusterError
-from t2i_hpc.common.output import say
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.cluster import ClusterConfig
 
 _ONE_WRITER = ("train", "pretrain")

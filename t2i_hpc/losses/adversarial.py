@@ -1,17 +1,31 @@
-"""Hinge losses of a discriminator of (image, sentence) pairs (SSA-GAN Eqs. 6 and 7).
+"""The precision that losses are computed in: float32 at least, whatever the networks run in.
+
+Hinge losses of a discriminator of (image, sentence) pairs (SSA-GAN Eqs. 6 and 7).
 
 Means are taken over the global batch: a rank's value is its share times the number of ranks,
 so that the mean over ranks is the single-process value. They are computed in float32 at least:
 logits in half precision would be rounded to three digits once more.
+
+Binary cross-entropies of a discriminator's logits (AttnGAN Eqs. 4 to 6).
+
+The released code takes logarithms of sigmoids; from logits the same numbers come without
+overflow. Means are over the global batch, as in :mod:`t2i_hpc.losses.adversarial`.
+
+Divergence of the conditioning augmentation's Gaussian from the standard normal.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_hpc.common.collectives import gather_rows, rank, world_size
-from t2i_hpc.losses.precision import at_least_float32
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Return half precision as float32; float32 and float64 stay as they are."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def hinge_real(logits: Tensor) -> Tensor:
@@ -50,3 +64,51 @@ def hinge_mismatch(logits: Tensor, mode: str) -> Tensor:
     pairs = len(logits) * world_size() - 1
     kept = losses[:-1] if rank() == world_size() - 1 else losses
     return kept.sum() * world_size() / pairs
+
+
+def entropy_real(logits: Tensor) -> Tensor:
+    """Return mean(−log σ(l)) of logits (B,) that should be high."""
+    return F.softplus(-at_least_float32(logits)).mean()
+
+
+def entropy_fake(logits: Tensor) -> Tensor:
+    """Return mean(−log(1 − σ(l))) of logits (B,) that should be low."""
+    return F.softplus(at_least_float32(logits)).mean()
+
+
+def wrong_pairs(count: int, mode: str) -> int:
+    """Return how many of this rank's `count` images have a wrong sentence.
+
+    Args:
+        count: images of this rank.
+        mode: ``roll``: all of them; ``shift``: all but the last of the last rank, as in the
+            released code, which compares images 0…N−2 with sentences 1…N−1.
+    """
+    return count - (mode == "shift" and rank() == world_size() - 1)
+
+
+def entropy_mismatch(logits: Tensor, batch: int, mode: str) -> Tensor:
+    """Return the mean of −log(1 − σ(l)) over all ranks' mismatched pairs.
+
+    Args:
+        logits: (:func:`wrong_pairs`,) of this rank.
+        batch: images of every rank.
+        mode: of :func:`wrong_pairs`.
+    """
+    pairs = batch * world_size() - (mode == "shift")
+    return F.softplus(at_least_float32(logits)).sum() * world_size() / max(1, pairs)
+
+
+def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(N(μ, σ²) ‖ N(0, 1)) as a mean over batch and dimensions.
+
+    The released AttnGAN averages over all elements instead of summing over dimensions
+    (its weight of 1 belongs to that form); computed in float32 or wider.
+
+    Args:
+        mean: μ, (B, C).
+        log_variance: log σ², (B, C).
+    """
+    wide = torch.promote_types(mean.dtype, torch.float32)
+    mean, log_variance = mean.to(wide), log_variance.to(wide)
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).mean()

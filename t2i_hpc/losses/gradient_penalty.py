@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from t2i_hpc.losses.precision import at_least_float32
+from t2i_hpc.losses.adversarial import at_least_float32
 
 
 def matching_aware_gradient_penalty(

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.common.efficientnet_lite0 import (
+from t2i_hpc.models.batch_norm import make_global
+from t2i_hpc.models.efficientnet_lite0 import (
     LOCAL_WIDTH,
     POOLED_WIDTH,
     SIZE,
     EfficientNetLite0Features,
 )
-from t2i_hpc.models.batch_norm import make_global
 
 
 class ImageFeatures(NamedTuple):

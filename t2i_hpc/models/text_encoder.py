@@ -1,16 +1,28 @@
-"""Text encoders: what they give, and AttnGAN's, a bidirectional LSTM over word embeddings."""
+"""Text encoders: what they give, and AttnGAN's, a bidirectional LSTM over word embeddings.
+
+BERT as a text encoder: word and sentence features with the shapes of the LSTM's.
+
+The encoder puts its two special tokens around a caption itself and hands back one feature for
+each token between them, so that whoever calls it need not know which encoder it is.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import BertConfig, BertModel
 
-from t2i_hpc.models.dropout import Dropout
+from t2i_hpc.common.terminal import quiet
+from t2i_hpc.models.dropout import Dropout, ExactDropout
+from t2i_hpc.models.weight_files import layers_beyond
 
 
 class TextFeatures(NamedTuple):
@@ -85,3 +97,118 @@ def _arithmetic(values: Tensor) -> AbstractContextManager[object]:
     if values.is_cpu and torch.get_autocast_dtype("cpu") == torch.float16:
         return torch.autocast("cpu", enabled=False)
     return nullcontext()
+
+
+class BERTTextEncoder(TextEncoder):
+    """Words and sentences of length `width` from a BERT of any width.
+
+    Args:
+        bert: without its pooler, whose parameters nothing would reach.
+        width: length of a word's and a sentence's vector.
+        first, last: numbers of the tokens around a caption ([CLS] and [SEP]).
+        pooling: ``mean`` makes a sentence of all of a caption's tokens, as sentence transformers
+            do; ``first`` takes the first one's feature, as BERT's own classifier does.
+    """
+
+    def __init__(
+        self, bert: BertModel, width: int, *, first: int, last: int, pooling: str = "mean"
+    ) -> None:
+        super().__init__()
+        self.bert, self.width, self.pooling = bert, width, pooling
+        self.first, self.last = first, last
+        hidden = bert.config.hidden_size
+        self.projection = nn.Identity() if hidden == width else nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
+        """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T."""
+        framed, inside = self._frame(tokens, lengths.to(tokens.device))
+        with ExactDropout() if self.training else contextlib.nullcontext():
+            found = self.bert(input_ids=framed, attention_mask=inside.long())
+        hidden = found.last_hidden_state
+        projected = self.projection(hidden) * inside[:, :, None]
+        place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        is_word = place <= lengths.to(tokens.device)[:, None]
+        words = projected[:, 1:-1] * is_word[:, :, None]
+        return TextFeatures(words.transpose(1, 2), self._sentence(projected, inside))
+
+    def _frame(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, T + 2) with the special ones, and where they are no padding."""
+        place = torch.arange(tokens.shape[1] + 2, device=tokens.device)[None, :]
+        framed = nn.functional.pad(tokens, (1, 1))
+        framed = torch.where(place == 0, self.first, framed)
+        framed = torch.where(place == lengths[:, None] + 1, self.last, framed)
+        inside = place <= lengths[:, None] + 1
+        return framed.masked_fill(~inside, 0), inside
+
+    def _sentence(self, projected: Tensor, inside: Tensor) -> Tensor:
+        if self.pooling == "first":
+            return projected[:, 0]
+        return projected.sum(1) / inside.sum(1, keepdim=True)
+
+
+def new_bert(
+    vocabulary_size: int, width: int, *, layers: int, heads: int, feed_forward: int, dropout: float
+) -> tuple[BertModel, int, int]:
+    """Return a BERT without training, and the numbers of the two tokens it has beside the words.
+
+    Args:
+        vocabulary_size: number of word ids, 0 being padding.
+        width: of its features; a multiple of `heads`.
+        layers, heads, feed_forward, dropout: of the transformer.
+    """
+    config = BertConfig(
+        vocab_size=vocabulary_size + 2,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=feed_forward,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return BertModel(config, add_pooling_layer=False), vocabulary_size, vocabulary_size + 1
+
+
+def pretrained_bert(folder: Path) -> BertModel:
+    """Read a BERT from a folder with config.json and model.safetensors; nothing is downloaded.
+
+    Its weights are float32, in whatever precision they were saved: Adam updates them.
+
+    Raises:
+        OSError, ValueError: a file is missing or damaged, or the folder holds another network.
+    """
+    described = json.loads((folder / "config.json").read_bytes())
+    kind = described.get("model_type") if isinstance(described, dict) else None
+    if kind != "bert":
+        raise ValueError(
+            f"config.json beside it describes a network of the kind {kind!r}, not bert"
+        )
+    reader: Any = BertModel  # the library's types do not know of the loading info
+    with quiet():
+        bert, found = reader.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            add_pooling_layer=False,
+            output_loading_info=True,
+        )
+    missing = sorted(found["missing_keys"])  # they would be random numbers
+    left_over = layers_beyond(bert.state_dict(), found["unexpected_keys"])
+    if missing or left_over:
+        what = f"lacks {missing[0]}" if missing else f"holds {left_over[0]} beyond it"
+        raise ValueError(
+            f"it does not hold the network that config.json beside it describes (it {what}): copy "
+            "both files again from the same place"
+        )
+    loaded: BertModel = bert.float()
+    return loaded
+
+
+def untrained_bert(folder: Path) -> BertModel:
+    """Return the BERT that a folder's config.json describes, with random weights.
+
+    Raises:
+        OSError, ValueError: the file is missing or damaged.
+    """
+    with quiet():
+        config = BertConfig.from_pretrained(folder, local_files_only=True)
+        return BertModel(config, add_pooling_layer=False)

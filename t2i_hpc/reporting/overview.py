@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from t2i_hpc.reporting import words
-from t2i_hpc.reporting.grids import PICTURES_LEFT
-from t2i_hpc.reporting.record import Frame, RunRecord
-from t2i_hpc.reporting.scores import ScoreCurve, score_curves
+from t2i_hpc.reporting import score_groups as words
+from t2i_hpc.reporting.run_record import Frame, RunRecord
+from t2i_hpc.reporting.score_groups import ScoreCurve, score_curves
+from t2i_hpc.sampling.grids import PICTURES_LEFT
 
 _WIDEST, _MARGIN, _GAP = 1600, 18, 22
 _TITLE, _TEXT, _LINE = 22, 16, 24

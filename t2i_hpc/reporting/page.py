@@ -1,13 +1,299 @@
-"""One HTML page about a run that needs nothing but itself: no network, no files beside it."""
+"""All scores of a run as a table of its page.
+
+The parts of a run's page about the stages of its generator; empty text without stages.
+
+The parts of a run's page, each as HTML; a part without anything to show is empty text.
+
+One HTML page about a run that needs nothing but itself: no network, no files beside it.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
+import statistics
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from t2i_hpc.reporting import sections, stage_sections
-from t2i_hpc.reporting.record import RunRecord
-from t2i_hpc.reporting.scores import score_curves
+from PIL import Image
+
+from t2i_hpc.evaluation.scores import scale_of
+from t2i_hpc.reporting import score_groups as numbers
+from t2i_hpc.reporting.charts import Line, line_chart
+from t2i_hpc.reporting.run_record import Frame, RunRecord
+from t2i_hpc.reporting.score_groups import ScoreCurve, score_curves
+
+
+def protocol_title(curve: ScoreCurve) -> str:
+    """Return a protocol's name, where it has one, and its hash."""
+    return f"{curve.name} {curve.protocol}".strip()
+
+
+def score_table(curves: Sequence[ScoreCurve]) -> str:
+    """Return a folded table of all scores; the best of those that may be compared say so."""
+    names = ("metric", "value", "training images", "N", "N real", "protocol", "checkpoint", "")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = "".join(
+        f"<tr><td>{escape(curve.metric)}</td>"
+        f'<td class="number">{numbers.measured(curve.metric, score.value, score.std)}</td>'
+        f'<td class="number">{score.images:,}</td><td class="number">{curve.n:,}</td>'
+        f'<td class="number">{curve.n_real:,}</td><td>{escape(protocol_title(curve))}</td>'
+        f"<td>{escape(str(score.checkpoint)[:12])}</td>"
+        f"<td>{'best' * (score is curve.best)}</td></tr>"
+        for curve in curves
+        for score in curve.scores
+    )
+    table = f'<div class="table"><table><tr>{head}</tr>{rows}</table></div>'
+    return f"<details><summary>All scores</summary>{table}</details>"
+
+
+def stages(record: RunRecord) -> str:
+    """Images of all stages over time, side by side."""
+    if not record.stages:
+        return ""
+    return _section(
+        "Stages",
+        "The images of all stages of the generator, each made of the features of the one before.",
+        _frames(record.stages, "Stages"),
+    )
+
+
+def words(record: RunRecord) -> str:
+    """The words that each stage reads, over time."""
+    if not record.words:
+        return ""
+    return _section(
+        "Words that the stages read",
+        "For each stage after the first the five words that it reads most: a word is read where "
+        "the picture is bright; the number is its share of all reading.",
+        _frames(record.words, "Words"),
+    )
+
+
+_MOST_FRAMES = 8
+_LARGEST_PNG = 600_000  # bytes; larger grids are shown as WebP of at most this width
+_WIDEST = 1600
+_X_LABEL = "images seen in training"
+
+
+def header(record: RunRecord) -> str:
+    """Title and one sentence about what was trained on what."""
+    side, data = record.setting("system.resolution"), record.setting("data.name")
+    system = str(record.setting("system.name") or record.setting("system.schema") or "GAN")
+    what = f"A text-to-image generator ({system.replace('_', '-').upper()})"
+    what += f" that draws {side} x {side} px" if side else ""
+    if record.attention:
+        what = f"Text and image encoders ({system.upper()})"
+        what += f" on pictures of {side} x {side} px" if side else ""
+    what += f", trained on the data set “{data}”" if data else ""
+    created = str(record.info.get("created", "")).replace("T", " ").replace("+00:00", " UTC")
+    world = record.info.get("world")
+    made = [text for text in (created, str(record.info.get("hardware", ""))) if text]
+    made += [f"{world} rank{'s' if world != 1 else ''}"] if world else []
+    return (
+        f"<header><h1>{escape(record.name)}</h1><p>{escape(what)}.</p>"
+        f"<p>{escape(' · '.join(made))}</p></header>"
+    )
+
+
+def cards(record: RunRecord, curves: Sequence[ScoreCurve]) -> str:
+    """The headline numbers: best score with its N, length and speed of the training."""
+    items = []
+    if curves:
+        curve = curves[0]
+        best = curve.best
+        against = f" against {curve.n_real:,}" if curve.n_real else ""
+        text = f"{curve.metric}, {curve.n:,} images{against}, best of the run"
+        text += f" (after {best.images:,} training images)"
+        items.append(_card(numbers.measured(curve.metric, best.value), text, "main"))
+    items.append(_card(f"{record.images:,}", "images seen in training"))
+    if record.metrics:
+        seconds = float(record.metrics[-1].get("seconds", 0))
+        items.append(_card(numbers.duration(seconds), "time in training"))
+    speeds = _column(record, "images_per_second")
+    if speeds:
+        items.append(_card(f"{statistics.median(speeds):,.1f}", "images a second (median)"))
+    return f'<ul class="cards">{"".join(items)}</ul>'
+
+
+def samples(record: RunRecord) -> str:
+    """Sample grids over time with a slider, which is only there where scripts run."""
+    if not record.samples:
+        return ""
+    captions = "".join(f"<li>{escape(str(caption))}</li>" for caption in record.captions)
+    listed = f"<details><summary>Captions as text</summary><ol class='captions'>{captions}</ol>"
+    return _section(
+        "Samples over time",
+        "Rows are captions, columns are noise; the same ones at every moment.",
+        _frames(record.samples, "Samples") + (f"{listed}</details>" if captions else ""),
+    )
+
+
+def masks(record: RunRecord) -> str:
+    """Semantic masks over time: where each block lets the text change the picture."""
+    if not record.masks:
+        return ""
+    return _section(
+        "Semantic masks",
+        "The picture and the masks of the generator's blocks, from coarse to fine: text changes "
+        "the features where a mask is white.",
+        _frames(record.masks, "Masks", "masks"),
+    )
+
+
+def attention(record: RunRecord) -> str:
+    """Attention maps of encoders over time: where each word looks in its picture."""
+    if not record.attention:
+        return ""
+    return _section(
+        "Attention",
+        "Held-out pictures and the five words of their captions that are attended to most: a "
+        "word looks where its picture is bright. 1x would be even attention, 10x is ten times as "
+        "much at the brightest place.",
+        _frames(record.attention, "Attention"),
+    )
+
+
+def score_section(curves: Sequence[ScoreCurve]) -> str:
+    """A chart and a caution for each group of scores that may be compared, and their table."""
+    parts = "".join(f"<div>{_score_part(curve)}</div>" for curve in curves)
+    body = f'<div class="charts">{parts}</div>{score_table(curves)}'
+    return _section("Score over training", "", body) if parts else ""
+
+
+def losses(record: RunRecord) -> str:
+    """One chart for each phase of the training step, one line for each of its terms."""
+    phases: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in record.metrics:
+        for name, value in (row.get("losses") or {}).items():
+            phase, _, term = name.rpartition("/")
+            points = phases.setdefault(phase or "loss", {}).setdefault(term, [])
+            points.append((float(row["images"]), float(value)))
+    charts = [
+        line_chart(
+            [Line(term, points) for term, points in terms.items()],
+            title=phase.replace("_", " ").replace("/", ", "),
+            x_label=_X_LABEL,
+        )
+        for phase, terms in phases.items()
+    ]
+    body = f'<div class="charts">{"".join(charts)}</div>'
+    return _section("Losses", "One chart a phase of the training step.", body) if charts else ""
+
+
+def speed(record: RunRecord) -> str:
+    """Images a second over the training, and how much of the time was spent waiting for data."""
+    rows = [row for row in record.metrics if "images_per_second" in row]
+    points = [(float(row["images"]), float(row["images_per_second"])) for row in rows]
+    waits = _column(record, "data_wait")
+    chart = line_chart(
+        [Line("images a second", points)],
+        title="images a second",
+        x_label=_X_LABEL,
+        from_zero=True,
+    )
+    wait = (
+        f"Waiting for data took {100 * statistics.fmean(waits):.1f} % of the time." if waits else ""
+    )
+    return _section("Speed", wait, f'<div class="charts">{chart}</div>') if chart else ""
+
+
+def provenance(record: RunRecord) -> str:
+    """What made the run: versions, commit, hardware, and the whole configuration."""
+    info = record.info
+    rows = [("hardware", info.get("hardware")), ("ranks", info.get("world"))]
+    rows += [(key, value) for part in ("git", "versions") for key, value in _pairs(info.get(part))]
+    table = _table([(name, str(value)) for name, value in rows if value not in (None, "")])
+    config = f"<pre>{escape(record.config_text)}</pre>"
+    body = table + f"<details><summary>Configuration</summary>{config}</details>"
+    return _section("How it was made", "", body)
+
+
+def data_uri(frame: Frame) -> str:
+    """Return a picture as a data URI; large ones smaller and as WebP, for the page alone."""
+    content = frame.path.read_bytes()
+    if len(content) <= _LARGEST_PNG:
+        return "data:image/png;base64," + base64.b64encode(content).decode()
+    with Image.open(io.BytesIO(content)) as opened:
+        picture = opened.convert("RGB")
+    picture.thumbnail((_WIDEST, 4 * _WIDEST), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=88, method=4)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def spread(frames: Sequence[Frame], most: int = _MOST_FRAMES) -> list[Frame]:
+    """Return the first, the last and evenly spread ones between, at most `most`."""
+    if len(frames) <= most:
+        return list(frames)
+    return [frames[round(place * (len(frames) - 1) / (most - 1))] for place in range(most)]
+
+
+def _frames(frames: Sequence[Frame], name: str, kind: str = "") -> str:
+    figures = "".join(_figure(frame, name) for frame in spread(frames))
+    slider = (
+        '<div class="slider" hidden><input type="range" min="0" step="1" '
+        f'aria-label="{name} over time"><output></output></div>'
+    )
+    return f'<div class="frames {kind}">{slider}{figures}</div>'
+
+
+def _figure(frame: Frame, name: str) -> str:
+    label = f"after {frame.images:,} images"
+    return (
+        f'<figure data-label="{label}"><div class="scroll"><img alt="{name} {label}" '
+        f'src="{data_uri(frame)}"></div><figcaption>{name} {label}</figcaption></figure>'
+    )
+
+
+def _section(title: str, note: str, body: str) -> str:
+    lead = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{escape(title)}</h2>{lead}{body}</section>"
+
+
+def _card(number: str, text: str, kind: str = "") -> str:
+    return f'<li class="{kind}"><b>{escape(number)}</b><span>{escape(text)}</span></li>'
+
+
+def _score_part(curve: ScoreCurve) -> str:
+    """A chart where there is more than one score, else a card; and how to read it."""
+    best = curve.best
+    title = f"{curve.metric}, N = {curve.n:,}"
+    if len(curve.scores) > 1:
+        scale, unit = scale_of(curve.metric)
+        points = [(score.images, score.value * scale) for score in curve.scores]
+        line = Line(curve.metric, points)
+        marked = (float(best.images), best.value * scale)
+        title += f" (in{unit})" * bool(unit)
+        shown = line_chart([line], title=title, x_label=_X_LABEL, marked=marked)
+    else:
+        text = f"{title}, after {best.images:,} training images"
+        value = numbers.measured(curve.metric, best.value, best.std)
+        shown = f'<ul class="cards">{_card(value, text)}</ul>'
+    better = "Lower" if curve.lower_is_better else "Higher"
+    detector = f" Detector: {curve.detector}." if curve.detector else ""
+    note = f"{better} is better. {curve.caution}{detector}"
+    return f'{shown}<p class="note">{escape(note)}</p>{_protocol(curve)}'
+
+
+def _protocol(curve: ScoreCurve) -> str:
+    rows = [(key.replace("_", " "), str(value)) for key, value in _pairs(curve.text)]
+    summary = f"Protocol {escape(protocol_title(curve))}"
+    return f"<details><summary>{summary}</summary>{_table(rows)}</details>" if rows else ""
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
+    return f'<div class="table"><table>{cells}</table></div>' if cells else ""
+
+
+def _pairs(value: object) -> list[tuple[str, object]]:
+    return [(str(key), item) for key, item in value.items()] if isinstance(value, dict) else []
+
+
+def _column(record: RunRecord, key: str) -> list[float]:
+    return [float(row[key]) for row in record.metrics if isinstance(row.get(key), (int, float))]
 
 
 def render(record: RunRecord) -> str:
@@ -18,17 +304,17 @@ def render(record: RunRecord) -> str:
     """
     curves = score_curves(record.scores)
     body = [
-        sections.header(record),
-        sections.cards(record, curves),
-        sections.samples(record),
-        sections.score_section(curves),
-        stage_sections.stages(record),
-        stage_sections.words(record),
-        sections.masks(record),
-        sections.attention(record),
-        sections.losses(record),
-        sections.speed(record),
-        sections.provenance(record),
+        header(record),
+        cards(record, curves),
+        samples(record),
+        score_section(curves),
+        stages(record),
+        words(record),
+        masks(record),
+        attention(record),
+        losses(record),
+        speed(record),
+        provenance(record),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'

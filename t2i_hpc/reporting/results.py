@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from t2i_hpc.cluster.finding import find_runs
+from t2i_hpc.cluster.cancelling import find_runs
 from t2i_hpc.cluster.sweeps import is_sweep, read_sweep
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.reporting.results_costs import Cost
-from t2i_hpc.reporting.results_settings import read_settings, varying
+from t2i_hpc.reporting.results_costs import Cost, read_settings, varying
 from t2i_hpc.reporting.run_state import RunState, read_states
-from t2i_hpc.reporting.scores import Score, score_curves
+from t2i_hpc.reporting.score_groups import Score, score_curves
 
 RUN = "run"
 _LINES = 20  # of a run's curves that its speed is the median of

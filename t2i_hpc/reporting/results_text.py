@@ -1,4 +1,7 @@
-"""Results as Markdown for people and as CSV for programs."""
+"""Results as Markdown for people and as CSV for programs.
+
+Plain tables for terminals and logs.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import csv
 import io
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
-from t2i_hpc.reporting.columns import aligned
 from t2i_hpc.reporting.results import Results, Row
-from t2i_hpc.reporting.scores import Score
-from t2i_hpc.reporting.words import measured
+from t2i_hpc.reporting.score_groups import Score, measured
 
 _COSTS = ["generator (M)", "all trained (M)", "GFLOP/img", "memory (GB)"]
 _CSV_COSTS = ["generator_parameters", "trained_parameters", "gflop_per_image", "memory_gigabytes"]
@@ -129,3 +130,24 @@ def _parameters(row: Row) -> tuple[list[int], list[int]]:
 
 def _gflop(row: Row) -> list[float]:
     return [cost.gflop_per_image for cost in row.costs]
+
+
+def aligned(
+    rows: Sequence[Sequence[str]], right: Container[int] = (), between: str = "  "
+) -> list[str]:
+    """Return rows as lines with aligned columns.
+
+    Args:
+        rows: of equal length; the first are the titles.
+        right: numbers of the columns that are set flush right.
+        between: what stands between columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        between.join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return [line.rstrip() for line in lines] if between.isspace() else lines

@@ -13,11 +13,10 @@ from typing import Any
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.metrics.published import Published, published_beside
-from t2i_hpc.metrics.scores import FILE_NAME
-from t2i_hpc.reporting.results_settings import read_settings
-from t2i_hpc.reporting.scores import ScoreCurve, score_curves
-from t2i_hpc.reporting.words import measured
+from t2i_hpc.evaluation.published import Published, published_beside
+from t2i_hpc.evaluation.scores import FILE_NAME
+from t2i_hpc.reporting.results_costs import read_settings
+from t2i_hpc.reporting.score_groups import ScoreCurve, measured, score_curves
 
 
 @dataclass(frozen=True)

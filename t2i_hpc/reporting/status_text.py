@@ -6,11 +6,10 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from t2i_hpc.common.sessions import DONE, FAILED, LOST, STOPPED, Session
-from t2i_hpc.reporting.columns import aligned
-from t2i_hpc.reporting.run_state import RunState
-from t2i_hpc.reporting.verdicts import NEW, RUNNING, UNKNOWN, WAITING
-from t2i_hpc.reporting.words import duration
+from t2i_hpc.reporting.results_text import aligned
+from t2i_hpc.reporting.run_state import NEW, RUNNING, UNKNOWN, WAITING, RunState
+from t2i_hpc.reporting.score_groups import duration
+from t2i_hpc.runs.sessions import DONE, FAILED, LOST, STOPPED, Session
 
 _TITLES = ("run", "state", "done", "images", "img/s", "left", "restarts", "job", "nodes", "score")
 _NUMBERS = ("done", "images", "img/s", "left", "restarts")

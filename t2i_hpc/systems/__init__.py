@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError, UserError
-from t2i_hpc.common.step import System
-from t2i_hpc.config.registry import SYSTEM_SCHEMAS
-from t2i_hpc.config.system import SystemConfig
+from t2i_hpc.config.systems import SystemConfig
+from t2i_hpc.config.tasks import SYSTEM_SCHEMAS
+from t2i_hpc.systems.base import System
 from t2i_hpc.systems.damsm import DAMSMPretraining
 from t2i_hpc.systems.df_gan import DFGAN
-from t2i_hpc.systems.initial_weights import checkpoint_follows
+from t2i_hpc.systems.encoders import checkpoint_follows
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.systems.staged_gan import StagedGAN
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase
-from t2i_hpc.config.system import DAMSMPretrainingConfig
+from t2i_hpc.config.systems import DAMSMPretrainingConfig
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.damsm import sentence_scores, word_attention
+from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_text_encoder,
@@ -28,7 +29,6 @@ from t2i_hpc.systems.encoders import (
     scale_images,
 )
 from t2i_hpc.systems.inception_weights import build_pretraining_encoder
-from t2i_hpc.systems.settings import refuse_settings
 
 _AT_ONCE = 32  # images that are encoded together for a score
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
-from t2i_hpc.config.df_gan import DFGANConfig
+from t2i_hpc.config.systems import DFGANConfig
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import (
     hinge_fake,
     hinge_generator,
@@ -25,10 +25,10 @@ from t2i_hpc.losses.adversarial import (
     mismatched,
 )
 from t2i_hpc.losses.gradient_penalty import gradient_penalty, penalty_inputs
-from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead, PairedDiscriminator
-from t2i_hpc.models.df_generator import DFGenerator
+from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, PairedDiscriminator
+from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import build_text_encoder, frozen, scale_images
-from t2i_hpc.systems.settings import refuse_settings
 
 _CUT = 2.0  # standard deviations beyond which pictures take no noise
 

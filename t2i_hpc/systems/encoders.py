@@ -1,11 +1,22 @@
-"""The text and image encoders that systems share: building them and their DAMSM terms."""
+"""Whether systems read the files of initial weights that their configuration names.
+
+A checkpoint holds the weights of every network, frozen ones too. Whoever builds a system in
+order to load one needs none of those files, so a run works where they are gone: moved to
+another machine, archived, or shared without its pre-trained encoders.
+
+BERT from its configuration; whatever does not fit is refused here.
+
+The text and image encoders that systems share: building them and their DAMSM terms.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,19 +24,102 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.step import Batch, Term
-from t2i_hpc.common.word_numbers import VOCABULARY_NOTE, check_same_words
-from t2i_hpc.config.system import (
+from t2i_hpc.config.systems import (
+    BERTConfig,
     DAMSMConfig,
     ImageEncoderConfig,
     SystemConfig,
     TextEncoderConfig,
 )
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.data.vocabulary import VOCABULARY_NOTE, check_same_words
+from t2i_hpc.losses.adversarial import at_least_float32
 from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
-from t2i_hpc.losses.precision import at_least_float32
 from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextEncoder, TextFeatures
-from t2i_hpc.systems.initial_weights import reads_initial_weights
+from t2i_hpc.systems.base import Term
+
+if TYPE_CHECKING:
+    from transformers import BertModel
+
+
+_FROM_CHECKPOINT: ContextVar[bool] = ContextVar("weights come from a checkpoint", default=False)
+
+
+@contextmanager
+def checkpoint_follows() -> Iterator[None]:
+    """Build systems without reading initial weights: a checkpoint will overwrite them all."""
+    token = _FROM_CHECKPOINT.set(True)
+    try:
+        yield
+    finally:
+        _FROM_CHECKPOINT.reset(token)
+
+
+def reads_initial_weights() -> bool:
+    """Whether initial weights must be read from their files."""
+    return not _FROM_CHECKPOINT.get()
+
+
+def build_bert(config: BERTConfig, width: int, vocabulary_size: int) -> TextEncoder:
+    """Build the text encoder.
+
+    Args:
+        config: which BERT.
+        width: of its word and sentence features.
+        vocabulary_size: number of word ids, 0 being padding.
+
+    Raises:
+        ConfigurationError: the extra is not installed, a file is damaged, or sizes do not fit.
+    """
+    try:
+        from t2i_hpc.models.text_encoder import BERTTextEncoder, new_bert
+    except ImportError as error:
+        raise ConfigurationError(
+            "system.text_encoder.name=bert needs an extra: pip install 't2i-hpc[transformers]'"
+        ) from error
+    if config.pretrained:
+        bert = _pretrained(config, vocabulary_size)
+        tokens = {"first": config.first_token, "last": config.last_token}
+        return BERTTextEncoder(bert, width, pooling=config.pooling, **tokens)
+    if width % config.heads:
+        raise ConfigurationError(
+            f"system.text_encoder.width={width} cannot be divided by "
+            f"system.text_encoder.bert.heads={config.heads}: take e.g. 256 and 8"
+        )
+    bert, first, last = new_bert(
+        vocabulary_size,
+        width,
+        layers=config.layers,
+        heads=config.heads,
+        feed_forward=config.feed_forward,
+        dropout=config.dropout,
+    )
+    return BERTTextEncoder(bert, width, first=first, last=last, pooling=config.pooling)
+
+
+def _pretrained(config: BERTConfig, vocabulary_size: int) -> BertModel:
+    from t2i_hpc.models.text_encoder import pretrained_bert, untrained_bert
+
+    key, path = "system.text_encoder.bert.pretrained", Path(config.pretrained)
+    if path.name != "model.safetensors":
+        raise ConfigurationError(
+            f"{key}={path} must be the file model.safetensors of a BERT, with config.json beside it"
+        )
+    try:
+        build = pretrained_bert if reads_initial_weights() else untrained_bert
+        bert = build(path.parent)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error
+    pieces = bert.config.vocab_size
+    if pieces != vocabulary_size:
+        raise ConfigurationError(
+            f"{key}={path} knows {pieces:,} word pieces, the data has {vocabulary_size:,} words: "
+            f"name its tokeniser, data.tokeniser={path.with_name('tokenizer.json')}"
+        )
+    return bert
+
 
 _LOG = logging.getLogger("t2i_hpc")
 
@@ -87,7 +181,6 @@ def _build_lstm(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
 
 
 def _build_bert(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
-    from t2i_hpc.systems.bert import build_bert
 
     return build_bert(config.bert, config.width, vocabulary_size)
 

@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.system import PretrainedTrunkConfig
+from t2i_hpc.config.systems import PretrainedTrunkConfig
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk, build_image_encoder
-from t2i_hpc.systems.encoders import build_images_encoder
-from t2i_hpc.systems.initial_weights import reads_initial_weights
+from t2i_hpc.systems.encoders import build_images_encoder, reads_initial_weights
 
 _LOG = logging.getLogger("t2i_hpc")
 _INCEPTION = "inception_v3"

@@ -1,4 +1,6 @@
-"""SSA-GAN (Hu et al., CVPR 2022): one generator, one discriminator, a text encoder.
+"""SSA-GAN's networks from its configuration, and which settings do not go together.
+
+SSA-GAN (Hu et al., CVPR 2022): one generator, one discriminator, a text encoder.
 
 The phases of a step, in the order of the released code:
 
@@ -23,8 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
-from t2i_hpc.config.system import SSAGANConfig
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import (
     hinge_fake,
     hinge_generator,
@@ -37,9 +40,13 @@ from t2i_hpc.losses.gradient_penalty import (
     matching_aware_gradient_penalty,
     penalty_inputs,
 )
+from t2i_hpc.models.df_networks import EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
+from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
+from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_images_encoder,
@@ -48,7 +55,67 @@ from t2i_hpc.systems.encoders import (
     frozen,
     scale_images,
 )
-from t2i_hpc.systems.ssa_gan_networks import build_generator, check_encoders
+
+
+def build_generator(config: SSAGANConfig) -> SSAGenerator | EarlyDFGenerator:
+    """Build the generator that `config` describes.
+
+    Raises:
+        ConfigurationError: settings that do not fit together.
+    """
+    if config.block == "affine":
+        return _build_affine_generator(config)
+    try:
+        return SSAGenerator(
+            config.resolution,
+            width=config.generator_width,
+            noise_width=config.noise_width,
+            sentence_width=config.text_encoder.width,
+            blocks=config.blocks,
+            masks=config.masks,
+            mask_width=config.mask_width,
+            mask_source=config.mask_source,
+            modulation=config.modulation,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"system.blocks or system.masks: {error}") from error
+
+
+def _build_affine_generator(config: SSAGANConfig) -> EarlyDFGenerator:
+    """Build the generator without SSACN blocks: DF-GAN's first version.
+
+    Raises:
+        ConfigurationError: a setting of the SSACN blocks, which are not there.
+    """
+    given = {"blocks": config.blocks is not None, "masks": bool(config.masks)}
+    given |= {
+        "mask_source": config.mask_source != "code",
+        "modulation": config.modulation != "code",
+    }
+    refuse_settings(given, "belongs to system.block=ssacn: leave it out with system.block=affine")
+    return EarlyDFGenerator(
+        config.resolution,
+        width=config.generator_width,
+        noise_width=config.noise_width,
+        sentence_width=config.text_encoder.width,
+    )
+
+
+def check_encoders(config: SSAGANConfig) -> None:
+    """Refuse settings of trained encoders where they are frozen.
+
+    Raises:
+        ConfigurationError: such a setting is given.
+    """
+    if config.text_encoder.training != "frozen":
+        return
+    given = {
+        "text_encoder.clip": config.text_encoder.clip is not None,
+        "image_encoder.batch_statistics": config.image_encoder.batch_statistics,
+    }
+    refuse_settings(
+        given, "has no effect on frozen encoders: take system.text_encoder.training=damsm or joint"
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
+from t2i_hpc.cluster.slurm.submission import AFTER, BEFORE, BESIDE, job_line
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 TRAINING = ("train_coco.sh", "train_cub.sh", "pretrain_damsm.sh", "sweep_masks.sh")

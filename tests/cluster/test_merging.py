@@ -10,14 +10,14 @@ import pytest
 
 from t2i_hpc.cluster.jobs import Plan, Work, read_jobs
 from t2i_hpc.cluster.slurm import submission
-from t2i_hpc.cluster.slurm.going_on import ensure_successor
-from t2i_hpc.cluster.slurm.merging import cluster_of
-from t2i_hpc.cluster.slurm.own_record import know
+from t2i_hpc.cluster.slurm.job_record import know
+from t2i_hpc.cluster.slurm.options import cluster_of
+from t2i_hpc.cluster.slurm.requeue import ensure_successor
 from t2i_hpc.cluster.slurm.submission import batch_scripts
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.launch import main
 from tests.cluster.clients import Clients
-from tests.doors.trained import make_run
+from tests.commands.trained import make_run
 
 # Refuses scripts of which nothing asks for a GPU, as a partition of GPUs may.
 SBATCH = """#!/bin/bash

@@ -11,7 +11,7 @@ from t2i_hpc.cluster.slurm.node import Start
 
 TASK = f"""#!{sys.executable}
 import os, signal, sys
-from t2i_hpc.engine.stops.stop import listening
+from t2i_hpc.training.stopping import listening
 os.kill(os.getpid(), signal.SIGUSR2)  # while a task still imports
 with listening() as stop:
     print(stop.reason, *sys.argv[1:])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from t2i_hpc.cluster.slurm import polling
-from t2i_hpc.cluster.slurm.polling import Polling
+from t2i_hpc.cluster.slurm import client as polling
+from t2i_hpc.cluster.slurm.client import Polling
 
 
 class Clock:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.jobs import JobRecord, forget_job, read_jobs, record_jobs
-from t2i_hpc.cluster.shared_folder import check_shared, file_system
-from t2i_hpc.cluster.snapshot import Snapshot
+from t2i_hpc.cluster.jobs import JobRecord, Snapshot, forget_job, read_jobs, record_jobs
+from t2i_hpc.cluster.local import check_shared, file_system
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.files import append_json_line
 

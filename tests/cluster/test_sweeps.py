@@ -13,10 +13,10 @@ import torch
 from t2i_hpc.cluster.jobs import Plan
 from t2i_hpc.cluster.sweeps import is_sweep, plan_sweep, read_sweep, refuse_axes
 from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.common.sessions import write_begin, write_end
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.engine.run_directory import prepare_run
+from t2i_hpc.runs.run_directory import prepare_run
+from t2i_hpc.runs.sessions import write_begin, write_end
 from t2i_hpc.train import locate
 
 Planner = Callable[..., Plan]

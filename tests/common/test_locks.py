@@ -11,11 +11,11 @@ from typing import IO, Any
 import pytest
 
 from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.common.sessions import is_held
 from t2i_hpc.data.storage.cache import Beat, Cache
-from t2i_hpc.engine.engines.compilation import compiling
-from t2i_hpc.engine.run_directory import locked
-from t2i_hpc.metrics.locks import alone
+from t2i_hpc.evaluation.compute import alone
+from t2i_hpc.runs.run_directory import locked
+from t2i_hpc.runs.sessions import is_held
+from t2i_hpc.training.deepspeed_build import compiling
 
 _FLOCK = fcntl.flock
 

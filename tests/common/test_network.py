@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from t2i_hpc.cluster.beside import without_launcher
+from t2i_hpc.cluster.background_jobs import without_launcher
 from t2i_hpc.common.network import GLOO, choose_interface, interface_to, without_chosen_interface
 
 
@@ -41,8 +41,8 @@ import socket
 
 import torch
 
-from t2i_hpc.engine import world
-from t2i_hpc.engine.place import Place
+from t2i_hpc.training import world
+from t2i_hpc.training.place import Place
 
 with socket.socket() as listener:
     listener.bind(("127.0.0.1", 0))  # nobody listens

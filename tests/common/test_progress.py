@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from t2i_hpc.common.progress import progress
+from t2i_hpc.common.terminal import progress
 
 
 def test_a_log_gets_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +27,7 @@ def test_a_log_says_how_long_it_will_take(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 120.0])
-    monkeypatch.setattr("t2i_hpc.common.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("t2i_hpc.common.terminal.time.monotonic", lambda: next(clock))
     with progress("images", 1000, "images") as advance:
         advance(100)
     assert "(5.0 images/s, 0:03:00 left)" in capsys.readouterr().err

@@ -9,9 +9,8 @@ import pytest
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.resources import resource
 from t2i_hpc.config.compose import compose_config, from_yaml, to_yaml
-from t2i_hpc.config.registry import TASK_SCHEMAS
-from t2i_hpc.config.system import SSAGANConfig
-from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
 
 EXPERIMENTS = sorted(path.stem for path in (resource("configs") / "experiment").glob("*.yaml"))
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.convert import ConversionError, export_reference, import_reference
-from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead
-from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
+from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.ssa_generator import SSAGenerator, parameter_count
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator

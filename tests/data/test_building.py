@@ -21,14 +21,14 @@ from PIL import Image
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data import writer
-from t2i_hpc.data.building import shard as shard_module
-from t2i_hpc.data.building.conversion import convert
-from t2i_hpc.data.building.workspace import locked
+from t2i_hpc.data.build import shard as shard_module
+from t2i_hpc.data.build import split_writer as writer
+from t2i_hpc.data.build.conversion import convert
+from t2i_hpc.data.build.split_writer import build_split, check_source
+from t2i_hpc.data.build.workspace import locked
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tars import write_tar
 from t2i_hpc.data.inspection import verify_split
-from t2i_hpc.data.manifest import Manifest
-from t2i_hpc.data.tars import write_tar
-from t2i_hpc.data.writer import build_split, check_source
 from tests.support.data import draw_image, make_image_folder
 
 IMAGES, EACH = 23, 3
@@ -148,8 +148,8 @@ def test_a_kill_while_finishing_changes_nothing(
 SLOW = """
 import time
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.building import shard
-from t2i_hpc.data.writer import build_split, check_source
+from t2i_hpc.data.build import shard
+from t2i_hpc.data.build.split_writer import build_split, check_source
 
 convert = shard.convert
 

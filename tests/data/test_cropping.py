@@ -17,9 +17,9 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data import cropping
 from t2i_hpc.data.cropping import CropDecoder, find_crop_decoder
 from t2i_hpc.data.images import Pixels, decode, window
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.training_data import Stream
 from tests.support.data import write_split
 
 SIZE = 24
@@ -108,5 +108,5 @@ def test_the_stream_is_the_same_with_and_without(
         return torch.cat([batch.images for batch in itertools.islice(stream.batches(0), 4)])
 
     with_it = images()
-    monkeypatch.setattr("t2i_hpc.data.samples.find_crop_decoder", lambda: None)
+    monkeypatch.setattr("t2i_hpc.data.training_data.find_crop_decoder", lambda: None)
     assert torch.equal(images(), with_it)

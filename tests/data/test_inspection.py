@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.contact_sheet import contact_sheet
-from t2i_hpc.data.inspection import find_key, only_split, place_of, splits_at, verify_split
-from t2i_hpc.data.manifest import Manifest
-from t2i_hpc.data.tables import save_tables, sha256_of_rows
+from t2i_hpc.data.format.index import save_tables, sha256_of_rows
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.inspection import (
+    contact_sheet,
+    find_key,
+    only_split,
+    place_of,
+    splits_at,
+    verify_split,
+)
 from tests.support.data import captions_of, draw_image, make_shards
 from tests.support.mutations import summed
 

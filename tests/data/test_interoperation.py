@@ -13,13 +13,13 @@ import pytest
 import webdataset
 
 from t2i_hpc.config.data import DataConfig, ShardsConfig
+from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.format.tars import members_of
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import verify_split
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
-from t2i_hpc.data.tars import members_of
-from t2i_hpc.data.writer import write_shards
+from t2i_hpc.data.training_data import Stream
 from tests.support.data import captions_of, image_bytes, make_shards
 
 COUNT = 13

@@ -16,16 +16,14 @@ import pytest
 import torch
 
 from t2i_hpc.common.errors import DataError, RunError
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.batch_maker import BatchMaker, Planned
+from t2i_hpc.data.batches import Batch, BatchMaker, Planned
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.loader import Loader, Positions, load_ahead, load_here
-from t2i_hpc.data.plan import Plan
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.samples import Samples
+from t2i_hpc.data.sampler import Plan
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training import fit_to_timeout
+from t2i_hpc.data.training_data import Samples, fit_to_timeout
 from tests.support.data import make_shards
 
 BATCH, PATIENCE = 4, 60.0

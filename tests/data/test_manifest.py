@@ -15,9 +15,9 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.resources import resource
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.manifest import MANIFEST, Manifest, Storing
-from t2i_hpc.data.tables import ROW, SHARD_ROW, Shard, save_tables, sha256_of_rows
-from t2i_hpc.data.writer import write_shards
+from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.format.index import ROW, SHARD_ROW, Shard, save_tables, sha256_of_rows
+from t2i_hpc.data.format.manifest import MANIFEST, Manifest, Storing
 from tests.support.data import make_image_folder, make_shards
 
 

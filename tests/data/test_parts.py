@@ -13,10 +13,10 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.building import workspace
-from t2i_hpc.data.building.workspace import Part
+from t2i_hpc.data.build import workspace
+from t2i_hpc.data.build.split_writer import build_part, build_split, merge_split
+from t2i_hpc.data.build.workspace import Part
 from t2i_hpc.data.inspection import verify_split
-from t2i_hpc.data.writer import build_part, build_split, merge_split
 from tests.support.data import make_image_folder
 
 

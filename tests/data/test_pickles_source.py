@@ -13,9 +13,9 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary, tokenise
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.writer import build_split
 from tests.support.data import captions_of, image_bytes, make_cub, problems, read_source
 
 KEYS = {"train": ["b/0001", "a/0000", "b/0002"], "test": ["c/0003"]}

@@ -12,7 +12,7 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.sources import SOURCES
+from t2i_hpc.data.build.sources import SOURCES
 from tests.support.data import (
     SPECIES,
     captions_of,

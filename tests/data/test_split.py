@@ -21,13 +21,12 @@ from PIL import Image
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.inspection import verify_split
-from t2i_hpc.data.manifest import Manifest
-from t2i_hpc.data.plan import Plan
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Plan, Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage import opening
-from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.storage import remote as opening
+from t2i_hpc.data.training_data import Stream
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 

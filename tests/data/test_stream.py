@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.manifest import Manifest
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.training_data import Stream
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 RESOLUTION, BATCH = 16, 24
@@ -112,9 +112,9 @@ def test_one_batch_any_world_from_any_step(
 RANK = """
 import hashlib, itertools, sys
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.training_data import Stream
 rank, world, workers, start = map(int, sys.argv[2:])
 config = DataConfig(path=sys.argv[1], words=6, shuffle_window=2, workers=workers)
 split = Split.open(config, "train")
@@ -237,9 +237,9 @@ def test_workers_end_when_the_main_process_is_killed(shards: Path) -> None:
     program = (
         "import multiprocessing, os, signal\n"
         "from t2i_hpc.config.data import DataConfig\n"
-        "from t2i_hpc.data.share import Share\n"
+        "from t2i_hpc.data.sampler import Share\n"
         "from t2i_hpc.data.split import Split\n"
-        "from t2i_hpc.data.stream import Stream\n"
+        "from t2i_hpc.data.training_data import Stream\n"
         f"config = {config_of(shards, workers=2)!r}\n"
         "batches = Stream(config, Split.open(config, 'train'), 16, 1, Share(4)).batches(0)\n"
         "next(batches)\n"

@@ -13,8 +13,8 @@ import pytest
 import webdataset
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.manifest import IMAGE_FORMATS
-from t2i_hpc.data.tars import Record, index_tar, members_of, write_tar
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS
+from t2i_hpc.data.format.tars import Record, index_tar, members_of, write_tar
 from tests.support.data import captions_of, image_bytes
 
 

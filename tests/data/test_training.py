@@ -17,12 +17,11 @@ from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data import loader
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
-from t2i_hpc.data.training import open_training_data
+from t2i_hpc.data.training_data import Stream, open_training_data
 from t2i_hpc.data.webdataset_stream import WebDatasetStream
-from t2i_hpc.engine.world import World, joined_world
+from t2i_hpc.training.world import World, joined_world
 from tests.support.training import TINY
 
 

@@ -12,8 +12,8 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.captions import WordPieces
 from t2i_hpc.data.split import open_vocabulary
-from t2i_hpc.data.word_pieces import WordPieces
 from tests.support.bert import minilm_folder
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "bird", "wing", "##bar", "##s", "a")

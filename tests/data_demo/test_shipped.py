@@ -13,9 +13,9 @@ import pytest
 
 from t2i_hpc.common.resources import resource
 from t2i_hpc.data.captions import Vocabulary, tokenise
+from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import verify_split
-from t2i_hpc.data.manifest import Manifest
 
 DEMO = resource("shards_demo")
 SPLITS = ("train", "test")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.runs.layout import list_checkpoints
 from tests.distributed.test_worlds import assert_near
 from tests.support.preloaded import Nursery, Rank, slow_saves
 from tests.support.training import TINY, losses_of, only_run

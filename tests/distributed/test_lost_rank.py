@@ -17,7 +17,7 @@ from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE
 from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.seeds import noise
-from t2i_hpc.engine import loop
+from t2i_hpc.training import loop
 from tests.support.preloaded import ENDLESS, Nursery, Rank, start_endless
 from tests.support.training import TINY, environment
 

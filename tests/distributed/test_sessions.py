@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from t2i_hpc.common.exit_codes import LOST_RANK, STOPPED
-from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.common.sessions import read_sessions
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.sessions import read_sessions
 from tests.support.preloaded import ENDLESS, Nursery, Rank
 from tests.support.training import TINY, only_run
 

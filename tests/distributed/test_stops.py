@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.engine.stops.stop import STOPPED_EXIT_CODE
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.training.stopping import STOPPED_EXIT_CODE
 from tests.support.preloaded import ENDLESS, Nursery, start_endless
 from tests.support.training import TINY, only_run
 

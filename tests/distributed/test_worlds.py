@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.runs.layout import list_checkpoints
 from tests.support.ranks import (
     Case,
     Outcome,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead, PairedDiscriminator
+from t2i_hpc.models.df_networks import DFDiscriminator, DFHead, PairedDiscriminator
 from tests.golden.case import case
 
 

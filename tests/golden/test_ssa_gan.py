@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_hpc.common.step import Pictures
 from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
 from t2i_hpc.models.discriminator import MatchingDiscriminator
+from t2i_hpc.models.outputs import Pictures
 from tests.golden.case import NORM, Case, case, names
 
 DEAD = ("block4", "block5")

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from t2i_hpc.common.step import Batch
-from t2i_hpc.config.system import SSAGANConfig
+from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.convert import import_reference
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.ssa_gan import SSAGAN, SSAGANStep
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.golden import fill
 from tests.golden.case import NORM, Case, case, names
 

@@ -12,10 +12,10 @@ from t2i_hpc.cluster.jobs import Plan, Work
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import compose_config
-from t2i_hpc.config.registry import TASK_SCHEMAS
+from t2i_hpc.config.tasks import TASK_SCHEMAS
 from t2i_hpc.evaluate import DOOR as EVALUATE
 from t2i_hpc.launching.plans import Order, plan_of, sweep_of
-from tests.doors.trained import make_run
+from tests.commands.trained import make_run
 from tests.support.data import make_image_folder
 from tests.support.training import TINY
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
+from t2i_hpc.cluster.jobs import JobRecord, Plan, Snapshot, Work, read_jobs, record_jobs
 from t2i_hpc.cluster.slurm.submission import submit
-from t2i_hpc.cluster.snapshot import Snapshot
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.launch import main
@@ -20,7 +19,7 @@ from t2i_hpc.launching.queue import (
     without_living,
 )
 from tests.cluster.clients import Clients
-from tests.doors.trained import make_run
+from tests.commands.trained import make_run
 from tests.support.training import TINY
 
 SBATCH = """#!/bin/bash

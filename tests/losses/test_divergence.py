@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from t2i_hpc.losses.divergence import gaussian_divergence
+from t2i_hpc.losses.adversarial import gaussian_divergence
 
 
 def test_it_is_torchs_divergence_averaged_over_all_elements() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i_hpc.data.word_pieces import WordPieces
-from t2i_hpc.models.bert_text_encoder import BERTTextEncoder, new_bert, pretrained_bert
+from t2i_hpc.data.captions import WordPieces
+from t2i_hpc.models.text_encoder import BERTTextEncoder, new_bert, pretrained_bert
 from tests.support.bert import minilm_folder
 
 CAPTIONS = ("a small red bird", "this bird has a yellow-ish belly, and wingbars!", "bird")

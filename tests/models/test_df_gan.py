@@ -8,8 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.convert import export_reference
-from t2i_hpc.models.df_discriminator import DFDiscriminator, DFHead, PairedDiscriminator
-from t2i_hpc.models.df_generator import DFBlock, DFGenerator, EarlyDFGenerator
+from t2i_hpc.models.df_networks import (
+    DFBlock,
+    DFDiscriminator,
+    DFGenerator,
+    DFHead,
+    EarlyDFGenerator,
+    PairedDiscriminator,
+)
 from t2i_hpc.models.ssa_generator import parameter_count
 
 GENERATORS = (DFGenerator, EarlyDFGenerator)

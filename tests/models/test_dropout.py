@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from t2i_hpc.engine.world import World
 from t2i_hpc.models import dropout
 from t2i_hpc.models.dropout import Dropout, ExactDropout, drop
+from t2i_hpc.training.world import World
 from tests.support.ranks import run_ranks
 
 

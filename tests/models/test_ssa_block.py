@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_hpc.models.ssa_block import SemanticSpatialBatchNorm, SSABlock
+from t2i_hpc.models.ssa_generator import SemanticSpatialBatchNorm, SSABlock
 
 
 def perturb(module: torch.nn.Module) -> None:

@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.models import word_attention
+from t2i_hpc.models import stage_blocks as word_attention
 from t2i_hpc.models.ssa_generator import parameter_count
-from t2i_hpc.models.stage_blocks import ConditioningAugmentation, initialise
+from t2i_hpc.models.stage_blocks import ConditioningAugmentation, hidden_words, initialise
 from t2i_hpc.models.staged_discriminator import SpectralConv2d, StagedDiscriminator
 from t2i_hpc.models.staged_generator import (
     SinglePictureGenerator,
     StagedGenerator,
     StagedPictures,
 )
-from t2i_hpc.models.word_attention import hidden_words
 
 ATTN = ("initial", "attention", "attention")
 DM = ("initial", "memory", "memory")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from t2i_hpc.common.files import append_json_line, write_json, write_text
-from t2i_hpc.reporting.grids import mask_grid, picture_grid, save_picture
+from t2i_hpc.sampling.grids import mask_grid, picture_grid, save_picture
 
 CAPTIONS = ["a red circle", "a square & a <b>star</b>, blue on a white background"]
 CONFIG = """\

@@ -12,11 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from t2i_hpc.reporting.grids import PICTURES_LEFT, picture_grid, save_picture
 from t2i_hpc.reporting.overview import overview
-from t2i_hpc.reporting.page import render
-from t2i_hpc.reporting.record import Frame, RunRecord
-from t2i_hpc.reporting.sections import data_uri, spread
+from t2i_hpc.reporting.page import data_uri, render, spread
+from t2i_hpc.reporting.run_record import Frame, RunRecord
+from t2i_hpc.sampling.grids import PICTURES_LEFT, picture_grid, save_picture
 from tests.reporting.made_up import add_grids, make_run
 
 VOID = {"meta", "img", "input", "line", "circle", "polyline", "br"}

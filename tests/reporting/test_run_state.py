@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.finding import find_jobs, find_runs
+from t2i_hpc.cluster.cancelling import find_jobs, find_runs
 from t2i_hpc.cluster.jobs import JobRecord, record_jobs
 from t2i_hpc.cluster.states import Answer, JobState
 from t2i_hpc.common.files import append_json_line
-from t2i_hpc.common.sessions import Session, read_sessions, write_begin, write_end
-from t2i_hpc.engine.run_directory import locked
 from t2i_hpc.reporting import run_state
-from t2i_hpc.reporting.run_state import RunState, read_states
+from t2i_hpc.reporting.run_record import last_error, last_row
+from t2i_hpc.reporting.run_state import Evidence, RunState, judge, read_states
 from t2i_hpc.reporting.status_text import advice, status_details, status_json, status_table
-from t2i_hpc.reporting.tails import last_error, last_row
-from t2i_hpc.reporting.verdicts import Evidence, judge
+from t2i_hpc.runs.run_directory import locked
+from t2i_hpc.runs.sessions import Session, read_sessions, write_begin, write_end
 
 CONFIG = "engine:\n  images: 400\n  minutes: null\n"
 
@@ -127,7 +126,7 @@ def test_a_job_without_an_answer_is_not_over(
     run: Path, monkeypatch: pytest.MonkeyPatch, outcome: str | None, here: str, state: str
 ) -> None:
     session(run, outcome, number="7")
-    monkeypatch.setattr("t2i_hpc.reporting.verdicts.has_client", lambda name: name == here)
+    monkeypatch.setattr("t2i_hpc.reporting.run_state.has_client", lambda name: name == here)
     known = Evidence(run, [job("7", run)], {}, read_sessions(run), {"7"}, "no answer")
     assert judge(known)[0] == state
 

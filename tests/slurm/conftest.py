@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.slurm.polling import Pace
+from t2i_hpc.cluster.slurm.client import Pace
 from tests.slurm.jobs import PATIENCE
 from tests.slurm.lab import Lab, missing, started
 
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask the lab's Slurm more often than a site would like."""
-    monkeypatch.setattr("t2i_hpc.cluster.slurm.polling.PACE", Pace(0.5, 1.0))
+    monkeypatch.setattr("t2i_hpc.cluster.slurm.client.PACE", Pace(0.5, 1.0))
 
 
 @pytest.fixture(scope="session")

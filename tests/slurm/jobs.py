@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from t2i_hpc import launch as door
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.run_layout import folder_of, list_checkpoints
+from t2i_hpc.runs.layout import folder_of, list_checkpoints
 from tests.slurm.lab import Lab
 from tests.support.training import TINY, environment, only_run
 

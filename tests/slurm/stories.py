@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import read_jobs
-from t2i_hpc.common.sessions import read_sessions
+from t2i_hpc.runs.sessions import read_sessions
 from tests.slurm.jobs import BRIEFLY, ENDED, state_of, steps_of, wait_until
 from tests.slurm.lab import Lab
 from tests.support.preloaded import Nursery

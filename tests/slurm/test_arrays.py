@@ -10,8 +10,8 @@ import pytest
 
 from t2i_hpc.cluster.jobs import read_jobs
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.data.manifest import Manifest
-from tests.doors.trained import make_run
+from t2i_hpc.data.format.manifest import Manifest
+from tests.commands.trained import make_run
 from tests.slurm.jobs import (
     DONE,
     HELD,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.common.run_layout import list_checkpoints
+from t2i_hpc.runs.layout import list_checkpoints
 from tests.slurm.jobs import FOUR, equal_bits, kill_rank, submit, training, wait_until
 from tests.slurm.lab import Lab
 from tests.slurm.stories import Story, tell, train_here

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs, record_jobs
-from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
+from t2i_hpc.cluster.slurm.submission import AFTER, BEFORE, BESIDE, job_line
 from t2i_hpc.config.cluster import ClusterConfig
 from tests.slurm.jobs import DONE, detail, kill_script, state_of, wait_for, wait_until
 from tests.slurm.lab import Lab
@@ -33,7 +33,7 @@ sleep 5
 """
 LOSSES = """
 import os, pathlib, sys
-from t2i_hpc.common.sessions import job_of, write_begin, write_end
+from t2i_hpc.runs.sessions import job_of, write_begin, write_end
 run, job = pathlib.Path(sys.argv[1]), job_of(os.environ)
 for _ in range(2):
     begin = write_begin(run, job=job, restart=0, hosts=("n1", "n2"), ranks=2, pid=1, images=0)

@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from t2i_hpc.cancel import DOOR as CANCEL
-from t2i_hpc.config.door import Door
+from t2i_hpc.cli.command import Door
 from t2i_hpc.status import DOOR as STATUS
 from tests.slurm.jobs import launch, launched, state_of
 from tests.slurm.lab import Lab

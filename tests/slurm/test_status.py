@@ -16,11 +16,11 @@ from unittest import mock
 import pytest
 
 from t2i_hpc.cancel import DOOR as CANCEL
+from t2i_hpc.cli.command import Door
 from t2i_hpc.cluster.states import cancelled_jobs, states_of
-from t2i_hpc.common.run_layout import list_checkpoints
-from t2i_hpc.common.sessions import is_held
-from t2i_hpc.config.door import Door
-from t2i_hpc.engine.checkpoints.checkpoint import open_checkpoint
+from t2i_hpc.runs.checkpoint import open_checkpoint
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.sessions import is_held
 from t2i_hpc.status import DOOR as STATUS
 from t2i_hpc.table import DOOR as TABLE
 from tests.slurm.jobs import launch, launched, state_of, steps_of, training, wait_until

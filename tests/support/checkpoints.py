@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
-from t2i_hpc.common.run_layout import folder_of
-from t2i_hpc.engine.checkpoints.checkpoint import Progress
-from t2i_hpc.engine.checkpoints.saving import Saver
-from t2i_hpc.engine.checkpoints.writing import save_checkpoint
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.progress import Silence
-from t2i_hpc.engine.run_files import RunFiles
-from t2i_hpc.engine.world import World
+from t2i_hpc.runs.checkpoint import Progress
+from t2i_hpc.runs.layout import folder_of
 from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.training.checkpoints.saving import Saver
+from t2i_hpc.training.checkpoints.writing import save_checkpoint
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.progress import RunFiles, Silence
+from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_system
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))

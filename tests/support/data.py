@@ -18,13 +18,13 @@ from PIL import Image, ImageDraw
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.build.sources import SOURCES, SourceSample
+from t2i_hpc.data.build.split_writer import write_shards
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.format.index import Shard, save_tables, sha256_of_rows
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tars import Record, index_tar, write_tar
 from t2i_hpc.data.images import decode
-from t2i_hpc.data.manifest import Manifest
-from t2i_hpc.data.sources import SOURCES, SourceSample
-from t2i_hpc.data.tables import Shard, save_tables, sha256_of_rows
-from t2i_hpc.data.tars import Record, index_tar, write_tar
-from t2i_hpc.data.writer import write_shards
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
 SHAPES = ("circle", "square", "triangle")

@@ -22,12 +22,12 @@ from torch.multiprocessing.spawn import spawn
 from t2i_hpc.common.collectives import mean_over_ranks
 from t2i_hpc.common.seeds import noise, seed_step
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.engines.build import build_engine
-from t2i_hpc.engine.world import World
 from t2i_hpc.models.image_encoder import ImageEncoder
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.encoders import scale_images
 from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
 
 HEADS = ("regions", "code")

@@ -6,11 +6,11 @@ import itertools
 
 import torch
 
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.training_data import Stream
 
 
 def stream_of(config: DataConfig) -> Stream:

@@ -9,10 +9,10 @@ from typing import Any
 
 import webdataset
 
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.webdataset_stream import WebDatasetStream
 from tests.support.data import captions_of, image_bytes
 

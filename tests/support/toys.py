@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.common.step import Average, Batch, Losses, OptimiserSettings, Phase, Pictures, Term
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, Term
 
 Spoil = Callable[[Tensor, Batch, str], Tensor]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.step import Batch
-from t2i_hpc.config.system import SSAGANConfig
+from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems.ssa_gan import SSAGAN
 
 ENGINE = (

@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from t2i_hpc.common.step import OptimiserSettings
-from t2i_hpc.config.system import DAMSMConfig
+from t2i_hpc.config.systems import DAMSMConfig
 from t2i_hpc.models.discriminator import DownBlock, MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.models.ssa_block import (
+from t2i_hpc.models.ssa_generator import (
     MaskPredictor,
     SemanticSpatialBatchNorm,
     SentenceAffine,
     SSABlock,
+    SSAGenerator,
 )
-from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.text_encoder import TextFeatures
+from t2i_hpc.systems.base import OptimiserSettings
 from t2i_hpc.systems.ssa_gan import SSAGAN
 
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2i_hpc.common.step import Average
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
+from t2i_hpc.systems.base import Average
 from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.support.training import only_run, tiny_batch, tiny_config, tiny_system, train_tiny
 from tests.systems.tiny import built
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.config.system import BERTConfig
-from t2i_hpc.engine.engines.build import build_engine
-from t2i_hpc.engine.world import World
-from t2i_hpc.models.bert_text_encoder import new_bert
-from t2i_hpc.systems.bert import build_bert
+from t2i_hpc.config.systems import BERTConfig
+from t2i_hpc.models.text_encoder import new_bert
+from t2i_hpc.systems.encoders import build_bert
+from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.world import World
 from tests.support.bert import minilm_folder
 from tests.support.data import make_shards
 from tests.support.training import TINY, losses_of, only_run, run_door, tiny_batch

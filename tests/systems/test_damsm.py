@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.step import Matcher, Painter, total
-from t2i_hpc.config.system import DAMSMPretrainingConfig, PretrainedTrunkConfig
+from t2i_hpc.config.systems import DAMSMPretrainingConfig, PretrainedTrunkConfig
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.engine.checkpoints.checkpoint import look_at
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
+from t2i_hpc.runs.checkpoint import look_at
 from t2i_hpc.systems import build_system
+from t2i_hpc.systems.base import Matcher, Painter, total
 from t2i_hpc.systems.damsm import DAMSMPretraining
 from t2i_hpc.systems.encoders import vocabulary_of
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.support.training import (
     losses_of,
     only_run,

@@ -10,12 +10,12 @@ import torch
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.compose import compose_config
-from t2i_hpc.config.system import DAMSMPretrainingConfig
+from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.engine.engines.ddp import DDPEngine
 from t2i_hpc.pretrain import with_epoch
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.damsm import falling
+from t2i_hpc.training.ddp import DDPEngine
 from tests.support.training import tiny_batch
 from tests.systems.test_damsm import ALONE, ENCODERS, settings, system
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
 from t2i_hpc.systems import df_gan
 from t2i_hpc.systems.df_gan import DFGAN, truncated
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch
 from tests.systems.tiny import built
 

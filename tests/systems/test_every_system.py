@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from t2i_hpc import evaluate
 from t2i_hpc.common.collectives import mean_over_ranks
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.run_layout import list_checkpoints
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.checkpoints.checkpoint import Progress
-from t2i_hpc.engine.engines.build import build_engine
-from t2i_hpc.engine.records import Records
-from t2i_hpc.engine.world import World
+from t2i_hpc.runs.checkpoint import Progress
+from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.systems import damsm, df_gan, ssa_gan, staged_gan
+from t2i_hpc.training.curves import Records
+from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.world import World
 from tests.support.preloaded import Nursery, nursery
 from tests.support.ranks import SmallTrunk, run_ranks
 from tests.support.training import losses_of, only_run, tiny_batch

@@ -16,7 +16,7 @@ from torch import nn
 from t2i_hpc import pretrain, train
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.run_layout import folder_of, list_checkpoints
+from t2i_hpc.runs.layout import folder_of, list_checkpoints
 from t2i_hpc.systems import SYSTEMS as REGISTERED
 from tests.support.pairs import Clause, Row, covering_rows, refused_rows
 from tests.support.training import only_run

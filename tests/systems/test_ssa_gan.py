@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
 from t2i_hpc.systems import build_system
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config, tiny_system
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))

@@ -12,11 +12,12 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
 from t2i_hpc.models.ssa_generator import parameter_count
-from t2i_hpc.systems import build_system, staged_gan, staged_gan_networks
+from t2i_hpc.systems import build_system, staged_gan
+from t2i_hpc.systems import staged_gan as staged_gan_networks
 from t2i_hpc.systems.staged_gan import StagedGAN, shrunk
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch
 from tests.systems.plain_staged_step import PlainStagedStep
 from tests.systems.tiny import built

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i_hpc.common.step import Batch
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
 from tests.systems.plain_step import PlainStep
 

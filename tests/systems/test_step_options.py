@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.step import total
 from t2i_hpc.config.fields import check
-from t2i_hpc.engine.engines.ddp import DDPEngine
-from t2i_hpc.engine.world import World
-from t2i_hpc.models.df_generator import EarlyDFGenerator
+from t2i_hpc.models.df_networks import EarlyDFGenerator
 from t2i_hpc.systems import encoders
+from t2i_hpc.systems.base import total
 from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))

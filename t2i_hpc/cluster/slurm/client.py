@@ -1,4 +1,7 @@
-"""Slurm's own command-line clients: run with a time limit, read with distrust."""
+"""How often Slurm is asked about jobs that a person waits for; sites lock accounts for more.
+
+Slurm's own command-line clients: run with a time limit, read with distrust.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,45 @@ import logging
 import os
 import shutil
 import subprocess
+import time
+from dataclasses import dataclass
 
 from t2i_hpc.common.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between two questions: the first ones, the longest, and how they grow."""
+
+    first: float = 10.0
+    longest: float = 60.0
+    growth: float = 1.5
+
+
+PACE = Pace()
+
+
+class Polling:
+    """Says when to ask again: soon after news, then less and less often.
+
+    Args:
+        pace: the intervals; :data:`PACE` by default.
+    """
+
+    def __init__(self, pace: Pace | None = None) -> None:
+        self._pace = pace or PACE
+        self._interval, self._due = self._pace.first, 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time to ask."""
+        return time.monotonic() >= self._due
+
+    def asked(self, *, news: bool) -> None:
+        """Note that Slurm was asked, and whether the answer was another one than before."""
+        grown = min(self._interval * self._pace.growth, self._pace.longest)
+        self._interval = self._pace.first if news else grown
+        self._due = time.monotonic() + self._interval
+
 
 # What a person sets for all of Slurm's clients. Every other SLURM_ variable tells of the job that
 # this process may be in.

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs, successor_of
-from t2i_hpc.cluster.slurm.client import has_client
-from t2i_hpc.cluster.slurm.polling import Pace, Polling
+from t2i_hpc.cluster.slurm.client import Pace, Polling, has_client
 from t2i_hpc.cluster.states import Answer, ask_states
 from t2i_hpc.common.errors import ClusterError
 

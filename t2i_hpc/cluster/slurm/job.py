@@ -17,7 +17,7 @@ from pathlib import Path
 
 def main(folder: Path, what: str) -> int:
     """Do one of the three; return the exit code."""
-    from t2i_hpc.cluster.slurm.afterwards import afterwards, on_term
+    from t2i_hpc.cluster.slurm.epilogue import afterwards, on_term
     from t2i_hpc.cluster.slurm.prologue import prologue
 
     if what == "begin":

@@ -13,13 +13,14 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_hpc.cluster.slurm import fate, going_on
-from t2i_hpc.cluster.slurm.own_record import KnownJob, know
+from t2i_hpc.cluster.slurm import requeue as fate
+from t2i_hpc.cluster.slurm import requeue as going_on
+from t2i_hpc.cluster.slurm.job_record import KnownJob, know
 from t2i_hpc.cluster.slurm.starts import count_idle, note_begin, starts_of
 from t2i_hpc.cluster.states import states_of
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.exit_codes import GAVE_UP, NOTHING_LEFT, resumes
-from t2i_hpc.common.output import say_in_log
+from t2i_hpc.common.terminal import say_in_log
 
 _USER_ERROR = 2
 _UNSEEN = 66  # of no program: srun itself ends with 2, e.g. where a node finds no bash

@@ -4,18 +4,32 @@ One file a job: only its own batch script, or the first rank where that was kill
 What counts as progress depends on the task: a training's newest checkpoint, an evaluation's own
 partial statistics, a build's own finished shards. A training that goes on while its evaluation is
 requeued again and again is no progress of the evaluation.
+
+Nodes that lost this job's ranks twice within a day: the requeued job does without them.
+
+Only what is certain counts: a node that the ranks of a start *named* as lost, where the task then
+ended by itself. Preemption, a time limit and ``kill -9`` say nothing of a node, and a node that
+went down is taken out by Slurm itself. A wrong exclusion is worse than a third failure, so the job
+keeps at least as many nodes like its own as it needs.
 """
 
 from __future__ import annotations
 
+import datetime
+import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord
+from t2i_hpc.cluster.slurm.client import run_client, split_rows
+from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.files import append_json_line, read_json_lines
-from t2i_hpc.common.run_layout import newest_images
+from t2i_hpc.common.terminal import say_in_log
+from t2i_hpc.runs.layout import newest_images
+from t2i_hpc.runs.sessions import Session
 
 _NONE = -1
 _SLURMS_OWN = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", ""}
@@ -118,7 +132,7 @@ def _path(folder: Path, job: str) -> Path:
 def _partial_statistics(folder: Path, words: Mapping[str, str], chain: Collection[str]) -> int:
     """Count the valid files of partial statistics that an evaluation's own jobs have written."""
     from t2i_hpc.common.errors import EvaluationError
-    from t2i_hpc.metrics.parts import load_header
+    from t2i_hpc.evaluation.partial_statistics import load_header
 
     def is_own(path: Path) -> bool:
         try:
@@ -141,7 +155,7 @@ def _files_of_parts(folder: Path, words: Mapping[str, str]) -> Iterator[Path]:
 
 def _finished_tars(folder: Path, words: Mapping[str, str]) -> int:
     """Count the shards of a build, or of its own partition, that are finished."""
-    from t2i_hpc.data.building.workspace import Build, Part, Workspace
+    from t2i_hpc.data.build.workspace import Build, Part, Workspace
 
     workspace = Workspace(folder / words.get("split", "train"))
     build = Build.load(workspace)
@@ -151,3 +165,73 @@ def _finished_tars(folder: Path, words: Mapping[str, str]) -> int:
 
 def _count(found: Iterable[object]) -> int:
     return sum(1 for _ in found) or _NONE
+
+
+_TWICE = 2
+_RECENT = datetime.timedelta(days=1)
+_USABLE = "idle,mixed,allocated,completing,reserved"
+
+
+def find_bad_nodes(
+    sessions: Iterable[Session], starts: Sequence[Start], now: datetime.datetime | None = None
+) -> list[str]:
+    """Return the nodes that were lost twice.
+
+    Args:
+        sessions: of the run.
+        starts: of this job and those that it resumes.
+        now: the time, if not this moment.
+    """
+    ended = {(start.job, start.restart) for start in starts if start.code is not None}
+    since = (now or datetime.datetime.now(datetime.timezone.utc)) - _RECENT
+    failures: Counter[str] = Counter()
+    for session in sessions:
+        recent = session.ended is not None and _time(session.ended) >= since
+        if recent and (session.job, session.restart) in ended:
+            failures.update(set(session.lost_hosts))
+    return sorted(node for node, count in failures.items() if count >= _TWICE)
+
+
+def spare_nodes(bad: Sequence[str]) -> list[str]:
+    """Return the bad nodes if the job can do without them, else none; say which.
+
+    The nodes that this job has now fit it; so do others of the same partition with equal
+    processors, memory, GPUs and features.
+    """
+    if not bad:
+        return []
+    nodes = ", ".join(bad)
+    try:
+        alike = _nodes_alike()
+    except ClusterError as error:
+        say_in_log(f"{nodes} failed twice, and is used again all the same: {error}")
+        return []
+    if len(alike - set(bad)) < int(os.environ.get("SLURM_JOB_NUM_NODES") or 1):
+        say_in_log(f"{nodes} failed twice, but there are no other nodes like it")
+        return []
+    say_in_log(f"{nodes} failed twice and is not used again by this job")
+    return list(bad)
+
+
+def _nodes_alike() -> set[str]:
+    """Return the usable nodes that are like one of this job's own.
+
+    Raises:
+        ClusterError: Slurm gives no answer.
+    """
+    partition = os.environ.get("SLURM_JOB_PARTITION", "")
+    words = ["--noheader", "--Node", "--format=%N|%c|%m|%G|%f"]
+    words += [f"--partition={partition}"] if partition else []
+    own = _read(run_client("sinfo", *words, f"--nodes={os.environ.get('SLURM_JOB_NODELIST', '')}"))
+    usable = _read(run_client("sinfo", *words, f"--states={_USABLE}"))
+    kinds = set(own.values())
+    return {node for node, kind in usable.items() if kind in kinds}
+
+
+def _read(lines: str) -> dict[str, str]:
+    rows, _ = split_rows(lines, 2)
+    return {row[0]: row[1] for row in rows}
+
+
+def _time(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)

@@ -1,9 +1,21 @@
-"""Plans become jobs: one, or arrays and the job that follows them, submitted through submitit.
+"""Folders with a ``%`` in their path, under a name that Slurm and submitit take literally.
+
+Both read ``%j`` and the like in a path as a pattern, submitit wherever it stands: the log of a run
+below ``50%j`` would lie in another folder, ``100%a`` is no path at all. The files of such a run's
+jobs are written through a link to their folder.
+
+The lines around a task's ``srun`` that let its job resume, the same in every batch script.
+
+`t2i_hpc.launch` writes them into the script that it submits; the scripts in ``slurm/`` hold them
+word for word, which a test compares. They expect an array ``job``: how to run
+:mod:`t2i_hpc.cluster.slurm.job` for the job's folder.
+
+Plans become jobs: one, or arrays and the job that follows them, submitted through submitit.
 
 An array longer than the cluster allows becomes several, each of which begins when the one before
 has ended: so never more than ``cluster.array_parallelism`` elements run, whatever the number of
 arrays. submitit writes the batch script and starts one small Python a task; the lines around it
-that let a job resume are those of :mod:`t2i_hpc.cluster.slurm.batch_script`.
+that let a job resume are those of :mod:`t2i_hpc.cluster.slurm.submission`.
 """
 
 from __future__ import annotations
@@ -11,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import io
 import shlex
 import sys
@@ -21,23 +34,74 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord, Plan, Work, record_jobs
-from t2i_hpc.cluster.slurm.batch_script import AFTER, BEFORE, BESIDE, job_line
+from t2i_hpc.cluster.jobs import JOBS_FOLDER, JobRecord, Plan, Snapshot, Work, record_jobs
 from t2i_hpc.cluster.slurm.client import has_client
-from t2i_hpc.cluster.slurm.merging import cluster_of
 from t2i_hpc.cluster.slurm.node import Start
 from t2i_hpc.cluster.slurm.options import (
     Options,
+    cluster_of,
     joined,
     outside_of_jobs,
     own_options,
     resource_options,
 )
 from t2i_hpc.cluster.slurm.partitions import longest_array, minutes_of
-from t2i_hpc.cluster.slurm.percent import link_without_percent, without_percent
-from t2i_hpc.cluster.snapshot import Snapshot
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
+
+
+def without_percent(folder: Path) -> Path:
+    """Return an absolute folder, or the link that stands for it where its path has a ``%``."""
+    if "%" not in str(folder):
+        return folder
+    above = next(path for path in folder.parents if "%" not in str(path))
+    return above / f".t2i_hpc-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+
+def link_without_percent(folder: Path) -> None:
+    """Make the link that :func:`without_percent` names, and the folder, if there is to be one.
+
+    Raises:
+        ClusterError: the folder in which it would lie cannot be written.
+    """
+    link = without_percent(folder)
+    if link == folder:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink():
+            return
+        link.symlink_to(folder, target_is_directory=True)
+    except OSError as error:
+        raise ClusterError(
+            f"{folder} has a % in its path, which Slurm takes for a pattern, and {link} cannot be "
+            f"made to stand for it ({error.strerror}): rename the folder"
+        ) from error
+
+
+BEFORE = (
+    "# Slurm's TERM (time limit, preemption) ends this script together with the tasks. srun runs",
+    "# beside the script, so that bash answers it at once: whatever the tasks still do, the job is",
+    "# requeued.",
+    "trap '\"${job[@]}\" TERM || true' TERM",
+    '"${job[@]}" begin || exec "${job[@]}" $?',
+)
+
+BESIDE = " & step=$!"
+
+AFTER = (
+    "while wait $step; code=$?; kill -0 $step 2>/dev/null; do :; done",
+    "# It may have ended while bash answered TERM: then this knows how.",
+    "wait $step 2>/dev/null && code=0 || { late=$?; [ $late = 127 ] || code=$late; }",
+    "trap '' TERM # requeueing the job ends this script, too",
+    'exec "${job[@]}" $code',
+)
+
+
+def job_line(python: str, folder: str) -> str:
+    """Return the line that defines ``job``; both arguments are words of a shell."""
+    return f"job=({python} -m t2i_hpc.cluster.slurm.job {folder})"
+
 
 _STRAGGLER_SECONDS = 300
 

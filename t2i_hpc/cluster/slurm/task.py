@@ -33,7 +33,7 @@ def main(folder: Path, task: str, words: Sequence[str]) -> None:
 
 def _see_to_job(folder: Path) -> None:
     def end(*_: object) -> None:
-        from t2i_hpc.cluster.slurm.afterwards import on_term
+        from t2i_hpc.cluster.slurm.epilogue import on_term
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:

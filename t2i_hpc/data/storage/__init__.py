@@ -7,11 +7,8 @@ in one sentence.
 
 from __future__ import annotations
 
-from t2i_hpc.data.storage.cached import CachedStorage
-from t2i_hpc.data.storage.files import LocalStorage
-from t2i_hpc.data.storage.opening import open_storage, shards_kept
-from t2i_hpc.data.storage.protocol import Storage
-from t2i_hpc.data.storage.ranged import RangedStorage
+from t2i_hpc.data.storage.local import LocalStorage, Storage
+from t2i_hpc.data.storage.remote import CachedStorage, RangedStorage, open_storage, shards_kept
 
 __all__ = [
     "CachedStorage",

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.storage.patience import IncompleteError, Patience
+from t2i_hpc.data.storage.retry import IncompleteError, Patience
 from t2i_hpc.data.storage.urls import NEEDED, scheme_of, shown
 
 BLOCK = 4 << 20  # bytes asked for at once

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.batches import Batch
 from tests.support.data import make_shards
 from tests.support.servers import FileServer, serving
 from tests.support.streams import take

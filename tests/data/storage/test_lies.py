@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.split import Split
 from tests.data.storage.conftest import LONG
 from tests.support.data import make_shards

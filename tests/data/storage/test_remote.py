@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.common.step import Batch
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.batches import Batch
 from tests.support.servers import (
     FileServer,
     Handler,

@@ -11,9 +11,9 @@ import torch
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.share import Share
+from t2i_hpc.data.sampler import Share
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.stream import Stream
+from t2i_hpc.data.training_data import Stream
 from tests.support.data import make_shards
 
 moto = pytest.importorskip("moto.server")

@@ -1,0 +1,1 @@
+"""The command line: overrides, ``--help``, and errors as exit codes."""

@@ -1,0 +1,122 @@
+"""What is written for people: that nobody reads it any more ends no work.
+
+The reader of a pipe may leave (``| head``), a terminal may be closed.
+
+How far a long task is: a bar on a terminal, a line now and then in a log file.
+
+It goes to standard error, so that standard output holds results alone.
+
+Libraries that say more than a person wants to read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+_NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal
+
+
+def say(text: object, stream: TextIO | None = None) -> None:
+    """Print a line on standard output, or on `stream`, at once.
+
+    Raises:
+        OSError: it cannot be written, other than for want of a reader.
+    """
+    stream = stream or sys.stdout
+    if stream is None:  # closed by who started the process
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        if error.errno not in _NO_READER:
+            raise
+        discard(stream)
+
+
+def say_in_log(sentence: str) -> None:
+    """Print a sentence of ours on standard error, which in a job's log others write as well."""
+    say(f"t2i_hpc: {sentence}", sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Let all that is written to `stream`, and what waits in it, go nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show the progress of the block; it is told how many more are done.
+
+    Args:
+        title: what is being done.
+        total: how many there are in all, if known.
+        unit: what is counted, e.g. "images".
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(title, total, unit).advance
+        return
+    with Progress(console=console) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+class _Lines:
+    """Writes one line every few seconds and one at the end."""
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count `count` more."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES and self._done != self._total:
+            return
+        self._last = now
+        of_all = "" if self._total is None else f" of {self._total:,}"
+        speed = self._done / max(now - self._start, 1e-9)
+        left = (self._total or 0) - self._done
+        eta = f", {_shown(left / speed)} left" if left > 0 and speed else ""
+        say(
+            f"{self._title}: {self._done:,}{of_all} {self._unit} "
+            f"({speed:,.1f} {self._unit}/s{eta})",
+            sys.stderr,
+        )
+
+
+def _shown(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' reports to itself: what matters is said by a refusal."""
+    logging = import_module("transformers.utils.logging")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

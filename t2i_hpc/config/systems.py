@@ -1,0 +1,391 @@
+"""Configuration of the systems: the networks, their losses and their optimisers.
+
+Configuration of DF-GAN's CVPR 2022 version.
+
+Configuration of the GANs that draw in stages: AttnGAN, DM-GAN and their hybrids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t2i_hpc.config.fields import section, setting
+
+
+@dataclass
+class SystemConfig:
+    """What every system has."""
+
+    name: str = setting("ssa_gan", "the system's name")
+    resolution: int = setting(
+        256, "side of the generated images", unit="px", choices=(64, 128, 256)
+    )
+    noise_width: int = setting(100, "length of the noise vector", minimum=1)
+
+
+@dataclass
+class BERTConfig:
+    """BERT in the place of the LSTM: a pretrained one, or one of these sizes trained by DAMSM."""
+
+    pretrained: str = setting(
+        "",
+        "model.safetensors of a pretrained BERT, its config.json beside it; data.tokeniser then "
+        "names its tokenizer.json; empty: random weights, and the shards' own vocabulary",
+        file=True,
+    )
+    layers: int = setting(12, "transformer layers of a new one", minimum=1)
+    heads: int = setting(8, "attention heads of a new one; they divide the width", minimum=1)
+    feed_forward: int = setting(3072, "width inside of its layers", minimum=1)
+    dropout: float = setting(0.1, "dropout of a new one", minimum=0.0, maximum=0.95)
+    pooling: str = setting(
+        "mean",
+        "sentence: the mean of a caption's tokens, or its first ([CLS])",
+        choices=("mean", "first"),
+    )
+    first_token: int = setting(101, "a pretrained one's number of [CLS]", minimum=0)
+    last_token: int = setting(102, "a pretrained one's number of [SEP]", minimum=0)
+
+
+@dataclass
+class TextEncoderConfig:
+    """What turns captions into word and sentence features."""
+
+    name: str = setting(
+        "lstm",
+        "lstm: bidirectional, over word embeddings (AttnGAN's DAMSM); bert: needs the extra "
+        "t2i-hpc[transformers]",
+        choices=("lstm", "bert"),
+    )
+    bert: BERTConfig = section(BERTConfig)
+    weights: str = setting("", "safetensors file of pre-trained weights; empty: random", file=True)
+    width: int = setting(256, "length of word and sentence vectors", minimum=2)
+    embedding_width: int = setting(300, "length of word embeddings", minimum=1)
+    dropout: float = setting(
+        0.5, "dropout on word embeddings while it is trained", minimum=0.0, maximum=0.95
+    )
+    training: str = setting(
+        "frozen",
+        "how it learns: frozen; damsm = from real pairs (released code); "
+        "joint = damsm and the generator's gradients too (paper)",
+        choices=("frozen", "damsm", "joint"),
+    )
+    learning_rate: float = setting(4e-5, "Adam's learning rate while it is trained", minimum=0.0)
+    clip: float | None = setting(
+        None,
+        "longest gradient of all its weights while it is trained; empty: any (released code)",
+        minimum=1e-9,
+    )
+
+
+@dataclass
+class ImageEncoderConfig:
+    """Network that gives DAMSM its image regions and image code."""
+
+    name: str = setting("inception_v3", "network", choices=("inception_v3", "efficientnet_lite0"))
+    weights: str = setting(
+        "",
+        "safetensors file of the DAMSM image encoder; empty: ImageNet "
+        "weights of the network where they are at hand",
+        file=True,
+    )
+    align_corners: bool = setting(
+        False,
+        "resize to the network's size with the corners' pixels kept in place "
+        "(DM-GAN; SSA-GAN and DF-GAN: false)",
+    )
+    batch_statistics: bool = setting(
+        False,
+        "normalise by the batch and move the running statistics while encoders are trained "
+        "(released fine-tuning and AttnGAN's pre-training)",
+    )
+
+
+@dataclass
+class DAMSMConfig:
+    """Deep attentional multimodal similarity model (AttnGAN §3.2)."""
+
+    weight: float = setting(
+        0.05, "weight λ of DAMSM in the generator's loss; 0 leaves it out", minimum=0.0
+    )
+    gamma1: float = setting(5.0, "sharpness of the attention over regions", minimum=0.0)
+    gamma2: float = setting(5.0, "sharpness of the sum over words", minimum=1e-6)
+    gamma3: float = setting(10.0, "scale of the scores in the softmax over the batch", minimum=0.0)
+    root: bool = setting(
+        False, "root 1/γ₂ of the sum over words (AttnGAN Eq. 10; released code: false)"
+    )
+    terms: str = setting(
+        "both", "scores to compare pairs by", choices=("both", "words", "sentence")
+    )
+    chunk: int | None = setting(
+        None,
+        "captions compared with the images at a time: less memory, same result; empty: all",
+        unit="captions",
+        minimum=1,
+        identity=False,
+    )
+
+
+@dataclass
+class PretrainedTrunkConfig(ImageEncoderConfig):
+    """The image encoder whose projections are pre-trained, and where its trunk comes from."""
+
+    trunk: str = setting(
+        "imagenet",
+        "weights under the projections, unless image_encoder.weights holds both: imagenet, or "
+        "random (Inception-v3 alone; for trials without any file)",
+        choices=("imagenet", "random"),
+    )
+    imagenet_weights: str = setting(
+        "",
+        "torchvision's Inception-v3 ImageNet weights (.pth or .safetensors); "
+        "efficientnet_lite0 brings its own",
+        file=True,
+    )
+
+
+@dataclass
+class DAMSMPretrainingConfig(SystemConfig):
+    """Pre-training of DAMSM's text and image encoders on real pairs (AttnGAN §3.2)."""
+
+    name: str = setting("damsm", "the system's name")
+    resolution: int = setting(
+        256,
+        "side of the images that the image encoder sees; 299 is Inception-v3's own",
+        unit="px",
+        choices=(64, 128, 256, 299),
+    )
+    learning_rate: float = setting(2e-3, "Adam's learning rate in the first epoch", minimum=0.0)
+    learning_rate_decay: float = setting(
+        0.98, "factor of the learning rate after every epoch", minimum=0.01, maximum=1.0
+    )
+    learning_rate_floor: float = setting(
+        0.1,
+        "share of the first learning rate below which it falls no further",
+        minimum=1e-6,
+        maximum=1.0,
+    )
+    restart_moments: bool = setting(True, "forget Adam's moments after every epoch")
+    epoch_images: int | None = setting(
+        None, "length of an epoch; empty: the training split's samples", unit="images", minimum=1
+    )
+    beta1: float = setting(0.5, "Adam's β₁", minimum=0.0, maximum=0.9999)
+    beta2: float = setting(0.999, "Adam's β₂", minimum=0.0, maximum=0.99999)
+    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
+    image_encoder: PretrainedTrunkConfig = section(PretrainedTrunkConfig)
+    damsm: DAMSMConfig = section(DAMSMConfig)
+
+
+@dataclass
+class OptimiserConfig:
+    """Adam for generator and discriminator."""
+
+    generator_learning_rate: float = setting(1e-4, "Adam's learning rate", minimum=0.0)
+    discriminator_learning_rate: float = setting(4e-4, "Adam's learning rate", minimum=0.0)
+    beta1: float = setting(0.0, "Adam's β₁", minimum=0.0, maximum=0.9999)
+    beta2: float = setting(0.9, "Adam's β₂", minimum=0.0, maximum=0.99999)
+
+
+@dataclass
+class SSAGANConfig(SystemConfig):
+    """Semantic-spatial aware GAN (Hu et al., CVPR 2022)."""
+
+    generator_width: int = setting(64, "channel unit ngf of the generator", minimum=1)
+    discriminator_width: int = setting(64, "channel unit ndf of the discriminator", minimum=1)
+    block: str = setting(
+        "ssacn",
+        "ssacn; affine = without masks and batch norm (first version of DF-GAN, "
+        "SSA-GAN Table 2, ID0)",
+        choices=("ssacn", "affine"),
+    )
+    blocks: int | None = setting(
+        None, "SSACN blocks; empty: one at each size from 4 px to the resolution", minimum=2
+    )
+    masks: int | None = setting(
+        None,
+        "blocks with a semantic mask, counted from the last one backwards; empty: all",
+        minimum=0,
+    )
+    mask_width: int = setting(100, "channels inside the mask predictors", minimum=1)
+    mask_source: str = setting(
+        "code",
+        "what masks are predicted from: code = features before they are enlarged by the nearest "
+        "pixel; paper = features enlarged bilinearly (SSA-GAN §3.2)",
+        choices=("code", "paper"),
+    )
+    modulation: str = setting(
+        "code",
+        "normalised features x by mask m: code = x(1 + m gamma) + m beta; "
+        "paper = m(gamma x + beta) (SSA-GAN Eq. 5)",
+        choices=("code", "paper"),
+    )
+    mismatch: str = setting(
+        "shift",
+        "wrong captions for real images: shift = image i with caption i+1, without the "
+        "last (released code, which sorts a batch by the captions' lengths before); roll = cyclic "
+        "over the global batch",
+        choices=("shift", "roll"),
+    )
+    discriminator_schedule: str = setting(
+        "two_steps",
+        "two_steps = hinge loss, then the penalty at the discriminator just updated (released "
+        "code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later code)",
+        choices=("two_steps", "merged"),
+    )
+    average_images: float = setting(
+        0.0,
+        "half-life of the running average of the generator's weights, which then draws; 0: none "
+        "(as the papers)",
+        unit="images",
+        minimum=0.0,
+    )
+    average_ramp: bool = setting(
+        True,
+        "begin with a shorter half-life, half the images seen, so that the average forgets the "
+        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
+    )
+    penalty_weight: float = setting(
+        2.0, "weight of the matching-aware gradient penalty", minimum=0.0
+    )
+    penalty_power: float = setting(6.0, "power of the gradient's norm", minimum=2.0)
+    penalty_norm: str = setting(
+        "concatenated",
+        "norm of the gradients by image and sentence: concatenated (released code), or the sum "
+        "of both norms (SSA-GAN Eq. 6)",
+        choices=("concatenated", "sum"),
+    )
+    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
+    image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
+    damsm: DAMSMConfig = section(DAMSMConfig)
+    optimiser: OptimiserConfig = section(OptimiserConfig)
+
+
+@dataclass
+class DFGANConfig(SystemConfig):
+    """DF-GAN as of CVPR 2022 (Tao et al.); its first version is ssa_gan with block=affine."""
+
+    name: str = setting("df_gan", "the system's name")
+    generator_width: int = setting(32, "channel unit nf of the generator", minimum=1)
+    discriminator_width: int = setting(32, "channel unit nf of the discriminator", minimum=1)
+    mismatch: str = setting(
+        "roll",
+        "wrong captions for real images: roll = image i with caption i+1, cyclic over the "
+        "global batch (released code, which rolls the images); shift = without the last",
+        choices=("roll", "shift"),
+    )
+    truncation: float = setting(
+        0.88,
+        "scale of the noise, cut at two standard deviations, that pictures are drawn from "
+        "(released code); 0: the noise as it is",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    average_images: float = setting(
+        0.0,
+        "half-life of the running average of the generator's weights, which then draws; 0: none "
+        "(as the paper)",
+        unit="images",
+        minimum=0.0,
+    )
+    average_ramp: bool = setting(
+        True,
+        "begin with a shorter half-life, half the images seen, so that the average forgets the "
+        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
+    )
+    penalty_weight: float = setting(
+        2.0, "weight of the matching-aware gradient penalty", minimum=0.0
+    )
+    penalty_power: float = setting(6.0, "power of the gradient's norm", minimum=2.0)
+    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
+    optimiser: OptimiserConfig = section(OptimiserConfig)
+
+
+@dataclass
+class StagedDAMSMConfig(DAMSMConfig):
+    """DAMSM as AttnGAN and DM-GAN use it."""
+
+    weight: float = setting(
+        5.0, "weight λ of DAMSM in the generator's loss; 0 leaves it out", minimum=0.0
+    )
+    gamma1: float = setting(4.0, "sharpness of the attention over regions", minimum=0.0)
+
+
+@dataclass
+class StagedOptimiserConfig(OptimiserConfig):
+    """Adam as AttnGAN and DM-GAN use it."""
+
+    generator_learning_rate: float = setting(2e-4, "Adam's learning rate", minimum=0.0)
+    discriminator_learning_rate: float = setting(2e-4, "Adam's learning rate", minimum=0.0)
+    beta1: float = setting(0.5, "Adam's β₁", minimum=0.0, maximum=0.9999)
+    beta2: float = setting(0.999, "Adam's β₂", minimum=0.0, maximum=0.99999)
+
+
+@dataclass
+class StagedGANConfig(SystemConfig):
+    """GANs that draw in stages: AttnGAN, DM-GAN and their hybrids."""
+
+    name: str = setting(
+        "attn_gan",
+        "the system's name",
+        choices=("attn_gan", "dm_gan", "attndm_gan", "dmattn_gan"),
+    )
+    stages: list[str] = setting(
+        ["initial", "attention", "attention"],
+        "stages of the generator, first to last; the last draws at the resolution, each before it "
+        "at half of the next: initial, then attention (AttnGAN) or memory (DM-GAN)",
+        choices=("initial", "attention", "memory"),
+    )
+    generator_width: int = setting(32, "channel unit ngf of the generator", minimum=1)
+    discriminator_width: int = setting(64, "channel unit ndf of the discriminators", minimum=1)
+    condition_width: int = setting(
+        100, "length of the condition that is drawn for a sentence", minimum=1
+    )
+    residuals: int = setting(2, "residual blocks of each stage but the first", minimum=0, maximum=8)
+    pictures: str = setting(
+        "every",
+        "stages that draw an image and have a discriminator: every, or the last alone (AttnDCGAN)",
+        choices=("every", "last"),
+    )
+    discriminator_norm: str = setting(
+        "batch",
+        "batch = batch norm (AttnGAN); spectral = spectrally normalised convolutions (DM-GAN)",
+        choices=("batch", "spectral"),
+    )
+    unconditional: bool = setting(
+        True, "discriminators judge images without their sentence too (AttnDCGAN: false)"
+    )
+    mismatch: str = setting(
+        "shift",
+        "wrong captions for real images: shift = image i with caption i+1, without the "
+        "last (released code, which sorts a batch by the captions' lengths before); roll = cyclic "
+        "over the global batch",
+        choices=("shift", "roll"),
+    )
+    reference_mask: bool = setting(
+        False,
+        "hide padding from the attention in the released code's wrong order, which published "
+        "weights were trained with; a picture then depends on those it is drawn with",
+    )
+    sample_condition: bool = setting(
+        True,
+        "draw the sentence's condition in evaluation too, from the noise (released code); false: "
+        "take its mean",
+    )
+    divergence_weight: float = setting(
+        1.0, "weight of the condition's divergence from the normal distribution", minimum=0.0
+    )
+    average_images: float = setting(
+        0.0,
+        "half-life of the running average of the generator's weights, which then draws; 0: none; "
+        "693 steps are the released decay of 0.999 a step",
+        unit="images",
+        minimum=0.0,
+    )
+    average_ramp: bool = setting(
+        True,
+        "begin with a shorter half-life, half the images seen, so that the average forgets the "
+        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
+    )
+    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
+    image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
+    damsm: StagedDAMSMConfig = section(StagedDAMSMConfig)
+    optimiser: StagedOptimiserConfig = section(StagedOptimiserConfig)

@@ -1,0 +1,242 @@
+"""From shards that are done to a split: tables, manifest, words, and the name it is known by.
+
+Everything here can be repeated after an interruption; the renaming of the folder is last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import fsync_folder, write_text
+from t2i_hpc.data.build.shard import Note, Rejection, note_of, rows_of
+from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR
+from t2i_hpc.data.build.workspace import Build, Part, Workspace
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.format.index import INDEX, SHARDS, Index, Shard, save_tables, shard_name
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+
+REJECTED = "rejected.jsonl"
+_MOST_NAMED = 8  # parts
+
+
+@dataclass(frozen=True)
+class Built:
+    """A split that is there.
+
+    Attributes:
+        manifest: what it holds.
+        kinds: how many samples were left out, by the kind of reason.
+        small: images below the size asked for, which are kept as they are.
+        words: size of the folder's vocabulary.
+        tars: number of tars of the source, 0 where it has none.
+        remarks: what else the user should know.
+    """
+
+    manifest: Manifest
+    kinds: Counter[str]
+    small: int
+    words: int
+    tars: int = 0
+    remarks: Sequence[str] = ()
+
+    @property
+    def rejected(self) -> int:
+        """Number of samples that were left out."""
+        return self.kinds.total()
+
+    def __str__(self) -> str:
+        manifest = self.manifest
+        parts = [
+            f"{manifest.sample_count:,} samples in {manifest.shard_count:,} shards, "
+            f"{manifest.bytes:,} bytes",
+            f"vocabulary of {self.words:,} words",
+        ]
+        if self.tars:
+            parts.insert(1, f"from {self.tars:,} tars")
+        if self.small:
+            size = f"size={manifest.size} px"
+            parts.append(f"{self.small:,} images are smaller than {size} and kept as they are")
+        parts += self.remarks
+        if self.rejected:
+            listed = manifest.folder / REJECTED
+            parts.append(f"{self.rejected:,} rejected ({summed_up(self.kinds)}), see {listed}")
+        return f"{manifest.folder}: {'; '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A shard that is done: its number in the source, its number in the split, its note."""
+
+    source: int
+    number: int
+    note: Note
+
+
+def finish(workspace: Workspace, build: Build) -> Built:
+    """Make the split of shards that are all done.
+
+    A shard whose samples are all rejected is left out and the next ones move up, so that the
+    numbers of shards have no gap.
+
+    Raises:
+        DataError: shards are missing, too many images were rejected, or the folder's
+            vocabulary has other words.
+    """
+    notes = _notes(workspace, build)
+    rejected = [one for note in notes for one in note.rejected]
+    refuse_rejected(workspace, build, rejected)
+    filled = [(source, note) for source, note in enumerate(notes) if note.count]
+    if not filled:
+        raise DataError(f"none of the {build.samples:,} samples can be used: {_first(rejected)}")
+    made = [_Made(source, number, note) for number, (source, note) in enumerate(filled)]
+    words = _publish_words(workspace)
+    _write(workspace, build, made, rejected)
+    _move_up(workspace, made)
+    _clear(workspace, made, rejected)
+    fsync_folder(workspace.split)
+    workspace.split.rename(workspace.target)
+    fsync_folder(workspace.target.parent)
+    shutil.rmtree(workspace.folder, ignore_errors=True)
+    small = sum(note.small for note in notes)
+    kinds = Counter(one["kind"] for one in rejected)
+    manifest = Manifest.load(workspace.target)
+    return Built(manifest, kinds, small, words, build.tars, build.remarks)
+
+
+def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejection]) -> None:
+    """Refuse too many rejected samples, after listing them in the hidden folder.
+
+    Raises:
+        DataError: there are more samples, or damaged tars, than the build allows; sums them up
+            by reason and gives the first.
+    """
+    workspace.rejected.unlink(missing_ok=True)
+    tars = sum(one["kind"] == DAMAGED_TAR for one in rejected)
+    many = f"{len(rejected):,} of {build.samples:,} samples were", build.allowed
+    if len(rejected) <= build.allowed:
+        if tars <= build.allowed_tars:
+            return
+        many = f"{tars:,} of {build.tars:,} tars are damaged and were", build.allowed_tars
+    write_text(workspace.rejected, _lines(rejected))
+    kinds = Counter(one["kind"] for one in rejected)
+    raise DataError(
+        f"{many[0]} rejected, more than the {many[1]:,} of max_rejected={build.max_rejected:g} "
+        f"({summed_up(kinds)}): see {workspace.rejected}; finished shards are kept. The first: "
+        f"{_first(rejected)}"
+    )
+
+
+def summed_up(kinds: Counter[str]) -> str:
+    """Return how many samples were left out for which kind of reason, the most frequent first."""
+    return ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common())
+
+
+def _first(rejected: Sequence[Rejection]) -> str:
+    return rejected[0]["reason"] if rejected else "there are none"
+
+
+def _lines(rejected: Sequence[Rejection]) -> str:
+    return "".join(json.dumps(one, sort_keys=True, ensure_ascii=False) + "\n" for one in rejected)
+
+
+def _notes(workspace: Workspace, build: Build) -> list[Note]:
+    found = [note_of(workspace, shard, identity) for shard, identity in enumerate(build.identities)]
+    missing = [shard for shard, note in enumerate(found) if note is None]
+    if not missing:
+        return [note for note in found if note is not None]
+    count = workspace.parts()
+    parts = [Part(number, count) for number in range(1, count + 1)]
+    open_parts = [
+        f"part={part}" for part in parts if set(part.of(len(found))).intersection(missing)
+    ]
+    named = ", ".join(open_parts[:_MOST_NAMED]) + (", …" if open_parts[_MOST_NAMED:] else "")
+    raise DataError(
+        f"{len(missing):,} of the {len(found):,} shards of {workspace.target} are not made, the "
+        f"first is {shard_name(missing[0])}: build "
+        + (f"{named} of it" if count > 1 else "it again without part=")
+    )
+
+
+def _publish_words(workspace: Workspace) -> int:
+    """Give the folder of splits its vocabulary, if it has none; return its number of words."""
+    words = Vocabulary.load(workspace.vocabulary)
+    place = workspace.target.parent / VOCABULARY
+    if not place.exists():
+        copy = workspace.folder / "published.json"  # a kill leaves nothing beside the splits
+        words.save(copy)
+        copy.replace(place)
+    elif Vocabulary.load(place).sha256 != words.sha256:
+        raise DataError(
+            f"{place} has other words than {workspace.vocabulary}: splits of one folder share "
+            "one vocabulary, so build again to use that of the folder, or move it away"
+        )
+    return words.size
+
+
+def _move_up(workspace: Workspace, made: Sequence[_Made]) -> None:
+    """Close the gaps of empty shards.
+
+    A moved shard counts as not done any more, in case that this is interrupted: its number may
+    then be that of another tar.
+    """
+    moved = [one for one in made if one.number != one.source]
+    for one in moved:
+        workspace.note(one.source).unlink(missing_ok=True)
+    fsync_folder(workspace.folder)
+    for one in moved:
+        workspace.tar(one.source).replace(workspace.tar(one.number))
+
+
+def _write(
+    workspace: Workspace, build: Build, made: Sequence[_Made], rejected: Sequence[Rejection]
+) -> None:
+    shards = [_shard(one) for one in made]
+    formats = Counter[str]()
+    for one in made:
+        formats.update(one.note.formats)
+    Manifest(
+        folder=workspace.split,
+        name=build.name,
+        split=build.split,
+        size=build.size or max(one.note.largest for one in made),
+        smallest=min(one.note.smallest for one in made),
+        image_format=max(sorted(formats), key=formats.__getitem__),
+        sample_count=sum(shard.count for shard in shards),
+        shard_count=len(shards),
+        bytes=sum(shard.bytes for shard in shards),
+        shards_sha256=save_tables(workspace.split, shards, _rows(workspace, made)),
+        storing=build.storing,
+        vocabulary=Vocabulary.load(workspace.vocabulary).sha256,
+    ).save()
+    if rejected:
+        write_text(workspace.split / REJECTED, _lines(rejected))
+
+
+def _shard(one: _Made) -> Shard:
+    note = one.note
+    return Shard(one.number, note.count, note.bytes, note.sha256, note.rows_sha256)
+
+
+def _clear(workspace: Workspace, made: Sequence[_Made], rejected: Sequence[Rejection]) -> None:
+    """Remove what earlier tries with other settings have left."""
+    expected = {shard_name(one.number) for one in made} | {MANIFEST, INDEX, SHARDS}
+    expected |= {REJECTED} if rejected else set()
+    for path in workspace.split.iterdir():
+        if path.name not in expected:
+            path.unlink()
+
+
+def _rows(workspace: Workspace, made: Sequence[_Made]) -> Iterator[Index]:
+    for one in made:
+        rows = rows_of(workspace, one.source, one.note)
+        if rows is None:
+            raise DataError(
+                f"{workspace.rows(one.source)} has changed: delete {workspace.folder} and build "
+                "the split again"
+            )
+        yield rows

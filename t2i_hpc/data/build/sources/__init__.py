@@ -1,0 +1,22 @@
+"""Layouts of data sets that shards are made of: one function each, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.build.sources.cub import read_cub
+from t2i_hpc.data.build.sources.folder import read_coco, read_folder
+from t2i_hpc.data.build.sources.pickles import read_pickles
+from t2i_hpc.data.build.sources.sample import SourceData, SourceSample
+from t2i_hpc.data.build.sources.webdataset_tars import read_foreign
+
+SOURCES: dict[str, Callable[[ShardsConfig], SourceData]] = {
+    "coco": read_coco,
+    "cub": read_cub,
+    "folder": read_folder,
+    "index": read_foreign,
+    "pickles": read_pickles,
+}
+
+__all__ = ["SOURCES", "SourceData", "SourceSample"]

@@ -1,0 +1,382 @@
+"""Building splits: the whole at once, part by part on several nodes, and merging the parts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.build.conversion import LOSSLESS, is_verbatim, storing
+from t2i_hpc.data.build.finish import Built, finish, refuse_rejected, summed_up
+from t2i_hpc.data.build.shard import Note, Task, TooManyRejected, identities, note_of, rejection
+from t2i_hpc.data.build.sources import SOURCES, SourceData, SourceSample
+from t2i_hpc.data.build.sources.sample import Unfit
+from t2i_hpc.data.build.workers import Limit, make_shards
+from t2i_hpc.data.build.workspace import (
+    Build,
+    Part,
+    Workspace,
+    allowed_of,
+    check_space,
+    disk_errors,
+    locked,
+)
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.vocabulary import choose_vocabulary
+
+_NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
+
+
+HELD_OUT = "test"
+_HASHED = 1 << 64
+_LOSSY = ("jpeg", "webp")
+_SCALED = (*_LOSSY, LOSSLESS)
+
+
+def write_shards(config: ShardsConfig) -> Manifest:
+    """Build one split of shards, and the vocabulary where there is none yet.
+
+    Args:
+        config: what to read, where to write, and how images are stored; its part is not looked at.
+
+    Raises:
+        DataError: the source does not fit together, too many samples cannot be used, the disk
+            is full, or the split is there already or being built.
+    """
+    return build_split(config).manifest
+
+
+def build_split(config: ShardsConfig) -> Built:
+    """Build one split like :func:`write_shards`; also say what was left out."""
+    return build_splits(config)[0]
+
+
+def build_splits(config: ShardsConfig) -> list[Built]:
+    """Build the split of a configuration, and the one that is held out of it, if one is.
+
+    Raises:
+        DataError: as :func:`write_shards` does.
+    """
+    jobs = _jobs(config)
+    with ExitStack() as locks:
+        for job in jobs:
+            locks.enter_context(locked(job.workspace.lock, _busy(job.workspace.target)))
+        locks.enter_context(_words_settled(jobs[0].workspace))
+        for job in jobs:
+            _refuse_existing(job.workspace.target)
+        _make(jobs, Part())
+        return [_finish(job.workspace, None) for job in jobs]
+
+
+def build_part(config: ShardsConfig) -> range:
+    """Make the shards of ``config.part``; other nodes may make other parts at the same time.
+
+    Returns:
+        The shards of the part.
+
+    Raises:
+        DataError: as :func:`write_shards` does.
+    """
+    return build_parts(config)[0]
+
+
+def build_parts(config: ShardsConfig) -> list[range]:
+    """Make the part of a split, and of the one that is held out of it, if one is."""
+    part, jobs = Part.parse(config.part), _jobs(config)
+    with ExitStack() as locks:
+        for job in jobs:
+            locks.enter_context(_beside_others(job.workspace, part))
+        return _make(jobs, part)
+
+
+def check_source(config: ShardsConfig) -> None:
+    """Refuse a build that could not end well, without writing anything.
+
+    Raises:
+        DataError: the source cannot be read, or too many of its samples cannot be used.
+    """
+    _check_settings(config)
+    samples = SOURCES[config.source](config).samples
+    unfit = [sample.unfit for sample in samples if sample.unfit is not None]
+    allowed = allowed_of(config.max_rejected, len(samples))
+    if len(unfit) > allowed:
+        kinds = summed_up(Counter(one.kind for one in unfit))
+        raise DataError(
+            f"{len(unfit):,} of {len(samples):,} samples cannot be used, more than the "
+            f"{allowed:,} of max_rejected={config.max_rejected:g} ({kinds}). The first: "
+            f"{unfit[0].reason}"
+        )
+
+
+def merge_split(target: Path, max_rejected: float | None = None) -> Built:
+    """Make a split of its parts, all of which were made; the source is not needed.
+
+    Args:
+        target: folder of the split that is to appear.
+        max_rejected: fraction of the samples that may be rejected; None: as in the parts.
+
+    Raises:
+        DataError: parts are missing, or being made; too many samples were rejected.
+    """
+    workspace = Workspace(target)
+    if (target / MANIFEST).exists():
+        raise DataError(f"{target} is merged already: verify reads it again")
+    if not workspace.folder.is_dir():
+        raise DataError(
+            f"{target} has no parts to merge: name the split, e.g. shards/mine/train, whose parts "
+            "were built with part="
+        )
+    _refuse_existing(target)
+    making = f"parts of {target} are being made: wait until they have ended"
+    with locked(workspace.lock, making), _words_settled(workspace):
+        return _finish(workspace, max_rejected)
+
+
+def splits_to_merge(folder: Path) -> list[Path]:
+    """Return the splits of which parts were made: the folder itself, or those in it."""
+    found = sorted(folder.glob(".*.partial"))
+    names = (path.name[1:].removesuffix(".partial") for path in found)
+    return [folder / name for name in names] or [folder]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A split that is to be made of a source.
+
+    Attributes:
+        config: what is made; its split is that of the source, for the held-out split as well.
+        workspace: where.
+        held_out: whether it is the part of the source that is held out; None: nothing is.
+    """
+
+    config: ShardsConfig
+    workspace: Workspace
+    held_out: bool | None
+
+    def samples(self, source: SourceData) -> list[SourceSample]:
+        """Return the samples of this split.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = list(source.samples)
+        if self.held_out is not None:
+            limit = int(self.config.test_fraction * _HASHED)
+            found = [one for one in found if (_hash(one.key) < limit) == self.held_out]
+        if not any(one.unfit is None for one in found) and self.held_out is not None:
+            raise DataError(
+                f"test_fraction={self.config.test_fraction:g} of {len(source.samples):,} samples "
+                f"leaves none for {self.workspace.target.name}: take another fraction"
+            )
+        return found[: self.config.limit]
+
+
+def _hash(key: str) -> int:
+    """Return 64 bits that follow from a sample's key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogateescape")).digest()[:8], "big")
+
+
+def _jobs(config: ShardsConfig) -> list[_Job]:
+    _check_settings(config)
+    if not config.test_fraction:
+        return [_Job(config, _workspace(config), None)]
+    if config.split == HELD_OUT:
+        raise DataError(
+            f"test_fraction= holds out the split {HELD_OUT}: name the other one, split=train"
+        )
+    workspace = _workspace(config)
+    held_out = _workspace(replace(config, split=HELD_OUT))
+    return [_Job(config, workspace, False), _Job(config, held_out, True)]
+
+
+def _check_settings(config: ShardsConfig) -> None:
+    """Refuse settings that the source or the format would pass over.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    default = ShardsConfig()
+    for key, formats in (("size", _SCALED), ("quality", _LOSSY)):
+        value = getattr(config, key)
+        if config.format not in formats and value != getattr(default, key):
+            raise DataError(
+                f"{key}={value} has no meaning with format={config.format}: leave it out, or take "
+                f"{' or '.join(f'format={form}' for form in formats)}"
+            )
+    tars, plain = ("index",), ("coco", "folder", "index")
+    for key, value, sources in (
+        ("image_member", config.image_member, tars),
+        ("caption_member", config.caption_member, tars),
+        ("caption_key", config.caption_key, plain),
+        ("test_fraction", config.test_fraction, plain),
+    ):
+        if value and config.source not in sources:
+            raise DataError(
+                f"{key}={value} does not belong to source={config.source}, but to "
+                f"{' and '.join(f'source={source}' for source in sources)}: leave it out"
+            )
+
+
+def _workspace(config: ShardsConfig) -> Workspace:
+    """Return where the split is made; the folder of splits is made if there is none."""
+    if not config.output:
+        raise DataError("output= is missing: name the folder to write, e.g. shards/mine")
+    if _NO_FOLDER_NAME.search(config.split) or not config.split:
+        raise DataError(f"split={config.split} is no folder name: use letters, digits, - and _")
+    target = Path(config.output) / config.split
+    _refuse_existing(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder output={config.output}: {error}") from error
+    return Workspace(target)
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise DataError(f"{target} is there already: delete that folder to build it again")
+
+
+def _busy(target: Path) -> str:
+    return f"{target} is being built already: wait until that has ended"
+
+
+@contextmanager
+def _words_settled(workspace: Workspace) -> Iterator[None]:
+    """Let splits of one folder be built one after the other until it has a vocabulary.
+
+    The first gives the folder its words, which the others must know before they begin.
+    """
+    place = workspace.target.parent / VOCABULARY
+    told = (
+        f"waiting: another build is writing into {place.parent}, and its splits share the "
+        "vocabulary of the first; to build at the same time, write it before (shards vocabulary)"
+    )
+    with locked(workspace.output_lock, told, shared=place.exists(), wait=True):
+        yield
+
+
+@contextmanager
+def _beside_others(workspace: Workspace, part: Part) -> Iterator[None]:
+    """Keep whole builds, merges and the same part away, but no other part."""
+    with disk_errors(workspace.folder):
+        workspace.folder.mkdir(exist_ok=True)
+    output = workspace.target.parent
+    waiting = f"waiting: another build is choosing the vocabulary of {output}"
+    making = f"part {part} of {workspace.target} is being made already: wait for it"
+    with (
+        locked(workspace.lock, _busy(workspace.target), shared=True),
+        locked(workspace.output_lock, waiting, shared=True, wait=True),
+        locked(workspace.lock_of(part), making, keep=True),
+    ):
+        _refuse_existing(workspace.target)
+        yield
+
+
+def _make(jobs: Sequence[_Job], part: Part) -> list[range]:
+    """Make the shards of a part that are not done yet; return all shards of the part."""
+    config = jobs[0].config
+    source = SOURCES[config.source](config)
+    choice = choose_vocabulary(config, source.samples)
+    tasks = [_task(job, source, choice.remarks) for job in jobs]
+    for task in tasks:
+        _refuse_unfit(task)
+    return [_make_part(task, part, choice.vocabulary) for task in tasks]
+
+
+def _make_part(task: Task, part: Part, vocabulary: Vocabulary) -> range:
+    shards = part.of(len(task.build.identities))
+    done = {shard: note for shard in shards if (note := _done(task, shard)) is not None}
+    open_shards = [shard for shard in shards if shard not in done]
+    _say_how_it_begins(task, shards, done)
+    remaining = [task.samples[number] for shard in open_shards for number in task.numbers(shard)]
+    workspace = task.workspace
+    check_space(workspace.target.parent, remaining, task.config)
+    with disk_errors(workspace.folder):
+        workspace.split.mkdir(parents=True, exist_ok=True)
+        vocabulary.save(workspace.vocabulary)
+        task.build.save(workspace)
+    try:
+        limit = Limit(task.build.allowed)
+        limit.add(sum(len(note.rejected) for note in done.values()))
+        make_shards(task, open_shards, limit)
+    except TooManyRejected as stop:
+        _refuse_all_rejected(task, stop)
+    return shards
+
+
+def _refuse_unfit(task: Task) -> None:
+    """Refuse a source with too many samples that cannot be used, before any image is converted."""
+    unfit = [
+        rejection(sample, sample.unfit.kind, sample.unfit.reason)
+        for sample in task.samples
+        if sample.unfit is not None
+    ]
+    if unfit:
+        with disk_errors(task.workspace.folder):
+            task.workspace.folder.mkdir(exist_ok=True)
+            refuse_rejected(task.workspace, task.build, unfit)
+
+
+def _printable(sample: SourceSample) -> SourceSample:
+    """Reject a sample whose name no JSON file or terminal can show as it is."""
+    if sample.key.isprintable():
+        return sample
+    shown = ascii(sample.key)[1:-1]
+    reason = f"{shown!r} is a name with unprintable characters: rename it"
+    return replace(sample, key=shown, unfit=Unfit("unprintable name", reason))
+
+
+def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
+    config, samples = job.config, [_printable(sample) for sample in job.samples(source)]
+    build = Build(
+        name=config.name or config.source,
+        split=job.workspace.target.name,
+        size=0 if is_verbatim(config) else config.size,
+        samples=len(samples),
+        max_rejected=config.max_rejected,
+        identities=identities(samples, config),
+        tars=source.tars,
+        remarks=[*source.remarks, *remarks],
+        storing=storing(config),
+    )
+    return Task(config, samples, build, job.workspace)
+
+
+def _done(task: Task, shard: int) -> Note | None:
+    return note_of(task.workspace, shard, task.build.identities[shard])
+
+
+def _say_how_it_begins(task: Task, shards: range, done: dict[int, Note]) -> None:
+    before = Build.load(task.workspace)
+    if done:
+        sys.stderr.write(f"resuming: {len(done):,} of {len(shards):,} shards are done\n")
+    elif before is not None and before.identities != task.build.identities:
+        sys.stderr.write(
+            f"starting anew: {task.workspace.folder} is of other settings or another source\n"
+        )
+
+
+def _refuse_all_rejected(task: Task, stop: TooManyRejected) -> None:
+    """List the rejected images of all shards that are done, and of that which is not."""
+    notes = (_done(task, shard) for shard in range(len(task.build.identities)))
+    rejected = [one for note in notes if note is not None for one in note.rejected]
+    refuse_rejected(task.workspace, task.build, rejected + stop.rejected)
+
+
+def _finish(workspace: Workspace, max_rejected: float | None) -> Built:
+    build = Build.load(workspace)
+    if build is None:
+        raise DataError(f"{workspace.folder} holds no build: delete it and build the split again")
+    if max_rejected is not None:
+        build = replace(build, max_rejected=max_rejected)
+    with disk_errors(workspace.folder):
+        return finish(workspace, build)

@@ -1,0 +1,185 @@
+"""Making shards in several processes, each of which takes every n-th of them.
+
+Shards are equally large, so nothing is handed out while they work, and no lock is shared that
+a killed process could take with it: a process says what it has done through a pipe of its own,
+whose end is also the news of its death, and counts images in a place of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import c_uint64
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from multiprocessing.context import ForkProcess
+
+import numpy as np
+import numpy.typing as npt
+
+from t2i_hpc.common.errors import DataError, UserError
+from t2i_hpc.common.terminal import progress
+from t2i_hpc.data.build.shard import Rejection, Task, TooManyRejected
+from t2i_hpc.data.format.tars import tar_writer
+
+_MOST_BY_DEFAULT = 8
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_TO_END = 5.0
+_FORK = get_context("fork")  # the samples are shared, not copied to each process
+
+
+@dataclass
+class Limit:
+    """Counts rejected images over all shards."""
+
+    allowed: int
+    found: int = 0
+
+    def add(self, count: int) -> None:
+        """Count the rejected images of a shard that is done.
+
+        Raises:
+            TooManyRejected: these were too many.
+        """
+        self.found += count
+        if self.found > self.allowed:
+            raise TooManyRejected
+
+
+@dataclass(frozen=True)
+class _News:
+    """What a worker says: a shard is done, or why it cannot go on."""
+
+    rejected: int = 0
+    error: str = ""
+    too_many: list[Rejection] = field(default_factory=list)
+
+
+def make_shards(task: Task, shards: Sequence[int], limit: Limit) -> None:
+    """Make some shards of a task, showing how many images are done.
+
+    Raises:
+        DataError: a file cannot be read, the disk is full, or a worker was killed.
+        TooManyRejected: more images than allowed cannot be used.
+    """
+    title = f"{task.config.source}/{task.config.split}"
+    if shards:
+        tar_writer()  # imported here once, not in each process
+    total = sum(len(task.numbers(shard)) for shard in shards)
+    workers = min(_workers(task.config.workers), len(shards))
+    if workers <= 1:
+        with progress(title, total, "images") as advance:
+            for shard in shards:
+                limit.add(len(task.make(shard, advance).rejected))
+        return
+    # Threads and fork do not go together, so the processes come before the bar.
+    with _team(task, shards, workers) as team, progress(title, total, "images") as advance:
+        team.watch(limit, advance)
+
+
+def _workers(wanted: int | None) -> int:
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, _MOST_BY_DEFAULT) if wanted is None else wanted
+
+
+@dataclass
+class _Team:
+    """The processes with the pipes that they speak into and their counts of images."""
+
+    processes: dict[connection.Connection, ForkProcess]
+    counts: npt.NDArray[np.uint64]
+    shown: int = 0
+
+    def watch(self, limit: Limit, advance: Callable[[int], None]) -> None:
+        """Wait until all have ended well."""
+        speaking = list(self.processes)
+        while speaking:
+            connection.wait(speaking, _SECONDS_BETWEEN_LOOKS)
+            for pipe in [pipe for pipe in speaking if pipe.poll()]:
+                if not self._hear(pipe, limit):
+                    speaking.remove(pipe)
+            done = int(self.counts.sum())
+            if done > self.shown:
+                advance(done - self.shown)
+            self.shown = done
+
+    def _hear(self, pipe: connection.Connection, limit: Limit) -> bool:
+        """Take one piece of news; return whether there will be more."""
+        try:
+            news: _News = pipe.recv()
+        except (EOFError, OSError):  # the process has ended, or within a word
+            self.processes[pipe].join()
+            _refuse_dead(self.processes[pipe].exitcode or 0)
+            return False
+        if news.too_many:
+            raise TooManyRejected(news.too_many)
+        if news.error:
+            raise DataError(news.error)
+        limit.add(news.rejected)
+        return True
+
+    def end(self) -> None:
+        """End the processes that are still at work."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.join(_SECONDS_TO_END)
+            process.kill()
+            process.join(_SECONDS_TO_END)
+
+
+def _refuse_dead(code: int) -> None:
+    if code < 0:
+        raise DataError(
+            f"a worker process was killed ({signal.Signals(-code).name}), perhaps for want of "
+            "memory: run the command again, with fewer workers=; finished shards are kept"
+        )
+    if code:
+        raise RuntimeError("a worker process failed; its traceback stands above")
+
+
+@contextmanager
+def _team(task: Task, shards: Sequence[int], workers: int) -> Iterator[_Team]:
+    shared = _FORK.RawArray(c_uint64, workers)
+    counts = np.frombuffer(memoryview(shared).cast("B"), dtype=np.uint64)
+    team = _Team({}, counts)
+    try:
+        for place in range(workers):
+            mine, its = _FORK.Pipe(duplex=False)
+            words = (task, shards[place::workers], its, counts[place : place + 1], os.getpid())
+            process = _FORK.Process(target=_work, args=words, daemon=True)
+            process.start()
+            its.close()  # else its end would not be heard
+            team.processes[mine] = process
+        yield team
+    finally:
+        team.end()
+
+
+def _work(
+    task: Task,
+    shards: Sequence[int],
+    pipe: connection.Connection,
+    count: npt.NDArray[np.uint64],
+    parent: int,
+) -> None:
+    """Make shards in a process of its own; Ctrl-C is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def advance(images: int) -> None:
+        count[0] += np.uint64(images)
+        if os.getppid() != parent:
+            os._exit(1)  # nobody listens any more
+
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            for shard in shards:
+                pipe.send(_News(len(task.make(shard, advance).rejected)))
+        except TooManyRejected as stop:
+            pipe.send(_News(too_many=stop.rejected))
+        except UserError as error:
+            pipe.send(_News(error=str(error)))

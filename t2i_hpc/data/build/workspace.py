@@ -1,0 +1,322 @@
+"""Will it fit on the disk? Asked before the work, since the answer after hours is of no use.
+
+The hidden folder in which a split is made, what lies in it, and who may write there.
+
+Locks die with their processes. Where a file system has none (some network file systems), two
+builds at once only do the same work twice: every file appears whole, under its final name, and
+with the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import write_json
+from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.build.conversion import Rejected, convert, is_verbatim
+from t2i_hpc.data.build.sources import SourceSample
+from t2i_hpc.data.format.index import shard_name
+from t2i_hpc.data.format.manifest import VOCABULARY, Storing
+
+_TRIED = 8  # images
+_RESERVE = 1.1
+_AROUND = 2048  # bytes: two headers, two paddings, the description without captions, the index
+
+
+def check_space(folder: Path, samples: Sequence[SourceSample], config: ShardsConfig) -> None:
+    """Refuse to begin what will not fit.
+
+    Args:
+        folder: an existing folder on the disk to write to.
+        samples: those that are still to be stored.
+        config: how they are stored.
+
+    Raises:
+        DataError: an estimate with a tenth in reserve is larger than the free space.
+    """
+    needed = int(_RESERVE * _estimate(samples, config))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{len(samples):,} images need about {needed:,} bytes, but the disk of {folder} has "
+            f"{free:,} free: make room or name another output="
+        )
+
+
+def _estimate(samples: Sequence[SourceSample], config: ShardsConfig) -> int:
+    samples = [sample for sample in samples if sample.unfit is None]
+    around = sum(_AROUND + sum(map(len, sample.captions)) for sample in samples)
+    kept = [sample for sample in samples if is_verbatim(config) and sample.box is None]
+    converted = [sample for sample in samples if not is_verbatim(config) or sample.box]
+    return around + sum(sample.size for sample in kept) + _estimate_converted(converted, config)
+
+
+def _estimate_converted(samples: Sequence[SourceSample], config: ShardsConfig) -> int:
+    """Convert a few images that are evenly spread, and reckon with their mean."""
+    tried = min(_TRIED, len(samples))
+    sizes = []
+    for place in range(tried):
+        try:
+            sizes.append(len(convert(samples[place * len(samples) // tried], config).content))
+        except Rejected:
+            continue
+    return sum(sizes) * len(samples) // max(1, len(sizes))
+
+
+PATIENCE = 2.0  # seconds to wait for a lock
+_FORMAT = 1
+_LOCK_NAME = re.compile(r"part-\d+-of-(\d+)\.lock")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Share `number` of `count`, counted from 1."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``3/16``; an empty text is the whole.
+
+        Raises:
+            DataError: no such share.
+        """
+        if not text:
+            return cls()
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        number, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= count:
+            raise DataError(f"part={text} is no share: write e.g. 3/16, from 1/16 to 16/16")
+        return cls(number, count)
+
+    def of(self, shards: int) -> range:
+        """Return the shards that belong to this part: neighbours, nearly equally many a part."""
+        return range((self.number - 1) * shards // self.count, self.number * shards // self.count)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything lies while the split `target` is made."""
+
+    target: Path
+
+    @property
+    def folder(self) -> Path:
+        """The hidden folder."""
+        return self.target.with_name(f".{self.target.name}.partial")
+
+    @property
+    def split(self) -> Path:
+        """What becomes the split."""
+        return self.folder / "split"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The words of the build."""
+        return self.folder / VOCABULARY
+
+    @property
+    def rejected(self) -> Path:
+        """Where rejected images are listed if there are too many of them."""
+        return self.folder / "rejected.jsonl"
+
+    def tar(self, shard: int) -> Path:
+        """A shard."""
+        return self.split / shard_name(shard)
+
+    def note(self, shard: int) -> Path:
+        """What is known of a shard."""
+        return self.folder / f"{shard:06d}.json"
+
+    def rows(self, shard: int) -> Path:
+        """A shard's rows of the index."""
+        return self.folder / f"{shard:06d}.rows"
+
+    @property
+    def lock(self) -> Path:
+        """The file that whoever works on this split locks."""
+        return self.target.with_name(f".{self.target.name}.lock")
+
+    @property
+    def output_lock(self) -> Path:
+        """The file that builds lock which write into the same folder of splits."""
+        return self.target.with_name(".splits.lock")
+
+    def lock_of(self, part: Part) -> Path:
+        """The file that a part locks; its name tells how many parts there are."""
+        return self.folder / f"part-{part.number}-of-{part.count}.lock"
+
+    def parts(self) -> int:
+        """Return into how many parts the work was cut, as far as is known; 1: not at all."""
+        found = (_LOCK_NAME.fullmatch(path.name) for path in self.folder.glob("part-*.lock"))
+        return max((int(match[1]) for match in found if match), default=1)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is built: all that a manifest needs beside the shards.
+
+    Attributes:
+        name: name of the data set.
+        split: name of the split.
+        size: shorter side in pixels to which larger images are scaled; 0: images are kept.
+        samples: number of samples of the source.
+        max_rejected: fraction of them that may be rejected.
+        identities: of each shard, what its bytes follow from.
+        tars: number of tars of the source.
+        remarks: what the user should know when the split is made.
+        storing: how images are stored.
+    """
+
+    name: str
+    split: str
+    size: int
+    samples: int
+    max_rejected: float
+    identities: list[str]
+    tars: int = 0
+    remarks: list[str] = field(default_factory=list)
+    storing: Storing = field(default_factory=Storing)
+
+    @classmethod
+    def load(cls, workspace: Workspace) -> Build | None:
+        """Return what was built here; None where nothing was, or by another version."""
+        try:
+            content: dict[str, Any] = json.loads(_record(workspace).read_text(encoding="utf-8"))
+            if content.pop("format") != _FORMAT:
+                return None
+            return cls(**{**content, "storing": Storing(**content.get("storing", {}))})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def save(self, workspace: Workspace) -> None:
+        """Write it into the hidden folder."""
+        write_json(_record(workspace), asdict(self) | {"format": _FORMAT})
+
+    @property
+    def allowed(self) -> int:
+        """How many samples may be rejected: one in any case, unless none may be."""
+        return allowed_of(self.max_rejected, self.samples)
+
+    @property
+    def allowed_tars(self) -> int:
+        """How many tars may be damaged, since each stands for samples that nobody can count."""
+        return allowed_of(self.max_rejected, self.tars)
+
+
+def allowed_of(max_rejected: float, count: int) -> int:
+    """Return how many of `count` things are a fraction of them, rounded up."""
+    return math.ceil(round(max_rejected * count, 6))  # 0.07 * 100 is above 7
+
+
+@contextmanager
+def locked(
+    path: Path,
+    told: str,
+    *,
+    shared: bool = False,
+    wait: bool = False,
+    keep: bool = False,
+) -> Iterator[None]:
+    """Hold a lock file for the block, alone or with others that hold it shared.
+
+    A file is locked, not its folder, and it is open for writing: network file systems know no
+    other exclusive locks. Workers whose parent was killed hold its lock until their image is
+    done: hence some patience.
+
+    Args:
+        path: the file; made where it is not there, and removed by the last that held it.
+        told: what is said when another process holds it.
+        shared: others may hold it shared at the same time.
+        wait: wait for as long as another process holds it, saying so once.
+        keep: leave the file where it is.
+
+    Raises:
+        DataError: another process holds it, unless we wait.
+    """
+    descriptor = _acquire(path, told, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
+    try:
+        yield
+    finally:
+        if not keep and _lock(descriptor, fcntl.LOCK_EX):  # nobody else holds it
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, told: str, kind: int, wait: bool) -> int:
+    deadline, said = time.monotonic() + PATIENCE, False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
+        if _lock(descriptor, kind) and _is_same(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+        late = time.monotonic() > deadline
+        if late and not wait:
+            raise DataError(told)
+        if late and not said:
+            sys.stderr.write(f"{told}\n")
+            said = True
+        time.sleep(0.05)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether a lock file is still the one of that name: who held it last has removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the system says of writing into `folder` into one sentence.
+
+    Raises:
+        DataError: the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DataError(
+                f"the disk of {folder} is full ({error.strerror}): make room and run the command "
+                "again, finished shards are kept"
+            ) from error
+        raise DataError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}; finished shards "
+            "are kept"
+        ) from error
+
+
+def _record(workspace: Workspace) -> Path:
+    return workspace.folder / "build.json"
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    """Return whether the lock is ours; a file system without locks says nothing."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

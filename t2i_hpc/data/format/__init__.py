@@ -1,0 +1,1 @@
+"""What a split is on disk: manifest, index, and tars."""

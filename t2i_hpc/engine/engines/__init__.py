@@ -1,1 +1,0 @@
-"""How one training step is run: torch's DistributedDataParallel, or DeepSpeed's ZeRO."""

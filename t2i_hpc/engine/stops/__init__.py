@@ -1,1 +1,0 @@
-"""Why a session ends: asked to, out of time, or a rank lost."""

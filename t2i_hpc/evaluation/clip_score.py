@@ -1,0 +1,155 @@
+"""CLIP, which says how well an image fits its caption (Radford et al., ICML 2021).
+
+CLIP score: how well images fit the captions that they were made of.
+
+Hessel et al. (EMNLP 2021) rate an image by max(cos(image, caption), 0) times a constant; theirs
+is 2.5, here it is 100, as torchmetrics and the text-to-image literature have it. The score is
+the mean over images, so sums of the ratings and of their squares suffice for it and its
+standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.terminal import quiet
+from t2i_hpc.evaluation.detectors.detector import exact_inference
+from t2i_hpc.evaluation.detectors.pretrained import PretrainedFolder
+from t2i_hpc.evaluation.detectors.resizing import cleanly
+from t2i_hpc.evaluation.partial_statistics import Arrays, Seen
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
+
+
+_KEY = "evaluation.clip"
+_TOKENISER = "tokenizer.json"
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def clip_identity(given: str) -> str:
+    """Return what a protocol says of CLIP: hashes of weights and tokeniser, and preprocessing.
+
+    Args:
+        given: folder of the network, or its model.safetensors.
+
+    Raises:
+        EvaluationError: the folder, a file or the library that reads it is not there.
+    """
+    folder = _open(given)
+    return (
+        f"weights {folder.sha256}, tokeniser {sha256_of_file(folder.folder / _TOKENISER)}, "
+        f"antialiased bicubic to the network's size, whole levels, (x / 255 - {_MEAN}) / {_STD}"
+    )
+
+
+class CLIP:
+    """Scores images with their captions; arguments and errors as of :func:`clip_identity`.
+
+    Raises:
+        EvaluationError: weights and tokeniser do not fit together.
+    """
+
+    def __init__(self, given: str, device: torch.device) -> None:
+        from transformers import AutoTokenizer, CLIPModel
+
+        folder = _open(given)
+        self._network = folder.load(CLIPModel, device)
+        self._device = device
+        config: Any = self._network.config
+        self._size: int = config.vision_config.image_size
+        self._words: int = config.text_config.max_position_embeddings
+        try:
+            with quiet():
+                self._tokenise = AutoTokenizer.from_pretrained(folder.folder, local_files_only=True)
+        except Exception as error:  # the library raises nothing narrower
+            raise _unreadable(folder) from error
+        if len(self._tokenise) > config.text_config.vocab_size:
+            raise _unreadable(folder)
+        self._mean, self._std = (
+            torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD)
+        )
+
+    def scores(self, images: Tensor, captions: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return max(100 cos(image, caption), 0) of each pair, (n,).
+
+        Args:
+            images: uint8 (n, 3, R, R).
+            captions: n texts; one of more tokens than CLIP reads loses its last ones.
+        """
+        with exact_inference():
+            pixels = cleanly(images.to(self._device), self._size).round() / 255
+            seen = self._network(
+                pixel_values=(pixels - self._mean) / self._std, **self._tokens(captions)
+            )
+            cosines = (seen.image_embeds.double() * seen.text_embeds.double()).sum(dim=1)
+        found: npt.NDArray[np.float64] = (100 * cosines).clamp_min(0).cpu().numpy()
+        return found
+
+    def _tokens(self, captions: Sequence[str]) -> BatchEncoding:
+        tokens: BatchEncoding = self._tokenise(
+            list(captions),
+            padding=True,
+            truncation=True,
+            max_length=self._words,
+            return_tensors="pt",
+        )
+        return tokens.to(self._device)
+
+
+def _open(given: str) -> PretrainedFolder:
+    return PretrainedFolder.open(given, _KEY, "clip", (_TOKENISER,))
+
+
+def _unreadable(folder: PretrainedFolder) -> EvaluationError:
+    return EvaluationError(
+        f"{_KEY}: {folder.folder / _TOKENISER} is damaged or another network's; copy the folder "
+        "again"
+    )
+
+
+COUNT, TOTAL, SQUARES = "clip_count", "clip_total", "clip_squares"
+NAMES = (COUNT, TOTAL, SQUARES)
+Rate = Callable[[range, Tensor], npt.NDArray[np.float64]]
+
+
+class RatingSums:
+    """Number, sum and sum of squares of the images' ratings.
+
+    Args:
+        rate: rates images, by number and pixels uint8 (n, 3, R, R): float64 (n,) in [0, 100].
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._count = np.zeros((), dtype=np.int64)
+        self._total, self._squares = np.zeros(()), np.zeros(())
+
+    def add(self, seen: Seen) -> None:
+        """Rate the images of a batch."""
+        ratings = self._rate(seen.numbers, seen.images)
+        self._count += len(ratings)
+        self._total += ratings.sum()
+        self._squares += (ratings**2).sum()
+
+    def arrays(self) -> Arrays:
+        """Return the sums, () each."""
+        return {COUNT: self._count, TOTAL: self._total, SQUARES: self._squares}
+
+
+def clip_score(sums: Arrays) -> tuple[float, float]:
+    """Return the mean rating of at least two images and its standard error, both 0 to 100."""
+    count = int(sums[COUNT])
+    mean = float(sums[TOTAL]) / count
+    variance = (float(sums[SQUARES]) - count * mean**2) / (count - 1)
+    return mean, math.sqrt(max(variance, 0.0) / count)

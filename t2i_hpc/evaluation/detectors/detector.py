@@ -1,0 +1,145 @@
+"""What a detector is: a fixed network, known by the hash of its weights.
+
+One arithmetic for all detectors: float32, with the same kernels in every run.
+
+PyTorch lets cuDNN convolve in TF32 (10 bits of mantissa) and choose kernels by timing, and
+matrix products may be set to TF32 for a whole process; each would make a score depend on the
+machine's mood. bfloat16 is offered by name alone: it is another protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+@dataclass(frozen=True)
+class DetectorIdentity:
+    """What is known of a detector without building its network.
+
+    Attributes:
+        name: the name in the configuration.
+        label: one line for people: which network, which weights, what the score is not.
+        metric_name: what the Fréchet distance over its features is called.
+        family: what the other metrics add to their name, e.g. "" for FID's network as it is.
+        preprocessing: how images reach the network, and its arithmetic; part of the protocol.
+        width: number of features D.
+        classes: number of classes C of its logits, 0 where it serves no Inception score.
+        sha256: of the weights file; part of the protocol.
+        network: what precision and recall add, which the literature has of VGG-16.
+    """
+
+    name: str
+    label: str
+    metric_name: str
+    family: str
+    preprocessing: str
+    width: int
+    classes: int
+    sha256: str
+    network: str = ""
+
+
+class Detector(Protocol):
+    """A network whose features are compared."""
+
+    identity: DetectorIdentity
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return float32 (B, D) for uint8 images (B, 3, H, W), on the detector's device."""
+
+    def logits(self, features: Tensor, images: Tensor) -> Tensor:
+        """Return float32 (B, C) for features (B, D) of uint8 images (B, 3, H, W)."""
+
+
+class NetworkDetector(ABC):
+    """A detector that looks at batches of images with the arithmetic of all detectors.
+
+    Args:
+        identity: what is known of it.
+        device: where its network lies.
+        precision: of its convolutions, float32 or bfloat16.
+    """
+
+    def __init__(self, identity: DetectorIdentity, device: torch.device, precision: str) -> None:
+        self.identity = identity
+        self._device, self._precision = device, precision
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return float32 (B, D) for uint8 images (B, 3, H, W) of any size."""
+        with exact_inference(), autocast(self._precision, self._device):
+            return in_batches(self._look, images, self._device)
+
+    def logits(self, features: Tensor, images: Tensor) -> Tensor:
+        """Return float32 (B, 0): Inception scores are of a network that says otherwise."""
+        return features[:, :0]
+
+    @abstractmethod
+    def _look(self, images: Tensor) -> Tensor:
+        """Return float32 (B, D) for a batch of uint8 images on the detector's device."""
+
+
+# On a CPU the features of so few 299 px images stay in its caches from layer to layer. On one
+# thread PyTorch sends 1 × 1 convolutions of fewer than 16 images to a slow kernel.
+_CPU_BATCH, _SINGLE_THREAD_BATCH = 8, 16
+
+
+@contextlib.contextmanager
+def exact_inference() -> Iterator[None]:
+    """Run the block without gradients, without TF32 and with deterministic cuDNN kernels."""
+    kernels = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    with torch.inference_mode(), kernels, _exact_products():
+        yield
+
+
+@contextlib.contextmanager
+def _exact_products() -> Iterator[None]:
+    """Run the block with float32 matrix products; cuDNN's flags are of convolutions alone.
+
+    NVIDIA's containers set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which makes TF32 the state that a
+    process begins with; what is set here goes before it.
+    """
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before
+
+
+def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
+    """Run a network over images on `device`, in batches of the size that the device likes."""
+    at_once = max(1, len(images))
+    if device.type == "cpu":
+        at_once = _CPU_BATCH if torch.get_num_threads() > 1 else _SINGLE_THREAD_BATCH
+    return torch.cat([network(batch.to(device)) for batch in images.split(at_once)])
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Multiply the batch norms ``bn`` of a network into the convolutions ``conv`` before them.
+
+    The folding is done in float64; the network computes the same function with one pass over
+    its activations less, and lies channels-last as the convolutions like it.
+    """
+    network.eval().requires_grad_(False)
+    for block in network.modules():
+        convolution, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block.conv = fuse_conv_bn_eval(convolution.double(), norm.double()).float()
+            block.bn = nn.Identity()
+    return network.to(memory_format=torch.channels_last)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return a context in which convolutions run in `precision`, float32 or bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -1,0 +1,148 @@
+"""The metrics by the names that the configuration gives them, from the merged sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from t2i_hpc.evaluation.clip_score import clip_score
+from t2i_hpc.evaluation.compute import Merged
+from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
+from t2i_hpc.evaluation.fid import Moments, frechet_distance
+from t2i_hpc.evaluation.inception_score import inception_score
+from t2i_hpc.evaluation.kid import Rows, kernel_distance
+from t2i_hpc.evaluation.partial_statistics import Arrays, Statistic
+from t2i_hpc.evaluation.precision_recall import precision_and_recall
+from t2i_hpc.evaluation.protocol import OWN_ENCODERS, Protocol
+from t2i_hpc.evaluation.r_precision import r_precision
+
+WITH_ROWS = frozenset({"kid", "prc"})
+
+
+@dataclass(frozen=True)
+class Value:
+    """A score.
+
+    Attributes:
+        metric: what is measured.
+        value: the score.
+        std: its standard deviation over splits, subsets or folds, the CLIP score's standard error
+            over images; None where it has none.
+        better: "lower" or "higher".
+        n_real: real images that it was compared with, 0 where there are none.
+        kind: the key of :data:`METRICS` that it belongs to.
+    """
+
+    metric: str
+    value: float
+    std: float | None
+    better: str
+    n_real: int
+    kind: str = "fid"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What scores are made of.
+
+    Attributes:
+        generated: the generated side.
+        real: the real side, None where no metric needs one.
+        protocol, detector: what it was measured with.
+        device: where kernels and distances of images are computed.
+        statistics: which sums of the generated side a metric needs.
+    """
+
+    generated: Merged
+    real: Merged | None
+    protocol: Protocol
+    detector: DetectorIdentity
+    device: torch.device
+    statistics: Mapping[str, Statistic]
+
+    def sums(self, metric: str) -> Arrays:
+        """Return the sums of the generated images that a metric needs."""
+        return self.statistics[metric].from_file(self.generated.sums)
+
+    def name(self, metric: str, *more: str) -> str:
+        """Return a metric's name, with what differs from its usual network and images."""
+        told = ", ".join(filter(None, (*more, self.detector.family)))
+        return f"{metric} ({told})" if told else metric
+
+    def against(self) -> Merged:
+        """Return the real side."""
+        if self.real is None:
+            raise ValueError("the real side was not computed")
+        return self.real
+
+
+def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
+    """Return the scores asked for; the Fréchet distance comes last.
+
+    Who keeps the best checkpoints takes the metric that was recorded last.
+    """
+    ordered = sorted(set(metrics), key=lambda name: (name == "fid", list(METRICS).index(name)))
+    return [replace(value, kind=name) for name in ordered for value in METRICS[name](measured)]
+
+
+def _frechet(m: Measured) -> list[Value]:
+    sides = [Moments.from_arrays(side.sums) for side in (m.generated, m.against())]
+    value = frechet_distance(*sides)
+    return [Value(m.detector.metric_name, value, None, "lower", m.protocol.real_images)]
+
+
+def _inception_score(m: Measured) -> list[Value]:
+    side = m.protocol.score_side
+    name = m.name("Inception score", "" if side is None else f"{side} px")
+    return [Value(name, *inception_score(m.sums("is")), "higher", 0)]
+
+
+def _kid(m: Measured) -> list[Value]:
+    p = m.protocol
+    score = kernel_distance(
+        _rows(m.generated),
+        _rows(m.against()),
+        subsets=p.kid_subsets,
+        size=p.kid_subset_size,
+        seed=p.seed,
+        device=m.device,
+    )
+    return [Value(m.name("KID"), *score, "lower", p.real_images)]
+
+
+def _precision_recall(m: Measured) -> list[Value]:
+    sides = _rows(m.generated), _rows(m.against())
+    precision, recall = precision_and_recall(*sides, m.protocol.neighbourhood, m.device)
+    network, n_real = m.detector.network, m.protocol.real_images
+    return [
+        Value(m.name("precision", network), precision, None, "higher", n_real),
+        Value(m.name("recall", network), recall, None, "higher", n_real),
+    ]
+
+
+def _r_precision(m: Measured) -> list[Value]:
+    own = m.protocol.encoders == OWN_ENCODERS
+    name = "R-precision (each run's own encoders)" if own else "R-precision"
+    return [Value(name, *r_precision(m.sums("r_precision")), "higher", 0)]
+
+
+def _clip_score(m: Measured) -> list[Value]:
+    return [Value("CLIP score", *clip_score(m.sums("clip_score")), "higher", 0)]
+
+
+def _rows(side: Merged) -> Rows:
+    if side.rows is None:
+        raise ValueError("features were not kept")
+    return side.rows
+
+
+METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {
+    "is": _inception_score,
+    "kid": _kid,
+    "prc": _precision_recall,
+    "r_precision": _r_precision,
+    "clip_score": _clip_score,
+    "fid": _frechet,
+}

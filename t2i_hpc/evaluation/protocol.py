@@ -1,0 +1,178 @@
+"""What a score was measured with. Two scores may be compared only if their protocols agree.
+
+Each metric has a hash of its own, over exactly the settings that move it: the Fréchet distance
+keeps its hash when KID takes other subsets. The hash stands on every score; the hash of the
+generated side (its images and the detector) names the folder of partial statistics, that of the
+real side its cache. The protocol's name is for people alone: it is in no hash.
+
+What images went through to become statistics: recorded with a score, in no hash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import t2i_hpc
+from t2i_hpc.common.files import sha256_of_json
+
+# The version of our own arithmetic. Raise it with every fix to generation, detectors or
+# statistics that moves a score: old statistics are then computed again, not merged with new ones.
+ARITHMETIC = 1
+OWN_ENCODERS = "the run's own"
+WITH_REAL = frozenset({"fid", "kid", "prc"})
+_HASH_DIGITS = 12
+_WITH_DETECTOR = WITH_REAL | {"is"}
+
+_GENERATED = (
+    "captions",
+    "images",
+    "resolution",
+    "caption_choice",
+    "caption_words",
+    "truncation",
+    "weights",
+    "rounding",
+)
+_REAL = ("data", "real_images", "resolution", "crop", "selection")
+_DETECTOR = ("detector", "detector_sha256", "preprocessing")
+_OWN: dict[str, tuple[str, ...]] = {
+    "fid": (),
+    "is": ("score_side", "splits", "seed"),
+    "kid": ("features", "kid_subsets", "kid_subset_size", "seed"),
+    "prc": ("features", "neighbourhood"),
+    "r_precision": ("candidates", "folds", "encoders", "seed"),
+    "clip_score": ("clip",),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The settings of a comparison.
+
+    Attributes:
+        data: digest of the manifest of the real images, or of their folder.
+        captions: digest of the manifest that the captions were drawn from; "" for image files.
+        split: split of both; its content is in the digests.
+        stored: how the real images are stored; its effect is in the digest.
+        images: number of generated images N.
+        real_images: number of real images.
+        resolution: side of the compared images in px.
+        detector: name of the feature network.
+        detector_sha256: hash of its weights.
+        preprocessing: how images reach it, and its arithmetic.
+        seed: of noise, captions, splits, folds and subsets; image i depends on (seed, i) alone.
+        caption_choice: which captions images are made of.
+        caption_words: how many of their words are read at most.
+        truncation: how noise is drawn.
+        weights: which of the generator's weights draw.
+        rounding: how generated values become 8-bit levels.
+        crop: how real images are brought to the resolution.
+        selection: which images of the split are the real ones.
+        features: dtype in which features are kept for KID, precision and recall.
+        score_side: side in px to which images are scaled for the Inception score (Pillow's
+            bilinear, 8 bits); None: as they are.
+        splits: of the Inception score.
+        kid_subsets, kid_subset_size: of KID.
+        neighbourhood: k of precision and recall.
+        candidates: captions that an image chooses among for R-precision, its own included.
+        folds: of R-precision.
+        encoders: hash of R-precision's encoders, or OWN_ENCODERS.
+        clip: hashes of the CLIP score's network and how images reach it, "" without it.
+        arithmetic: version of our own arithmetic, :data:`ARITHMETIC`.
+    """
+
+    data: str
+    captions: str
+    split: str
+    stored: str
+    images: int
+    real_images: int
+    resolution: int
+    detector: str
+    detector_sha256: str
+    preprocessing: str
+    seed: int
+    caption_choice: str
+    caption_words: str
+    truncation: str
+    weights: str
+    rounding: str
+    crop: str
+    selection: str
+    features: str
+    score_side: int | None
+    splits: int
+    kid_subsets: int
+    kid_subset_size: int
+    neighbourhood: int
+    candidates: int
+    folds: int
+    encoders: str
+    clip: str
+    arithmetic: int
+
+    def fields_of(self, metric: str) -> list[str]:
+        """Return the names of the settings that move a metric.
+
+        Args:
+            metric: a key of ``values.METRICS``.
+        """
+        names = {"arithmetic", *self._drawing, *_OWN[metric]}
+        names |= {*_DETECTOR} if metric in _WITH_DETECTOR else set()
+        names |= {*_REAL} if metric in WITH_REAL else set()
+        return [field.name for field in dataclasses.fields(self) if field.name in names]
+
+    def hash_of(self, metric: str) -> str:
+        """Return 12 hexadecimal digits that name the protocol of a metric."""
+        return self._hash(self.fields_of(metric))
+
+    def text_of(self, metric: str) -> dict[str, Any]:
+        """Return the settings of a metric's hash, and what is said of the sides, by name."""
+        told = {*self.fields_of(metric), "split"}
+        told |= {"stored"} if metric in WITH_REAL else set()
+        return {name: value for name, value in self.as_dict().items() if name in told}
+
+    def key_of(self, metric: str) -> str:
+        """Return 12 digits over what a metric's sums depend on beside images and detector."""
+        return self._hash(_OWN[metric])
+
+    @property
+    def generated_hash(self) -> str:
+        """12 digits that name the generated images as the detector sees them."""
+        return self._hash(["arithmetic", *self._drawing, *_DETECTOR])
+
+    @property
+    def real_hash(self) -> str:
+        """12 digits that name the real images as the detector sees them."""
+        return self._hash(["arithmetic", *_REAL, *_DETECTOR])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all settings by name."""
+        return dataclasses.asdict(self)
+
+    @property
+    def _drawing(self) -> tuple[str, ...]:
+        """What decides the generated images; of image files no seed does."""
+        return (*_GENERATED, "seed") if self.captions else _GENERATED
+
+    def _hash(self, names: Iterable[str]) -> str:
+        return sha256_of_json({name: getattr(self, name) for name in names})[:_HASH_DIGITS]
+
+
+def made_with(device: torch.device) -> dict[str, str]:
+    """Return the versions of torch and of this package, and the device in words."""
+    is_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_gpu else f"{platform.machine()} CPU"
+    return {"device": name, "t2i_hpc": t2i_hpc.__version__, "torch": str(torch.__version__)}
+
+
+def sorted_once(found: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Return each of them once, in one order."""
+    unlike = {tuple(sorted(one.items())) for one in found}
+    return [dict(items) for items in sorted(unlike)]

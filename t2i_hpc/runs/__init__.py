@@ -1,0 +1,1 @@
+"""What a run is on disk: directory and identity, checkpoints, sessions."""

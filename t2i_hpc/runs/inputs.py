@@ -1,0 +1,144 @@
+"""What a run directory keeps of its inputs, so that it works wherever it is copied to.
+
+``inputs/`` holds the vocabulary or the tokenizer, and the ``config.json`` of a pretrained BERT:
+small files without which nothing can read a caption as the run does. Weights are in every
+checkpoint. The data stays where it is: its folder is looked for where the run was trained, then
+in the current directory, or is named anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import write_bytes
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.config.fields import entries
+from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.format.manifest import VOCABULARY
+from t2i_hpc.data.split import DEMO, Split, open_vocabulary
+from t2i_hpc.data.storage.urls import is_remote
+
+_FOLDER = "inputs"
+_TOKENIZER = "tokenizer.json"
+_BERT = "bert"
+_BERT_KEY = "text_encoder.bert.pretrained"
+ConfigT = TypeVar("ConfigT")
+
+
+def keep_inputs(run: Path, config: TrainConfig, vocabulary: Vocabulary) -> None:
+    """Copy what reads captions into a run directory, once."""
+    if config.data.tokeniser:
+        _keep(Path(config.data.tokeniser), run / _FOLDER / _TOKENIZER)
+    elif not (run / _FOLDER / VOCABULARY).exists():
+        vocabulary.save(run / _FOLDER / VOCABULARY)
+    bert = _bert_of(config)
+    if bert:
+        _keep(bert.with_name("config.json"), run / _FOLDER / _BERT / "config.json")
+
+
+def with_inputs(run: Path, config: TrainConfig) -> TrainConfig:
+    """Return a run's configuration with the files that the run keeps in place of the originals.
+
+    The weights that it names may be gone: build its system where a checkpoint follows
+    (:func:`t2i_hpc.systems.encoders.checkpoint_follows`).
+    """
+    tokenizer, bert = run / _FOLDER / _TOKENIZER, run / _FOLDER / _BERT
+    if config.data.tokeniser and tokenizer.is_file():
+        config = _replaced(config, "data.tokeniser", str(tokenizer))
+    if _bert_of(config) and (bert / "config.json").is_file():
+        config = _replaced(config, f"system.{_BERT_KEY}", str(bert / "model.safetensors"))
+    return config
+
+
+def run_vocabulary(run: Path, data: DataConfig, named: str = "") -> Vocabulary:
+    """Return the vocabulary that a run reads captions with.
+
+    Args:
+        run: the run directory.
+        data: of its configuration, after :func:`with_inputs`.
+        named: folder of the data, where a person named one.
+
+    Raises:
+        DataError: neither the run nor its data has it.
+    """
+    kept = run / _FOLDER / VOCABULARY
+    if not data.tokeniser and kept.is_file():
+        return Vocabulary.load(kept)
+    return open_vocabulary(data if data.tokeniser else locate_data(run, data, named))
+
+
+def open_run_split(
+    run: Path, data: DataConfig, split: str, *, named: str = "", vocabulary: Vocabulary
+) -> Split:
+    """Open a split of a run's data; its captions are read with the run's own vocabulary.
+
+    Args:
+        run: the run directory.
+        data: of its configuration, after :func:`with_inputs`.
+        split: name of the split.
+        named: folder of the data, where a person named one.
+        vocabulary: of the run.
+
+    Raises:
+        DataError: it is not there, or damaged.
+    """
+    opened = Split.open(locate_data(run, data, named), split)
+    opened.vocabulary = vocabulary
+    return opened
+
+
+def locate_data(run: Path, data: DataConfig, named: str = "") -> DataConfig:
+    """Return a run's data configuration with the folder of shards where it is now.
+
+    A relative path is looked for where the run was trained, then in the current directory.
+
+    Raises:
+        DataError: it is in no such place; says which were tried.
+    """
+    if named:
+        return dataclasses.replace(data, path=named)
+    if not data.path or data.path == DEMO or is_remote(data.path, "data.path"):
+        return data
+    path, began = Path(data.path), _trained_in(run)
+    places = [began / path] if began else []  # an absolute path stays what it is
+    places = list(dict.fromkeys([*places, path.absolute()]))
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        tried = " or ".join(map(str, places))
+        raise DataError(
+            f"the data of {run} is not in {tried}: name its folder of shards with data.path="
+        )
+    return dataclasses.replace(data, path=str(found))
+
+
+def _trained_in(run: Path) -> Path | None:
+    """Return the directory that the run's newest session was started in."""
+    try:
+        info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return Path(info["directory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(source: Path, kept: Path) -> None:
+    if not kept.exists() and source.is_file():
+        write_bytes(kept, source.read_bytes())
+
+
+def _bert_of(config: TrainConfig) -> Path | None:
+    """Return the file of the pretrained BERT that a system names, if it has one."""
+    named = (e.value for e in entries(config.system) if e.key == _BERT_KEY)
+    value = next(named, "")
+    return Path(value) if value else None
+
+
+def _replaced(config: ConfigT, key: str, value: Any) -> ConfigT:
+    """Return a configuration with another value under a dotted key."""
+    name, _, rest = key.partition(".")
+    inner = _replaced(getattr(config, name), rest, value) if rest else value
+    return dataclasses.replace(config, **{name: inner})  # type: ignore[type-var]

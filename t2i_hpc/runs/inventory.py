@@ -1,0 +1,170 @@
+"""What a person wants to know of a run's checkpoints: which there are, and what is in them."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
+from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.runs.checkpoint import (
+    Checkpoint,
+    look_at,
+    open_checkpoint,
+)
+from t2i_hpc.runs.layout import list_checkpoints
+
+_TITLES = ("images", "step", "size", "age", "ranks", "engine", "score")
+_NUMBERS = 5  # columns that are set flush right
+
+
+def table(run: Path, metric: str) -> list[str]:
+    """Return the lines of a table of the checkpoints, oldest first; the best score has a *.
+
+    Args:
+        run: the run directory.
+        metric: what the scored metric's name begins with; empty: any.
+    """
+    there = list_checkpoints(run)
+    if not there:
+        return [f"{run} has no checkpoint yet"]
+    scores = {score.images: (score, rank) for rank, score in enumerate(ranking(run, metric))}
+    rows = [_TITLES, *(_row(run, images, scores.get(images)) for images in there)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column < _NUMBERS else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def check_all(run: Path) -> Iterator[tuple[int, str | None]]:
+    """Verify each checkpoint; yield its number of images and what is wrong with it, if anything."""
+    for images in list_checkpoints(run):
+        try:
+            open_checkpoint(run, images)
+        except RunError as error:
+            yield images, str(error)
+        else:
+            yield images, None
+
+
+def networks_of(checkpoint: Checkpoint, what: str) -> dict[str, Tensor]:
+    """Return the tensors of one network by its own names, or of all by the checkpoint's.
+
+    Raises:
+        ConfigurationError: the checkpoint has no such network.
+    """
+    tensors = checkpoint.tensors()
+    if what == "all":
+        return tensors
+    prefix = f"{what}."
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    if not found:
+        names = {name.split(".")[0] for name in tensors} | {"all"}
+        raise ConfigurationError(
+            f"what={what} is not in {checkpoint.folder}: " + nearest(what, names)
+        )
+    return found
+
+
+def _row(run: Path, images: int, scored: tuple[Score, int] | None) -> tuple[str, ...]:
+    try:
+        checkpoint = look_at(run, images)
+    except RunError as error:
+        return f"{images:,}", "", "", "", "", "", str(error)
+    origin = checkpoint.state["origin"]
+    size = sum(file["bytes"] for file in checkpoint.state["files"].values())
+    return (
+        f"{images:,}",
+        f"{checkpoint.progress.step:,}",
+        f"{size / 1e6:,.1f} MB",
+        _age(origin.get("time")),
+        str(origin.get("world", "")),
+        str(origin.get("engine", "")),
+        _score(scored),
+    )
+
+
+def _score(scored: tuple[Score, int] | None) -> str:
+    if scored is None:
+        return ""
+    score, rank = scored
+    return f"{score.metric} {score.value:.4g}{' *' if rank == 0 else ''}"
+
+
+def _age(text: str | None) -> str:
+    if text is None:
+        return ""
+    written = datetime.datetime.fromisoformat(text)
+    minutes = (datetime.datetime.now(datetime.timezone.utc) - written).total_seconds() / 60
+    for size, unit in ((24 * 60, "d"), (60, "h")):
+        if minutes >= size:
+            return f"{minutes / size:.1f} {unit}"
+    return f"{max(0.0, minutes):.0f} min"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the checkpoint of so many images scored."""
+
+    images: int
+    metric: str
+    value: float
+    lower_is_better: bool
+
+    @property
+    def cost(self) -> float:
+        """The value, turned so that less of it is better."""
+        return self.value if self.lower_is_better else -self.value
+
+
+def ranking(run: Path, metric: str = "") -> list[Score]:
+    """Return the scores of the checkpoints that are there, best first.
+
+    Only scores of one metric, protocol and number of images can be compared: of what begins
+    with `metric`, those of the largest number of images, and the newest of these, count.
+    """
+    rows = [row for row in read_json_lines(run / "scores.jsonl") if _counts(row, metric)]
+    if not rows:
+        return []
+    leading = max(reversed(rows), key=lambda row: row.get("n") or 0)
+    there = set(list_checkpoints(run))
+    scores = {
+        row["images"]: Score(
+            row["images"], row["metric"], row["value"], row.get("better", "lower") == "lower"
+        )
+        for row in rows
+        if _kind(row) == _kind(leading) and row["images"] in there and _is_of(row, run)
+    }
+    return sorted(scores.values(), key=lambda score: (score.cost, score.images))
+
+
+def _counts(row: Any, metric: str) -> bool:
+    """Whether a line is a score of a metric at all."""
+    if not isinstance(row, dict):
+        return False
+    value, images, name = row.get("value"), row.get("images"), row.get("metric")
+    if not (isinstance(images, int) and isinstance(name, str) and isinstance(value, (int, float))):
+        return False
+    return math.isfinite(value) and name.startswith(metric)
+
+
+def _kind(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("metric", "protocol", "n", "n_real"))
+
+
+def _is_of(row: Mapping[str, Any], run: Path) -> bool:
+    """Whether a score is of the weights that lie there now, where it says of which it is."""
+    try:
+        return row.get("checkpoint", "") in ("", look_at(run, row["images"]).sha256)
+    except RunError:
+        return False

@@ -1,0 +1,213 @@
+"""Captions as the networks read them: token ids and lengths.
+
+Captions with words to swap: ``a {red,blue} bird`` stands for one caption a colour.
+
+The papers show what a text changes by rows that differ in a word (SSA-GAN Figs. 6 and 11).
+Several swaps in one caption multiply, the last one changing quickest.
+
+What a person asks to be drawn: captions and where they come from, checked before drawing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.seeds import generator
+from t2i_hpc.config.evaluation import GenerationConfig
+from t2i_hpc.data.captions import Vocabulary, encode_caption, pad
+from t2i_hpc.data.split import Split
+
+
+def encode_captions(
+    captions: Sequence[str], vocabulary: Vocabulary, words: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return tokens int64 (B, words) and lengths int64 (B,).
+
+    A caption that is longer is cut to a random subset of its words in order, by the seed and
+    its text alone, so that a caption means the same wherever it stands.
+    """
+    tokens, lengths = pad(
+        [
+            encode_caption(caption, vocabulary, words, generator(seed, f"words of {caption}", 0))
+            for caption in captions
+        ],
+        words,
+    )
+    return torch.from_numpy(tokens), torch.from_numpy(lengths)
+
+
+def spelt(tokens: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[list[str]]:
+    """Return the words of each row of tokens (B, T), of which the first `lengths` (B,) count."""
+    rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
+    return [[vocabulary.words[token] for token in row[:length]] for row, length in rows]
+
+
+MOST_ROWS = 64
+_SWAP = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A caption to draw, and the text with braces that asked for it."""
+
+    caption: str
+    asked: str
+
+
+def expand(captions: Sequence[str]) -> list[Row]:
+    """Return a row for every choice of words, in the order asked.
+
+    Raises:
+        ConfigurationError: braces that are open, nested or empty, an empty caption, or more than
+            64 rows in all.
+    """
+    choices = [_choices(caption) for caption in captions]
+    count = sum(_product(parts) for parts in choices)
+    if count > MOST_ROWS:
+        raise ConfigurationError(
+            f"these captions make {count:,} rows: a drawing has {MOST_ROWS} at most, so swap "
+            "fewer words or draw the captions in several calls"
+        )
+    return [
+        Row(_caption(words, asked), asked)
+        for asked, parts in zip(captions, choices, strict=True)
+        for words in itertools.product(*parts)
+    ]
+
+
+def _choices(caption: str) -> list[list[str]]:
+    """Split a caption into its parts, each with the texts that may stand there."""
+    pieces = _SWAP.split(caption)
+    plain, swaps = pieces[::2], pieces[1::2]
+    if any("{" in text or "}" in text for text in plain):
+        raise ConfigurationError(
+            f"the braces of the caption {caption!r} are open or nested: write {{red,blue}} for "
+            "words to swap, and none inside another"
+        )
+    if any(not swap.replace(",", "").strip() for swap in swaps):
+        raise ConfigurationError(
+            f"braces of the caption {caption!r} are empty: write the words to swap into them, "
+            "as in {red,blue}"
+        )
+    offered = [[word.strip() for word in swap.split(",")] for swap in swaps]
+    parts = [[[text], words] for text, words in zip(plain, offered, strict=False)]
+    return [*itertools.chain.from_iterable(parts), [plain[-1]]]
+
+
+def _product(parts: Sequence[Sequence[str]]) -> int:
+    count = 1
+    for part in parts:
+        count *= len(part)
+    return count
+
+
+def _caption(words: Sequence[str], asked: str) -> str:
+    caption = " ".join("".join(words).split())
+    if not caption:
+        raise ConfigurationError(f"the caption {asked!r} is empty: write some words")
+    return caption
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """A row as the networks read it.
+
+    Attributes:
+        caption: the text.
+        asked: the text with braces that asked for it.
+        words: the words that are read, in order.
+        unknown: words that the run's vocabulary does not have.
+        left_out: number of known words beyond those that the run reads of a caption.
+    """
+
+    caption: str
+    asked: str
+    words: list[str]
+    unknown: list[str]
+    left_out: int
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know before believing the pictures."""
+        notes = []
+        if self.unknown:
+            # By what was asked: rows that share their unknown words share the note.
+            notes.append(f"unknown words left out of {self.asked!r}: {', '.join(self.unknown)}")
+        if self.left_out:
+            read = " ".join(self.words)
+            notes.append(f"{self.caption!r} is too long, {len(self.words)} words are read: {read}")
+        return notes
+
+
+def asked_rows(config: GenerationConfig) -> list[Row]:
+    """Return the rows that the configuration names, none where it names no captions.
+
+    Raises:
+        ConfigurationError: a captions file that cannot be read or is empty, or wrong braces.
+    """
+    return expand([*config.captions, *_lines(config.captions_file)])
+
+
+def rows_of_split(split: Split, config: GenerationConfig) -> list[Row]:
+    """Return rows for captions of a split, evenly spread over it."""
+    rows = min(config.rows, split.count)
+    numbers = [row * split.count // rows for row in range(rows)]
+    captions = [split.caption(number, config.seed)[1] for number in numbers]
+    return [Row(caption, caption) for caption in captions]
+
+
+def read_rows(
+    rows: Sequence[Row], vocabulary: Vocabulary, longest: int, seed: int
+) -> list[ReadRow]:
+    """Return what the networks will read of each row.
+
+    Args:
+        rows: captions of any length.
+        vocabulary: of the run.
+        longest: words that the run reads of a caption; of longer ones a subset by `seed`.
+        seed: of that subset.
+
+    Raises:
+        ConfigurationError: a caption of which no word is known.
+    """
+    for row in rows:
+        if not vocabulary.encode(row.caption):
+            raise ConfigurationError(
+                f"no word of the caption {row.caption!r} is in the run's vocabulary of "
+                f"{vocabulary.size:,} words; use words of its training captions"
+            )
+    tokens, lengths = encode_captions([row.caption for row in rows], vocabulary, longest, seed)
+    return [
+        ReadRow(
+            row.caption,
+            row.asked,
+            words,
+            vocabulary.unknown(row.caption),
+            len(vocabulary.encode(row.caption)) - len(words),
+        )
+        for row, words in zip(rows, spelt(tokens, lengths, vocabulary), strict=True)
+    ]
+
+
+def _lines(name: str) -> list[str]:
+    if not name:
+        return []
+    try:
+        text = Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"captions_file={name} cannot be read ({error}): name a UTF-8 text file with one "
+            "caption a line"
+        ) from error
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise ConfigurationError(f"captions_file={name} is empty: write one caption a line")
+    return lines

@@ -1,0 +1,1 @@
+"""What a training does beside its steps: sample grids, retrieval, background evaluations."""

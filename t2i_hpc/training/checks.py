@@ -1,0 +1,126 @@
+"""What no engine can do as configured: refused before networks are built for it.
+
+A system's outline is enough (:func:`t2i_hpc.systems.outline_system`), so a job that could not
+start is refused where it is submitted, and a training before it has waited for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.systems.base import System
+from t2i_hpc.training.deepspeed_build import require_compilation
+from t2i_hpc.training.optimizers import (
+    check_build,
+)
+
+
+def check_engine(
+    system: System, config: EngineConfig, ranks: int, device: torch.device | None
+) -> None:
+    """Refuse settings that cannot be kept.
+
+    Args:
+        system: what is to be trained, or its outline.
+        config: of the engine.
+        ranks: of the training.
+        device: of a rank; None: another machine's, which is not looked at.
+
+    Raises:
+        ConfigurationError: names the setting, and what to take instead.
+    """
+    _check_micro_batches(config, ranks)
+    _check_compiled(system, config.compile)
+    if config.name == "deepspeed":
+        check_configuration(system, config)
+        require_compilation("engine=deepspeed", "take engine=ddp", here=device is not None)
+    elif config.precision == "fp16" and config.on_nonfinite == "skip":
+        raise ConfigurationError(
+            "engine.precision=fp16 leaves out updates that overflow by itself: take "
+            "engine.on_nonfinite=stop with it"
+        )
+    check_build(config.optimiser, device)
+    whole = config.name == "ddp" or config.zero_stage == 0
+    on_cpu = device is not None and device.type == "cpu"
+    if on_cpu and whole and config.optimiser == "deepspeed" and config.channels_last:
+        raise ConfigurationError(
+            "engine.optimiser=deepspeed on a CPU updates a copy of weights that lie channels last, "
+            "so they would never move: take engine.optimiser=adam, or engine.channels_last=false"
+        )
+
+
+def _check_micro_batches(config: EngineConfig, ranks: int) -> None:
+    parts = config.accumulate
+    if parts > 1 and config.batch_size % (parts * ranks):
+        raise ConfigurationError(
+            f"engine.accumulate={parts} does not divide the {config.batch_size // ranks} images "
+            f"that each of {ranks} ranks has of engine.batch_size={config.batch_size}: take a "
+            "divisor of them"
+        )
+    if config.batch_size // parts < 2:
+        raise ConfigurationError(
+            f"engine.batch_size={config.batch_size} over engine.accumulate={parts} is 1 image, "
+            "which has no batch statistics and no wrong caption: take a smaller accumulate"
+        )
+
+
+def _check_compiled(system: System, names: Sequence[str]) -> None:
+    """Refuse networks that are not there or whose gradient is differentiated again."""
+    for name in names:
+        if name not in system.modules:
+            raise ConfigurationError(
+                f"engine.compile names {name!r}; this system has {', '.join(system.modules)}"
+            )
+        if "discriminator" in name:
+            raise ConfigurationError(
+                f"engine.compile names {name!r}, whose gradient the penalty differentiates again: "
+                "torch compiles no second derivatives; compile the generator or image_encoder"
+            )
+
+
+def check_configuration(system: System, config: EngineConfig) -> None:
+    """Refuse what ZeRO cannot do exactly.
+
+    Raises:
+        ConfigurationError: names the setting, and what to take instead.
+    """
+    if config.precision == "fp16":
+        raise ConfigurationError(
+            "engine=deepspeed scales no losses here: take engine.precision=bf16, or engine=ddp"
+        )
+    if config.on_nonfinite == "skip":
+        raise ConfigurationError(
+            "engine.on_nonfinite=skip must see whole gradients, which engine=deepspeed deals out: "
+            "take engine=ddp"
+        )
+    seen: dict[str, tuple[str, ...]] = {}
+    for phase in system.phases:
+        for part in phase.updates:
+            if seen.setdefault(part, phase.updates) != phase.updates:
+                raise ConfigurationError(
+                    f"engine=deepspeed updates {part} either alone or with others, and this system "
+                    "does both: take engine=ddp"
+                )
+        _check_together(system, config, phase.updates)
+
+
+def _check_together(system: System, config: EngineConfig, updates: tuple[str, ...]) -> None:
+    """Refuse what one optimiser of several parts does otherwise than one of each."""
+    if len(updates) == 1:
+        return
+    settings = [system.optimisers[name] for name in updates]
+    together = f"{' and '.join(updates)} are updated together"
+    if config.clip is not None or any(one.clip is not None for one in settings):
+        raise ConfigurationError(
+            f"{together}, and engine=deepspeed would clip the gradient of all of them instead of "
+            "each part's: leave clip empty, or take engine=ddp"
+        )
+    if len({one.restart_every for one in settings}) > 1:
+        raise ConfigurationError(
+            f"{together} with different restart_every, which engine=deepspeed does not offer: "
+            "take engine=ddp"
+        )

@@ -1,0 +1,71 @@
+"""What a training step costs: its parameters and operations, counted on a small random batch.
+
+Counting takes place outside of any training: torch's counter may take operators apart, and so
+change the last bits of what they give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.systems.base import System, trainable
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.world import World
+
+_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Random captions: their longest length, and how many word ids there are."""
+
+    words: int
+    vocabulary: int
+
+
+def count_flops(step: Callable[[], object]) -> int:
+    """Run a step and return its floating-point operations, a multiplication and an addition each.
+
+    As torch counts: matrix products and convolutions, forward and backward.
+    """
+    # The attention that is fused for CPUs is one that the counter does not know.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def count_step(system: System, captions: Captions) -> float:
+    """Return the floating-point operations per image of one step, all phases together.
+
+    The system's weights are changed by the step. It lies on the CPU, in one process, and sees a
+    batch of four images: terms that compare all images with all captions count for four.
+    """
+    engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")))
+    batch = random_batch(_IMAGES, system.resolution, captions)
+    noise = torch.randn(_IMAGES, system.noise_width)
+    return count_flops(lambda: engine.step(batch, noise)) / _IMAGES
+
+
+def random_batch(images: int, resolution: int, captions: Captions) -> Batch:
+    """Return random images of `resolution` px with random captions of several lengths."""
+    # Captions of one length take a kernel for LSTMs that the counter does not know.
+    lengths = (captions.words - torch.arange(images)).clamp(min=1)
+    return Batch(
+        torch.randint(0, 256, (images, 3, resolution, resolution), dtype=torch.uint8),
+        torch.randint(1, captions.vocabulary, (images, captions.words)),
+        lengths,
+        torch.arange(images),
+        torch.arange(images),
+    )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return how many numbers of a network are trained."""
+    return sum(parameter.numel() for _, parameter in trainable(module))

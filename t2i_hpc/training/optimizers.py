@@ -1,0 +1,237 @@
+"""Adam in the builds that clusters have: torch's, torch's fused, DeepSpeed's, NVIDIA apex's.
+
+All of them keep the same moments (``exp_avg``, ``exp_avg_sq``) and a step count, which each puts
+somewhere else; so a run goes on with another one after a restart.
+
+Learning rates and moments that follow the images seen.
+
+What changes over a training is set before every step from the number of images seen, the one
+integer from which a run resumes: there is no scheduler with a state of its own to save.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.engine import ScheduleConfig
+from t2i_hpc.runs.checkpoint import MOMENTS
+from t2i_hpc.systems.base import OptimiserSettings, trainable
+from t2i_hpc.training.deepspeed_build import compiling, require_compilation
+
+
+def build_optimiser(
+    part: nn.Module, settings: OptimiserSettings, kind: str, device: torch.device
+) -> torch.optim.Optimizer:
+    """Build Adam over the part's trainable parameters.
+
+    Args:
+        part: its parameters must lie on `device` already.
+        settings: learning rate, β₁, β₂, ε.
+        kind: ``adam``, ``fused``, ``deepspeed``, ``apex``, or ``auto``: fused on a GPU, else
+            plain; see :func:`check_build`.
+    """
+    parameters = [parameter for _, parameter in trainable(part)]
+    words: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "eps": settings.epsilon,
+    }
+    if kind == "apex":
+        apex_adam: torch.optim.Optimizer = find_apex_adam()(parameters, adam_w_mode=False, **words)
+        return apex_adam
+    if kind == "deepspeed":
+        return _deepspeed_adam(parameters, words, device)
+    fused = kind == "fused" or (kind == "auto" and device.type == "cuda")
+    return torch.optim.Adam(parameters, fused=fused or None, **words)
+
+
+def check_build(kind: str, device: torch.device | None) -> None:
+    """Refuse a build of Adam that is not there.
+
+    Args:
+        kind: as :func:`build_optimiser` takes it.
+        device: where it is to run; None: another machine's, which is not looked at.
+
+    Raises:
+        ConfigurationError: apex is not NVIDIA's or not there, or wants a GPU; or DeepSpeed's has
+            nothing to be compiled with.
+    """
+    if kind == "deepspeed":
+        wanted = "engine.optimiser=deepspeed"
+        require_compilation(wanted, "take engine.optimiser=auto", here=device is not None)
+    elif kind == "apex" and device is not None:
+        if device.type != "cuda":
+            raise ConfigurationError(
+                "engine.optimiser=apex runs on GPUs only: take engine.optimiser=adam here"
+            )
+        find_apex_adam()
+
+
+def _deepspeed_adam(
+    parameters: list[nn.Parameter], words: dict[str, Any], device: torch.device
+) -> torch.optim.Optimizer:
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+    with compiling():
+        if device.type == "cpu":
+            on_cpu: torch.optim.Optimizer = DeepSpeedCPUAdam(parameters, adamw_mode=False, **words)
+            return on_cpu
+        on_gpu: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=False, **words)
+        return on_gpu
+
+
+def find_apex_adam() -> Any:
+    """Return NVIDIA apex's FusedAdam.
+
+    Raises:
+        ConfigurationError: it is not installed, or what is installed is another project.
+    """
+    how = (
+        "build NVIDIA's from github.com/NVIDIA/apex with APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip "
+        "install --no-build-isolation ., or take engine.optimiser=fused, which needs nothing"
+    )
+    try:
+        import apex
+    except ImportError as error:
+        raise ConfigurationError(
+            f"engine.optimiser=apex, but apex is not installed: {how}"
+        ) from error
+    try:
+        from apex.optimizers import FusedAdam
+    except ImportError as error:
+        where = getattr(apex, "__file__", None) or "the one installed"
+        raise ConfigurationError(
+            f"engine.optimiser=apex, but {where} has no optimizers.FusedAdam: the package called "
+            f"apex on PyPI is another project; uninstall it and {how}"
+        ) from error
+    return FusedAdam
+
+
+def read_moments(part: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the moments and step counts by ``parameter/moment``; empty before the first step."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in trainable(part):
+        state = optimiser.state.get(parameter, {})
+        if MOMENTS[0] not in state:
+            continue
+        found |= {f"{name}/{key}": state[key] for key in MOMENTS}
+        found[f"{name}/step"] = read_step(optimiser, state)
+    return found
+
+
+def write_moments(
+    part: nn.Module, optimiser: torch.optim.Optimizer, moments: dict[str, Tensor]
+) -> None:
+    """Give an optimiser what :func:`read_moments` returned, from this or another build."""
+    for name, parameter in trainable(part):
+        if f"{name}/{MOMENTS[0]}" not in moments:
+            continue
+        state: dict[str, Any] = {
+            key: torch.empty_like(parameter).copy_(moments[f"{name}/{key}"]) for key in MOMENTS
+        }
+        write_step(optimiser, state, moments[f"{name}/step"])
+        optimiser.state[parameter] = state
+
+
+def read_step(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Tensor:
+    """Return the step count of a parameter's state: float32 ().
+
+    DeepSpeed's FusedAdam (0.19.8) counts in the state of a group's last parameter alone, and
+    steps all of them with that count.
+    """
+    count = state.get("step", optimiser.param_groups[0].get("step", 0))
+    if _build_of(optimiser) == "deepspeed":
+        count = max(int(other.get("step", 0)) for other in optimiser.state.values())
+    return torch.as_tensor(count, dtype=torch.float32).cpu()
+
+
+def write_step(optimiser: torch.optim.Optimizer, state: dict[str, Any], count: Tensor) -> None:
+    """Put a step count where an optimiser looks for it.
+
+    apex counts for a whole group, DeepSpeed in a plain number, torch in a tensor on the CPU, or
+    on the device where it is fused.
+    """
+    build = _build_of(optimiser)
+    if build == "apex":
+        for group in optimiser.param_groups:
+            group["step"] = int(count)
+    elif build == "deepspeed":
+        state["step"] = int(count)
+    else:
+        fused = bool(optimiser.param_groups[0].get("fused"))
+        place = state[MOMENTS[0]].device if fused else torch.device("cpu")
+        state["step"] = count.detach().clone().to(place)
+
+
+def _build_of(optimiser: torch.optim.Optimizer) -> str:
+    """Return the package that an optimizer comes from."""
+    return type(optimiser).__module__.partition(".")[0]
+
+
+def forget_moments(optimiser: torch.optim.Optimizer) -> None:
+    """Let an optimiser begin anew, wherever its state lies."""
+    for state in optimiser.state.values():
+        for key in MOMENTS:
+            if key in state:
+                state[key].zero_()
+        write_step(optimiser, state, torch.zeros(()))
+
+
+def learning_rate(settings: OptimiserSettings, schedule: ScheduleConfig, images_seen: int) -> float:
+    """Return a part's learning rate of the step after `images_seen` images."""
+    rate = settings.learning_rate
+    if settings.learning_rate_at is not None:
+        rate = settings.learning_rate_at(images_seen)
+    return rate * factor(schedule, images_seen)
+
+
+def factor(schedule: ScheduleConfig, images_seen: int) -> float:
+    """Return what every learning rate is multiplied with after `images_seen` images.
+
+    It grows linearly from 0 over the warm-up, counted from the first image on, and falls over
+    ``decay_images`` images after it down to ``floor``, where it stays.
+    """
+    if images_seen < schedule.warmup_images:
+        return (images_seen + 1) / (schedule.warmup_images + 1)
+    if schedule.decay == "none":
+        return 1.0
+    share = min(1.0, (images_seen - schedule.warmup_images) / schedule.decay_images)
+    fallen = share if schedule.decay == "linear" else (1 - math.cos(math.pi * share)) / 2
+    return 1.0 - (1.0 - schedule.floor) * fallen
+
+
+def restarts(settings: OptimiserSettings, images_seen: int, batch_size: int) -> bool:
+    """Whether a part's moments are forgotten before the step after `images_seen` images."""
+    period = settings.restart_every or 0
+    return bool(period) and images_seen // period > (images_seen - batch_size) // period
+
+
+def keep_schedule(
+    optimiser: torch.optim.Optimizer,
+    settings: OptimiserSettings,
+    schedule: ScheduleConfig,
+    images_seen: int,
+    batch_size: int,
+) -> None:
+    """Give an optimiser the learning rate of the step to come, and a new start where one is due.
+
+    Args:
+        optimiser: of one part; its moments are forgotten at the first step of each period of
+            ``settings.restart_every`` images.
+        settings: the part's.
+        schedule: warm-up and decay of all parts.
+        images_seen: before the step.
+        batch_size: images of a step, over all ranks.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(settings, schedule, images_seen)
+    if restarts(settings, images_seen, batch_size):
+        forget_moments(optimiser)

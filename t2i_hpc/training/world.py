@@ -1,0 +1,229 @@
+"""Which rank am I, of how many, on which device: from torchrun, srun, MPI or nothing.
+
+One function answers for every launcher, so that a task never cares who started it. With one
+rank there is no process group at all. With several, a lifeline watches over them, and before any
+work is done they find out whether each has a device of its own and whether all can be heard.
+
+What one rank knows or fails at, told to all.
+
+An error that stops one rank alone leaves the others waiting in their next collective call, so
+errors are shared first and raised everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import gc
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from t2i_hpc.common.errors import ConfigurationError, RunError
+from t2i_hpc.common.network import GLOO, choose_interface
+from t2i_hpc.common.out_of_memory import TRAINING_LEVERS, memory_explained
+from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.training.health import check_devices, check_group
+from t2i_hpc.training.heartbeat import Lifeline, tie_lifeline
+from t2i_hpc.training.place import Place, find_place
+
+
+@dataclass
+class Stage:
+    """What a rank is doing, e.g. "step 12, phase generator"."""
+
+    name: str = "its start"
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all ranks.
+
+    Attributes:
+        rank, size: over all nodes.
+        local_rank, local_size: on this node.
+        device: where this rank computes.
+        control: group of CPU ranks for decisions (None with one rank).
+        lifeline: names a rank that is lost (None with one rank).
+        stage: what this rank is doing.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None
+    lifeline: Lifeline | None = None
+    stage: Stage = field(default_factory=Stage, compare=False)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and progress."""
+        return self.rank == 0
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether any rank raised it; a collective call."""
+        if self.control is None:
+            return list(flags)
+        raised = torch.tensor([int(flag) for flag in flags])
+        dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.control)
+        return [bool(flag) for flag in raised]
+
+    def doing(self, what: str) -> None:
+        """Say what all ranks begin to do now, e.g. "saving"; errors about lost ranks name it."""
+        self.stage.name = what
+        if self.lifeline is not None:
+            self.lifeline.doing(what)
+
+    def memory_explained(self, levers: str) -> AbstractContextManager[None]:
+        """Turn errors for want of memory into a sentence with rank, stage and device.
+
+        Args:
+            levers: what to do, as the end of the sentence.
+        """
+        return memory_explained(self._place, self.device, levers)
+
+    def _place(self) -> str:
+        return f"rank {self.rank} on {socket.gethostname()} at {self.stage.name}"
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.control is not None:
+            dist.barrier(group=self.control)
+
+
+@contextlib.contextmanager
+def joined_world(config: EngineConfig, levers: str = TRAINING_LEVERS) -> Iterator[World]:
+    """Join the process group this process was started for, and leave it at the end.
+
+    Args:
+        config: device, threads and timeout.
+        levers: what to do where memory is used up, as the end of a sentence.
+
+    Raises:
+        OutOfMemoryError: names rank, stage and device.
+        ConfigurationError: the device asked for is not there.
+    """
+    place = find_place(os.environ)
+    device = choose_device(config.device, place.local_rank)
+    _limit_threads(config.threads, place.local_size)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if place.size == 1:
+        world = World(0, 1, 0, 1, device)
+        with world.memory_explained(levers):
+            yield world
+        return
+    control = _join(place, device, config.timeout)
+    life = tie_lifeline(place.rank, place.size, place.address, config.timeout, control)
+    try:
+        check_devices(place, device, control)
+        check_group(place, device)
+        world = World(
+            place.rank, place.size, place.local_rank, place.local_size, device, control, life
+        )
+        with world.memory_explained(levers):
+            yield world
+    except BaseException as error:
+        life.close(error)
+        _leave_group()
+        raise
+    _leave_group()
+    life.close()
+
+
+def _leave_group() -> None:
+    # gloo can abort at interpreter exit while a wrapped module still holds the group.
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def _join(place: Place, device: torch.device, timeout: float) -> dist.ProcessGroup:
+    # Twice the timeout: the lifeline, which knows more, is to speak before a collective does.
+    limit = datetime.timedelta(seconds=2 * timeout)
+    choose_interface(place.address, os.environ, local=place.size == place.local_size)
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"tcp://{place.address}:{place.port}",
+            rank=place.rank,
+            world_size=place.size,
+            timeout=limit,
+        )
+        control = dist.new_group(backend="gloo", timeout=limit)
+    except (dist.DistError, RuntimeError) as error:
+        raise RunError(
+            f"rank {place.rank} on {socket.gethostname()} did not meet all {place.size} ranks at "
+            f"{place.address}:{place.port} ({str(error).splitlines()[0]}) by the network "
+            f"interface {os.environ.get(GLOO, 'of its name')}: see whether every rank was started "
+            f"and whether its node reaches that address; {GLOO}= names another interface, "
+            "NCCL_SOCKET_IFNAME= that of GPUs"
+        ) from error
+    if not isinstance(control, dist.ProcessGroup):
+        raise ConfigurationError("torch.distributed gave no group for decisions")
+    return control
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """Turn auto, cpu or cuda into this rank's device.
+
+    Raises:
+        ConfigurationError: cuda without a GPU, or more ranks than GPUs on the node.
+    """
+    available = torch.cuda.is_available()
+    if name == "cpu" or (name == "auto" and not available):
+        return torch.device("cpu")
+    if not available:
+        raise ConfigurationError("device=cuda, but torch sees no GPU here; take device=cpu")
+    visible = torch.cuda.device_count()
+    number = 0 if visible == 1 else local_rank  # a batch system may show each rank its own GPU
+    if number >= visible:
+        raise ConfigurationError(
+            f"local rank {local_rank} on {socket.gethostname()} has no GPU of its own: "
+            f"{visible} are visible; start one process a GPU"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def _limit_threads(threads: int | None, local_size: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads or max(1, cores // local_size))
+
+
+def share_text(world: World, text: str, source: int = 0) -> str:
+    """Return on every rank the text that rank `source` gives; a collective call."""
+    if world.control is None:
+        return text
+    content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    length = torch.tensor([len(content)])
+    dist.broadcast(length, source, group=world.control)
+    if world.rank != source:
+        content = torch.empty(int(length), dtype=torch.uint8)
+    if int(length):
+        dist.broadcast(content, source, group=world.control)
+    return bytes(content.tolist()).decode()
+
+
+def raise_together(world: World, error: Exception | None) -> None:
+    """Raise on every rank if any rank has an error; a collective call.
+
+    Raises:
+        Exception: this rank's own error.
+        RunError: what the first rank that has one says.
+    """
+    if world.control is not None:
+        first = torch.tensor([world.size if error is None else world.rank])
+        dist.all_reduce(first, dist.ReduceOp.MIN, group=world.control)
+        if int(first) < world.size:
+            text = share_text(world, str(error), int(first))
+            error = error or RunError(text)
+    if error is not None:
+        raise error

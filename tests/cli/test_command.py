@@ -1,0 +1,71 @@
+"""The grammar that all doors share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from t2i_hpc.cli.command import Door
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.config.fields import entries
+from t2i_hpc.config.tasks import ReportConfig, TrainConfig
+
+
+def door(run: object = None) -> Door[TrainConfig]:
+    def work(config: TrainConfig) -> int:
+        if config.seed == 13:
+            raise DataError("the folder is empty")
+        return config.seed
+
+    return Door("train", "Trains.", TrainConfig, work, ("python -m t2i_hpc.train seed=2", "two"))
+
+
+def test_help_lists_every_key_with_default_and_examples(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert door().open(["--help"]) == 0
+    text = capsys.readouterr().out
+    for entry in entries(TrainConfig()):
+        assert f"  {entry.key} = " in text
+    assert "python -m t2i_hpc.train seed=2" in text
+    assert "engine.batch_size = 24 images" in text
+    assert "frozen|damsm|joint" in text
+    assert "experiment=" in text
+
+
+def test_print_config_prints_and_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door().open(["--print-config", "seed=13"]) == 0
+    assert "seed: 13" in capsys.readouterr().out
+
+
+def test_the_exit_code_is_the_tasks() -> None:
+    assert door().open(["seed=0"]) == 0
+    assert door().open(["seed=5"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("seed=13", "t2i_hpc.train: the folder is empty"),
+        ("--verbose", "unknown option --verbose"),
+        ("sead=1", "did you mean 'seed'"),
+        ("--config-dir=/nowhere", "there is no such folder"),
+    ],
+)
+def test_an_error_is_one_sentence_and_exit_code_2(
+    word: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert door().open([word]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_print_run_says_where_the_work_lies(capsys: pytest.CaptureFixture[str]) -> None:
+    located = Door(
+        "train", "T.", TrainConfig, lambda config: 1, ("a",), lambda c: Path(c.runs) / str(c.seed)
+    )
+    assert located.open(["--print-run", "seed=4"]) == 0
+    assert capsys.readouterr().out == "runs/4\n"
+    assert Door("report", "R.", ReportConfig, lambda config: 0, ("a",)).open(["--print-run"]) == 2

@@ -1,0 +1,153 @@
+"""The door `evaluate` on other sources than a run alone, and with all metrics."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from t2i_hpc.checkpoints import DOOR as CHECKPOINTS
+from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.evaluate import DOOR
+from t2i_hpc.runs.run_directory import open_run
+from tests.commands.test_evaluate_door import SETTINGS
+from tests.commands.trained import make_run, write_encoders
+from tests.support.data import draw_image, make_shards
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    return make_run(folder / "run", make_shards(folder, count=12))
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def test_every_metric_that_needs_no_inception(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        f"run={run}",
+        *SETTINGS,
+        "evaluation.metrics=[fid,kid,prc,r_precision]",
+        "evaluation.kid_subset_size=5",
+        "evaluation.candidates=6",
+        "evaluation.folds=5",
+        "evaluation.save_images=png",
+        *write_encoders(run),
+    )
+    assert DOOR.open([*words, "json=true"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == read_json_lines(run / "scores.jsonl")
+    names = [row["metric"] for row in rows]
+    lite0 = "(EfficientNet-Lite0)"
+    assert names == [
+        f"KID {lite0}",
+        f"precision {lite0}",
+        f"recall {lite0}",
+        "R-precision",
+        f"FD {lite0}",
+    ]
+    assert rows[3]["std"] is not None
+    assert 0 <= rows[3]["value"] <= 1
+    assert rows[3]["value"] * 10 == pytest.approx(round(rows[3]["value"] * 10))
+    pictures = sorted(run.glob("evaluations/*/*/images/*.png"))
+    assert [path.name for path in pictures] == [f"{number:09d}.png" for number in range(10)]
+    index = read_json_lines(pictures[0].with_name("index.jsonl"))
+    assert [row["file"] for row in index] == [path.name for path in pictures]
+    assert {row["checkpoint"] for row in index} == {rows[0]["checkpoint"]}
+    assert all(row["caption"] and row["key"] and row["seed"] == 1 for row in index)
+    # The same pictures as files give the same distance: nothing is lost on the way to a folder.
+    again = ["images=" + str(pictures[0].parent), *SETTINGS, f"evaluation.data={_shards(run)}"]
+    assert DOOR.open([*again, "json=true", f"output={run / 'again'}"]) == 0
+    (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert row["value"] == pytest.approx(rows[4]["value"], rel=1e-6)
+    assert row["protocol"] != rows[4]["protocol"]
+
+
+def _shards(run: Path) -> str:
+    return open_run(run).data.path
+
+
+def _pixels(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.glob("evaluations/*/*/images/*")}
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_images_that_are_missing_are_generated_again(
+    run: Path, form: str, refusal: Callable[..., str]
+) -> None:
+    words = [f"run={run}", *SETTINGS]
+    assert DOOR.open(words) == 0
+    sums = {path: path.read_bytes() for path in run.glob("evaluations/*/*/*.npz")}
+    words += [f"evaluation.save_images={form}", "evaluation.shards=2"]
+    assert "shard 0 of 2 has no valid file" in refusal(*words, "evaluation.merge=true")
+    for shard in (1, 0):
+        assert DOOR.open([*words, f"evaluation.shard={shard}"]) == 0
+    assert DOOR.open([*words, "evaluation.merge=true"]) == 0
+    assert {path: path.read_bytes() for path in sums} == sums  # only images were lacking
+    saved = _pixels(run)
+    assert len(saved) == {"png": 10, "npz": 3}[form] + 1
+    lost = min(run.glob(f"evaluations/*/*/images/*.{form}"))
+    lost.unlink()
+    assert DOOR.open(words) == 0
+    assert _pixels(run) == saved
+
+
+def test_images_of_a_folder_are_files_already(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    for number in range(4):
+        draw_image(number).save(tmp_path / f"{number}.png")
+    words = [f"images={tmp_path}", f"reference={tmp_path}", *SETTINGS, "evaluation.images=4"]
+    assert "are files already" in refusal(*words, "evaluation.save_images=png")
+
+
+def test_an_exported_checkpoint_scores_as_the_run_does(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = tmp_path / "all.safetensors"
+    words = [f"run={run}", "action=export", "what=all", f"output={exported}"]
+    assert CHECKPOINTS.open(words) == 0
+    capsys.readouterr()
+    printed = []
+    for which in ("200", str(exported)):
+        assert DOOR.open([f"run={run}", *SETTINGS, f"checkpoint={which}"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_a_folder_against_a_folder(
+    tmp_path: Path, refusal: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine, real = (tmp_path / name for name in ("mine", "real"))
+    for folder, numbers in ((mine, range(8)), (real, range(4, 16))):
+        folder.mkdir()
+        for number in numbers:
+            draw_image(number).save(folder / f"{number:02d}.png")
+    words = [f"images={mine}", f"reference={real}", *SETTINGS]
+    assert "holds 8 images, fewer than evaluation.images=10" in refusal(*words)
+    assert "nothing to compare with" in refusal(words[0], *SETTINGS, "evaluation.images=8")
+    words.append("evaluation.images=8")
+    asked = [*words, "evaluation.metrics=[r_precision]"]
+    assert "a folder of images does not say" in refusal(*asked)
+    assert DOOR.open(words) == 0
+    same = [words[0], f"reference={mine}", *words[2:], f"output={tmp_path / 'same'}"]
+    assert DOOR.open(same) == 0
+    (row,) = read_json_lines(tmp_path / "mine-scores" / "scores.jsonl")
+    (zero,) = read_json_lines(tmp_path / "same" / "scores.jsonl")
+    assert (row["n"], row["n_real"], row["images"]) == (8, 12, 0)
+    assert row["value"] > 0.01
+    assert zero["value"] == pytest.approx(0, abs=1e-6)
+    assert "JPEG" not in capfd.readouterr().err
+    draw_image(0).save(mine / "00.jpg", quality=95)
+    (mine / "00.png").unlink()
+    assert DOOR.open(words) == 0
+    assert f"warning: 1 images of {mine} are JPEG" in capfd.readouterr().err
+    Image.new("RGB", (41, 40)).save(mine / "00.jpg")
+    assert "must be equal squares" in refusal(*words)

@@ -1,0 +1,83 @@
+"""What image i is made of comes from (seed, i); noise, rounding and framing do as they say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.split import Split
+from t2i_hpc.evaluation.image_sets import Framing
+from t2i_hpc.sampling.trained_run import PLAIN, DrawingRules, caption_of
+
+
+def test_one_caption_is_what_the_split_says(shards: Path) -> None:
+    split = Split.open(DataConfig(path=str(shards)), "train")
+    for number in (0, 5, 24, 100):
+        assert caption_of(split, number, 3, PLAIN) == split.caption(number, 3)[1]
+
+
+def test_all_captions_come_in_turn(shards: Path) -> None:
+    split = Split.open(DataConfig(path=str(shards)), "train")
+    rules = DrawingRules(captions="all")
+    texts = Counter(caption_of(split, number, 1, rules) for number in range(3 * split.count))
+    every = Counter(text for n in range(split.count) for text in split.sample(n).captions)
+    assert texts == every
+
+
+def test_truncated_noise_keeps_its_order_and_its_bound() -> None:
+    plain = PLAIN.noise(range(50), 40, seed=1)
+    cut = DrawingRules(truncation=1.0).noise(range(50), 40, seed=1)
+    assert cut.dtype == torch.float32
+    assert cut.abs().max() <= 1.0
+    assert torch.equal(cut.flatten().argsort(), plain.flatten().argsort())
+    # Of a normal distribution cut off at ±1 the standard deviation is 0.5396.
+    assert float(cut.std()) == pytest.approx(0.5396, abs=0.02)
+    torch.testing.assert_close(DrawingRules(truncation=9.0).noise(range(50), 40, 1), plain)
+
+
+def test_rounding() -> None:
+    values = torch.tensor([-1.2, -1.0, 0.0, 0.9999, 1.0, 1.2])
+    assert PLAIN.levels(values).tolist() == [0, 0, 128, 255, 255, 255]
+    assert DrawingRules(rounding="down").levels(values).tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_the_words_of_the_rules_differ() -> None:
+    rules = [
+        PLAIN,
+        DrawingRules("all"),
+        DrawingRules(truncation=2.0),
+        DrawingRules(rounding="down"),
+    ]
+    assert len({tuple(rule.words().items()) for rule in rules}) == 4
+    framings = [Framing(), Framing("random"), Framing("random", seed=2), Framing(filter="lanczos")]
+    assert len({framing.words() for framing in framings}) == 4
+    assert Framing(seed=2).words() == Framing().words()
+
+
+def test_the_centre_is_that_of_the_split(shards: Path) -> None:
+    split = Split.open(DataConfig(path=str(shards)), "train")
+    expected = split.evaluation_images([2], 32)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(Framing().frame(split.image(2), 2, 32), expected)
+
+
+def test_random_crops_come_from_seed_and_number() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    framing = Framing("random")
+    first = framing.frame(image, 1, 64)
+    assert first.shape == (64, 64, 3)
+    np.testing.assert_array_equal(framing.frame(image, 1, 64), first)
+    others = [framing.frame(image, 2, 64), Framing("random", seed=2).frame(image, 1, 64)]
+    assert all(not np.array_equal(other, first) for other in others)
+
+
+@pytest.mark.parametrize("name", ["bicubic", "lanczos"])
+def test_filters_differ(name: str) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    framed = Framing(filter=name).frame(image, 0, 32)
+    assert framed.shape == (32, 32, 3)
+    assert not np.array_equal(framed, Framing().frame(image, 0, 32))

@@ -1,0 +1,81 @@
+"""Checkpoints: everything comes back, and one is chosen by its number of images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2i_hpc.common.errors import RunError
+from t2i_hpc.runs.checkpoint import (
+    Progress,
+    choose_checkpoint,
+    load_weights,
+    open_checkpoint,
+    read_moments,
+)
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.training.checkpoints.writing import save_checkpoint
+from t2i_hpc.training.ddp import DDPEngine
+from tests.support.checkpoints import NOISE, stepped
+from tests.support.training import tiny_batch
+
+
+def save(run: Path, images: int, system: SSAGAN, engine: DDPEngine) -> None:
+    progress = Progress(images, images // 4, 1.5)
+    save_checkpoint(run, system.modules, engine.read_moments(), progress)
+
+
+def test_a_step_after_loading_equals_the_step_without(tmp_path: Path) -> None:
+    system, engine = stepped(2)
+    save(tmp_path, 8, system, engine)
+    engine.step(tiny_batch(), NOISE)
+    other, other_engine = stepped(0)
+    checkpoint = open_checkpoint(tmp_path, 8)
+    assert checkpoint.progress == Progress(8, 2, 1.5)
+    load_weights(checkpoint, other.modules)
+    other_engine.write_moments(read_moments(checkpoint))
+    other_engine.step(tiny_batch(), NOISE)
+    for name, value in system.modules.state_dict().items():
+        assert torch.equal(value, other.modules.state_dict()[name]), name
+
+
+def test_without_the_moments_the_step_would_differ(tmp_path: Path) -> None:
+    system, engine = stepped(2)
+    save(tmp_path, 8, system, engine)
+    engine.step(tiny_batch(), NOISE)
+    other, other_engine = stepped(0)
+    load_weights(open_checkpoint(tmp_path, 8), other.modules)
+    other_engine.step(tiny_batch(), NOISE)
+    weights = other.modules.state_dict()
+    assert any(not torch.equal(v, weights[n]) for n, v in system.modules.state_dict().items())
+
+
+def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
+    system, engine = stepped()
+    save(tmp_path, 4, system, engine)
+    whole = tmp_path / "checkpoints" / "0000000004"
+    shutil.copytree(whole, whole.with_name(".0000000008.tmp"))
+    assert list_checkpoints(tmp_path) == [4]
+
+
+def test_choosing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        choose_checkpoint(tmp_path, "latest")
+    system, engine = stepped()
+    save(tmp_path, 4, system, engine)
+    save(tmp_path, 8, system, engine)
+    assert choose_checkpoint(tmp_path, "latest").progress.images_seen == 8
+    assert choose_checkpoint(tmp_path, "4").progress.images_seen == 4
+    with pytest.raises(RunError, match="it has: 4, 8"):
+        choose_checkpoint(tmp_path, "5")
+
+
+def test_another_systems_weights_are_refused(tmp_path: Path) -> None:
+    system, engine = stepped(0)
+    save(tmp_path, 4, system, engine)
+    with pytest.raises(RunError, match="does not fit this system"):
+        load_weights(open_checkpoint(tmp_path, 4), system.generator)

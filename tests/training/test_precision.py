@@ -1,0 +1,191 @@
+"""Precisions: how far they part, what stays in float32, and float16's scale of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.precision import Precision
+from t2i_hpc.training.world import World
+from tests.support.toys import Toy, toy_batch, unspoilt
+from tests.support.training import tiny_batch, tiny_system
+
+CPU = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+def ssa_gan(precision: str, damsm: float) -> DDPEngine:
+    config = EngineConfig(batch_size=4, precision=precision)
+    return DDPEngine(tiny_system("frozen", damsm), CPU, config)
+
+
+def losses(precision: str, damsm: float) -> dict[str, Tensor]:
+    """Each term over five steps."""
+    engine = ssa_gan(precision, damsm)
+    rows = []
+    for step in range(5):
+        noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(step))
+        rows.append(engine.step(tiny_batch(start=4 * step), noise, 4 * step))
+    return {name: torch.stack([row[name].float() for row in rows]) for name in rows[0]}
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.125], ids=["plain", "damsm"])
+def exact(request: pytest.FixtureRequest) -> tuple[float, dict[str, Tensor]]:
+    return request.param, losses("fp32", request.param)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_sixteen_bits_stay_within_the_band_that_is_stated(
+    exact: tuple[float, dict[str, Tensor]], precision: str
+) -> None:
+    damsm, expected = exact
+    found = losses(precision, damsm)
+    assert found.keys() == expected.keys()
+    apart = {
+        name: float(((found[name] - value).abs() / value.abs().clamp(min=1)).max())
+        for name, value in expected.items()
+    }
+    for name, difference in apart.items():
+        allowed = 0.15 if "damsm" in name else 0.05 if damsm else 0.01
+        assert difference <= allowed, (name, difference)
+    assert max(apart.values()) > 1e-4, "nothing was computed in sixteen bits"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_flags_of_gpu_products(
+    precision: str, restored_flags: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Precision(precision, torch.device("cpu"))
+    expected = precision == "tf32"
+    assert torch.backends.cuda.matmul.allow_tf32 is expected
+    assert torch.backends.cudnn.allow_tf32 is expected
+    with engine.autocast():
+        assert torch.is_autocast_enabled("cpu") == (precision in ("bf16", "fp16"))
+    assert (engine.scaler() is not None) == (precision == "fp16")
+
+
+@pytest.fixture
+def restored_flags() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+class Types(TorchDispatchMode):
+    """Collects the types of the results of operations whose names begin so."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names, self.seen = names, dict[str, set[torch.dtype]]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in self.names:
+            self.seen.setdefault(name, set()).add(result.dtype)
+        return result
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_penalty_and_the_softmax_over_words_stay_float32(precision: str) -> None:
+    engine = ssa_gan(precision, 0.125)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    context = engine._begin(tiny_batch(), torch.randn(4, 100))
+    names = ("convolution", "pow", "_softmax", "logsumexp", "_log_softmax")
+    seen = {}
+    for phase in engine.system.phases:
+        with Types(*names) as types:
+            engine._backward(phase, context, True)
+        seen[phase.name] = types.seen
+    assert seen["discriminator"]["convolution"] == {half}
+    assert seen["penalty"]["convolution"] == seen["penalty"]["pow"] == {torch.float32}
+    assert half in seen["generator"]["convolution"]
+    for name in ("_softmax", "logsumexp", "_log_softmax"):
+        assert seen["generator"][name] == {torch.float32}
+
+
+def half_engine(factor: float = 1.0) -> DDPEngine:
+    def spoil(loss: Tensor, batch: Batch, phase: str) -> Tensor:
+        """Make phase b too large in its second step."""
+        return loss * (factor if phase == "b" and int(batch.positions[0]) == 4 else 1.0)
+
+    return DDPEngine(Toy(spoil), CPU, EngineConfig(batch_size=4, precision="fp16"))
+
+
+def run(engine: DDPEngine, first: int, last: int) -> dict[str, Tensor]:
+    for step in range(first, last):
+        engine.step(*toy_batch(4, 4 * step), 4 * step)
+    return {name: value.clone() for name, value in engine.system.modules.state_dict().items()}
+
+
+def scale(engine: DDPEngine, part: str) -> float:
+    scaler = engine.scalers[part,]
+    assert scaler is not None
+    return float(scaler.get_scale())
+
+
+def test_an_overflow_leaves_the_update_out_and_halves_the_scale() -> None:
+    engine = half_engine(factor=1e4)
+    first = run(engine, 0, 1)
+    before = scale(engine, "b")
+    second = run(engine, 1, 2)
+    assert scale(engine, "b") == before / 2
+    assert scale(engine, "a") == before
+    for name in first:
+        assert torch.equal(first[name], second[name]) == name.startswith("b."), name
+    third = run(engine, 2, 3)
+    assert not torch.equal(second["b.common.weight"], third["b.common.weight"])
+    assert engine.watch.first(10) is None  # usual, no reason to stop
+
+
+def test_the_scale_is_saved_and_a_resumed_training_is_equal_to_the_bit() -> None:
+    whole, before, after = half_engine(1e4), half_engine(1e4), half_engine(1e4)
+    expected = run(whole, 0, 6)
+    after.system.modules.load_state_dict(run(before, 0, 3))
+    moments = {name: value.clone() for name, value in before.read_moments().items()}
+    assert {"scaler/a", "scaler/b"} <= moments.keys()
+    after.write_moments(moments)
+    assert scale(after, "b") == scale(before, "b") < 65536  # where scales begin
+    found = run(after, 3, 6)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    ours, theirs = whole.read_moments(), after.read_moments()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_scale_that_falls_to_zero_stops_the_run() -> None:
+    def never(loss: Tensor, batch: Batch, phase: str) -> Tensor:
+        """Give a finite loss whose gradient is no number."""
+        return loss + (loss * 0).sqrt() if phase == "b" else unspoilt(loss, batch, phase)
+
+    engine = DDPEngine(Toy(never), CPU, EngineConfig(batch_size=4, precision="fp16"))
+    run(engine, 0, 20)
+    assert engine.watch.first(21) is None
+    run(engine, 20, 170)
+    found = engine.watch.first(171)
+    assert found is not None
+    assert found.startswith("the loss scaled by 1 / 0 in phase b of step 1")
+
+
+def test_float16_and_skip_are_refused_together() -> None:
+    config = EngineConfig(precision="fp16", on_nonfinite="skip")
+    with pytest.raises(ConfigurationError, match="leaves out updates that overflow by itself"):
+        DDPEngine(Toy(), CPU, config)
+
+
+def test_captions_of_one_length_are_learnt_from_in_sixteen_bits() -> None:
+    """torch has no training of an LSTM in float16 for them on a CPU."""
+    config = EngineConfig(batch_size=4, precision="fp16")
+    engine = DDPEngine(tiny_system("joint", 0.125), CPU, config)
+    batch = replace(tiny_batch(), lengths=torch.full((4,), 6))
+    values = engine.step(batch, torch.randn(4, 100))
+    assert all(value.isfinite() for value in values.values())

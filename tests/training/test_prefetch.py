@@ -1,0 +1,60 @@
+"""Batches come to the device in their order, with their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.training.prefetch import on_device
+
+DEVICES = [
+    torch.device("cpu"),
+    pytest.param(
+        torch.device("cuda"),
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+    ),
+]
+
+
+def make(number: int) -> Batch:
+    images = torch.full((2, 4, 4, 3), number, dtype=torch.uint8)
+    if torch.cuda.is_available():
+        images = images.pin_memory()
+    return Batch(
+        images=images.permute(0, 3, 1, 2),
+        tokens=torch.full((2, 5), number),
+        lengths=torch.tensor([1, 2]),
+        classes=torch.tensor([number, 0]),
+        positions=torch.arange(2) + 2 * number,
+        captions=(f"number {number}", ""),
+        keys=("a", "b"),
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_arrive_whole_and_in_order(device: torch.device) -> None:
+    found = list(on_device((make(number) for number in range(20)), device))
+    for number, batch in enumerate(found[:19]):
+        assert batch.images.device.type == batch.classes.device.type == device.type
+        assert batch.positions.device.type == "cpu"  # where noise is drawn from them
+        expected = make(number)
+        for name in ("images", "tokens", "lengths", "classes", "positions"):
+            assert torch.equal(getattr(batch, name).cpu(), getattr(expected, name)), name
+        assert (batch.captions, batch.keys) == (expected.captions, expected.keys)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nothing_is_read_long_before_it_is_wanted(device: torch.device) -> None:
+    asked: list[int] = []
+
+    def batches() -> Iterator[Batch]:
+        for number in range(20):
+            asked.append(number)
+            yield make(number)
+
+    arriving = on_device(batches(), device)
+    next(arriving)
+    assert asked == ([0] if device.type == "cpu" else [0, 1])
