@@ -46,7 +46,7 @@ from t2i_hpc.data.build.split_writer import write_shards
 from t2i_hpc.data.captions import encode_caption, pad
 from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import Pixels, crop_and_flip, decode, encode, resize_shorter
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split, stack
 from t2i_hpc.data.training_data import Stream
 
@@ -71,7 +71,7 @@ class Work:
     @property
     def load_size(self) -> int:
         """Shorter side before the crop, in pixels."""
-        return round(self.resolution * self.config.margin)
+        return round(self.resolution * self.config.resize_ratio)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def make_work(folder: Path, given: argparse.Namespace) -> Work:
     )
     write_shards(words)
     config = DataConfig(path=str(output))
-    resolution = round(given.size / config.margin)
+    resolution = round(given.size / config.resize_ratio)
     return Work(Split.open(config, "train"), images, config, resolution, given.batch)
 
 
@@ -158,7 +158,7 @@ def ours(work: Work, workers: int, crops: bool = True) -> Iterator[int]:
     config = DataConfig(path=work.config.path, workers=workers)
     found = find_crop_decoder() if crops else None
     with patch("t2i_hpc.data.training_data.find_crop_decoder", return_value=found):
-        stream = Stream(config, work.split, work.resolution, 0, Share(work.batch))
+        stream = Stream(config, work.split, work.resolution, 0, RankSlice(work.batch))
     for batch in stream.batches(0):
         yield len(batch.images)
 
@@ -170,7 +170,7 @@ def plain_webdataset(work: Work) -> Iterator[int]:
     def make(image: bytes, text: bytes) -> tuple[Pixels, list[int]]:
         captions = json.loads(text)["captions"]
         caption = captions[int(rng.integers(len(captions)))]
-        words = encode_caption(caption, work.split.vocabulary, work.config.words, rng)
+        words = encode_caption(caption, work.split.vocabulary, work.config.max_tokens, rng)
         pixels = resize_shorter(decode(image), work.load_size)
         return crop_and_flip(pixels, work.resolution, rng, True), words
 
@@ -179,7 +179,7 @@ def plain_webdataset(work: Work) -> Iterator[int]:
     made = (make(*pair) for pair in samples.to_tuple("jpg", "json"))
     while True:
         images, words = zip(*itertools.islice(made, work.batch), strict=True)
-        pad(words, work.config.words)
+        pad(words, work.config.max_tokens)
         yield len(stack(images))
 
 
@@ -189,7 +189,7 @@ class Files(Dataset[Any]):
     def __init__(self, work: Work) -> None:
         self._paths = sorted(work.folder.glob("*.jpg"))
         texts = [path.with_suffix(".txt").read_text() for path in self._paths]
-        vocabulary, words = work.split.vocabulary, work.config.words
+        vocabulary, words = work.split.vocabulary, work.config.max_tokens
         tokens, _ = pad([vocabulary.encode(text)[:words] for text in texts], words)
         self._tokens = torch.from_numpy(tokens)
         self._transform = transforms.Compose(

@@ -21,7 +21,7 @@ import numpy as np
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.data.format.index import INDEX, ROW, SHARD_ROW, SHARDS
 from t2i_hpc.data.format.manifest import Manifest
-from t2i_hpc.data.sampler import Plan
+from t2i_hpc.data.sampler import Sampler
 
 _JUMPS = 300
 _ROW = "{:<36}{:>10}{:>15}\n"
@@ -38,15 +38,15 @@ def write_manifest(folder: Path) -> None:
     Manifest(folder, "big", "train", 304, 304, "jpeg", 10**9, 10**6, 5 * 10**13, digest).save()
 
 
-def open_plan(folder: Path) -> tuple[Plan, float]:
+def open_plan(folder: Path) -> tuple[Sampler, float]:
     """Open the split and build its plan; return the plan and the seconds both took."""
     start = time.perf_counter()
     manifest = Manifest.load(folder, location="elsewhere")  # there are no tars to look for
-    plan = Plan(manifest.counts, seed=1, window=8)
+    plan = Sampler(manifest.counts, seed=1, window=8)
     return plan, time.perf_counter() - start
 
 
-def jumps(plan: Plan, epochs: int) -> list[float]:
+def jumps(plan: Sampler, epochs: int) -> list[float]:
     """Return the seconds of jumps to random positions of some epochs."""
     rng, seconds = np.random.default_rng(2), []
     for position in rng.integers(epochs * plan.sample_count, size=_JUMPS).tolist():
@@ -56,7 +56,7 @@ def jumps(plan: Plan, epochs: int) -> list[float]:
     return seconds
 
 
-def reads(plan: Plan, batch: int) -> list[float]:
+def reads(plan: Sampler, batch: int) -> list[float]:
     """Return the seconds of consecutive batches of positions."""
     seconds = []
     for begin in range(0, _JUMPS * batch, batch):

@@ -11,4 +11,4 @@ set -euo pipefail
 # Your environment goes here: a module, conda activate.
 PATH=$PWD/.venv/bin:$PATH
 exec python -m t2i_hpc.launch task=shards cluster=slurm \
-  cluster.gpus_per_node=0 cluster.cpus_per_task=8 cluster.time=4:00:00 cluster.parts=16 "$@"
+  cluster.gpus_per_node=0 cluster.cpus_per_task=8 cluster.time=4:00:00 cluster.build_partitions=16 "$@"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cli.command import RunsDoor
+from t2i_hpc.cli.command import RunsCommand
 from t2i_hpc.cluster.cancelling import Cancelled, find_runs
 from t2i_hpc.cluster.cancelling import cancel as end_work
 from t2i_hpc.cluster.sweeps import is_sweep
@@ -39,7 +39,7 @@ def _account(ended: Cancelled, runs: list[Path]) -> list[str]:
     return [*([jobs] if ended.jobs else []), *local, *saved]
 
 
-DOOR = RunsDoor(
+COMMAND = RunsCommand(
     "cancel",
     "Ends all jobs of runs and sweeps, waiting and running ones, and waits until they are gone;\n"
     "none is put back into the queue. A training saves first as far as the cluster lets it (its\n"
@@ -53,4 +53,4 @@ DOOR = RunsDoor(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import CheckpointsConfig
@@ -90,7 +90,7 @@ def export(folder: Path, config: CheckpointsConfig) -> None:
     say(f"{output}: {len(tensors)} tensors after {checkpoint.progress.images_seen:,} images")
 
 
-class _CheckpointsDoor(Door[CheckpointsConfig]):
+class _CheckpointsDoor(Command[CheckpointsConfig]):
     """The door, whose action and run may stand without their keys."""
 
     def _open(self, words: list[str]) -> int:
@@ -110,7 +110,7 @@ def _with_key(word: str) -> str:
     return f"action={word}" if word in ACTIONS else f"run={word}"
 
 
-DOOR = _CheckpointsDoor(
+COMMAND = _CheckpointsDoor(
     "checkpoints",
     "Lists a run's checkpoints (images, step, size, age, engine, ranks, score; * marks the best),\n"
     "verifies them (reads and hashes everything; exit code 2 if one is damaged), or exports one\n"
@@ -127,4 +127,4 @@ DOOR = _CheckpointsDoor(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

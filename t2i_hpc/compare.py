@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from t2i_hpc.cli.command import RunsDoor
+from t2i_hpc.cli.command import RunsCommand
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import CompareConfig
 
@@ -22,7 +22,7 @@ def run(config: CompareConfig) -> None:
         say("\n\n".join(table(column) for column in found))
 
 
-DOOR = RunsDoor(
+COMMAND = RunsCommand(
     task="compare",
     summary="Puts the best scores of runs side by side, a table for each metric and protocol.\n"
     "Numbers that papers state for the same kind of protocol stand below, labelled published.\n"
@@ -36,4 +36,4 @@ DOOR = RunsDoor(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.engine import EngineConfig
@@ -125,7 +125,7 @@ def _warn(text: str | None) -> None:
         say(f"warning: {text}", sys.stderr)
 
 
-DOOR = Door(
+COMMAND = Command(
     task="evaluate",
     summary="Scores a run's generator, or a folder of images, against real ones, by parts if\n"
     "wanted: FID, Inception score, KID, precision and recall, R-precision, CLIP score.",
@@ -143,4 +143,4 @@ DOOR = Door(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import FetchConfig
 
@@ -22,7 +22,7 @@ def run(config: FetchConfig) -> None:
     say(f"fetched {fetch(file, folder, config.url or file.url)}")
 
 
-DOOR = Door(
+COMMAND = Command(
     task="fetch",
     summary="Download weights once, check their hash, and put them where evaluate looks.",
     config=FetchConfig,
@@ -35,4 +35,4 @@ DOOR = Door(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

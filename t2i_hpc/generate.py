@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.sampling.drawing import asked_hash, choose_folder, draw, save_drawing
@@ -20,7 +20,7 @@ def generate(config: GenerateConfig) -> None:
     device = choose_device(config.device)
     trained = TrainedRun.open(Path(config.run), config.checkpoint, device, config.data.path)
     rows = asked or rows_of_split(trained.held_out, config)
-    read = read_rows(rows, trained.vocabulary, trained.config.data.words, config.seed)
+    read = read_rows(rows, trained.vocabulary, trained.config.data.max_tokens, config.seed)
     identity = asked_hash(trained, read, config)
     folder = choose_folder(trained.run, identity, config.output)
     about = {
@@ -36,7 +36,7 @@ def generate(config: GenerateConfig) -> None:
         say(path)
 
 
-DOOR = Door(
+COMMAND = Command(
     "generate",
     "Draws pictures for captions with a trained run: rows are captions, columns noise. Words in\n"
     "braces are swapped: 'a {red,blue} bird' makes a row for each. Writes pictures.png, masks.png\n"
@@ -52,4 +52,4 @@ DOOR = Door(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.cli.command import Door, answered, split_options
+from t2i_hpc.cli.command import Command, answered, split_options
 from t2i_hpc.cluster.jobs import Plan
 from t2i_hpc.cluster.local import run_ranks
 from t2i_hpc.cluster.sweeps import refuse_axes
@@ -42,8 +42,8 @@ def launch(words: Sequence[str]) -> int:
     asked = _read(words)
     task, cluster = asked.config.task, asked.config.cluster
     if asked.print_run:
-        door: Door[Any] = import_module(f"t2i_hpc.{task}").DOOR
-        return door.open([*_with_folder(asked), "--print-run"])
+        door: Command[Any] = import_module(f"t2i_hpc.{task}").COMMAND
+        return door.main([*_with_folder(asked), "--print-run"])
     if asked.print_config:
         say(_configuration(asked).rstrip("\n"))
         return 0
@@ -164,15 +164,15 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the door: its words are those of the task, plus task= and cluster=."""
     given = list(sys.argv[1:] if words is None else words)
     if "--help" in given or "-h" in given:
-        return HELP.open(["--help"])
+        return HELP.main(["--help"])
     return answered("launch", lambda: launch(given))
 
 
-HELP = Door(
+HELP = Command(
     "launch",
     "Puts a task somewhere: cluster=local starts cluster.processes ranks on this machine;\n"
     "cluster=slurm submits a job, or an array and its merge for evaluation.shards=N (evaluate)\n"
-    "and cluster.parts=N (shards). All other words are the task's own; see\n"
+    "and cluster.build_partitions=N (shards). All other words are the task's own; see\n"
     "python -m t2i_hpc.<task> --help. Two options more:\n"
     "  --sweep   keys with several values are axes; one run a point, done ones are left out\n"
     "  --follow  stay and show the log until the job's end; of a job that is in the queue, too",

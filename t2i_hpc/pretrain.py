@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from t2i_hpc import train as training
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
@@ -47,7 +47,7 @@ def with_epoch(config: TrainConfig) -> TrainConfig:
     return replace(config, system=replace(system, epoch_images=samples))
 
 
-DOOR = Door(
+COMMAND = Command(
     "pretrain",
     "Trains the text and image encoders on real pairs by DAMSM: the same loop, checkpoints and\n"
     "resume as training. The run's text_encoder.safetensors is what training takes as\n"
@@ -63,4 +63,4 @@ DOOR = Door(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

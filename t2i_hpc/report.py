@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import write_text
 from t2i_hpc.common.terminal import say
@@ -30,7 +30,7 @@ def report(config: ReportConfig) -> None:
     say(page.with_suffix(".png"))
 
 
-DOOR = Door(
+COMMAND = Command(
     "report",
     "Writes one self-contained HTML page and one PNG about a run: samples over time, scores with\n"
     "their protocol, masks, losses, speed and configuration.",
@@ -43,4 +43,4 @@ DOOR = Door(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

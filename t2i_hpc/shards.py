@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2i_hpc.cli.command import Door, is_path
+from t2i_hpc.cli.command import Command, is_path
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.data import ShardsConfig
@@ -27,7 +27,7 @@ def run(config: ShardsConfig) -> None:
     from t2i_hpc.data.build.split_writer import build_parts, build_splits
 
     output = Path(config.output)
-    if not config.part:
+    if not config.partition:
         for built in build_splits(config):
             say(built)
         return
@@ -35,7 +35,7 @@ def run(config: ShardsConfig) -> None:
     shards = sum(map(len, made))
     target = output / config.split if len(made) == 1 else output
     say(
-        f"{target}: part {config.part} is made, {shards:,} shards; after all parts: "
+        f"{target}: part {config.partition} is made, {shards:,} shards; after all parts: "
         f"python -m t2i_hpc.shards merge {target}"
     )
 
@@ -138,8 +138,8 @@ class _Command:
 COMMANDS = {
     "merge": _Command(
         "merge DIR [max_rejected=0.05]",
-        "make the split DIR (output/split) of its parts, all built with part=; or all splits of "
-        "the\n      folder DIR",
+        "make the split DIR (output/split) of its partitions, all built with partition=; or all\n"
+        "      splits of the folder DIR",
         ("max_rejected",),
         merge,
     ),
@@ -173,7 +173,7 @@ COMMANDS = {
 }
 
 
-class _ShardsDoor(Door[ShardsConfig]):
+class _ShardsDoor(Command[ShardsConfig]):
     """The door with its commands, whose words are split off before anything is composed."""
 
     def _open(self, words: list[str]) -> int:
@@ -221,7 +221,7 @@ def _fraction(text: str) -> float:
     return fraction
 
 
-DOOR = _ShardsDoor(
+COMMAND = _ShardsDoor(
     task="shards",
     summary="Convert one split of a data set to tar shards with a manifest and an index. A build "
     "that was\ninterrupted goes on where it stopped when the same command is given again.\n\n"
@@ -238,11 +238,11 @@ DOOR = _ShardsDoor(
         "shard_samples=500 format=webp",
         "python -m t2i_hpc.shards source=folder images=faces/images captions=faces/text "
         "output=shards/faces test_fraction=0.1",
-        "python -m t2i_hpc.shards source=index images=my_tars output=shards/mine",
+        "python -m t2i_hpc.shards source=webdataset images=my_tars output=shards/mine",
         "python -m t2i_hpc.shards source=pickles images=birds/CUB_200_2011/images "
         "captions=birds/captions.pickle output=shards/birds split=train",
         "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine "
-        "part=$SLURM_ARRAY_TASK_ID/16  (array 1-16, then merge)",
+        "partition=$SLURM_ARRAY_TASK_ID/16  (array 1-16, then merge)",
         "python -m t2i_hpc.shards merge shards/mine/train",
         "python -m t2i_hpc.shards vocabulary shards/coco "
         "captions=captions_train2014.json,captions_val2014.json",
@@ -254,4 +254,4 @@ DOOR = _ShardsDoor(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

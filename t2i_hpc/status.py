@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2i_hpc.cli.command import RunsDoor
+from t2i_hpc.cli.command import RunsCommand
 from t2i_hpc.cluster.cancelling import find_runs
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.terminal import say
@@ -29,7 +29,7 @@ def status(config: StatusConfig) -> None:
         say("\n".join(status_table(states)))
 
 
-DOOR = RunsDoor(
+COMMAND = RunsCommand(
     "status",
     "Says how runs fare: state (new, waiting, running, unknown, stopped, done, failed,\n"
     "lost), progress, img/s, time left, restarts, job, nodes, last score, last error. From Slurm\n"
@@ -45,4 +45,4 @@ DOOR = RunsDoor(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

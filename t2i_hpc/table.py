@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from t2i_hpc.cli.command import RunsDoor
+from t2i_hpc.cli.command import RunsCommand
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import write_text
 from t2i_hpc.common.terminal import say
@@ -36,7 +36,7 @@ def _cost_of() -> Callable[[Path], Cost | None]:
     return partial(read_cost, count=count_cost)
 
 
-DOOR = RunsDoor(
+COMMAND = RunsCommand(
     "table",
     "Prints the results of a sweep, or of runs, side by side: what varies, state, images, img/s\n"
     "and the newest score of each metric. Scores of different protocols or numbers of images\n"
@@ -54,4 +54,4 @@ DOOR = RunsDoor(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

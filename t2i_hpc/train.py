@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.cluster.background_jobs import EvaluationsBeside
 from t2i_hpc.cluster.slurm.epilogue import on_term
 from t2i_hpc.common.errors import UserError
@@ -24,7 +24,7 @@ from t2i_hpc.config.systems import SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.loader import Loader
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import TrainingData, fit_to_timeout, open_training_data
 from t2i_hpc.runs.inputs import keep_inputs, with_inputs
@@ -38,7 +38,7 @@ from t2i_hpc.runs.run_directory import (
     run_folder,
 )
 from t2i_hpc.systems import build_system, outline_system
-from t2i_hpc.systems.base import Matcher, Painter, System
+from t2i_hpc.systems.base import RetrievalSystem, System, TextToImageSystem
 from t2i_hpc.systems.encoders import check_text_encoder, checkpoint_follows
 from t2i_hpc.training.callbacks.background_evaluation import Evaluations
 from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, telling_of_one_class
@@ -114,7 +114,7 @@ def open_data(config: TrainConfig, place: Place) -> Opened:
     data, answer_within = fit_to_timeout(config.data, engine.timeout, place.size)
     training = open_training_data(data, check_tars=False)
     _speak(place, new=not list_checkpoints(run_folder(config, training.identity)))
-    share = Share(engine.batch_size, place.rank, place.size, engine.accumulate)
+    share = RankSlice(engine.batch_size, place.rank, place.size, engine.accumulate)
     return Opened(
         training, training.loader(config.system.resolution, config.seed, share, answer_within)
     )
@@ -256,7 +256,7 @@ def _evaluations(run: RunFiles, config: TrainConfig) -> Evaluations | None:
     every = config.evaluation.every_images
     if not every:
         return None
-    beside = EvaluationsBeside(run.folder, config.evaluation.words)
+    beside = EvaluationsBeside(run.folder, config.evaluation.overrides)
     return Evaluations(run, every, config.engine.batch_size, beside)
 
 
@@ -270,14 +270,14 @@ def _report(
 ) -> Callable[[int], None]:
     """Return what a system shows of itself from time to time."""
     held_out = Split.open(config.data, config.data.test_split, check_tars=False)
-    if isinstance(system, Painter):
+    if isinstance(system, TextToImageSystem):
         return SampleGrids(folder, config, held_out, system)
-    if isinstance(system, Matcher):
+    if isinstance(system, RetrievalSystem):
         return RetrievalReport(folder, config, held_out, system, line)
     raise TypeError(f"{type(system).__name__} neither draws nor matches")
 
 
-DOOR = Door(
+COMMAND = Command(
     "train",
     "Trains a text-to-image system on shards. The same command finds its run again and goes "
     "on.\nCtrl-C, a closed terminal, SIGTERM, SIGUSR1, SIGUSR2 or a file `stop` in the run\n"
@@ -294,4 +294,4 @@ DOOR = Door(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

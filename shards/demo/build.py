@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from shards.demo.colors import dominant_colors
 
 from shards.demo.captions import captions, choose_tags, common_tags
-from shards.demo.colours import dominant_colours
 from shards.demo.emoji import Emoji, read_emoji
 from shards.demo.packages import NAMES, PICTURES, unpacked
 from shards.demo.phrases import Words
@@ -88,11 +88,11 @@ def _write_one(one: Emoji, folder: Path, words: Words, counts: dict[str, int]) -
     name = f"{one.code}.png"
     on_white(picture).save(folder / name)
     thing, kind = words.thing(one.label), words.kind(one.label, one.subgroup)
-    colours = dominant_colours(np.asarray(picture))
+    colors = dominant_colors(np.asarray(picture))
     tags = choose_tags(one.tags, counts, f"{thing} {kind}")
     return {
         "file_name": name,
-        "captions": captions(thing, kind, colours, tags),
+        "captions": captions(thing, kind, colors, tags),
         "class": one.class_id,
     }
 

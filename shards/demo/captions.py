@@ -1,4 +1,4 @@
-"""Five captions for an emoji, from five templates: what it is, its kind, its colours, its tags.
+"""Five captions for an emoji, from five templates: what it is, its kind, its colors, its tags.
 
 The same thing always gets the same words, so that a network can learn them. A caption has at
 most 18 words, the number that training reads: optional endings are added while they fit.
@@ -10,33 +10,31 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from shards.demo.colours import join
+from shards.demo.colors import join
 
 MOST_WORDS = 18
 _WORD = re.compile(r"\w+")
 _PLAIN_TAG = re.compile(r"[a-z]{3,}")
 
 
-def captions(thing: str, kind: str, colours: Sequence[str], tags: Sequence[str]) -> list[str]:
+def captions(thing: str, kind: str, colors: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the five captions of one emoji.
 
     Args:
         thing: noun phrase with article, e.g. "a red apple".
         kind: what kind of thing it is, e.g. "a fruit".
-        colours: names of its colours, largest first.
+        colors: names of its colors, largest first.
         tags: what people look for when they want it, most common first; may be empty.
     """
-    topic = f", a picture about {join(tags)}" if tags else f", coloured {join(colours)}"
-    some = f" with some {colours[1]}" if colours[1:] else ""
-    mostly = f"{kind}, mostly {colours[0]}"
+    topic = f", a picture about {join(tags)}" if tags else f", colored {join(colors)}"
+    some = f" with some {colors[1]}" if colors[1:] else ""
+    mostly = f"{kind}, mostly {colors[0]}"
     return [
         lengthened(f"a 3d emoji of {thing}", f", {kind}", " on a white background"),
-        lengthened(f"{thing} in {join(colours)}", " on a white background"),
+        lengthened(f"{thing} in {join(colors)}", " on a white background"),
         shortest_last(f"{mostly}{some}: {thing}", f"{mostly}: {thing}"),
         lengthened(f"an icon of {thing}", topic),
-        lengthened(
-            f"a shiny picture of {thing}", f", {kind} in {join(colours)}", " on plain white"
-        ),
+        lengthened(f"a shiny picture of {thing}", f", {kind} in {join(colors)}", " on plain white"),
     ]
 
 

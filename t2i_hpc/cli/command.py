@@ -32,7 +32,7 @@ _OPTIONS = """Options:
 
 
 @dataclass(frozen=True)
-class Door(Generic[ConfigT]):
+class Command(Generic[ConfigT]):
     """One command: ``python -m t2i_hpc.<task> key=value …``.
 
     Attributes:
@@ -51,7 +51,7 @@ class Door(Generic[ConfigT]):
     examples: Sequence[str]
     locate: Callable[[ConfigT], Path] | None = None
 
-    def open(self, words: Sequence[str] | None = None) -> int:
+    def main(self, words: Sequence[str] | None = None) -> int:
         """Run the command with `words` (default: the process's) and return its exit code."""
         given = list(sys.argv[1:] if words is None else words)
         return answered(self.task, lambda: self._open(given))
@@ -171,7 +171,7 @@ def _range(minimum: Any, maximum: Any) -> str:
     return f", {low}..{high}"
 
 
-class RunsDoor(Door[ConfigT]):
+class RunsCommand(Command[ConfigT]):
     """A door that takes any number of runs, with or without ``run=``."""
 
     def _open(self, words: list[str]) -> int:

@@ -70,7 +70,7 @@ class ClusterConfig:
     array_parallelism: int = setting(
         64, "slurm: elements of a job array that run at the same time", unit="jobs", minimum=1
     )
-    parts: int = setting(
+    build_partitions: int = setting(
         1,
         "slurm, task=shards: jobs that share the work; the parts are merged by one more",
         minimum=1,
@@ -125,10 +125,10 @@ def check_cluster(cluster: ClusterConfig, task: str) -> None:
                 f"cluster.{item.name}={value} has no meaning with cluster={cluster.name}: "
                 + (_ADD_SLURM if local else _SET_NODES)
             )
-    if cluster.parts > 1 and task != "shards":
+    if cluster.build_partitions > 1 and task != "shards":
         raise ConfigurationError(
-            f"cluster.parts={cluster.parts} belongs to task=shards, not to task={task}: "
-            + ("set evaluation.shards" if task == "evaluate" else "leave it out")
+            f"cluster.build_partitions={cluster.build_partitions} belongs to task=shards, not to "
+            f"task={task}: " + ("set evaluation.shards" if task == "evaluate" else "leave it out")
         )
     _check_gpus(cluster)
     _check_memory(cluster)

@@ -2,7 +2,7 @@
 
 hydra composes the YAML files of ``configs/`` over the dataclass schemas; what it does not
 give is a sentence a person can act on, so every word is looked at first: unknown keys and
-group values name their nearest neighbours. No value of a user is ever instantiated.
+group values name their nearest neighbors. No value of a user is ever instantiated.
 """
 
 from __future__ import annotations

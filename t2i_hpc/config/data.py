@@ -22,19 +22,19 @@ class DataConfig:
     test_split: str = setting(
         "test", "split to draw captions for samples and scores from", identity=False
     )
-    words: int = setting(
+    max_tokens: int = setting(
         18,
         "longest caption; longer ones become a random subset in order",
         unit="words",
         minimum=1,
         maximum=512,
     )
-    tokeniser: str = setting(
+    tokenizer: str = setting(
         "",
         "tokenizer.json of a pretrained text encoder (BERT); empty: the shards' own vocabulary",
         file=True,
     )
-    margin: float = setting(
+    resize_ratio: float = setting(
         76 / 64,
         "shorter side before the random crop, over the resolution",
         minimum=1.0,
@@ -95,7 +95,7 @@ class DataConfig:
         maximum=1.0,
         identity=False,
     )
-    patience: float = setting(
+    retry_seconds: float = setting(
         120.0,
         "how long the failing reads of a batch are tried again; with several ranks half of "
         "engine.timeout at most",
@@ -133,7 +133,7 @@ class ShardsConfig:
         "folder",
         "layout to read; index: tars that others made (img2dataset, webdataset); pickles: the "
         "metadata that comes with AttnGAN and its kin",
-        choices=("coco", "cub", "folder", "index", "pickles"),
+        choices=("coco", "cub", "folder", "webdataset", "pickles"),
     )
     images: str = setting(
         "",
@@ -214,7 +214,7 @@ class ShardsConfig:
         minimum=0,
         maximum=256,
     )
-    part: str = setting(
+    partition: str = setting(
         "",
         "make only this share of the shards, e.g. 3/16 of a Slurm array; when all parts are made, "
         "the command merge makes the split of them",

@@ -87,7 +87,7 @@ class EngineConfig:
         "fp16 with scaled losses",
         choices=("fp32", "tf32", "bf16", "fp16"),
     )
-    optimiser: str = setting(
+    optimizer: str = setting(
         "auto",
         "build of Adam; auto: fused on a GPU, else adam; deepspeed: its own, compiled at the first "
         "start; apex: NVIDIA's, built from source",

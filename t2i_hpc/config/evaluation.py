@@ -15,7 +15,7 @@ class EvaluationConfig:
     """A protocol (what is compared with what, and how), and how the work is divided."""
 
     protocol: str = setting(
-        "own",
+        "custom",
         "name of the protocol, for people; it is in no hash; where a setting differs from the file "
         "of this name, scores say (modified)",
     )
@@ -63,7 +63,7 @@ class EvaluationConfig:
         "one: of its sample's captions, image i gets one by (seed, i); all: each in turn",
         choices=("one", "all"),
     )
-    caption_words: int | None = setting(
+    caption_tokens: int | None = setting(
         None,
         "most words of a caption that generator and R-precision's judge read; empty: as many as "
         "the run was trained with",
@@ -71,9 +71,9 @@ class EvaluationConfig:
         minimum=1,
     )
     real_crop: str = setting(
-        "centre",
-        "square of the real images: the centre, or random with mirroring, as for training",
-        choices=("centre", "random"),
+        "center",
+        "square of the real images: the center, or random with mirroring, as for training",
+        choices=("center", "random"),
     )
     real_filter: str = setting(
         "bilinear",
@@ -89,9 +89,9 @@ class EvaluationConfig:
         choices=("nearest", "down"),
     )
     weights: str = setting(
-        "averaged",
-        "which weights draw: averaged where the run keeps an average, or the latest",
-        choices=("averaged", "latest"),
+        "ema",
+        "which weights draw: ema where the run keeps an exponential moving average, or the latest",
+        choices=("ema", "latest"),
     )
     seed: int = setting(
         1,
@@ -109,8 +109,8 @@ class EvaluationConfig:
     splits: int = setting(10, "splits of the Inception score", minimum=1)
     kid_subsets: int = setting(100, "pairs of subsets that KID is the mean of", minimum=1)
     kid_subset_size: int = setting(1000, "images of a subset of KID", unit="images", minimum=2)
-    neighbourhood: int = setting(
-        3, "nearest neighbour that sets the radius in precision and recall", minimum=1
+    neighbors: int = setting(
+        3, "nearest neighbor that sets the radius in precision and recall", minimum=1
     )
     candidates: int = setting(
         100, "captions an image chooses among for R-precision, its own included", minimum=2
@@ -154,7 +154,7 @@ class EvaluationConfig:
 
 @dataclass
 class GenerationConfig:
-    """Pictures for captions of one's own."""
+    """GeneratedImages for captions of one's own."""
 
     captions: list[str] = setting(
         [],

@@ -1,4 +1,4 @@
-"""Configuration of the systems: the networks, their losses and their optimisers.
+"""Configuration of the systems: the networks, their losses and their optimizers.
 
 Configuration of DF-GAN's CVPR 2022 version.
 
@@ -29,7 +29,7 @@ class BERTConfig:
 
     pretrained: str = setting(
         "",
-        "model.safetensors of a pretrained BERT, its config.json beside it; data.tokeniser then "
+        "model.safetensors of a pretrained BERT, its config.json beside it; data.tokenizer then "
         "names its tokenizer.json; empty: random weights, and the shards' own vocabulary",
         file=True,
     )
@@ -95,7 +95,7 @@ class ImageEncoderConfig:
     )
     batch_statistics: bool = setting(
         False,
-        "normalise by the batch and move the running statistics while encoders are trained "
+        "normalize by the batch and move the running statistics while encoders are trained "
         "(released fine-tuning and AttnGAN's pre-training)",
     )
 
@@ -176,7 +176,7 @@ class DAMSMPretrainingConfig(SystemConfig):
 
 
 @dataclass
-class OptimiserConfig:
+class OptimizerConfig:
     """Adam for generator and discriminator."""
 
     generator_learning_rate: float = setting(1e-4, "Adam's learning rate", minimum=0.0)
@@ -214,7 +214,7 @@ class SSAGANConfig(SystemConfig):
     )
     modulation: str = setting(
         "code",
-        "normalised features x by mask m: code = x(1 + m gamma) + m beta; "
+        "normalized features x by mask m: code = x(1 + m gamma) + m beta; "
         "paper = m(gamma x + beta) (SSA-GAN Eq. 5)",
         choices=("code", "paper"),
     )
@@ -231,14 +231,14 @@ class SSAGANConfig(SystemConfig):
         "code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later code)",
         choices=("two_steps", "merged"),
     )
-    average_images: float = setting(
+    ema_images: float = setting(
         0.0,
         "half-life of the running average of the generator's weights, which then draws; 0: none "
         "(as the papers)",
         unit="images",
         minimum=0.0,
     )
-    average_ramp: bool = setting(
+    ema_ramp: bool = setting(
         True,
         "begin with a shorter half-life, half the images seen, so that the average forgets the "
         "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
@@ -256,7 +256,7 @@ class SSAGANConfig(SystemConfig):
     text_encoder: TextEncoderConfig = section(TextEncoderConfig)
     image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
     damsm: DAMSMConfig = section(DAMSMConfig)
-    optimiser: OptimiserConfig = section(OptimiserConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
 
 
 @dataclass
@@ -279,14 +279,14 @@ class DFGANConfig(SystemConfig):
         minimum=0.0,
         maximum=1.0,
     )
-    average_images: float = setting(
+    ema_images: float = setting(
         0.0,
         "half-life of the running average of the generator's weights, which then draws; 0: none "
         "(as the paper)",
         unit="images",
         minimum=0.0,
     )
-    average_ramp: bool = setting(
+    ema_ramp: bool = setting(
         True,
         "begin with a shorter half-life, half the images seen, so that the average forgets the "
         "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
@@ -296,7 +296,7 @@ class DFGANConfig(SystemConfig):
     )
     penalty_power: float = setting(6.0, "power of the gradient's norm", minimum=2.0)
     text_encoder: TextEncoderConfig = section(TextEncoderConfig)
-    optimiser: OptimiserConfig = section(OptimiserConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
 
 
 @dataclass
@@ -310,7 +310,7 @@ class StagedDAMSMConfig(DAMSMConfig):
 
 
 @dataclass
-class StagedOptimiserConfig(OptimiserConfig):
+class StagedOptimizerConfig(OptimizerConfig):
     """Adam as AttnGAN and DM-GAN use it."""
 
     generator_learning_rate: float = setting(2e-4, "Adam's learning rate", minimum=0.0)
@@ -347,7 +347,7 @@ class StagedGANConfig(SystemConfig):
     )
     discriminator_norm: str = setting(
         "batch",
-        "batch = batch norm (AttnGAN); spectral = spectrally normalised convolutions (DM-GAN)",
+        "batch = batch norm (AttnGAN); spectral = spectrally normalized convolutions (DM-GAN)",
         choices=("batch", "spectral"),
     )
     unconditional: bool = setting(
@@ -373,14 +373,14 @@ class StagedGANConfig(SystemConfig):
     divergence_weight: float = setting(
         1.0, "weight of the condition's divergence from the normal distribution", minimum=0.0
     )
-    average_images: float = setting(
+    ema_images: float = setting(
         0.0,
         "half-life of the running average of the generator's weights, which then draws; 0: none; "
         "693 steps are the released decay of 0.999 a step",
         unit="images",
         minimum=0.0,
     )
-    average_ramp: bool = setting(
+    ema_ramp: bool = setting(
         True,
         "begin with a shorter half-life, half the images seen, so that the average forgets the "
         "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
@@ -388,4 +388,4 @@ class StagedGANConfig(SystemConfig):
     text_encoder: TextEncoderConfig = section(TextEncoderConfig)
     image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
     damsm: StagedDAMSMConfig = section(StagedDAMSMConfig)
-    optimiser: StagedOptimiserConfig = section(StagedOptimiserConfig)
+    optimizer: StagedOptimizerConfig = section(StagedOptimizerConfig)

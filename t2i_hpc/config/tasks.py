@@ -33,10 +33,10 @@ class EvaluationsConfig:
         minimum=0,
         identity=False,
     )
-    words: list[str] = setting(
+    overrides: list[str] = setting(
         [],
         "what t2i_hpc.launch task=evaluate is told, and where it goes, e.g. "
-        '\'evaluation.words=["evaluation.shards=8","cluster=slurm"]\'; empty: one process here',
+        '\'evaluation.overrides=["evaluation.shards=8","cluster=slurm"]\'; empty: one process here',
         identity=False,
     )
 

@@ -1,4 +1,4 @@
-"""Door: a reference implementation's checkpoint to safetensors with our names, and back."""
+"""Command: a reference implementation's checkpoint to safetensors with our names, and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import ConvertConfig
@@ -56,16 +56,16 @@ def _check_output(config: ConvertConfig) -> None:
         )
 
 
-class _ConvertDoor(Door[ConvertConfig]):
+class _ConvertDoor(Command[ConvertConfig]):
     """Reads ``system=`` as a plain value: elsewhere it names a group of files in configs/."""
 
-    def open(self, words: Sequence[str] | None = None) -> int:
+    def main(self, words: Sequence[str] | None = None) -> int:
         """Run the command with `words` (default: the process's) and return its exit code."""
         given = sys.argv[1:] if words is None else words
-        return super().open([re.sub("^system=", "reference=", word) for word in given])
+        return super().main([re.sub("^system=", "reference=", word) for word in given])
 
 
-DOOR = _ConvertDoor(
+COMMAND = _ConvertDoor(
     task="convert",
     summary="Turns published checkpoints of SSA-GAN, DF-GAN, AttnGAN, DM-GAN and DAMSM into "
     "safetensors files\nthat system.*.weights load, and back. Names, shapes and widths are "
@@ -85,4 +85,4 @@ DOOR = _ConvertDoor(
 )
 
 if __name__ == "__main__":
-    sys.exit(DOOR.open())
+    sys.exit(COMMAND.main())

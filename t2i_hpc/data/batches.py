@@ -166,8 +166,8 @@ class BatchMaker(ABC):
         self, vocabulary: Vocabulary, config: DataConfig, resolution: int, seed: int
     ) -> None:
         self.vocabulary, self.resolution, self.seed = vocabulary, resolution, seed
-        self.flip, self.words = config.flip, config.words
-        self.load_size = round(resolution * config.margin)
+        self.flip, self.max_tokens = config.flip, config.max_tokens
+        self.load_size = round(resolution * config.resize_ratio)
 
     @abstractmethod
     def plan(self, batches: Iterable[Sequence[int]]) -> Iterator[Planned]:
@@ -182,7 +182,7 @@ class BatchMaker(ABC):
 
     def layout(self, samples: int) -> Layout:
         """Return the size of the arrays of some samples."""
-        return Layout(samples, self.resolution, self.words)
+        return Layout(samples, self.resolution, self.max_tokens)
 
     def fill(self, planned: Planned, arrays: Arrays) -> Texts:
         """Make a batch, into arrays of its size.
@@ -210,9 +210,9 @@ class BatchMaker(ABC):
     def _encode(self, caption: str, position: int) -> list[int]:
         """Return 1 to `words` word numbers; a caption without known words is one padding word."""
         words = self.vocabulary.encode(caption)
-        if len(words) > self.words:
+        if len(words) > self.max_tokens:
             rng = generator(self.seed, "words of a training sample", position)
-            words = select_words(words, self.words, rng)
+            words = select_words(words, self.max_tokens, rng)
         return words or [PADDING]
 
 

@@ -1,7 +1,7 @@
 """Captions as lists of word numbers, the way AttnGAN's text encoders expect them.
 
 The rules are those of the reference implementations (AttnGAN, DM-GAN, SSA-GAN), because a
-text encoder is useless with another tokenisation or vocabulary than the one it was trained
+text encoder is useless with another tokenization or vocabulary than the one it was trained
 with: lower-case runs of word characters, reduced to ASCII; words numbered in order of first
 appearance; number 0 is padding.
 
@@ -9,7 +9,7 @@ These rules leave nothing of a caption in Chinese or Russian. A vocabulary may t
 letters of every language (``letters`` is "unicode" in its file); it is then another one than
 any that was published.
 
-A pretrained text encoder's own tokenisation, in the place of the shards' vocabulary.
+A pretrained text encoder's own tokenization, in the place of the shards' vocabulary.
 
 Captions become word pieces by the encoder's ``tokenizer.json``, without its special tokens: the
 encoder puts those around a caption itself, so tokens, lengths and padding mean what they mean for
@@ -54,7 +54,7 @@ _WORD_OF_LETTER = (
 )
 
 
-def tokenise(text: str, letters: str = ASCII) -> list[str]:
+def tokenize(text: str, letters: str = ASCII) -> list[str]:
     """Return the words of a caption: lower-case, without punctuation.
 
     With `letters` "unicode" the letters, marks and digits of every language make words. With
@@ -109,7 +109,7 @@ class Vocabulary:
     @classmethod
     def from_captions(cls, texts: Iterable[str], letters: str = ASCII) -> Vocabulary:
         """Number every word of `texts` in order of first appearance, from 1 on."""
-        seen = dict.fromkeys(word for text in texts for word in tokenise(text, letters))
+        seen = dict.fromkeys(word for text in texts for word in tokenize(text, letters))
         return cls([PADDING_WORD, *seen], letters)
 
     @classmethod
@@ -153,7 +153,7 @@ class Vocabulary:
         return [word for word in self._tokens(text) if word not in self._numbers]
 
     def _tokens(self, text: str) -> list[str]:
-        return tokenise(text, self.letters)
+        return tokenize(text, self.letters)
 
     def _content(self) -> dict[str, Any]:
         content: dict[str, Any] = {"format": _FORMAT, "words": list(self.words)}
@@ -221,20 +221,20 @@ _EXTRA = "pip install 't2i-hpc[transformers]'"
 
 
 class WordPieces(Vocabulary):
-    """Pieces of words and their numbers, as a tokeniser that was trained elsewhere has them."""
+    """Pieces of words and their numbers, as a tokenizer that was trained elsewhere has them."""
 
-    def __init__(self, tokeniser: Tokenizer, content: dict[str, Any]) -> None:
-        numbers = tokeniser.get_vocab()
+    def __init__(self, tokenizer: Tokenizer, content: dict[str, Any]) -> None:
+        numbers = tokenizer.get_vocab()
         words = [""] * (max(numbers.values()) + 1)
         for word, number in numbers.items():
             words[number] = word
         super().__init__(words)
-        self._tokeniser = tokeniser
+        self._tokenizer = tokenizer
         # Padding and truncation are ours; the rest (normalizer, merges, pieces) makes the tokens.
         self._rules = {k: v for k, v in content.items() if k not in ("padding", "truncation")}
         self._special = {
             number
-            for number, token in tokeniser.get_added_tokens_decoder().items()
+            for number, token in tokenizer.get_added_tokens_decoder().items()
             if token.special
         }
 
@@ -249,23 +249,23 @@ class WordPieces(Vocabulary):
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise ConfigurationError(f"data.tokeniser={path} needs an extra: {_EXTRA}") from error
+            raise ConfigurationError(f"data.tokenizer={path} needs an extra: {_EXTRA}") from error
         try:
             text = path.read_text(encoding="utf-8")
-            tokeniser = Tokenizer.from_str(text)
+            tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the package raises nothing narrower
             reason = str(error).splitlines()[0]
             raise DataError(
-                f"data.tokeniser={path} cannot be read ({reason}): name the tokenizer.json of a "
+                f"data.tokenizer={path} cannot be read ({reason}): name the tokenizer.json of a "
                 "pretrained text encoder"
             ) from error
-        tokeniser.no_padding()
-        tokeniser.no_truncation()
-        pieces = cls(tokeniser, json.loads(text))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        pieces = cls(tokenizer, json.loads(text))
         if pieces.words[PADDING] not in ("[PAD]", "<pad>"):
             raise DataError(
-                f"data.tokeniser={path}: number 0 is {pieces.words[PADDING]!r}, where padding must "
-                "be: take the tokeniser of a BERT"
+                f"data.tokenizer={path}: number 0 is {pieces.words[PADDING]!r}, where padding must "
+                "be: take the tokenizer of a BERT"
             )
         return pieces
 
@@ -275,15 +275,15 @@ class WordPieces(Vocabulary):
         return sha256_of_json(self._rules)
 
     def encode(self, text: str) -> list[int]:
-        """Return the numbers of the caption's pieces; what the tokeniser cannot name is dropped."""
+        """Return the numbers of the caption's pieces; what the tokenizer cannot name is dropped."""
         return [number for number in self._numbers_of(text) if number not in self._special]
 
     def unknown(self, text: str) -> list[str]:
         """Return the words of a caption that :meth:`encode` drops a piece of."""
-        encoding = self._tokeniser.encode(text, add_special_tokens=False)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
         found = zip(encoding.ids, encoding.offsets, strict=True)
         return [text[begin:end] for number, (begin, end) in found if number in self._special]
 
     def _numbers_of(self, text: str) -> Sequence[int]:
-        numbers: list[int] = self._tokeniser.encode(text, add_special_tokens=False).ids
+        numbers: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return numbers

@@ -165,7 +165,7 @@ def resize_shorter(image: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BILINEAR))
 
 
-def centre_crop(image: Pixels, size: int) -> Pixels:
+def center_crop(image: Pixels, size: int) -> Pixels:
     """Cut the middle `size` × `size` pixels."""
     height, width = image.shape[:2]
     top, left = (height - size) // 2, (width - size) // 2
@@ -199,16 +199,16 @@ def crop_box(image: Pixels, box: Box) -> Pixels:
     height, width = image.shape[:2]
     x, y, box_width, box_height = (int(value) for value in box)
     reach = int(max(box_width, box_height) * 0.75)
-    centre_x, centre_y = (2 * x + box_width) // 2, (2 * y + box_height) // 2
-    top, bottom = max(0, centre_y - reach), min(height, centre_y + reach)
-    left, right = max(0, centre_x - reach), min(width, centre_x + reach)
+    center_x, center_y = (2 * x + box_width) // 2, (2 * y + box_height) // 2
+    top, bottom = max(0, center_y - reach), min(height, center_y + reach)
+    left, right = max(0, center_x - reach), min(width, center_x + reach)
     return image[top:bottom, left:right]
 
 
 def _decode_jpeg(content: bytes, name: str, scratch: Scratch) -> Pixels:
-    height, width, colourspace, _ = simplejpeg.decode_jpeg_header(content, strict=False)
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content, strict=False)
     _check_size(width, height, name)
-    if colourspace in ("CMYK", "YCCK"):
+    if colorspace in ("CMYK", "YCCK"):
         return _decode_with_pillow(content, name)
     memory = scratch.of(3 * height * width)
     try:

@@ -9,7 +9,7 @@ A contact sheet: some samples of a split with a caption each, to be looked at by
 Captions that belong to other images, wrong crops and turned photographs are seen at a glance
 here and by no check.
 
-Pictures for people: where they go and what they are called.
+GeneratedImages for people: where they go and what they are called.
 """
 
 from __future__ import annotations
@@ -323,8 +323,8 @@ def _draw(
     picture = Image.fromarray(image)
     scale = _SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    centred = (left + (_SIDE - size[0]) // 2, top + (_SIDE - size[1]) // 2)
-    sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), centred)
+    centered = (left + (_SIDE - size[0]) // 2, top + (_SIDE - size[1]) // 2)
+    sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), centered)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_TEXT_SIZE)
     lines = textwrap.wrap(caption, _LETTERS, max_lines=_LINES, placeholder=" …")
     for number, line in enumerate(lines):

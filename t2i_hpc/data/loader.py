@@ -186,8 +186,8 @@ class _Worker:
             raise RunError(
                 f"a loader process (pid {self._process.pid}) has made no batch for "
                 f"{patience:.0f} seconds: see whether the file system of data.path answers, or "
-                "raise engine.timeout and data.patience; the same command resumes from the last "
-                "checkpoint"
+                "raise engine.timeout and data.retry_seconds; the same command resumes from the "
+                "last checkpoint"
             )
 
     def _obituary(self) -> str:

@@ -2,8 +2,8 @@
 
 The stream of samples is endless: position 0, 1, 2, … over all epochs without a seam. Each
 epoch the shards are shuffled, consecutive shards form windows, and the samples of a window are
-shuffled together: neighbours in time come from few shards, which the page cache of a node or a
-slow network file system is grateful for, and yet neighbours of one epoch are not neighbours of
+shuffled together: neighbors in time come from few shards, which the page cache of a node or a
+slow network file system is grateful for, and yet neighbors of one epoch are not neighbors of
 the next. A rank's batch is a slice of positions, so the order knows nothing of ranks, workers
 or restarts; a run resumes from one integer, the number of samples seen.
 
@@ -66,7 +66,7 @@ class _Order:
         return cls(parts, _starts(counts[parts]))
 
 
-class Plan:
+class Sampler:
     """Which sample stands at which position.
 
     Args:
@@ -193,7 +193,7 @@ def _words(numbers: Numbers) -> Words:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """Part number `rank` of `world` equal parts of each global batch of `batch_size` samples.
 
     A batch that is made of several micro-batches, one after the other, is shared micro-batch by

@@ -15,7 +15,7 @@ from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary, WordPieces
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
-from t2i_hpc.data.images import Pixels, centre_crop, decode, resize_shorter
+from t2i_hpc.data.images import Pixels, center_crop, decode, resize_shorter
 from t2i_hpc.data.reader import Reader, StoredSample
 from t2i_hpc.data.storage import Storage, open_storage
 from t2i_hpc.data.storage.remote import fetch_manifest, fetch_vocabulary, open_cache
@@ -54,12 +54,12 @@ class Split:
             DataError: no such folder or split, or a part of it is missing or damaged.
         """
         if is_remote(config.path, "data.path"):
-            server, cache = Server(config.patience), open_cache(config)
+            server, cache = Server(config.retry_seconds), open_cache(config)
             manifest = fetch_manifest(join(config.path, split), server, cache)
         else:
             manifest = Manifest.load(_folder_of(config, split), check_tars=check_tars)
         vocabulary = open_vocabulary(config)
-        if not config.tokeniser:
+        if not config.tokenizer:
             place = (
                 shown(join(config.path, VOCABULARY))
                 if manifest.location
@@ -80,7 +80,7 @@ class Split:
         return self._reader.read(index)
 
     def patience_for_a_batch(self) -> AbstractContextManager[None]:
-        """Let the reads of a block share ``data.patience``."""
+        """Let the reads of a block share ``data.retry_seconds``."""
         return self._reader.patience_for_a_batch()
 
     def image(self, index: int) -> Pixels:
@@ -98,10 +98,10 @@ class Split:
     def evaluation_images(self, indices: Iterable[int], resolution: int) -> torch.Tensor:
         """Return real images to compare with: uint8 (B, 3, resolution, resolution).
 
-        The shorter side is scaled to the resolution, then the centre is cut: nothing random.
+        The shorter side is scaled to the resolution, then the center is cut: nothing random.
         """
         images = [
-            centre_crop(resize_shorter(self.image(index), resolution), resolution)
+            center_crop(resize_shorter(self.image(index), resolution), resolution)
             for index in indices
         ]
         if not images:
@@ -133,15 +133,15 @@ def stack(images: Iterable[Pixels]) -> torch.Tensor:
 def open_vocabulary(config: DataConfig) -> Vocabulary:
     """Return the vocabulary in the folder ``config.path``, here or on a server.
 
-    Where ``config.tokeniser`` names another encoder's tokenisation, that takes its place.
+    Where ``config.tokenizer`` names another encoder's tokenization, that takes its place.
 
     Raises:
         DataError: no such folder, or the vocabulary is missing or damaged.
     """
-    if config.tokeniser:
-        return WordPieces.load(Path(config.tokeniser))
+    if config.tokenizer:
+        return WordPieces.load(Path(config.tokenizer))
     if is_remote(config.path, "data.path"):
-        return fetch_vocabulary(config.path, Server(config.patience), open_cache(config))
+        return fetch_vocabulary(config.path, Server(config.retry_seconds), open_cache(config))
     return Vocabulary.load(_folder(config) / VOCABULARY)
 
 

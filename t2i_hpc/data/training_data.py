@@ -27,7 +27,7 @@ from t2i_hpc.data.images import Pixels, Scratch, decode, resize_shorter, window
 from t2i_hpc.data.loader import Loader, Positions
 from t2i_hpc.data.permutation import uniform
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.sampler import Plan, Share
+from t2i_hpc.data.sampler import RankSlice, Sampler
 from t2i_hpc.data.split import Split, open_vocabulary
 from t2i_hpc.data.storage.urls import shown
 from t2i_hpc.data.webdataset_stream import NOT_PROMISED, WebDatasetStream, expand
@@ -47,7 +47,7 @@ class Samples(BatchMaker):
     """
 
     def __init__(
-        self, split: Split, plan: Plan, config: DataConfig, resolution: int, seed: int
+        self, split: Split, plan: Sampler, config: DataConfig, resolution: int, seed: int
     ) -> None:
         super().__init__(split.vocabulary, config, resolution, seed)
         self._split, self._plan = split, plan
@@ -110,14 +110,14 @@ class Stream:
         split: Split,
         resolution: int,
         seed: int,
-        share: Share,
+        share: RankSlice,
         *,
         answer_within: float = 600.0,
     ) -> None:
         if share.rank == 0:
-            _warn_of_upscaling(split, round(resolution * config.margin))
+            _warn_of_upscaling(split, round(resolution * config.resize_ratio))
         manifest = split.manifest
-        plan = Plan(manifest.counts, seed, config.shuffle_window, order=manifest.order)
+        plan = Sampler(manifest.counts, seed, config.shuffle_window, order=manifest.order)
         self._samples = Samples(split, plan, config, resolution, seed)
         self._share = share
         self.loader = Loader(self._begin, config.workers, answer_within)
@@ -142,8 +142,8 @@ def _warn_of_upscaling(split: Split, wanted: int) -> None:
     if smallest < wanted:
         logging.getLogger(__name__).warning(
             "images of %s are stored with shorter sides from %d px on, below the %d px that "
-            "crops are taken from (the resolution times data.margin): the smaller ones are scaled "
-            "up; build the shards with size=%d if the originals are larger",
+            "crops are taken from (the resolution times data.resize_ratio): the smaller ones are "
+            "scaled up; build the shards with size=%d if the originals are larger",
             split.manifest.location or split.manifest.folder,
             smallest,
             wanted,
@@ -175,7 +175,7 @@ class TrainingData:
     stream: Callable[..., Any]
 
     def loader(
-        self, resolution: int, seed: int, share: Share, answer_within: float = 600.0
+        self, resolution: int, seed: int, share: RankSlice, answer_within: float = 600.0
     ) -> Loader:
         """Return what makes a rank's batches from a number of samples seen on.
 
@@ -221,9 +221,9 @@ def fit_to_timeout(config: DataConfig, timeout: float, ranks: int) -> tuple[Data
         batch after which a loader process counts as stuck: between patience and timeout.
     """
     if ranks == 1:
-        return config, config.patience + timeout
-    patience = min(config.patience, timeout / 2)
-    return replace(config, patience=patience), (patience + timeout) / 2
+        return config, config.retry_seconds + timeout
+    patience = min(config.retry_seconds, timeout / 2)
+    return replace(config, retry_seconds=patience), (patience + timeout) / 2
 
 
 def open_training_data(config: DataConfig, check_tars: bool = True) -> TrainingData:

@@ -5,7 +5,7 @@ what comes out; only the opening is ours, since its own runs commands. Where a t
 matter: a folder, a web server, a bucket.
 
 Which members are a sample, and where its captions stand, is said in
-:mod:`t2i_hpc.data.build.sources.webdataset_tars`, for ``source=index`` as well. Each tar is
+:mod:`t2i_hpc.data.build.sources.webdataset_tars`, for ``source=webdataset`` as well. Each tar is
 grouped by itself, so that a sample never has members of two, and the last sample of a tar that
 breaks off is left out. What cannot be used is counted and named, and too much of it ends the run.
 """
@@ -32,7 +32,7 @@ from t2i_hpc.data.build.sources.webdataset_tars import (
     texts_of,
 )
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.storage.retry import Patience
+from t2i_hpc.data.storage.retry import RetryPolicy
 from t2i_hpc.data.storage.server import BLOCK, Server
 from t2i_hpc.data.storage.urls import is_remote, shown
 
@@ -204,7 +204,7 @@ def _counted(samples: Iterable[dict[str, Any]], losses: Losses) -> Iterator[dict
 def _open(url: str, server: Server) -> IO[bytes]:
     if is_remote(url, "data.urls"):
         return io.BufferedReader(RemoteFile(server, url), BLOCK)
-    patience: Patience = server.patience
+    patience: RetryPolicy = server.patience
     return patience.attempt(
         url, lambda _: Path(url).open("rb"), "see whether its file system answers"
     )

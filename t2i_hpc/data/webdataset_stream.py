@@ -33,14 +33,14 @@ from t2i_hpc.data.images import (
 from t2i_hpc.data.loader import Loader, Positions
 from t2i_hpc.data.permutation import uniform
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.storage.urls import is_remote, shown
 from t2i_hpc.data.webdataset_samples import Losses, endless_samples, stored_sample
 
 NOT_PROMISED = (
     "data.reader=webdataset draws tars at random, so these do not hold: an exact order of "
     "samples; every sample once an epoch; resuming at the very sample; the same batch for any "
-    "number of ranks and workers. Shards made by t2i_hpc.shards source=index have them all"
+    "number of ranks and workers. Shards made by t2i_hpc.shards source=webdataset have them all"
 )
 
 
@@ -65,7 +65,7 @@ class WebDatasetStream:
         vocabulary: Vocabulary,
         resolution: int,
         seed: int,
-        share: Share,
+        share: RankSlice,
         *,
         answer_within: float = 600.0,
     ) -> None:
@@ -183,7 +183,7 @@ class _Drawn(BatchMaker):
             self._urls,
             int(rng.integers(1 << 62)),
             self._config.shuffle_buffer,
-            patience=self._config.patience,
+            patience=self._config.retry_seconds,
             losses=self._losses,
             rules=self._rules,
         )

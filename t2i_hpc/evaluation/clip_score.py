@@ -38,7 +38,7 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def clip_identity(given: str) -> str:
-    """Return what a protocol says of CLIP: hashes of weights and tokeniser, and preprocessing.
+    """Return what a protocol says of CLIP: hashes of weights and tokenizer, and preprocessing.
 
     Args:
         given: folder of the network, or its model.safetensors.
@@ -48,7 +48,7 @@ def clip_identity(given: str) -> str:
     """
     folder = _open(given)
     return (
-        f"weights {folder.sha256}, tokeniser {sha256_of_file(folder.folder / _TOKENISER)}, "
+        f"weights {folder.sha256}, tokenizer {sha256_of_file(folder.folder / _TOKENISER)}, "
         f"antialiased bicubic to the network's size, whole levels, (x / 255 - {_MEAN}) / {_STD}"
     )
 
@@ -57,7 +57,7 @@ class CLIP:
     """Scores images with their captions; arguments and errors as of :func:`clip_identity`.
 
     Raises:
-        EvaluationError: weights and tokeniser do not fit together.
+        EvaluationError: weights and tokenizer do not fit together.
     """
 
     def __init__(self, given: str, device: torch.device) -> None:
@@ -71,10 +71,10 @@ class CLIP:
         self._words: int = config.text_config.max_position_embeddings
         try:
             with quiet():
-                self._tokenise = AutoTokenizer.from_pretrained(folder.folder, local_files_only=True)
+                self._tokenize = AutoTokenizer.from_pretrained(folder.folder, local_files_only=True)
         except Exception as error:  # the library raises nothing narrower
             raise _unreadable(folder) from error
-        if len(self._tokenise) > config.text_config.vocab_size:
+        if len(self._tokenize) > config.text_config.vocab_size:
             raise _unreadable(folder)
         self._mean, self._std = (
             torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD)
@@ -97,7 +97,7 @@ class CLIP:
         return found
 
     def _tokens(self, captions: Sequence[str]) -> BatchEncoding:
-        tokens: BatchEncoding = self._tokenise(
+        tokens: BatchEncoding = self._tokenize(
             list(captions),
             padding=True,
             truncation=True,

@@ -165,7 +165,7 @@ class Comparison:
             if "kid" in self.metrics:
                 check_subset_size(self.protocol.kid_subset_size, images, name)
             if "prc" in self.metrics:
-                check_neighbors(self.protocol.neighbourhood, images, name)
+                check_neighbors(self.protocol.neighbors, images, name)
 
     def compute(self, parts: Iterable[int], detector: Detector) -> None:
         """Compute those of the parts, of both sides, that are not there yet."""

@@ -105,5 +105,5 @@ class RunImages:
 def drawing_rules(settings: EvaluationConfig) -> DrawingRules:
     """Return how the settings have images drawn."""
     return DrawingRules(
-        settings.captions, settings.truncation, settings.rounding, settings.caption_words
+        settings.captions, settings.truncation, settings.rounding, settings.caption_tokens
     )

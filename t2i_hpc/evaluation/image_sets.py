@@ -22,7 +22,7 @@ from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.seeds import generator
 from t2i_hpc.data.build.sources.sample import IMAGE_SUFFIXES, files_below
 from t2i_hpc.data.format.manifest import ORIGINAL, Manifest
-from t2i_hpc.data.images import Pixels, centre_crop, crop_and_flip, decode
+from t2i_hpc.data.images import Pixels, center_crop, crop_and_flip, decode
 from t2i_hpc.data.split import stack
 
 _FILTERS = {
@@ -38,19 +38,19 @@ class Framing:
     """The choices.
 
     Attributes:
-        crop: centre, or random with mirroring.
+        crop: center, or random with mirroring.
         filter: bilinear, bicubic or lanczos, always with smoothing.
         seed: of random crops.
     """
 
-    crop: str = "centre"
+    crop: str = "center"
     filter: str = "bilinear"
     seed: int = 1
 
     def words(self) -> str:
         """Return the choices as a protocol states them."""
-        if self.crop == "centre":
-            return f"shorter side to the resolution by antialiased {self.filter}, centre square"
+        if self.crop == "center":
+            return f"shorter side to the resolution by antialiased {self.filter}, center square"
         over, under = _MARGIN
         return (
             f"shorter side to {over}/{under} of the resolution by antialiased {self.filter}, "
@@ -59,8 +59,8 @@ class Framing:
 
     def frame(self, image: Pixels, number: int, size: int) -> Pixels:
         """Return uint8 (size, size, 3) of real image `number`, uint8 (height, width, 3)."""
-        if self.crop == "centre":
-            return centre_crop(self._resize_shorter(image, size), size)
+        if self.crop == "center":
+            return center_crop(self._resize_shorter(image, size), size)
         over, under = _MARGIN
         larger = self._resize_shorter(image, size * over // under)
         rng = generator(self.seed, "crop of a real image", number)

@@ -23,7 +23,7 @@ from t2i_hpc.common.errors import EvaluationError
 Rows = npt.NDArray[Any]
 _CPU = torch.device("cpu")
 _WHOLE = 256  # rows whose pairs are computed twice, which is quicker than once in pieces
-_SAMPLE = 1024  # images of each side that the centre is the mean of
+_SAMPLE = 1024  # images of each side that the center is the mean of
 
 
 def kernel_distance(
@@ -51,12 +51,12 @@ def kernel_distance(
     sides = generated, real
     for side, rows in zip(("generated", "real"), sides, strict=True):
         check_subset_size(size, len(rows), side)
-    centre = _centre(sides).to(device)
+    center = _center(sides).to(device)
     draws = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
         chosen = [rows[draws.choice(len(rows), size, replace=False)] for rows in sides]
-        pair = [_Subset.of(torch.from_numpy(np.asarray(c)).to(device), centre) for c in chosen]
+        pair = [_Subset.of(torch.from_numpy(np.asarray(c)).to(device), center) for c in chosen]
         values.append(_squared_discrepancy(*pair))
     return float(np.mean(values)), float(np.std(values))
 
@@ -91,10 +91,10 @@ class _Subset:
     shifts: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, centre: Tensor) -> _Subset:
-        exact, width = centre.double(), features.shape[1]
+    def of(cls, features: Tensor, center: Tensor) -> _Subset:
+        exact, width = center.double(), features.shape[1]
         shifts = (features.double() @ exact - exact.dot(exact) / 2) / width + 0.5
-        return cls((features.float() - centre).mul_(width**-0.5), shifts)
+        return cls((features.float() - center).mul_(width**-0.5), shifts)
 
     def halves(self) -> tuple[_Subset, _Subset]:
         middle = len(self.rows) // 2
@@ -134,7 +134,7 @@ def _cubes(values: Tensor) -> Tensor:
     return flat.square().dot(flat)
 
 
-def _centre(sides: Sequence[Rows]) -> Tensor:
+def _center(sides: Sequence[Rows]) -> Tensor:
     """Return a point amid the features, float32 (D,), from some of them."""
     some = [rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64) for rows in sides]
     return torch.from_numpy(np.concatenate(some).mean(axis=0)).float()

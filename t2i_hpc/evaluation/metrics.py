@@ -114,7 +114,7 @@ def _kid(m: Measured) -> list[Value]:
 
 def _precision_recall(m: Measured) -> list[Value]:
     sides = _rows(m.generated), _rows(m.against())
-    precision, recall = precision_and_recall(*sides, m.protocol.neighbourhood, m.device)
+    precision, recall = precision_and_recall(*sides, m.protocol.neighbors, m.device)
     network, n_real = m.detector.network, m.protocol.real_images
     return [
         Value(m.name("precision", network), precision, None, "higher", n_real),

@@ -34,7 +34,7 @@ Pairs = tuple[Tensor, Tensor]
 _AT_ONCE = 1024  # rows of a matrix of bounds, so that 30,000 columns take 120 MB
 _LEADING = 512  # principal coordinates that bounds compare
 _SAMPLE = 8192  # images of a side that the principal axes are computed from
-_SOME = 4  # one in so many points is asked for a first neighborhood
+_SOME = 4  # one in so many points is asked for a first neighbors
 _NARROW = 512  # open pairs a point with which bounds save nothing
 _CANDIDATES = 32  # neighbors by a product in float64 that are computed
 _PAIR_VALUES = 2**19  # of pairs at once, so that they stay in a cache
@@ -262,14 +262,14 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def precision_and_recall(
-    generated: Rows, real: Rows, neighbourhood: int, device: torch.device
+    generated: Rows, real: Rows, neighbors: int, device: torch.device
 ) -> tuple[float, float]:
     """Return precision and recall, both in [0, 1].
 
     Args:
         generated: features, float (N, D).
         real: the other side's, float (M, D).
-        neighbourhood: k, less than N and M.
+        neighbors: k, less than N and M.
         device: where distances are computed.
 
     Raises:
@@ -278,22 +278,22 @@ def precision_and_recall(
     arrays = (np.array(rows, dtype=np.float32) for rows in (generated, real))
     sides = [torch.from_numpy(array).to(device) for array in arrays]
     for side, rows in zip(("generated", "real"), sides, strict=True):
-        check_neighbors(neighbourhood, len(rows), side)
+        check_neighbors(neighbors, len(rows), side)
     first, second = points_of(*sides)
-    radii = [squared_radii(points, neighbourhood) for points in (first, second)]
+    radii = [squared_radii(points, neighbors) for points in (first, second)]
     inside = covered(first, second, *radii)
     precision, recall = (float(found.double().mean()) for found in inside)
     return precision, recall
 
 
-def check_neighbors(neighbourhood: int, images: int, side: str) -> None:
+def check_neighbors(neighbors: int, images: int, side: str) -> None:
     """Refuse more neighbors than a side has.
 
     Raises:
         EvaluationError: says what to set.
     """
-    if images <= neighbourhood:
+    if images <= neighbors:
         raise EvaluationError(
-            f"{images} {side} images have no neighbor number {neighbourhood}: evaluate more, or "
-            "take a smaller evaluation.neighbourhood"
+            f"{images} {side} images have no neighbor number {neighbors}: evaluate more, or "
+            "take a smaller evaluation.neighbors"
         )

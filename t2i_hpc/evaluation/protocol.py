@@ -34,7 +34,7 @@ _GENERATED = (
     "images",
     "resolution",
     "caption_choice",
-    "caption_words",
+    "caption_tokens",
     "truncation",
     "weights",
     "rounding",
@@ -45,7 +45,7 @@ _OWN: dict[str, tuple[str, ...]] = {
     "fid": (),
     "is": ("score_side", "splits", "seed"),
     "kid": ("features", "kid_subsets", "kid_subset_size", "seed"),
-    "prc": ("features", "neighbourhood"),
+    "prc": ("features", "neighbors"),
     "r_precision": ("candidates", "folds", "encoders", "seed"),
     "clip_score": ("clip",),
 }
@@ -68,7 +68,7 @@ class Protocol:
         preprocessing: how images reach it, and its arithmetic.
         seed: of noise, captions, splits, folds and subsets; image i depends on (seed, i) alone.
         caption_choice: which captions images are made of.
-        caption_words: how many of their words are read at most.
+        caption_tokens: how many of their words are read at most.
         truncation: how noise is drawn.
         weights: which of the generator's weights draw.
         rounding: how generated values become 8-bit levels.
@@ -79,7 +79,7 @@ class Protocol:
             bilinear, 8 bits); None: as they are.
         splits: of the Inception score.
         kid_subsets, kid_subset_size: of KID.
-        neighbourhood: k of precision and recall.
+        neighbors: k of precision and recall.
         candidates: captions that an image chooses among for R-precision, its own included.
         folds: of R-precision.
         encoders: hash of R-precision's encoders, or OWN_ENCODERS.
@@ -99,7 +99,7 @@ class Protocol:
     preprocessing: str
     seed: int
     caption_choice: str
-    caption_words: str
+    caption_tokens: str
     truncation: str
     weights: str
     rounding: str
@@ -110,7 +110,7 @@ class Protocol:
     splits: int
     kid_subsets: int
     kid_subset_size: int
-    neighbourhood: int
+    neighbors: int
     candidates: int
     folds: int
     encoders: str

@@ -42,7 +42,7 @@ from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.runs.checkpoint import read_tensors
 from t2i_hpc.sampling.trained_run import DrawingRules, TrainedRun
-from t2i_hpc.systems.base import Painter
+from t2i_hpc.systems.base import TextToImageSystem
 from t2i_hpc.systems.encoders import scale_images, vocabulary_of
 
 COUNT, HITS = "fold_count", "fold_hits"
@@ -166,7 +166,7 @@ def check_own_encoders(settings: EvaluationConfig, networks: AbstractSet[str]) -
         )
 
 
-def _own(system: Painter) -> tuple[nn.Module, nn.Module]:
+def _own(system: TextToImageSystem) -> tuple[nn.Module, nn.Module]:
     text, image = (system.modules[name] for name in _OWN_NAMES)
     return text, image
 

@@ -209,7 +209,7 @@ def _source(
         splits=settings.splits,
         kid_subsets=settings.kid_subsets,
         kid_subset_size=settings.kid_subset_size,
-        neighbourhood=settings.neighbourhood,
+        neighbors=settings.neighbors,
         candidates=settings.candidates,
         folds=settings.folds,
         encoders=encoders_identity(settings) if generated.captions else "",
@@ -238,7 +238,7 @@ def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, 
 
 def _drawing(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:
     """Return what the protocol says of the drawing; of files it is not known."""
-    names = ("caption_choice", "caption_words", "truncation", "rounding", "weights")
+    names = ("caption_choice", "caption_tokens", "truncation", "rounding", "weights")
     if not from_captions:
         return dict.fromkeys(names, "files as they are")
     return {**drawing_rules(settings).words(), "weights": settings.weights}

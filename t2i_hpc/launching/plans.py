@@ -73,11 +73,11 @@ def check_training(task: str, config: TrainConfig, ranks: int) -> Path:
         UserError: data or weights are missing, or the ranks cannot divide the batch.
     """
     from t2i_hpc import pretrain, train
-    from t2i_hpc.data.sampler import Share
+    from t2i_hpc.data.sampler import RankSlice
     from t2i_hpc.data.split import Split
 
     check = pretrain.check_start if task == "pretrain" else train.check_start
-    Share(config.engine.batch_size, 0, ranks)
+    RankSlice(config.engine.batch_size, 0, ranks)
     folder = check(config, ranks)
     Split.open(config.data, config.data.test_split)
     return folder
@@ -140,7 +140,7 @@ def _shards(order: Order) -> Plan:
     from t2i_hpc.data.build.split_writer import check_source
 
     config: ShardsConfig = order.config
-    folder, parts = Path(config.output), order.cluster.parts
+    folder, parts = Path(config.output), order.cluster.build_partitions
     if not config.output:
         raise DataError("output= is missing: name the folder to write, e.g. shards/mine")
     if (folder / config.split).exists():
@@ -149,14 +149,14 @@ def _shards(order: Order) -> Plan:
         )
     check_source(config)
     name = f"shards-{folder.name}-{config.split}"
-    if parts == 1 or config.part or order.cluster.name == "local":
+    if parts == 1 or config.partition or order.cluster.name == "local":
         return Plan(name, (order.work(folder),), folder)
     if order.cluster.ranks > 1:
         raise ConfigurationError(
             f"a part of the shards is the work of one task, not of {order.cluster.ranks}: take "
-            "cluster.nodes=1 cluster.tasks_per_node=1, and more cluster.parts"
+            "cluster.nodes=1 cluster.tasks_per_node=1, and more cluster.build_partitions"
         )
-    works = [order.work(folder, f"part={number + 1}/{parts}") for number in range(parts)]
+    works = [order.work(folder, f"partition={number + 1}/{parts}") for number in range(parts)]
     merged = folder if config.test_fraction else folder / config.split
     merge = Work(order.task, ("merge", str(merged)), folder, merge_gpus=0)
     return Plan(name, tuple(works), folder, merge)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the global batch, on any device.
+"""Batch normalization over the global batch, on any device.
 
 The statistics of a batch must not depend on how many ranks share it. torch's SyncBatchNorm
 takes no CPU tensors, so the two sums are exchanged here, differentiably; with one rank this
@@ -20,19 +20,19 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise by the global batch (training) or the running statistics (evaluation)."""
+        """Normalize by the global batch (training) or the running statistics (evaluation)."""
         if not self.training or world_size() == 1:
             return super().forward(features)
         count = features.numel() // features.shape[1] * world_size()
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         mean = sum_over_ranks(wide.sum((0, 2, 3))) / count
-        centred = wide - mean[:, None, None]
-        variance = sum_over_ranks(centred.square().sum((0, 2, 3))) / count
+        centered = wide - mean[:, None, None]
+        variance = sum_over_ranks(centered.square().sum((0, 2, 3))) / count
         self._track(mean, variance, count)
-        normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
+        normalized = centered * (variance + self.eps).rsqrt()[:, None, None]
         if self.affine:
-            normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
-        return normalised.to(features.dtype)
+            normalized = normalized * self.weight[:, None, None] + self.bias[:, None, None]
+        return normalized.to(features.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None:

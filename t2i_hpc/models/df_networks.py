@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.models.discriminator import DownBlock
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.models.piecewise_linear import leaky_relu
 from t2i_hpc.models.ssa_generator import enlarge, plan_blocks
 
@@ -124,7 +124,7 @@ class DFBlock(nn.Module):
 
 
 class _Generator(nn.Module):
-    """What both layouts share: a stem of the noise, blocks, and the way to colours."""
+    """What both layouts share: a stem of the noise, blocks, and the way to colors."""
 
     blocks: nn.ModuleList
 
@@ -134,13 +134,13 @@ class _Generator(nn.Module):
         self.stem = nn.Linear(noise_width, first_channels * _FIRST_SIDE**2)
         self.to_rgb = nn.Conv2d(last_channels, 3, 3, padding=1)
 
-    def forward(self, noise: Tensor, sentence: Tensor) -> Pictures:
+    def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
         """Draw (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S); no masks."""
         condition = self.condition(noise, sentence)
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
         for block in self.blocks:
             features = block(features, condition)
-        return Pictures(images=[torch.tanh(self.to_rgb(F.leaky_relu(features, 0.2)))])
+        return GeneratedImages(images=[torch.tanh(self.to_rgb(F.leaky_relu(features, 0.2)))])
 
     def condition(self, noise: Tensor, sentence: Tensor) -> Tensor:
         """Return what steers the blocks."""

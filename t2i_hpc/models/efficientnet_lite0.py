@@ -50,7 +50,7 @@ class EfficientNetLite0Features(nn.Module):
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return local features (B, 112, 14, 14) and pooled ones (B, 1280).
 
-        `inputs` are (B, 3, 224, 224), normalised as (x − 127) / 128 of 0..255.
+        `inputs` are (B, 3, 224, 224), normalized as (x − 127) / 128 of 0..255.
         """
         local = self.early(inputs.contiguous(memory_format=torch.channels_last))
         return local, self.late(local).mean(dim=(2, 3))

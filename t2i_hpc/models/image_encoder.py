@@ -35,7 +35,7 @@ class ImageEncoder(nn.Module):
         local_width, pooled_width: C and P.
         width: D, length of a text vector.
         batch_statistics: whether the trunk's batch norms follow the encoder into training mode,
-            where they normalise by the batch and move their running statistics (released
+            where they normalize by the batch and move their running statistics (released
             fine-tuning, and the pre-training that made the published encoders).
     """
 
@@ -95,7 +95,7 @@ class InceptionTrunk(nn.Module):
         self.late = nn.Sequential(*(getattr(network, name) for name in names[cut:]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return local and pooled features; no ImageNet normalisation, as AttnGAN."""
+        """Return local and pooled features; no ImageNet normalization, as AttnGAN."""
         resized = resize(images, 299, self.align_corners)
         local = self.early(resized)
         return local, self.late(local).mean((2, 3))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pictures:
+class GeneratedImages:
     """What a system draws.
 
     Attributes:

@@ -1,7 +1,7 @@
 """The semantic-spatial aware convolution block of SSA-GAN (paper §3.2, Fig. 3).
 
 A mask says where the text may change the features; the sentence says how. The default is the
-behaviour of the released code (which made the published numbers): the modulation is
+behavior of the released code (which made the published numbers): the modulation is
 x̂·(1 + m·γ(e)) + m·β(e), and features are enlarged by the nearest pixel. The paper says
 m·(γ(e)·x̂ + β(e)) and bilinear enlargement; both are options.
 
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.models.batch_norm import GlobalBatchNorm2d
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 
 
 class SentenceAffine(nn.Module):
@@ -70,10 +70,10 @@ class SemanticSpatialBatchNorm(nn.Module):
 
         Without a mask the whole map is modulated.
         """
-        normalised: Tensor = self.norm(features)
-        change: Tensor = torch.addcmul(self.beta(sentence), self.gamma(sentence), normalised)
+        normalized: Tensor = self.norm(features)
+        change: Tensor = torch.addcmul(self.beta(sentence), self.gamma(sentence), normalized)
         masked = change if mask is None else mask * change
-        return normalised + masked if self.keeps_features else masked
+        return normalized + masked if self.keeps_features else masked
 
 
 class MaskPredictor(nn.Module):
@@ -241,7 +241,7 @@ class SSAGenerator(nn.Module):
         self.norm = GlobalBatchNorm2d(plan.widths[-1] * width)
         self.to_rgb = nn.Conv2d(plan.widths[-1] * width, 3, 3, padding=1)
 
-    def forward(self, noise: Tensor, sentence: Tensor) -> Pictures:
+    def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
         """Draw (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S)."""
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
         masks: list[Tensor] = []
@@ -250,7 +250,7 @@ class SSAGenerator(nn.Module):
             masks += [] if mask is None else [mask]
             features = block(features, sentence, mask)
         image = torch.tanh(self.to_rgb(F.leaky_relu(self.norm(features), 0.2)))
-        return Pictures(images=[image], masks=masks)
+        return GeneratedImages(images=[image], masks=masks)
 
     def _mask(self, index: int, features: Tensor) -> Tensor | None:
         """Predict the mask of a block from the features that enter it."""

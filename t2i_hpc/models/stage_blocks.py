@@ -69,7 +69,7 @@ class GlobalBatchNorm1d(GlobalBatchNorm2d):
     """Batch norm of (B, C) whose training statistics span all ranks."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise by the global batch (training) or the running statistics (evaluation)."""
+        """Normalize by the global batch (training) or the running statistics (evaluation)."""
         return super().forward(features[:, :, None, None]).flatten(1)
 
 
@@ -80,7 +80,7 @@ class RaggedBatchNorm2d(GlobalBatchNorm2d):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise by the rows of all ranks (training) or the running statistics."""
+        """Normalize by the rows of all ranks (training) or the running statistics."""
         if not self.training or world_size() == 1:
             return super().forward(features)
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -88,11 +88,11 @@ class RaggedBatchNorm2d(GlobalBatchNorm2d):
         # The number of rows travels with the sums; it stays on the device.
         sums = sum_over_ranks(torch.cat([wide.sum((0, 2, 3)), own]))
         mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = wide - mean[:, None, None]
-        variance = sum_over_ranks(centred.square().sum((0, 2, 3))) / count
+        centered = wide - mean[:, None, None]
+        variance = sum_over_ranks(centered.square().sum((0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         scale = (variance + self.eps).rsqrt() * self.weight
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(features.dtype)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(features.dtype)
 
     def _follow(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         """Move the running statistics."""
@@ -168,7 +168,7 @@ class ConditioningAugmentation(nn.Module):
 
 
 @torch.no_grad()
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """Give a network AttnGAN's first weights, drawn from torch's generator.
 
     Convolutions and linear layers orthogonal, batch norms N(1, 0.02²) with zero biases, biases of

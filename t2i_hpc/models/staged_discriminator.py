@@ -1,7 +1,7 @@
 """The discriminators of AttnGAN and DM-GAN, one for each size of image.
 
 Each gives two judgements: whether an image is real, and whether it is real and matches its
-sentence. AttnGAN's have batch norms; DM-GAN's have spectrally normalised convolutions instead.
+sentence. AttnGAN's have batch norms; DM-GAN's have spectrally normalized convolutions instead.
 With batch norms real and fake images must be entered apart, or they share their statistics.
 """
 
@@ -47,10 +47,10 @@ class SpectralConv2d(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the convolution of (B, C, H, W)."""
-        result: Tensor = self._conv_forward(features, self.normalised(), self.bias)
+        result: Tensor = self._conv_forward(features, self.normalized(), self.bias)
         return result
 
-    def normalised(self) -> Tensor:
+    def normalized(self) -> Tensor:
         """Return the weight by its largest singular value, in the weight's own precision."""
         with torch.autocast(self.weight.device.type, enabled=False):
             matrix = self.weight.flatten(1)
@@ -60,12 +60,12 @@ class SpectralConv2d(nn.Conv2d):
                 if self.training:
                     self.left.copy_(left)
                     self.right.copy_(right)
-            normalised: Tensor = self.weight / (left @ (matrix @ right))
-            return normalised
+            normalized: Tensor = self.weight / (left @ (matrix @ right))
+            return normalized
 
 
-class NormalisedConv(nn.Module):
-    """Convolution, its normalisation, LeakyReLU.
+class NormalizedConv(nn.Module):
+    """Convolution, its normalization, LeakyReLU.
 
     Args:
         channels, out_channels: before and after.
@@ -113,16 +113,16 @@ class StagedDiscriminator(nn.Module):
         super().__init__()
         halvings = (resolution // _LAST_SIDE).bit_length() - 1
         widths = [width << level for level in range(halvings)]
-        first = NormalisedConv(3, width, 4, "spectral" if norm == "spectral" else "none")
+        first = NormalizedConv(3, width, 4, "spectral" if norm == "spectral" else "none")
         self.blocks = nn.Sequential(first)
         for before, after in pairwise(widths):
-            self.blocks.append(NormalisedConv(before, after, 4, norm))
+            self.blocks.append(NormalizedConv(before, after, 4, norm))
         while widths[-1] > _WIDEST * width:
             widths.append(widths[-1] // 2)
-            self.blocks.append(NormalisedConv(2 * widths[-1], widths[-1], 3, norm))
+            self.blocks.append(NormalizedConv(2 * widths[-1], widths[-1], 3, norm))
         last = widths[-1]
         pairs = "ragged" if norm == "batch" else norm
-        self.joint = NormalisedConv(last + sentence_width, last, 3, pairs)
+        self.joint = NormalizedConv(last + sentence_width, last, 3, pairs)
         self.matching = nn.Conv2d(last, 1, _LAST_SIDE, _LAST_SIDE)
         self.real = nn.Conv2d(last, 1, _LAST_SIDE, _LAST_SIDE) if unconditional else None
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.models.stage_blocks import (
     Condition,
     ConditioningAugmentation,
@@ -159,8 +159,8 @@ INITIAL = "initial"
 
 
 @dataclass(frozen=True)
-class StagedPictures(Pictures):
-    """Pictures of all stages, and the condition they were drawn from.
+class StagedPictures(GeneratedImages):
+    """GeneratedImages of all stages, and the condition they were drawn from.
 
     `attention` has a map (B, T, h, w) for every stage after the first, at the size of the
     features that attended: half of that stage's image.

@@ -1,6 +1,6 @@
 """Line charts as inline SVG: no library, no scripts, readable in light and dark.
 
-Colours come from CSS variables of the page with a fallback, text from the page's own font, so
+Colors come from CSS variables of the page with a fallback, text from the page's own font, so
 that a chart looks like what surrounds it.
 """
 
@@ -100,7 +100,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
-    """Replace neighbouring points by their mean, so that at most `most` are left."""
+    """Replace neighboring points by their mean, so that at most `most` are left."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
@@ -117,7 +117,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _colour(place: int) -> str:
+def _color(place: int) -> str:
     return f"var(--line-{place % _COLOURS}, #2a6fdb)"
 
 
@@ -139,7 +139,7 @@ def _x_tick(tick: float, axis: Axis) -> str:
 
 def _path(line: Line, place: int, x_axis: Axis, y_axis: Axis) -> str:
     places = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
-    style = f'style="stroke:{_colour(place)};fill:{_colour(place)}"'
+    style = f'style="stroke:{_color(place)};fill:{_color(place)}"'
     dots = places if len(places) <= 12 else []
     circles = "".join(f'<circle cx="{x}" cy="{y}" r="2.5"/>' for x, y in dots)
     path = " ".join(f"{x},{y}" for x, y in places)
@@ -161,7 +161,7 @@ def _legend(lines: Sequence[Line]) -> str:
     if len(lines) < 2:
         return ""
     entries = "".join(
-        f'<li><i style="background:{_colour(place)}"></i>{escape(line.name)}</li>'
+        f'<li><i style="background:{_color(place)}"></i>{escape(line.name)}</li>'
         for place, line in enumerate(lines)
     )
     return f'<ul class="legend">{entries}</ul>'

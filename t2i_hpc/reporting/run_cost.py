@@ -36,10 +36,10 @@ def count_cost(run: Path) -> Cost:
         UserError: no run, or its vocabulary is no longer there.
     """
     config = with_inputs(run, open_run(run))
-    captions = Captions(config.data.words, run_vocabulary(run, config.data).size)
+    captions = Captions(config.data.max_tokens, run_vocabulary(run, config.data).size)
     with checkpoint_follows(), torch.random.fork_rng(devices=[]), _one_thread():
         system = build_system(config.system, captions.vocabulary)
-        parts = system.parts
+        parts = system.trainable
         return Cost(
             count_parameters(parts[_GENERATOR]) if _GENERATOR in parts else None,
             sum(count_parameters(part) for part in parts.values()),

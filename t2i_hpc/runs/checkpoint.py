@@ -11,7 +11,7 @@ A checkpoint is a folder ``checkpoints/<images seen>/`` with
 - ``weights.safetensors``: the networks' parameters and buffers by name;
 - ``frozen.safetensors``: those of networks that are never trained, apart from the others, so that
   all checkpoints of a run share one file of them (:mod:`t2i_hpc.runs.frozen`);
-- ``optimisers.safetensors``: Adam's moments and step counts by ``part/parameter/moment``, and
+- ``optimizers.safetensors``: Adam's moments and step counts by ``part/parameter/moment``, and
   the loss scalers of fp16 by ``scaler/parts``;
 - ``state.json``: the counters, what made it, size and SHA-256 of the other files, and the
   checksum of all that.
@@ -71,7 +71,7 @@ def take_snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous copies on the CPU.
 
     From a GPU they come through pinned memory, all at once, and the call waits for the last:
-    then the optimiser may go on. torch keeps pinned memory that is given back, so later
+    then the optimizer may go on. torch keeps pinned memory that is given back, so later
     snapshots find theirs.
     """
     copies = {name: _copy(value.detach()) for name, value in tensors.items()}
@@ -108,13 +108,13 @@ def check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tens
 
 
 def check_moments(path: Path, found: Mapping[str, Tensor], system: System) -> None:
-    """Compare the optimisers' state; a part has all of its own, or none before its first step.
+    """Compare the optimizers' state; a part has all of its own, or none before its first step.
 
     Raises:
         RunError: names the file and the first tensor that does not fit.
     """
     wanted: dict[str, Tensor] = {}
-    for name in system.parts:
+    for name in system.trainable:
         if any(key.startswith(f"{name}/") for key in found):
             wanted |= _moments_of(name, system)
     for key in found:
@@ -125,7 +125,7 @@ def check_moments(path: Path, found: Mapping[str, Tensor], system: System) -> No
 
 def _moments_of(name: str, system: System) -> dict[str, Tensor]:
     wanted: dict[str, Tensor] = {}
-    for key, parameter in trainable(system.parts[name]):
+    for key, parameter in trainable(system.trainable[name]):
         wanted |= {f"{name}/{key}/{moment}": parameter for moment in MOMENTS}
         wanted[f"{name}/{key}/step"] = torch.empty(())
     return wanted
@@ -150,7 +150,7 @@ def _describe(value: Tensor) -> str:
 _LOG = logging.getLogger("t2i_hpc")
 FORMAT = 3
 _READ = (2, FORMAT)  # 2: frozen networks among the others
-WEIGHTS, OPTIMISERS, STATE = "weights.safetensors", "optimisers.safetensors", "state.json"
+WEIGHTS, OPTIMIZERS, STATE = "weights.safetensors", "optimizers.safetensors", "state.json"
 FROZEN = "frozen.safetensors"
 
 
@@ -205,8 +205,8 @@ class Checkpoint:
 
     @property
     def moments(self) -> Path:
-        """The optimisers' file."""
-        return self.folder / OPTIMISERS
+        """The optimizers' file."""
+        return self.folder / OPTIMIZERS
 
     @property
     def sha256(self) -> str:
@@ -365,5 +365,5 @@ def load_weights(checkpoint: Checkpoint, modules: nn.Module) -> None:
 
 
 def read_moments(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the optimisers' state by ``part/parameter/moment``."""
+    """Return the optimizers' state by ``part/parameter/moment``."""
     return read_tensors(checkpoint.moments)

@@ -37,8 +37,8 @@ def split_frozen(system: System, tensors: Tensors) -> tuple[dict[str, Tensor], d
 
     Whatever is taken for frozen is compared before it is shared, so a mistake costs room alone.
     """
-    trained = {id(p) for part in system.parts.values() for p in part.parameters()}
-    trained |= {id(p) for average in system.averages for p in average.target.parameters()}
+    trained = {id(p) for part in system.trainable.values() for p in part.parameters()}
+    trained |= {id(p) for average in system.emas for p in average.target.parameters()}
     prefixes = tuple(f"{name}." for name in _frozen_modules(system.modules, "", trained))
     frozen = {name: value for name, value in tensors.items() if name.startswith(prefixes)}
     return {name: value for name, value in tensors.items() if name not in frozen}, frozen

@@ -32,8 +32,8 @@ ConfigT = TypeVar("ConfigT")
 
 def keep_inputs(run: Path, config: TrainConfig, vocabulary: Vocabulary) -> None:
     """Copy what reads captions into a run directory, once."""
-    if config.data.tokeniser:
-        _keep(Path(config.data.tokeniser), run / _FOLDER / _TOKENIZER)
+    if config.data.tokenizer:
+        _keep(Path(config.data.tokenizer), run / _FOLDER / _TOKENIZER)
     elif not (run / _FOLDER / VOCABULARY).exists():
         vocabulary.save(run / _FOLDER / VOCABULARY)
     bert = _bert_of(config)
@@ -48,8 +48,8 @@ def with_inputs(run: Path, config: TrainConfig) -> TrainConfig:
     (:func:`t2i_hpc.systems.encoders.checkpoint_follows`).
     """
     tokenizer, bert = run / _FOLDER / _TOKENIZER, run / _FOLDER / _BERT
-    if config.data.tokeniser and tokenizer.is_file():
-        config = _replaced(config, "data.tokeniser", str(tokenizer))
+    if config.data.tokenizer and tokenizer.is_file():
+        config = _replaced(config, "data.tokenizer", str(tokenizer))
     if _bert_of(config) and (bert / "config.json").is_file():
         config = _replaced(config, f"system.{_BERT_KEY}", str(bert / "model.safetensors"))
     return config
@@ -67,9 +67,9 @@ def run_vocabulary(run: Path, data: DataConfig, named: str = "") -> Vocabulary:
         DataError: neither the run nor its data has it.
     """
     kept = run / _FOLDER / VOCABULARY
-    if not data.tokeniser and kept.is_file():
+    if not data.tokenizer and kept.is_file():
         return Vocabulary.load(kept)
-    return open_vocabulary(data if data.tokeniser else locate_data(run, data, named))
+    return open_vocabulary(data if data.tokenizer else locate_data(run, data, named))
 
 
 def open_run_split(

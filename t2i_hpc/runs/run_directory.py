@@ -117,7 +117,7 @@ def check_relatives(folder: Path, config: TrainConfig, data: Mapping[str, str]) 
             raise RunError(
                 f"{path.parent} holds this training with another vocabulary: tokens would mean "
                 "other words now, so put the vocabulary.json back that it was trained with (or "
-                "its data.tokeniser) to resume it, or choose another name= to begin a new run"
+                "its data.tokenizer) to resume it, or choose another name= to begin a new run"
             )
 
 

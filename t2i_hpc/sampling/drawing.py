@@ -22,7 +22,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.evaluation import GenerationConfig
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.sampling.grids import (
     cell_box,
     mask_grid,
@@ -39,7 +39,7 @@ RECORD = "pictures.json"
 
 @dataclass(frozen=True)
 class Drawing:
-    """Pictures row by row.
+    """GeneratedImages row by row.
 
     Attributes:
         images: uint8 (rows·columns, 3, R, R).
@@ -50,7 +50,7 @@ class Drawing:
 
     images: Tensor
     last_masks: Tensor | None
-    firsts: Pictures
+    firsts: GeneratedImages
 
 
 def asked_hash(trained: TrainedRun, rows: Sequence[ReadRow], config: GenerationConfig) -> str:
@@ -87,7 +87,7 @@ def choose_folder(run: Path, asked: str, output: str) -> Path:
 def draw(trained: TrainedRun, captions: Sequence[str], config: GenerationConfig) -> Drawing:
     """Draw a row of pictures for each caption, the same noise down a column."""
     tokens, lengths = encode_captions(
-        captions, trained.vocabulary, trained.config.data.words, config.seed
+        captions, trained.vocabulary, trained.config.data.max_tokens, config.seed
     )
     latent = noise(config.seed, "noise", range(config.columns), trained.system.noise_width)
     images, last, parts = [], [], []

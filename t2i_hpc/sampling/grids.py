@@ -145,7 +145,7 @@ def labelled_grid(
 
 
 def grey(mask: Tensor, height: int, width: int) -> Tensor:
-    """Return masks (R, 1, h, w) in [0, 1] as uint8 (R, 3, height, width), nearest neighbour."""
+    """Return masks (R, 1, h, w) in [0, 1] as uint8 (R, 3, height, width), nearest neighbor."""
     levels = (mask.detach().float().cpu().clamp(0, 1) * 255).round()
     sized = torch.nn.functional.interpolate(levels, (height, width), mode="nearest")
     return sized.to(torch.uint8).expand(-1, 3, -1, -1)

@@ -1,6 +1,6 @@
 """Captions as the networks read them: token ids and lengths.
 
-Captions with words to swap: ``a {red,blue} bird`` stands for one caption a colour.
+Captions with words to swap: ``a {red,blue} bird`` stands for one caption a color.
 
 The papers show what a text changes by rows that differ in a word (SSA-GAN Figs. 6 and 11).
 Several swaps in one caption multiply, the last one changing quickest.

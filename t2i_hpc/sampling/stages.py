@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.sampling.grids import labelled_grid
 from t2i_hpc.sampling.trained_run import to_uint8
 
@@ -160,7 +160,7 @@ def most_read(words: Sequence[str], maps: Tensor, most: int = _WORDS) -> list[Re
     return [word for word in ranked if word is first[word.word]][:most]
 
 
-def staged(pictures: Pictures, rows: slice, words: Sequence[Sequence[str]]) -> Staged:
+def staged(pictures: GeneratedImages, rows: slice, words: Sequence[Sequence[str]]) -> Staged:
     """Return what the stages made of some pictures, whose captions have these words."""
     return Staged(
         [to_uint8(image[rows]) for image in pictures.images],

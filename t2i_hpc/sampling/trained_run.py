@@ -26,14 +26,14 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.vocabulary import VOCABULARY_NOTE, check_same_words
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.runs.checkpoint import Checkpoint, check_fit, choose_checkpoint, look_at, read_tensors
 from t2i_hpc.runs.inputs import open_run_split, run_vocabulary, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.request import encode_captions
 from t2i_hpc.systems import build_system
-from t2i_hpc.systems.base import Painter
+from t2i_hpc.systems.base import TextToImageSystem
 from t2i_hpc.systems.encoders import checkpoint_follows
 
 _CAPTION_WORDS = {
@@ -54,13 +54,13 @@ class DrawingRules:
         captions: one (by the seed) or all (each in turn).
         truncation: largest noise in standard deviations, None for any.
         rounding: nearest or down.
-        caption_words: most words of a caption that are read; None: as many as in training.
+        caption_tokens: most words of a caption that are read; None: as many as in training.
     """
 
     captions: str = "one"
     truncation: float | None = None
     rounding: str = "nearest"
-    caption_words: int | None = None
+    caption_tokens: int | None = None
 
     def words(self) -> dict[str, str]:
         """Return the choices as a protocol states them."""
@@ -70,7 +70,7 @@ class DrawingRules:
             "caption_choice": _CAPTION_WORDS[self.captions],
             "truncation": kept,
             "rounding": _ROUNDING_WORDS[self.rounding],
-            "caption_words": str(self.caption_words or "as many as in training"),
+            "caption_tokens": str(self.caption_tokens or "as many as in training"),
         }
 
     def caption_of(self, number: int, samples: int, captions: int, seed: int) -> int:
@@ -102,7 +102,7 @@ def cut_off(drawn: Tensor, bound: float) -> Tensor:
     """Map standard normal noise to the normal distribution cut off at ± `bound`.
 
     Each value goes to the one with the same rank, so that noise which was drawn with one seed
-    stays recognisable under any bound.
+    stays recognizable under any bound.
     """
     share = math.erf(bound / math.sqrt(2))
     rank = torch.special.ndtr(drawn.double())
@@ -217,7 +217,7 @@ class TrainedRun:
     run: Path
     config: TrainConfig
     weights: ChosenWeights
-    system: Painter
+    system: TextToImageSystem
     vocabulary: Vocabulary
     device: torch.device
     data: str = ""
@@ -247,7 +247,7 @@ class TrainedRun:
         )
         with checkpoint_follows():
             system = build_system(config.system, vocabulary.size)
-        if not isinstance(system, Painter):
+        if not isinstance(system, TextToImageSystem):
             raise RunError(f"{run} is a run of {config.system.name}, which draws no pictures")
         chosen.load(system.modules)
         system.modules.to(device)
@@ -275,7 +275,7 @@ class TrainedRun:
 
     def draw_latest_weights(self) -> None:
         """Draw with the trained weights from now on, where the run keeps an average of them."""
-        for average in self.system.averages:
+        for average in self.system.emas:
             average.target.load_state_dict(average.source.state_dict())
 
     def draw(self, numbers: range, seed: int, split: str, rules: DrawingRules = PLAIN) -> Tensor:
@@ -287,14 +287,14 @@ class TrainedRun:
         captions = [caption_of(opened, number, seed, rules) for number in numbers]
         latent = rules.noise(numbers, self.system.noise_width, seed)
         tokens, lengths = self.read(captions, seed, rules)
-        drawn = self.system.draw(tokens, lengths, latent.to(self.device))
+        drawn = self.system.generate(tokens, lengths, latent.to(self.device))
         return rules.levels(drawn.images[-1])
 
     def read(
         self, captions: Sequence[str], seed: int, rules: DrawingRules
     ) -> tuple[Tensor, Tensor]:
         """Return tokens int64 (B, T) and lengths (B,) of captions, on the device."""
-        words = rules.caption_words or self.config.data.words
+        words = rules.caption_tokens or self.config.data.max_tokens
         tokens, lengths = encode_captions(captions, self.vocabulary, words, seed)
         return tokens.to(self.device), lengths.to(self.device)
 
@@ -339,29 +339,29 @@ _AT_ONCE = 16
 
 
 def draw_in_parts(
-    system: Painter, tokens: torch.Tensor, lengths: torch.Tensor, latent: torch.Tensor
-) -> Pictures:
+    system: TextToImageSystem, tokens: torch.Tensor, lengths: torch.Tensor, latent: torch.Tensor
+) -> GeneratedImages:
     """Draw any number of pictures, a few at a time to bound memory; results on the CPU."""
     device = next(system.modules.parameters()).device
-    parts: list[Pictures] = []
+    parts: list[GeneratedImages] = []
     for start in range(0, len(tokens), _AT_ONCE):
         rows = [value[start : start + _AT_ONCE].to(device) for value in (tokens, lengths, latent)]
-        parts.append(system.draw(*rows))
+        parts.append(system.generate(*rows))
     return joined(parts)
 
 
-def first_of(pictures: Pictures) -> Pictures:
+def first_of(pictures: GeneratedImages) -> GeneratedImages:
     """Return the first of some pictures alone."""
-    return Pictures(
+    return GeneratedImages(
         images=[image[:1] for image in pictures.images],
         masks=[mask[:1] for mask in pictures.masks],
         attention=[maps[:1] for maps in pictures.attention],
     )
 
 
-def joined(parts: Sequence[Pictures]) -> Pictures:
+def joined(parts: Sequence[GeneratedImages]) -> GeneratedImages:
     """Return pictures one after the other, on the CPU."""
-    return Pictures(
+    return GeneratedImages(
         images=_joined([part.images for part in parts]),
         masks=_joined([part.masks for part in parts]),
         attention=_joined([part.attention for part in parts]),

@@ -3,7 +3,7 @@
 A *system* owns networks and says, as data, in which *phases* one step runs; an *engine* runs
 the phases of whatever system it is given. Neither imports the other.
 
-    parts   = {"generator": G, "discriminator": D}
+    trainable = {"generator": G, "discriminator": D}
     phases  = [Phase("discriminator", updates=("discriminator",), loss=...),
                Phase("penalty", updates=("discriminator",), loss=...),
                Phase("generator", updates=("generator",), loss=...)]
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def total(losses: Losses) -> Tensor:
 
 @dataclass(frozen=True)
 class Phase:
-    """One backward pass and one optimiser step of a training step.
+    """One backward pass and one optimizer step of a training step.
 
     Attributes:
         name: what the phase is called in metrics and errors.
-        updates: the parts whose parameters it updates (keys of ``System.parts``).
+        updates: the parts whose parameters it updates (keys of ``System.trainable``).
         loss: terms of the loss from the step's context; entered once per step.
     """
 
@@ -61,7 +61,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class OptimiserSettings:
+class OptimizerSettings:
     """Adam's numbers for one part (learning rate per step, β₁, β₂, ε).
 
     `clip` bounds the norm of the part's whole gradient, averaged over ranks; None leaves it.
@@ -79,7 +79,7 @@ class OptimiserSettings:
 
 
 @dataclass(frozen=True)
-class Average:
+class EMA:
     """A network whose weights are a running average of another's.
 
     Its buffers, e.g. the statistics of batch norms, are the other's as they are (AttnGAN's code).
@@ -113,16 +113,16 @@ class Average:
 class System(Protocol):
     """A set of networks and the phases of their training step.
 
-    `modules` holds every network by name (its state dict is the checkpoint); `parts` names
-    the modules that have an optimiser; the other modules are frozen, but for those that
-    `averages` keeps.
+    `modules` holds every network by name (its state dict is the checkpoint); `trainable` names
+    the modules that have an optimizer; the other modules are frozen, but for those that
+    `emas` keeps.
     """
 
     modules: nn.ModuleDict
-    parts: Mapping[str, nn.Module]
-    optimisers: Mapping[str, OptimiserSettings]
+    trainable: Mapping[str, nn.Module]
+    optimizers: Mapping[str, OptimizerSettings]
     phases: Sequence[Phase]
-    averages: Sequence[Average]
+    emas: Sequence[EMA]
     noise_width: int
     resolution: int
 
@@ -131,15 +131,15 @@ class System(Protocol):
 
 
 @runtime_checkable
-class Painter(System, Protocol):
+class TextToImageSystem(System, Protocol):
     """A system that draws pictures."""
 
-    def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
+    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
         """Draw pictures in evaluation mode, without gradient."""
 
 
 @runtime_checkable
-class Matcher(System, Protocol):
+class RetrievalSystem(System, Protocol):
     """A system that compares images with captions."""
 
     def match(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -178,5 +178,5 @@ def refuse_settings(given: Mapping[str, bool], why: str) -> None:
 
 
 def trainable(part: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return names and parameters that an optimiser updates, in the module's order."""
+    """Return names and parameters that an optimizer updates, in the module's order."""
     return [(name, p) for name, p in part.named_parameters() if p.requires_grad]

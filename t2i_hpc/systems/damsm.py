@@ -21,7 +21,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.damsm import sentence_scores, word_attention
-from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, refuse_settings
+from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_text_encoder,
@@ -37,7 +37,7 @@ class DAMSMPretraining:
     """The system ``damsm``."""
 
     noise_width = 0
-    averages: Sequence[Average] = ()
+    emas: Sequence[EMA] = ()
 
     def __init__(self, config: DAMSMPretrainingConfig, vocabulary_size: int) -> None:
         refuse_settings(
@@ -46,7 +46,7 @@ class DAMSMPretraining:
         )
         self.config = config
         self.resolution = config.resolution
-        self.optimisers: Mapping[str, OptimiserSettings] = _optimisers(config)
+        self.optimizers: Mapping[str, OptimizerSettings] = _optimizers(config)
         self.image_encoder = build_pretraining_encoder(
             config.image_encoder, config.text_encoder.width
         )
@@ -54,11 +54,11 @@ class DAMSMPretraining:
         self.modules = nn.ModuleDict(
             {"text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
         )
-        self.parts: Mapping[str, nn.Module] = {
+        self.trainable: Mapping[str, nn.Module] = {
             "text_encoder": self.text_encoder,
             "image_heads": self.image_encoder.heads,
         }
-        self.phases: Sequence[Phase] = [Phase("encoders", tuple(self.parts), self.losses)]
+        self.phases: Sequence[Phase] = [Phase("encoders", tuple(self.trainable), self.losses)]
 
     def begin(self, batch: Batch, noise: Tensor) -> Batch:
         """Make ready for training; a batch is all that the phase needs."""
@@ -124,14 +124,14 @@ def falling(start: float, decay: float, floor: float, epoch: int) -> Callable[[i
     return lambda images_seen: start * decay ** min(images_seen // epoch, most)
 
 
-def _optimisers(config: DAMSMPretrainingConfig) -> dict[str, OptimiserSettings]:
+def _optimizers(config: DAMSMPretrainingConfig) -> dict[str, OptimizerSettings]:
     if config.epoch_images is None:
         raise ConfigurationError(
             "system.epoch_images is empty: start with t2i_hpc.pretrain, which takes it from the "
             "training split, or give the number of images of an epoch"
         )
     rate, decay = config.learning_rate, config.learning_rate_decay
-    heads = OptimiserSettings(
+    heads = OptimizerSettings(
         rate,
         (config.beta1, config.beta2),
         learning_rate_at=falling(rate, decay, config.learning_rate_floor, config.epoch_images),

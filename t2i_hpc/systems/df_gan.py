@@ -26,8 +26,8 @@ from t2i_hpc.losses.adversarial import (
 )
 from t2i_hpc.losses.gradient_penalty import gradient_penalty, penalty_inputs
 from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, PairedDiscriminator
-from t2i_hpc.models.outputs import Pictures
-from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, Term, refuse_settings
+from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import build_text_encoder, frozen, scale_images
 
 _CUT = 2.0  # standard deviations beyond which pictures take no noise
@@ -68,20 +68,20 @@ class DFGAN:
         )
         self.text_encoder = build_text_encoder(config.text_encoder, vocabulary_size)
         self.text_encoder.requires_grad_(False)
-        self.parts: Mapping[str, nn.Module] = {
+        self.trainable: Mapping[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
         }
-        self.averages: Sequence[Average] = self._averages()
-        networks = {**self.parts, "text_encoder": self.text_encoder}
-        if self.averages:
-            networks["generator_average"] = self.averages[0].target
+        self.emas: Sequence[EMA] = self._emas()
+        networks = {**self.trainable, "text_encoder": self.text_encoder}
+        if self.emas:
+            networks["generator_ema"] = self.emas[0].target
         self.modules = nn.ModuleDict(networks)
-        optimiser = config.optimiser
-        betas = (optimiser.beta1, optimiser.beta2)
-        self.optimisers: Mapping[str, OptimiserSettings] = {
-            "generator": OptimiserSettings(optimiser.generator_learning_rate, betas),
-            "discriminator": OptimiserSettings(optimiser.discriminator_learning_rate, betas),
+        optimizer = config.optimizer
+        betas = (optimizer.beta1, optimizer.beta2)
+        self.optimizers: Mapping[str, OptimizerSettings] = {
+            "generator": OptimizerSettings(optimizer.generator_learning_rate, betas),
+            "discriminator": OptimizerSettings(optimizer.discriminator_learning_rate, betas),
         }
         self.phases: Sequence[Phase] = [
             Phase("discriminator", ("discriminator",), self.discriminator_losses),
@@ -91,20 +91,22 @@ class DFGAN:
     def begin(self, batch: Batch, noise: Tensor) -> DFGANStep:
         """Encode the captions and draw the fake images of a step."""
         for name, network in self.modules.items():
-            network.train(name in self.parts)
+            network.train(name in self.trainable)
         with torch.no_grad():
             sentence = self.text_encoder(batch.tokens, batch.lengths).sentence
         fake = self.generator(noise, sentence).images[-1]
         return DFGANStep(scale_images(batch.images), sentence, fake)
 
     @torch.no_grad()
-    def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
+    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
         """Draw pictures (B, 3, R, R) in evaluation mode, with the average if kept."""
         self.modules.eval()
-        generator = self.averages[0].target if self.averages else self.generator
+        generator = self.emas[0].target if self.emas else self.generator
         sentence = self.text_encoder(tokens, lengths).sentence
         scale = self.config.truncation
-        pictures: Pictures = generator(scale * truncated(noise) if scale else noise, sentence)
+        pictures: GeneratedImages = generator(
+            scale * truncated(noise) if scale else noise, sentence
+        )
         return pictures
 
     def discriminator_losses(self, step: DFGANStep) -> Losses:
@@ -131,12 +133,12 @@ class DFGAN:
             logits = self.discriminator(step.fake, step.sentence)
         return {"adversarial": Term(hinge_generator(logits))}
 
-    def _averages(self) -> list[Average]:
-        if not self.config.average_images:
+    def _emas(self) -> list[EMA]:
+        if not self.config.ema_images:
             return []
         average = copy.deepcopy(self.generator).requires_grad_(False)
-        half_life, ramp = self.config.average_images, self.config.average_ramp
-        return [Average(self.generator, average, half_life, ramp)]
+        half_life, ramp = self.config.ema_images, self.config.ema_ramp
+        return [EMA(self.generator, average, half_life, ramp)]
 
 
 def _check_encoder(config: DFGANConfig) -> None:

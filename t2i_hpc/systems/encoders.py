@@ -116,7 +116,7 @@ def _pretrained(config: BERTConfig, vocabulary_size: int) -> BertModel:
     if pieces != vocabulary_size:
         raise ConfigurationError(
             f"{key}={path} knows {pieces:,} word pieces, the data has {vocabulary_size:,} words: "
-            f"name its tokeniser, data.tokeniser={path.with_name('tokenizer.json')}"
+            f"name its tokenizer, data.tokenizer={path.with_name('tokenizer.json')}"
         )
     return bert
 

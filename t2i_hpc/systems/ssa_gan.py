@@ -43,10 +43,10 @@ from t2i_hpc.losses.gradient_penalty import (
 from t2i_hpc.models.df_networks import EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
-from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, Term, refuse_settings
+from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_images_encoder,
@@ -155,10 +155,10 @@ class SSAGAN:
             self.image_encoder = build_images_encoder(
                 config.image_encoder, config.text_encoder.width
             )
-        self.averages: Sequence[Average] = self._averages()
+        self.emas: Sequence[EMA] = self._emas()
         self.modules = nn.ModuleDict(self._networks())
-        self.parts: Mapping[str, nn.Module] = self._parts()
-        self.optimisers: Mapping[str, OptimiserSettings] = self._optimisers()
+        self.trainable: Mapping[str, nn.Module] = self._trainable()
+        self.optimizers: Mapping[str, OptimizerSettings] = self._optimizers()
         self.phases: Sequence[Phase] = self._phases()
         if self.config.text_encoder.training == "frozen":
             self.text_encoder.requires_grad_(False)
@@ -176,11 +176,11 @@ class SSAGAN:
         return SSAGANStep(batch, scale_images(batch.images), text, sentence, fake)
 
     @torch.no_grad()
-    def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
+    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
         """Draw pictures (B, 3, R, R) and masks in evaluation mode, with the average if kept."""
         self.modules.eval()
-        generator = self.averages[0].target if self.averages else self.generator
-        pictures: Pictures = generator(noise, self.text_encoder(tokens, lengths).sentence)
+        generator = self.emas[0].target if self.emas else self.generator
+        pictures: GeneratedImages = generator(noise, self.text_encoder(tokens, lengths).sentence)
         return pictures
 
     def discriminator_losses(self, step: SSAGANStep) -> Losses:
@@ -255,12 +255,12 @@ class SSAGAN:
     def _needs_image_encoder(self) -> bool:
         return self.config.damsm.weight > 0 or self.config.text_encoder.training != "frozen"
 
-    def _averages(self) -> list[Average]:
-        if not self.config.average_images:
+    def _emas(self) -> list[EMA]:
+        if not self.config.ema_images:
             return []
         average = copy.deepcopy(self.generator).requires_grad_(False)
-        half_life, ramp = self.config.average_images, self.config.average_ramp
-        return [Average(self.generator, average, half_life, ramp)]
+        half_life, ramp = self.config.ema_images, self.config.ema_ramp
+        return [EMA(self.generator, average, half_life, ramp)]
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {
@@ -270,11 +270,11 @@ class SSAGAN:
         }
         if self.image_encoder is not None:
             networks["image_encoder"] = self.image_encoder
-        if self.averages:
-            networks["generator_average"] = self.averages[0].target
+        if self.emas:
+            networks["generator_ema"] = self.emas[0].target
         return networks
 
-    def _parts(self) -> dict[str, nn.Module]:
+    def _trainable(self) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -283,16 +283,16 @@ class SSAGAN:
             parts |= {"text_encoder": self.text_encoder, "image_heads": self.image_encoder.heads}
         return parts
 
-    def _optimisers(self) -> dict[str, OptimiserSettings]:
-        config, text = self.config.optimiser, self.config.text_encoder
+    def _optimizers(self) -> dict[str, OptimizerSettings]:
+        config, text = self.config.optimizer, self.config.text_encoder
         betas = (config.beta1, config.beta2)
         offered = {
-            "generator": OptimiserSettings(config.generator_learning_rate, betas),
-            "discriminator": OptimiserSettings(config.discriminator_learning_rate, betas),
-            "text_encoder": OptimiserSettings(text.learning_rate, betas, clip=text.clip),
-            "image_heads": OptimiserSettings(text.learning_rate, betas),
+            "generator": OptimizerSettings(config.generator_learning_rate, betas),
+            "discriminator": OptimizerSettings(config.discriminator_learning_rate, betas),
+            "text_encoder": OptimizerSettings(text.learning_rate, betas, clip=text.clip),
+            "image_heads": OptimizerSettings(text.learning_rate, betas),
         }
-        return {name: offered[name] for name in self.parts}
+        return {name: offered[name] for name in self.trainable}
 
     def _phases(self) -> list[Phase]:
         training = self.config.text_encoder.training

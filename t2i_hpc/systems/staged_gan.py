@@ -37,12 +37,12 @@ from t2i_hpc.losses.adversarial import (
     wrong_pairs,
 )
 from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.models.outputs import Pictures
-from t2i_hpc.models.stage_blocks import initialise
+from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.models.stage_blocks import initialize
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
 from t2i_hpc.models.staged_generator import SinglePictureGenerator, StagedGenerator, StagedPictures
 from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
-from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, Term, refuse_settings
+from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_images_encoder,
@@ -74,7 +74,7 @@ def build_generator(config: StagedGANConfig) -> StagedGenerator:
     except ValueError as error:
         shown = ",".join(config.stages)
         raise ConfigurationError(f"system.stages=[{shown}]: {error}") from error
-    initialise(generator)
+    initialize(generator)
     return generator
 
 
@@ -94,7 +94,7 @@ def build_discriminators(
         for side in sides
     }
     for discriminator in found.values():
-        initialise(discriminator)
+        initialize(discriminator)
     return found
 
 
@@ -155,16 +155,16 @@ class StagedGAN:
             self.image_encoder = build_images_encoder(
                 config.image_encoder, config.text_encoder.width
             ).requires_grad_(False)
-        self.averages: Sequence[Average] = self._averages()
-        self.parts: Mapping[str, nn.Module] = self._parts()
+        self.emas: Sequence[EMA] = self._emas()
+        self.trainable: Mapping[str, nn.Module] = self._trainable()
         self.modules = nn.ModuleDict(self._networks())
-        self.optimisers: Mapping[str, OptimiserSettings] = self._optimisers()
+        self.optimizers: Mapping[str, OptimizerSettings] = self._optimizers()
         self.phases: Sequence[Phase] = self._phases()
 
     def begin(self, batch: Batch, noise: Tensor) -> StagedStep:
         """Encode the captions and draw the fake images of a step."""
         for name, network in self.modules.items():
-            network.train(name in self.parts)
+            network.train(name in self.trainable)
         text = self._read(batch.tokens, batch.lengths)
         drawn = self._draw(self.generator, text, batch.tokens, batch.lengths, noise)
         fake = dict(zip(self.discriminators, drawn.images, strict=True))
@@ -173,10 +173,10 @@ class StagedGAN:
         return StagedStep(batch, real, text, drawn, fake)
 
     @torch.no_grad()
-    def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
+    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
         """Draw the pictures of all stages and their attention, with the average if kept."""
         self.modules.eval()
-        generator = self.averages[0].target if self.averages else self.generator
+        generator = self.emas[0].target if self.emas else self.generator
         return self._draw(generator, self._read(tokens, lengths), tokens, lengths, noise)
 
     def _draw(
@@ -244,31 +244,31 @@ class StagedGAN:
         terms = damsm_terms(image, self.image_encoder, step.text, step.batch, config)
         return as_terms(terms, "damsm_", config.weight)
 
-    def _averages(self) -> list[Average]:
-        if not self.config.average_images:
+    def _emas(self) -> list[EMA]:
+        if not self.config.ema_images:
             return []
         average = copy.deepcopy(self.generator).requires_grad_(False)
-        half_life, ramp = self.config.average_images, self.config.average_ramp
-        return [Average(self.generator, average, half_life, ramp)]
+        half_life, ramp = self.config.ema_images, self.config.ema_ramp
+        return [EMA(self.generator, average, half_life, ramp)]
 
-    def _parts(self) -> dict[str, nn.Module]:
+    def _trainable(self) -> dict[str, nn.Module]:
         named = {f"discriminator{side}": part for side, part in self.discriminators.items()}
         return {"generator": self.generator, **named}
 
     def _networks(self) -> dict[str, nn.Module]:
-        networks = {**self.parts, "text_encoder": self.text_encoder}
+        networks = {**self.trainable, "text_encoder": self.text_encoder}
         if self.image_encoder is not None:
             networks["image_encoder"] = self.image_encoder
-        if self.averages:
-            networks["generator_average"] = self.averages[0].target
+        if self.emas:
+            networks["generator_ema"] = self.emas[0].target
         return networks
 
-    def _optimisers(self) -> dict[str, OptimiserSettings]:
-        config = self.config.optimiser
+    def _optimizers(self) -> dict[str, OptimizerSettings]:
+        config = self.config.optimizer
         betas = (config.beta1, config.beta2)
-        rates = dict.fromkeys(self.parts, config.discriminator_learning_rate)
+        rates = dict.fromkeys(self.trainable, config.discriminator_learning_rate)
         rates["generator"] = config.generator_learning_rate
-        return {name: OptimiserSettings(rate, betas) for name, rate in rates.items()}
+        return {name: OptimizerSettings(rate, betas) for name, rate in rates.items()}
 
     def _phases(self) -> list[Phase]:
         named = {side: f"discriminator{side}" for side in self.discriminators}

@@ -43,13 +43,13 @@ def check_engine(
             "engine.precision=fp16 leaves out updates that overflow by itself: take "
             "engine.on_nonfinite=stop with it"
         )
-    check_build(config.optimiser, device)
+    check_build(config.optimizer, device)
     whole = config.name == "ddp" or config.zero_stage == 0
     on_cpu = device is not None and device.type == "cpu"
-    if on_cpu and whole and config.optimiser == "deepspeed" and config.channels_last:
+    if on_cpu and whole and config.optimizer == "deepspeed" and config.channels_last:
         raise ConfigurationError(
-            "engine.optimiser=deepspeed on a CPU updates a copy of weights that lie channels last, "
-            "so they would never move: take engine.optimiser=adam, or engine.channels_last=false"
+            "engine.optimizer=deepspeed on a CPU updates a copy of weights that lie channels last, "
+            "so they would never move: take engine.optimizer=adam, or engine.channels_last=false"
         )
 
 
@@ -109,10 +109,10 @@ def check_configuration(system: System, config: EngineConfig) -> None:
 
 
 def _check_together(system: System, config: EngineConfig, updates: tuple[str, ...]) -> None:
-    """Refuse what one optimiser of several parts does otherwise than one of each."""
+    """Refuse what one optimizer of several parts does otherwise than one of each."""
     if len(updates) == 1:
         return
-    settings = [system.optimisers[name] for name in updates]
+    settings = [system.optimizers[name] for name in updates]
     together = f"{' and '.join(updates)} are updated together"
     if config.clip is not None or any(one.clip is not None for one in settings):
         raise ConfigurationError(

@@ -19,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.systems.base import Losses, OptimiserSettings, Phase, System, trainable
+from t2i_hpc.systems.base import Losses, OptimizerSettings, Phase, System, trainable
 from t2i_hpc.training.nonfinite import largest
-from t2i_hpc.training.optimizers import build_optimiser, keep_schedule, read_moments, write_moments
+from t2i_hpc.training.optimizers import build_optimizer, keep_schedule, read_moments, write_moments
 from t2i_hpc.training.step import Engine, Moments, PhaseLoss, lay_out
 from t2i_hpc.training.world import World
 
@@ -40,10 +40,10 @@ class DDPEngine(Engine):
     def __init__(self, system: System, world: World, config: EngineConfig | None = None) -> None:
         super().__init__(system, world, config)
         lay_out(system.modules, self.layout)
-        kind = self.config.optimiser
-        self.optimisers = {
-            name: build_optimiser(part, system.optimisers[name], kind, world.device)
-            for name, part in system.parts.items()
+        kind = self.config.optimizer
+        self.optimizers = {
+            name: build_optimizer(part, system.optimizers[name], kind, world.device)
+            for name, part in system.trainable.items()
         }
         updates = {phase.updates for phase in system.phases}
         self.losses = {parts: self._wrap(parts) for parts in sorted(updates)}
@@ -57,9 +57,9 @@ class DDPEngine(Engine):
         return f"DDP of torch {torch.__version__}"
 
     def _schedule(self, images_seen: int, batch_size: int) -> None:
-        for name, optimiser in self.optimisers.items():
-            settings = self.system.optimisers[name]
-            keep_schedule(optimiser, settings, self.config.schedule, images_seen, batch_size)
+        for name, optimizer in self.optimizers.items():
+            settings = self.system.optimizers[name]
+            keep_schedule(optimizer, settings, self.config.schedule, images_seen, batch_size)
         if self.config.on_nonfinite == "skip":
             buffers = self.system.modules.named_buffers()
             self._buffers = {name: value.clone() for name, value in buffers}
@@ -68,7 +68,7 @@ class DDPEngine(Engine):
     def _clear(self, phase: Phase) -> None:
         # Not by the optimizer: its zero_grad has other arguments in apex and DeepSpeed.
         for name in phase.updates:
-            clear_gradients(self.optimisers[name])
+            clear_gradients(self.optimizers[name])
 
     def _backward(self, phase: Phase, context: Any, last: bool) -> Losses:
         module = self.losses[phase.updates]
@@ -85,13 +85,13 @@ class DDPEngine(Engine):
 
     def _gradients(self, phase: Phase) -> dict[str, Tensor]:
         for name in phase.updates:
-            give_zeros(self.optimisers[name])
+            give_zeros(self.optimizers[name])
         if self.scalers[phase.updates] is not None:
             return {}  # an overflow is the scaler's business, and usual
         return {
             f"{part}.{name}": parameter.grad
             for part in phase.updates
-            for name, parameter in trainable(self.system.parts[part])
+            for name, parameter in trainable(self.system.trainable[part])
             if parameter.grad is not None
         }
 
@@ -100,21 +100,21 @@ class DDPEngine(Engine):
         if scaler is None and self.config.on_nonfinite == "skip" and self._skip(phase):
             return
         for name in phase.updates:
-            optimiser, clip = self.optimisers[name], self._clip(self.system.optimisers[name])
+            optimizer, clip = self.optimizers[name], self._clip(self.system.optimizers[name])
             if scaler is not None:
-                scaler.unscale_(optimiser)
-            clip_gradient(optimiser, clip)
+                scaler.unscale_(optimizer)
+            clip_gradient(optimizer, clip)
             if scaler is None:
-                optimiser.step()
+                optimizer.step()
             else:
-                scaler.step(optimiser)
+                scaler.step(optimizer)
         if scaler is not None:
             scaler.update()
             # A scale that fell to zero overflowed in every one of some 150 steps.
             scale = scaler.scale(torch.ones((), device=self.world.device))
             self.watch.note(self.step_number, phase.name, {"scaled by 1 / 0": 1 / scale}, {})
 
-    def _clip(self, settings: OptimiserSettings) -> float | None:
+    def _clip(self, settings: OptimizerSettings) -> float | None:
         return self.config.clip if settings.clip is None else settings.clip
 
     def _skip(self, phase: Phase) -> bool:
@@ -144,11 +144,11 @@ class DDPEngine(Engine):
                 value.copy_(self._buffers[name])
 
     def read_moments(self) -> dict[str, Tensor]:
-        """Return the optimisers' state by ``part/parameter/moment``."""
+        """Return the optimizers' state by ``part/parameter/moment``."""
         found = {
             f"{part}/{name}": value
-            for part, optimiser in self.optimisers.items()
-            for name, value in read_moments(self.system.parts[part], optimiser).items()
+            for part, optimizer in self.optimizers.items()
+            for name, value in read_moments(self.system.trainable[part], optimizer).items()
         }
         for parts, scaler in self.scalers.items():
             if scaler is not None:
@@ -158,14 +158,14 @@ class DDPEngine(Engine):
         return found
 
     def write_moments(self, moments: Moments) -> None:
-        """Take over the optimisers' state of a checkpoint."""
-        for part, optimiser in self.optimisers.items():
+        """Take over the optimizers' state of a checkpoint."""
+        for part, optimizer in self.optimizers.items():
             own = {
                 k.removeprefix(f"{part}/"): v
                 for k, v in moments.items()
                 if k.startswith(f"{part}/")
             }
-            write_moments(self.system.parts[part], optimiser, own)
+            write_moments(self.system.trainable[part], optimizer, own)
         for parts, scaler in self.scalers.items():
             values = moments.get(f"{_SCALER}/{'+'.join(parts)}")
             if scaler is not None and values is not None:
@@ -175,7 +175,7 @@ class DDPEngine(Engine):
                 )
 
     def _wrap(self, updates: tuple[str, ...]) -> nn.Module:
-        module = PhaseLoss([self.system.parts[name] for name in updates])
+        module = PhaseLoss([self.system.trainable[name] for name in updates])
         if self.world.size == 1:
             return module
         for known in _KNOWN_WARNINGS:
@@ -197,28 +197,28 @@ class DDPEngine(Engine):
         )
 
 
-def give_zeros(optimiser: torch.optim.Optimizer) -> None:
+def give_zeros(optimizer: torch.optim.Optimizer) -> None:
     """Give parameters that a loss does not reach a gradient of zero instead of none.
 
     The reference's Adam sees zeros there: its moments decay and its step counts. Skipping the
     parameter would be another training (reference: five biases in the gradient penalty), and
     one that is skipped on one rank alone would part the replicas.
     """
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
 
-def clear_gradients(optimiser: torch.optim.Optimizer) -> None:
+def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Forget the gradients of an optimizer's parameters, and their memory."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
 
 
-def clip_gradient(optimiser: torch.optim.Optimizer, norm: float | None) -> None:
-    """Scale the whole gradient of an optimiser's parameters down to `norm` where it is longer."""
+def clip_gradient(optimizer: torch.optim.Optimizer, norm: float | None) -> None:
+    """Scale the whole gradient of an optimizer's parameters down to `norm` where it is longer."""
     if norm is not None:
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, norm)

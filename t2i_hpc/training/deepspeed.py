@@ -5,7 +5,7 @@ asks the environment for ranks that the world knows already.
 
 Parts that are updated together, in a DeepSpeed engine of their own.
 
-With ZeRO an optimiser's moments lie in pieces on the ranks. They leave whole and enter whole, by
+With ZeRO an optimizer's moments lie in pieces on the ranks. They leave whole and enter whole, by
 parameter name.
 
 Runs a system's phases with DeepSpeed's ZeRO, equal to DDP number for number.
@@ -39,7 +39,7 @@ from t2i_hpc.runs.checkpoint import MOMENTS
 from t2i_hpc.systems.base import Losses, Phase, System, trainable
 from t2i_hpc.training.deepspeed_build import compiling
 from t2i_hpc.training.optimizers import (
-    build_optimiser,
+    build_optimizer,
     forget_moments,
     learning_rate,
     read_moments,
@@ -115,30 +115,30 @@ class Team:
         config: EngineConfig,
     ) -> None:
         self.updates = updates
-        self.loss = PhaseLoss([system.parts[name] for name in updates], anchored=True)
+        self.loss = PhaseLoss([system.trainable[name] for name in updates], anchored=True)
         self.trained = {
-            f"{part}.{name}": p for part in updates for name, p in trainable(system.parts[part])
+            f"{part}.{name}": p for part in updates for name, p in trainable(system.trainable[part])
         }
         self.partitioned = config.zero_stage > 0
         groups = [
-            build_optimiser(
-                system.parts[name], system.optimisers[name], config.optimiser, world.device
+            build_optimizer(
+                system.trainable[name], system.optimizers[name], config.optimizer, world.device
             )
             for name in updates
         ]
-        optimiser = groups[0]
+        optimizer = groups[0]
         for other in groups[1:]:
-            optimiser.add_param_group(other.param_groups[0])
-        clip = system.optimisers[updates[0]].clip
+            optimizer.add_param_group(other.param_groups[0])
+        clip = system.optimizers[updates[0]].clip
         self.engine = deepspeed.initialize(
             args=_device_of(world),
             model=self.loss,
-            optimizer=optimiser,
+            optimizer=optimizer,
             config=settings(config, world, config.clip if clip is None else clip),
             dist_init_required=False,
         )[0]
-        self.optimiser: torch.optim.Optimizer = (
-            self.engine.optimizer.optimizer if self.partitioned else optimiser
+        self.optimizer: torch.optim.Optimizer = (
+            self.engine.optimizer.optimizer if self.partitioned else optimizer
         )
 
     def gradients(self) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ class Team:
 
     def forget(self) -> None:
         """Let the moments begin anew."""
-        forget_moments(self.optimiser)
+        forget_moments(self.optimizer)
 
     def refresh(self) -> None:
         """Take over weights that were loaded into the networks."""
@@ -157,11 +157,11 @@ class Team:
     def read(self, part: nn.Module) -> dict[str, Tensor]:
         """Return a part's moments, whole on every rank."""
         if not self.partitioned:
-            return read_moments(part, self.optimiser)
-        if not any(MOMENTS[0] in state for state in self.optimiser.state.values()):
+            return read_moments(part, self.optimizer)
+        if not any(MOMENTS[0] in state for state in self.optimizer.state.values()):
             return {}
         self._find_moments()
-        count = read_step(self.optimiser, next(iter(self.optimiser.state.values())))
+        count = read_step(self.optimizer, next(iter(self.optimizer.state.values())))
         found: dict[str, Tensor] = {}
         for name, parameter in trainable(part):
             found |= {
@@ -173,23 +173,23 @@ class Team:
     def write(self, part: nn.Module, moments: dict[str, Tensor]) -> None:
         """Deal a part's moments out."""
         if not self.partitioned:
-            write_moments(part, self.optimiser, moments)
+            write_moments(part, self.optimizer, moments)
             return
         self._begin_moments()
         for name, parameter in trainable(part):
             for key in MOMENTS:
                 value = moments[f"{name}/{key}"].to(parameter.device)
                 _fragmented(parameter).set_full_hp_param(value, key)
-            for state in self.optimiser.state.values():
-                write_step(self.optimiser, state, moments[f"{name}/step"])
+            for state in self.optimizer.state.values():
+                write_step(self.optimizer, state, moments[f"{name}/step"])
 
     def _begin_moments(self) -> None:
         """Make the moments that DeepSpeed makes at its first step."""
         for flat in self.engine.optimizer.single_partition_of_fp32_groups:
-            state = self.optimiser.state[flat]
+            state = self.optimizer.state[flat]
             if not state:
                 state |= {key: torch.zeros_like(flat) for key in MOMENTS}
-                write_step(self.optimiser, state, torch.zeros(()))
+                write_step(self.optimizer, state, torch.zeros(()))
         self._find_moments()
 
     def _find_moments(self) -> None:
@@ -238,10 +238,10 @@ class DeepSpeedEngine(Engine):
 
     def _schedule(self, images_seen: int, batch_size: int) -> None:
         for team in self.teams.values():
-            for name, group in zip(team.updates, team.optimiser.param_groups, strict=True):
-                settings = self.system.optimisers[name]
+            for name, group in zip(team.updates, team.optimizer.param_groups, strict=True):
+                settings = self.system.optimizers[name]
                 group["lr"] = learning_rate(settings, self.config.schedule, images_seen)
-            if restarts(self.system.optimisers[team.updates[0]], images_seen, batch_size):
+            if restarts(self.system.optimizers[team.updates[0]], images_seen, batch_size):
                 team.forget()
 
     def _clear(self, phase: Phase) -> None:
@@ -274,16 +274,16 @@ class DeepSpeedEngine(Engine):
         """Nothing: no update is left out."""
 
     def read_moments(self) -> dict[str, Tensor]:
-        """Return the optimisers' state by ``part/parameter/moment``, gathered from the ranks."""
+        """Return the optimizers' state by ``part/parameter/moment``, gathered from the ranks."""
         return {
             f"{part}/{name}": value
             for team in self.teams.values()
             for part in team.updates
-            for name, value in team.read(self.system.parts[part]).items()
+            for name, value in team.read(self.system.trainable[part]).items()
         }
 
     def write_moments(self, moments: Moments) -> None:
-        """Take over the optimisers' state of a checkpoint, and the weights as they are now."""
+        """Take over the optimizers' state of a checkpoint, and the weights as they are now."""
         for team in self.teams.values():
             team.refresh()
             for part in team.updates:
@@ -292,7 +292,7 @@ class DeepSpeedEngine(Engine):
                     k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)
                 }
                 if own:
-                    team.write(self.system.parts[part], own)
+                    team.write(self.system.trainable[part], own)
 
 
 def take_channels_last(network: nn.Module) -> None:

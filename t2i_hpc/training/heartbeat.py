@@ -15,7 +15,7 @@ Plain sockets rather than torch's TCPStore: its client waits for ever for a serv
 stopped, and logs pages about one that died. A thread rather than a process: torch, NCCL and
 safetensors leave the interpreter to other threads while they work.
 
-The two kinds of ends of a lifeline: rank 0's, which judges, and those of the other ranks.
+The two kinds of ends of a heartbeat: rank 0's, which judges, and those of the other ranks.
 
 What travels is a line of JSON a second in each direction. Rank 0 believes only who knows a secret
 that the ranks share, so a stranger on the network can end no training.
@@ -50,7 +50,7 @@ from t2i_hpc.training.heartbeat_monitor import (
     SILENCE_TICKS,
     SILENT,
     Beat,
-    Judge,
+    HeartbeatMonitor,
     Watch,
     of_left,
     of_lost,
@@ -103,14 +103,14 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _WAITING = ("torch/distributed/", "torch/autograd/graph.py")
 
 
-class Lifeline(ABC):
+class Heartbeat(ABC):
     """One rank's end of it, in a thread that runs until :meth:`close`."""
 
     def __init__(self, rank: int) -> None:
         self._me = Beat(rank, socket.gethostname(), os.getpid())
         self._main = threading.main_thread().ident
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="lifeline", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
         self._thread.start()
 
     def doing(self, what: str) -> None:
@@ -130,7 +130,7 @@ class Lifeline(ABC):
         self._thread.join(2 * LAST_WORDS_SECONDS)
 
     def _explain(self, error: BaseException) -> NoReturn:
-        """Leave; first wait for the lifeline to find out whom the error is about."""
+        """Leave; first wait for the heartbeat to find out whom the error is about."""
         time.sleep(_VERDICT_SECONDS)
         leave_at_once(
             LOST_RANK,
@@ -186,7 +186,7 @@ def _is_waiting(frame: FrameType | None) -> bool:
     return frame is not None and any(part in frame.f_code.co_filename for part in _WAITING)
 
 
-class Hub(Lifeline):
+class Hub(Heartbeat):
     """Rank 0: hears all ranks, judges, and tells them.
 
     Args:
@@ -197,7 +197,7 @@ class Hub(Lifeline):
     def __init__(self, size: int, timeout: float) -> None:
         self.socket = _listener()
         self.secret = secrets.randbits(62)
-        self._judge = Judge(size, timeout)
+        self._judge = HeartbeatMonitor(size, timeout)
         self._others: list[asyncio.StreamWriter] = []
         super().__init__(0)
 
@@ -259,12 +259,12 @@ class Hub(Lifeline):
         await asyncio.sleep(TICK_SECONDS / 20)
 
 
-class Spoke(Lifeline):
+class Spoke(Heartbeat):
     """Any other rank: tells rank 0 where it is, and hears who was lost.
 
     Args:
         rank: this one.
-        address, port: of rank 0's lifeline.
+        address, port: of rank 0's heartbeat.
         secret: that rank 0 made up.
         patience: seconds to try to connect for.
     """
@@ -314,9 +314,9 @@ class Spoke(Lifeline):
         leave_at_once(LOST_RANK, f"t2i_hpc: {of_lost([self._hub], how)}")
 
 
-def tie_lifeline(
+def start_heartbeat(
     rank: int, size: int, address: str, timeout: float, control: dist.ProcessGroup
-) -> Lifeline:
+) -> Heartbeat:
     """Connect this rank with the others; a collective call.
 
     Args:

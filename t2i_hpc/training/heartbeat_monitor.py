@@ -76,7 +76,7 @@ class Watch:
 
 
 @dataclass
-class Judge:
+class HeartbeatMonitor:
     """Finds lost ranks.
 
     Attributes:

@@ -104,7 +104,7 @@ class Loop:
 
     def _train_on(self, batches: Iterable[Batch]) -> bool:
         meter = Meter(self.job.config.batch_size)
-        self.job.world.doing("waiting for data")
+        self.job.world.set_stage("waiting for data")
         for batch in timed(on_device(batches, self.job.world.device), meter):
             values = self._step(batch, meter)
             if self.progress.step % self.job.config.log_every == 0:
@@ -116,7 +116,7 @@ class Loop:
                 self._save()
             if stop:
                 break
-            self.job.world.doing(f"step {self.progress.step + 1:,}, waiting for data")
+            self.job.world.set_stage(f"step {self.progress.step + 1:,}, waiting for data")
         done = self._done()
         if done and not self._samples_are_due():
             self._sample()
@@ -184,7 +184,7 @@ class Loop:
         return self.progress.crossed(config.samples_every_images, config.batch_size)
 
     def _save(self) -> None:
-        self.job.world.doing(f"step {self.progress.step:,}, saving")
+        self.job.world.set_stage(f"step {self.progress.step:,}, saving")
         self.limits.saving(self.progress)
         then: Callable[[], None] | None = None
         if self.job.evaluations and self._evaluation_is_due():
@@ -203,7 +203,7 @@ class Loop:
             if not waited:
                 self.line.say("waiting for evaluations")
             waited = True
-            self.job.world.doing("waiting for evaluations")
+            self.job.world.set_stage("waiting for evaluations")
             time.sleep(_LOOK_SECONDS)
 
     def _is_evaluating(self) -> bool:
@@ -218,6 +218,6 @@ class Loop:
             self.records.close()
 
     def _sample(self) -> None:
-        self.job.world.doing(f"step {self.progress.step:,}, drawing samples")
+        self.job.world.set_stage(f"step {self.progress.step:,}, drawing samples")
         if self.job.world.is_main:
             self.job.sample(self.progress.images_seen)

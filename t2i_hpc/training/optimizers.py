@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import ScheduleConfig
 from t2i_hpc.runs.checkpoint import MOMENTS
-from t2i_hpc.systems.base import OptimiserSettings, trainable
+from t2i_hpc.systems.base import OptimizerSettings, trainable
 from t2i_hpc.training.deepspeed_build import compiling, require_compilation
 
 
-def build_optimiser(
-    part: nn.Module, settings: OptimiserSettings, kind: str, device: torch.device
+def build_optimizer(
+    part: nn.Module, settings: OptimizerSettings, kind: str, device: torch.device
 ) -> torch.optim.Optimizer:
     """Build Adam over the part's trainable parameters.
 
@@ -55,7 +55,7 @@ def check_build(kind: str, device: torch.device | None) -> None:
     """Refuse a build of Adam that is not there.
 
     Args:
-        kind: as :func:`build_optimiser` takes it.
+        kind: as :func:`build_optimizer` takes it.
         device: where it is to run; None: another machine's, which is not looked at.
 
     Raises:
@@ -63,12 +63,12 @@ def check_build(kind: str, device: torch.device | None) -> None:
             nothing to be compiled with.
     """
     if kind == "deepspeed":
-        wanted = "engine.optimiser=deepspeed"
-        require_compilation(wanted, "take engine.optimiser=auto", here=device is not None)
+        wanted = "engine.optimizer=deepspeed"
+        require_compilation(wanted, "take engine.optimizer=auto", here=device is not None)
     elif kind == "apex" and device is not None:
         if device.type != "cuda":
             raise ConfigurationError(
-                "engine.optimiser=apex runs on GPUs only: take engine.optimiser=adam here"
+                "engine.optimizer=apex runs on GPUs only: take engine.optimizer=adam here"
             )
         find_apex_adam()
 
@@ -96,96 +96,96 @@ def find_apex_adam() -> Any:
     """
     how = (
         "build NVIDIA's from github.com/NVIDIA/apex with APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip "
-        "install --no-build-isolation ., or take engine.optimiser=fused, which needs nothing"
+        "install --no-build-isolation ., or take engine.optimizer=fused, which needs nothing"
     )
     try:
         import apex
     except ImportError as error:
         raise ConfigurationError(
-            f"engine.optimiser=apex, but apex is not installed: {how}"
+            f"engine.optimizer=apex, but apex is not installed: {how}"
         ) from error
     try:
         from apex.optimizers import FusedAdam
     except ImportError as error:
         where = getattr(apex, "__file__", None) or "the one installed"
         raise ConfigurationError(
-            f"engine.optimiser=apex, but {where} has no optimizers.FusedAdam: the package called "
+            f"engine.optimizer=apex, but {where} has no optimizers.FusedAdam: the package called "
             f"apex on PyPI is another project; uninstall it and {how}"
         ) from error
     return FusedAdam
 
 
-def read_moments(part: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def read_moments(part: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the moments and step counts by ``parameter/moment``; empty before the first step."""
     found: dict[str, Tensor] = {}
     for name, parameter in trainable(part):
-        state = optimiser.state.get(parameter, {})
+        state = optimizer.state.get(parameter, {})
         if MOMENTS[0] not in state:
             continue
         found |= {f"{name}/{key}": state[key] for key in MOMENTS}
-        found[f"{name}/step"] = read_step(optimiser, state)
+        found[f"{name}/step"] = read_step(optimizer, state)
     return found
 
 
 def write_moments(
-    part: nn.Module, optimiser: torch.optim.Optimizer, moments: dict[str, Tensor]
+    part: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]
 ) -> None:
-    """Give an optimiser what :func:`read_moments` returned, from this or another build."""
+    """Give an optimizer what :func:`read_moments` returned, from this or another build."""
     for name, parameter in trainable(part):
         if f"{name}/{MOMENTS[0]}" not in moments:
             continue
         state: dict[str, Any] = {
             key: torch.empty_like(parameter).copy_(moments[f"{name}/{key}"]) for key in MOMENTS
         }
-        write_step(optimiser, state, moments[f"{name}/step"])
-        optimiser.state[parameter] = state
+        write_step(optimizer, state, moments[f"{name}/step"])
+        optimizer.state[parameter] = state
 
 
-def read_step(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Tensor:
+def read_step(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Tensor:
     """Return the step count of a parameter's state: float32 ().
 
     DeepSpeed's FusedAdam (0.19.8) counts in the state of a group's last parameter alone, and
     steps all of them with that count.
     """
-    count = state.get("step", optimiser.param_groups[0].get("step", 0))
-    if _build_of(optimiser) == "deepspeed":
-        count = max(int(other.get("step", 0)) for other in optimiser.state.values())
+    count = state.get("step", optimizer.param_groups[0].get("step", 0))
+    if _build_of(optimizer) == "deepspeed":
+        count = max(int(other.get("step", 0)) for other in optimizer.state.values())
     return torch.as_tensor(count, dtype=torch.float32).cpu()
 
 
-def write_step(optimiser: torch.optim.Optimizer, state: dict[str, Any], count: Tensor) -> None:
-    """Put a step count where an optimiser looks for it.
+def write_step(optimizer: torch.optim.Optimizer, state: dict[str, Any], count: Tensor) -> None:
+    """Put a step count where an optimizer looks for it.
 
     apex counts for a whole group, DeepSpeed in a plain number, torch in a tensor on the CPU, or
     on the device where it is fused.
     """
-    build = _build_of(optimiser)
+    build = _build_of(optimizer)
     if build == "apex":
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["step"] = int(count)
     elif build == "deepspeed":
         state["step"] = int(count)
     else:
-        fused = bool(optimiser.param_groups[0].get("fused"))
+        fused = bool(optimizer.param_groups[0].get("fused"))
         place = state[MOMENTS[0]].device if fused else torch.device("cpu")
         state["step"] = count.detach().clone().to(place)
 
 
-def _build_of(optimiser: torch.optim.Optimizer) -> str:
+def _build_of(optimizer: torch.optim.Optimizer) -> str:
     """Return the package that an optimizer comes from."""
-    return type(optimiser).__module__.partition(".")[0]
+    return type(optimizer).__module__.partition(".")[0]
 
 
-def forget_moments(optimiser: torch.optim.Optimizer) -> None:
-    """Let an optimiser begin anew, wherever its state lies."""
-    for state in optimiser.state.values():
+def forget_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer begin anew, wherever its state lies."""
+    for state in optimizer.state.values():
         for key in MOMENTS:
             if key in state:
                 state[key].zero_()
-        write_step(optimiser, state, torch.zeros(()))
+        write_step(optimizer, state, torch.zeros(()))
 
 
-def learning_rate(settings: OptimiserSettings, schedule: ScheduleConfig, images_seen: int) -> float:
+def learning_rate(settings: OptimizerSettings, schedule: ScheduleConfig, images_seen: int) -> float:
     """Return a part's learning rate of the step after `images_seen` images."""
     rate = settings.learning_rate
     if settings.learning_rate_at is not None:
@@ -208,30 +208,30 @@ def factor(schedule: ScheduleConfig, images_seen: int) -> float:
     return 1.0 - (1.0 - schedule.floor) * fallen
 
 
-def restarts(settings: OptimiserSettings, images_seen: int, batch_size: int) -> bool:
+def restarts(settings: OptimizerSettings, images_seen: int, batch_size: int) -> bool:
     """Whether a part's moments are forgotten before the step after `images_seen` images."""
     period = settings.restart_every or 0
     return bool(period) and images_seen // period > (images_seen - batch_size) // period
 
 
 def keep_schedule(
-    optimiser: torch.optim.Optimizer,
-    settings: OptimiserSettings,
+    optimizer: torch.optim.Optimizer,
+    settings: OptimizerSettings,
     schedule: ScheduleConfig,
     images_seen: int,
     batch_size: int,
 ) -> None:
-    """Give an optimiser the learning rate of the step to come, and a new start where one is due.
+    """Give an optimizer the learning rate of the step to come, and a new start where one is due.
 
     Args:
-        optimiser: of one part; its moments are forgotten at the first step of each period of
+        optimizer: of one part; its moments are forgotten at the first step of each period of
             ``settings.restart_every`` images.
         settings: the part's.
         schedule: warm-up and decay of all parts.
         images_seen: before the step.
         batch_size: images of a step, over all ranks.
     """
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = learning_rate(settings, schedule, images_seen)
     if restarts(settings, images_seen, batch_size):
-        forget_moments(optimiser)
+        forget_moments(optimizer)

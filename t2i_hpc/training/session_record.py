@@ -75,7 +75,7 @@ class _Record:
         self._write(self._begin)
 
     def fail(self, error: BaseException) -> None:
-        """Write that the session failed, unless its lifeline is about to say what was lost."""
+        """Write that the session failed, unless its heartbeat is about to say what was lost."""
         if self._world.size > 1 and came_from_others(error):
             return  # the process leaves at once, with a verdict
         lines = str(error).strip().splitlines()

@@ -5,7 +5,7 @@ moments; what does not is here: precision, micro-batches, learning rates, clippi
 done about numbers that are none.
 
 With ``engine.accumulate`` = k a rank's batch is cut into k micro-batches, whose gradients are
-averaged before the one update of a phase. Batch norm then normalises over a micro-batch of all
+averaged before the one update of a phase. Batch norm then normalizes over a micro-batch of all
 ranks instead of the global batch, and wrong captions and DAMSM's negatives come from it too:
 the images a step sees are the same, the training is that of a smaller batch in these three.
 """
@@ -63,7 +63,7 @@ class Engine(ABC):
     Args:
         system: what to run; its modules must already lie on the world's device.
         world: this rank's place.
-        config: precision, layout, micro-batches, optimiser, schedule.
+        config: precision, layout, micro-batches, optimizer, schedule.
 
     Raises:
         ConfigurationError: a setting that cannot be kept, before anything is computed.
@@ -91,13 +91,13 @@ class Engine(ABC):
         contexts = [self._begin(*part) for part in self._micro_batches(batch, noise)]
         values: dict[str, Tensor] = {}
         for phase in self.system.phases:
-            self.world.doing(f"step {self.step_number:,}, phase {phase.name}")
+            self.world.set_stage(f"step {self.step_number:,}, phase {phase.name}")
             losses = self._run(phase, contexts)
             self.watch.note(self.step_number, phase.name, losses, self._gradients(phase))
             self._update(phase)
             values |= {f"{phase.name}/{name}": value for name, value in losses.items()}
         self._after_phases()
-        for average in self.system.averages:
+        for average in self.system.emas:
             average.update(images_seen + batch_size, batch_size)
         return values
 
@@ -130,7 +130,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _schedule(self, images_seen: int, batch_size: int) -> None:
-        """Make ready for a step: give every optimiser its learning rate."""
+        """Make ready for a step: give every optimizer its learning rate."""
 
     @abstractmethod
     def _clear(self, phase: Phase) -> None:
@@ -146,7 +146,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _update(self, phase: Phase) -> None:
-        """Clip the gradients of a phase and take its optimisers' step."""
+        """Clip the gradients of a phase and take its optimizers' step."""
 
     @abstractmethod
     def _after_phases(self) -> None:
@@ -154,14 +154,14 @@ class Engine(ABC):
 
     @abstractmethod
     def read_moments(self) -> dict[str, Tensor]:
-        """Return the optimisers' state by ``part/parameter/moment``, whole on rank 0.
+        """Return the optimizers' state by ``part/parameter/moment``, whole on rank 0.
 
         All ranks call it; the others may get less.
         """
 
     @abstractmethod
     def write_moments(self, moments: Moments) -> None:
-        """Take over the optimisers' state of a checkpoint; all ranks call it."""
+        """Take over the optimizers' state of a checkpoint; all ranks call it."""
 
 
 def lay_out(

@@ -1,7 +1,7 @@
 """Which rank am I, of how many, on which device: from torchrun, srun, MPI or nothing.
 
 One function answers for every launcher, so that a task never cares who started it. With one
-rank there is no process group at all. With several, a lifeline watches over them, and before any
+rank there is no process group at all. With several, a heartbeat watches over them, and before any
 work is done they find out whether each has a device of its own and whether all can be heard.
 
 What one rank knows or fails at, told to all.
@@ -30,7 +30,7 @@ from t2i_hpc.common.out_of_memory import TRAINING_LEVERS, memory_explained
 from t2i_hpc.common.runtime import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.training.health import check_devices, check_group
-from t2i_hpc.training.heartbeat import Lifeline, tie_lifeline
+from t2i_hpc.training.heartbeat import Heartbeat, start_heartbeat
 from t2i_hpc.training.place import Place, find_place
 
 
@@ -50,7 +50,7 @@ class World:
         local_rank, local_size: on this node.
         device: where this rank computes.
         control: group of CPU ranks for decisions (None with one rank).
-        lifeline: names a rank that is lost (None with one rank).
+        heartbeat: names a rank that is lost (None with one rank).
         stage: what this rank is doing.
     """
 
@@ -60,7 +60,7 @@ class World:
     local_size: int
     device: torch.device
     control: dist.ProcessGroup | None = None
-    lifeline: Lifeline | None = None
+    heartbeat: Heartbeat | None = None
     stage: Stage = field(default_factory=Stage, compare=False)
 
     @property
@@ -76,11 +76,11 @@ class World:
         dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.control)
         return [bool(flag) for flag in raised]
 
-    def doing(self, what: str) -> None:
+    def set_stage(self, what: str) -> None:
         """Say what all ranks begin to do now, e.g. "saving"; errors about lost ranks name it."""
         self.stage.name = what
-        if self.lifeline is not None:
-            self.lifeline.doing(what)
+        if self.heartbeat is not None:
+            self.heartbeat.doing(what)
 
     def memory_explained(self, levers: str) -> AbstractContextManager[None]:
         """Turn errors for want of memory into a sentence with rank, stage and device.
@@ -122,7 +122,7 @@ def joined_world(config: EngineConfig, levers: str = TRAINING_LEVERS) -> Iterato
             yield world
         return
     control = _join(place, device, config.timeout)
-    life = tie_lifeline(place.rank, place.size, place.address, config.timeout, control)
+    life = start_heartbeat(place.rank, place.size, place.address, config.timeout, control)
     try:
         check_devices(place, device, control)
         check_group(place, device)
@@ -146,7 +146,7 @@ def _leave_group() -> None:
 
 
 def _join(place: Place, device: torch.device, timeout: float) -> dist.ProcessGroup:
-    # Twice the timeout: the lifeline, which knows more, is to speak before a collective does.
+    # Twice the timeout: the heartbeat, which knows more, is to speak before a collective does.
     limit = datetime.timedelta(seconds=2 * timeout)
     choose_interface(place.address, os.environ, local=place.size == place.local_size)
     try:

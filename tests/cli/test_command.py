@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import ReportConfig, TrainConfig
 
 
-def door(run: object = None) -> Door[TrainConfig]:
+def door(run: object = None) -> Command[TrainConfig]:
     def work(config: TrainConfig) -> int:
         if config.seed == 13:
             raise DataError("the folder is empty")
         return config.seed
 
-    return Door("train", "Trains.", TrainConfig, work, ("python -m t2i_hpc.train seed=2", "two"))
+    return Command("train", "Trains.", TrainConfig, work, ("python -m t2i_hpc.train seed=2", "two"))
 
 
 def test_help_lists_every_key_with_default_and_examples(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert door().open(["--help"]) == 0
+    assert door().main(["--help"]) == 0
     text = capsys.readouterr().out
     for entry in entries(TrainConfig()):
         assert f"  {entry.key} = " in text
@@ -35,13 +35,13 @@ def test_help_lists_every_key_with_default_and_examples(
 
 
 def test_print_config_prints_and_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert door().open(["--print-config", "seed=13"]) == 0
+    assert door().main(["--print-config", "seed=13"]) == 0
     assert "seed: 13" in capsys.readouterr().out
 
 
 def test_the_exit_code_is_the_tasks() -> None:
-    assert door().open(["seed=0"]) == 0
-    assert door().open(["seed=5"]) == 5
+    assert door().main(["seed=0"]) == 0
+    assert door().main(["seed=5"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,18 @@ def test_the_exit_code_is_the_tasks() -> None:
 def test_an_error_is_one_sentence_and_exit_code_2(
     word: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert door().open([word]) == 2
+    assert door().main([word]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
 
 
 def test_print_run_says_where_the_work_lies(capsys: pytest.CaptureFixture[str]) -> None:
-    located = Door(
+    located = Command(
         "train", "T.", TrainConfig, lambda config: 1, ("a",), lambda c: Path(c.runs) / str(c.seed)
     )
-    assert located.open(["--print-run", "seed=4"]) == 0
+    assert located.main(["--print-run", "seed=4"]) == 0
     assert capsys.readouterr().out == "runs/4\n"
-    assert Door("report", "R.", ReportConfig, lambda config: 0, ("a",)).open(["--print-run"]) == 2
+    assert (
+        Command("report", "R.", ReportConfig, lambda config: 0, ("a",)).main(["--print-run"]) == 2
+    )

@@ -285,7 +285,7 @@ def test_a_build_is_measured_by_its_own_finished_shards(
 ) -> None:
     from t2i_hpc.data.build.workspace import Build, Workspace
 
-    words = ("split=test", "part=2/2")
+    words = ("split=test", "partition=2/2")
     folder = submitted(tmp_path / "d", here.job, "", "shards", words=words, max_restarts=0)
     workspace = Workspace(folder / "test")
     workspace.split.mkdir(parents=True)

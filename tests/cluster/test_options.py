@@ -117,7 +117,10 @@ def test_a_job_from_inside_another_one_is_a_job_of_its_own(
         ({"nodes": 4}, "cluster.nodes=4 has no meaning with cluster=local"),
         ({"time": "1:00:00"}, "or add cluster=slurm"),
         ({"name": "slurm", "processes": 2}, "set cluster.nodes and cluster.gpus_per_node instead"),
-        ({"name": "slurm", "parts": 2}, "cluster.parts=2 belongs to task=shards"),
+        (
+            {"name": "slurm", "build_partitions": 2},
+            "cluster.build_partitions=2 belongs to task=shards",
+        ),
         ({"name": "slurm", "gpus_per_node": 0, "gpu_type": "a100"}, "cluster.gpu_type is set"),
         (
             {"name": "slurm", "gpus_per_node": 4, "tasks_per_node": 3, "gpus_by": "gpus-per-task"},
@@ -134,4 +137,4 @@ def test_settings_without_a_meaning(settings: dict[str, Any], sentence: str) -> 
         check_cluster(ClusterConfig(**settings), "train")
     assert sentence in str(refusal.value)
     check_cluster(ClusterConfig(dry_run=True, processes=2), "train")
-    check_cluster(slurm(parts=2), "shards")
+    check_cluster(slurm(build_partitions=2), "shards")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from t2i_hpc.evaluate import DOOR
+from t2i_hpc.evaluate import COMMAND
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def refusal(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def refuse(*words: str) -> str:
         capfd.readouterr()
-        assert DOOR.open(list(words)) == 2
+        assert COMMAND.main(list(words)) == 2
         out, err = capfd.readouterr()
         assert out == ""
         assert err.count("\n") == 1, err

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from t2i_hpc.checkpoints import DOOR
+from t2i_hpc.checkpoints import COMMAND
 from t2i_hpc.common.files import append_json_line
 from t2i_hpc.runs.checkpoint import look_at
 from t2i_hpc.runs.inventory import _age
@@ -46,7 +46,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_table_with_the_best_marked(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert DOOR.open([str(made)]) == 0
+    assert COMMAND.main([str(made)]) == 0
     titles, *rows = capsys.readouterr().out.splitlines()
     assert titles.split() == ["images", "step", "size", "age", "ranks", "engine", "score"]
     assert [row.split()[:2] for row in rows] == [["100", "10"], ["200", "20"], ["300", "30"]]
@@ -62,7 +62,7 @@ def test_the_table_names_what_cannot_be_used(
     folder = damaged / "checkpoints"
     (folder / "0000000100" / "state.json").unlink()
     (folder / "damaged-0000000050").mkdir()
-    assert DOOR.open([f"run={damaged}", "action=list"]) == 0
+    assert COMMAND.main([f"run={damaged}", "action=list"]) == 0
     captured = capsys.readouterr().out
     assert "0000000100 has no state.json" in captured
     assert "damaged-0000000050: was found damaged" in captured
@@ -71,9 +71,9 @@ def test_the_table_names_what_cannot_be_used(
 def test_verify_reads_everything(
     made: Path, damaged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert DOOR.open(["verify", str(made)]) == 0
+    assert COMMAND.main(["verify", str(made)]) == 0
     assert capsys.readouterr().out.count("all right") == 3
-    assert DOOR.open(["verify", str(damaged)]) == 2
+    assert COMMAND.main(["verify", str(damaged)]) == 2
     captured = capsys.readouterr()
     assert "100 images: all right" in captured.out
     assert "0000000200 is damaged: weights.safetensors" in captured.out
@@ -84,7 +84,7 @@ def test_verify_reads_everything(
 
 def test_a_network_is_exported_under_its_own_names(made: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "generator.safetensors"
-    assert DOOR.open(["export", str(made), "checkpoint=200", f"output={output}"]) == 0
+    assert COMMAND.main(["export", str(made), "checkpoint=200", f"output={output}"]) == 0
     weights = load_file(look_at(made, 200).weights)
     exported = load_file(output)
     prefix = "generator."
@@ -101,7 +101,7 @@ def test_a_network_is_exported_under_its_own_names(made: Path, tmp_path: Path) -
 
 def test_all_networks_of_the_newest_are_exported(made: Path, tmp_path: Path) -> None:
     output = tmp_path / "all.safetensors"
-    assert DOOR.open(["export", str(made), "what=all", f"output={output}"]) == 0
+    assert COMMAND.main(["export", str(made), "what=all", f"output={output}"]) == 0
     weights = load_file(look_at(made, 300).weights)
     exported = load_file(output)
     assert exported.keys() == weights.keys()
@@ -113,7 +113,7 @@ def test_nothing_is_overwritten(
 ) -> None:
     output = tmp_path / "mine.safetensors"
     output.write_text("precious")
-    assert DOOR.open(["export", str(made), f"output={output}"]) == 2
+    assert COMMAND.main(["export", str(made), f"output={output}"]) == 2
     assert "is there already" in capsys.readouterr().err
     assert output.read_text() == "precious"
 
@@ -131,7 +131,7 @@ def test_nothing_is_overwritten(
 def test_what_cannot_be_done_is_refused_in_one_sentence(
     made: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
-    assert DOOR.open([*words, f"run={made}"]) == 2
+    assert COMMAND.main([*words, f"run={made}"]) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
@@ -142,11 +142,11 @@ def test_runs_without_checkpoints(
     tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path / "run", shards, ())
-    assert DOOR.open([str(run)]) == 0
+    assert COMMAND.main([str(run)]) == 0
     assert "has no checkpoint yet" in capsys.readouterr().out
-    assert DOOR.open(["verify", str(run)]) == 2
-    assert DOOR.open([str(tmp_path / "nowhere")]) == 2
-    assert DOOR.open(["verify"]) == 2
+    assert COMMAND.main(["verify", str(run)]) == 2
+    assert COMMAND.main([str(tmp_path / "nowhere")]) == 2
+    assert COMMAND.main(["verify"]) == 2
     assert "no run is named" in capsys.readouterr().err
 
 

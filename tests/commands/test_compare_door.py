@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from t2i_hpc.common.files import append_json_line
-from t2i_hpc.compare import DOOR
+from t2i_hpc.compare import COMMAND
 
 
 def _score(run: Path, metric: str, value: float, **changes: Any) -> None:
@@ -46,7 +46,7 @@ def _words(runs: list[Path], *more: str) -> list[str]:
 def test_protocols_are_never_put_in_one_table(
     runs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert DOOR.open(_words(runs, "metric=FID")) == 0
+    assert COMMAND.main(_words(runs, "metric=FID")) == 0
     tables = capsys.readouterr().out.split("\n\n")
     assert len(tables) == 2
     both = next(table for table in tables if "abc123def456" in table).splitlines()
@@ -59,24 +59,24 @@ def test_protocols_are_never_put_in_one_table(
 def test_published_numbers_are_labelled_and_of_the_same_network(
     runs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert DOOR.open(_words(runs[:1])) == 0
+    assert COMMAND.main(_words(runs[:1])) == 0
     out = capsys.readouterr().out
     head, _, stated = out.partition("published, not reproduced here:")
     assert "16.09" not in head
     assert "16.09" in stated
     assert "19.78" not in out  # of how many images is not stated
     assert "14.01" not in out  # TensorFlow's network
-    assert DOOR.open(_words(runs[:1], "published=false")) == 0
+    assert COMMAND.main(_words(runs[:1], "published=false")) == 0
     assert "published" not in capsys.readouterr().out
 
 
 def test_json_says_the_same(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert DOOR.open(_words(runs[1:], "metric=R", "json=true")) == 0
+    assert COMMAND.main(_words(runs[1:], "metric=R", "json=true")) == 0
     (column,) = json.loads(capsys.readouterr().out)
     assert column["measured"] == [{"run": "second", "images": 1000, "value": 0.7, "std": 0.01}]
     best = column["published_not_reproduced"][0]
     assert (best["system"], best["value"]) == ("DM-GAN (released)", 0.7658)
-    assert DOOR.open([f"run={runs[1]}", "metric=R"]) == 0
+    assert COMMAND.main([f"run={runs[1]}", "metric=R"]) == 0
     assert "70 ± 1 %" in capsys.readouterr().out
 
 
@@ -86,5 +86,5 @@ def test_refusals(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
         (_words([tmp_path / "nothing"]), "there is no folder"),
         (_words(runs[:1], "metric=KID"), "has no scores of 'KID' yet"),
     ):
-        assert DOOR.open(words) == 2
+        assert COMMAND.main(words) == 2
         assert sentence in capsys.readouterr().err

@@ -253,7 +253,7 @@ def open_command(task: str, words: list[str]) -> int:
     if task == "launch":
         return launch.main(words)
     module = import_module(f"t2i_hpc.{task}{'.__main__' if task == 'convert' else ''}")
-    return int(module.DOOR.open(words))
+    return int(module.COMMAND.main(words))
 
 
 def take_settings(words: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ import pytest
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.evaluate import DOOR
+from t2i_hpc.evaluate import COMMAND
 from t2i_hpc.evaluation.scoring import missing_shards
 from tests.commands.trained import make_run
 from tests.support.data import make_shards
@@ -59,7 +59,7 @@ def evaluate(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def call(run: Path, *words: str) -> str:
         capfd.readouterr()
-        code = DOOR.open([f"run={run}", *SETTINGS, *words])
+        code = COMMAND.main([f"run={run}", *SETTINGS, *words])
         out, err = capfd.readouterr()
         assert code == 0, err
         if out:
@@ -103,7 +103,7 @@ def test_shards_one_by_one_then_the_merge(
     assert "shard 1 of 3 has no valid file for the generated and real images" in sentence
     command = sentence.split("fill it with: ")[1].split()
     assert command[:3] == ["python", "-m", "t2i_hpc.evaluate"]
-    assert DOOR.open(command[3:]) == 0
+    assert COMMAND.main(command[3:]) == 0
     assert missing_shards(config) == []
     assert evaluate(run, "evaluation.shards=3", "evaluation.merge=true") == whole
     assert len(read_json_lines(run / "scores.jsonl")) == 1
@@ -111,10 +111,10 @@ def test_shards_one_by_one_then_the_merge(
 
 def test_a_shard_without_images_says_so(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = (f"run={run}", *SETTINGS, "evaluation.shards=5")
-    assert DOOR.open([*words, "evaluation.shard=4"]) == 0
+    assert COMMAND.main([*words, "evaluation.shard=4"]) == 0
     told = "shard 4 of 5 has no generated images: 10 images are 3 batches of 4"
     assert told in capfd.readouterr().err
-    assert DOOR.open([*words, "evaluation.shard=0"]) == 0
+    assert COMMAND.main([*words, "evaluation.shard=0"]) == 0
     assert "has no" not in capfd.readouterr().err
 
 
@@ -123,13 +123,13 @@ def test_a_damaged_shard_is_named_and_computed_alone(
 ) -> None:
     words = (f"run={run}", *SETTINGS, "evaluation.shards=3")
     for shard in range(3):
-        assert DOOR.open([*words, f"evaluation.shard={shard}"]) == 0
+        assert COMMAND.main([*words, f"evaluation.shard={shard}"]) == 0
     path = next(run.glob("evaluations/*/*/part-00002-*.npz"))
     path.write_bytes(path.read_bytes()[:-200])
     sentence = refusal(*words, "evaluation.merge=true")
     assert "shard 2 of 3 has no valid file for the generated images; fill it with:" in sentence
     others = {p: p.stat().st_mtime_ns for p in run.glob("evaluations/*/*/part-0000[01]-*.npz")}
-    assert DOOR.open([*words]) == 0
+    assert COMMAND.main([*words]) == 0
     assert {p: p.stat().st_mtime_ns for p in others} == others
     assert len(read_json_lines(run / "scores.jsonl")) == 1
 
@@ -179,7 +179,7 @@ def test_two_ranks_share_the_work(run: Path, evaluate: Callable[..., str]) -> No
             "kid_subset_size=10 is more than the 9 real images",
         ),
         (
-            ("evaluation.metrics=[prc]", "evaluation.neighbourhood=10"),
+            ("evaluation.metrics=[prc]", "evaluation.neighbors=10"),
             "10 generated images have no neighbor number 10",
         ),
         (("evaluation.metrics=[is]",), "take evaluation.detector=inception"),

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2i_hpc.checkpoints import DOOR as CHECKPOINTS
+from t2i_hpc.checkpoints import COMMAND as CHECKPOINTS
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.evaluate import DOOR
+from t2i_hpc.evaluate import COMMAND
 from t2i_hpc.runs.run_directory import open_run
 from tests.commands.test_evaluate_door import SETTINGS
 from tests.commands.trained import make_run, write_encoders
@@ -43,7 +43,7 @@ def test_every_metric_that_needs_no_inception(
         "evaluation.save_images=png",
         *write_encoders(run),
     )
-    assert DOOR.open([*words, "json=true"]) == 0
+    assert COMMAND.main([*words, "json=true"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows == read_json_lines(run / "scores.jsonl")
     names = [row["metric"] for row in rows]
@@ -66,7 +66,7 @@ def test_every_metric_that_needs_no_inception(
     assert all(row["caption"] and row["key"] and row["seed"] == 1 for row in index)
     # The same pictures as files give the same distance: nothing is lost on the way to a folder.
     again = ["images=" + str(pictures[0].parent), *SETTINGS, f"evaluation.data={_shards(run)}"]
-    assert DOOR.open([*again, "json=true", f"output={run / 'again'}"]) == 0
+    assert COMMAND.main([*again, "json=true", f"output={run / 'again'}"]) == 0
     (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert row["value"] == pytest.approx(rows[4]["value"], rel=1e-6)
     assert row["protocol"] != rows[4]["protocol"]
@@ -85,19 +85,19 @@ def test_images_that_are_missing_are_generated_again(
     run: Path, form: str, refusal: Callable[..., str]
 ) -> None:
     words = [f"run={run}", *SETTINGS]
-    assert DOOR.open(words) == 0
+    assert COMMAND.main(words) == 0
     sums = {path: path.read_bytes() for path in run.glob("evaluations/*/*/*.npz")}
     words += [f"evaluation.save_images={form}", "evaluation.shards=2"]
     assert "shard 0 of 2 has no valid file" in refusal(*words, "evaluation.merge=true")
     for shard in (1, 0):
-        assert DOOR.open([*words, f"evaluation.shard={shard}"]) == 0
-    assert DOOR.open([*words, "evaluation.merge=true"]) == 0
+        assert COMMAND.main([*words, f"evaluation.shard={shard}"]) == 0
+    assert COMMAND.main([*words, "evaluation.merge=true"]) == 0
     assert {path: path.read_bytes() for path in sums} == sums  # only images were lacking
     saved = _pixels(run)
     assert len(saved) == {"png": 10, "npz": 3}[form] + 1
     lost = min(run.glob(f"evaluations/*/*/images/*.{form}"))
     lost.unlink()
-    assert DOOR.open(words) == 0
+    assert COMMAND.main(words) == 0
     assert _pixels(run) == saved
 
 
@@ -113,11 +113,11 @@ def test_an_exported_checkpoint_scores_as_the_run_does(
 ) -> None:
     exported = tmp_path / "all.safetensors"
     words = [f"run={run}", "action=export", "what=all", f"output={exported}"]
-    assert CHECKPOINTS.open(words) == 0
+    assert CHECKPOINTS.main(words) == 0
     capsys.readouterr()
     printed = []
     for which in ("200", str(exported)):
-        assert DOOR.open([f"run={run}", *SETTINGS, f"checkpoint={which}"]) == 0
+        assert COMMAND.main([f"run={run}", *SETTINGS, f"checkpoint={which}"]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
 
@@ -136,9 +136,9 @@ def test_a_folder_against_a_folder(
     words.append("evaluation.images=8")
     asked = [*words, "evaluation.metrics=[r_precision]"]
     assert "a folder of images does not say" in refusal(*asked)
-    assert DOOR.open(words) == 0
+    assert COMMAND.main(words) == 0
     same = [words[0], f"reference={mine}", *words[2:], f"output={tmp_path / 'same'}"]
-    assert DOOR.open(same) == 0
+    assert COMMAND.main(same) == 0
     (row,) = read_json_lines(tmp_path / "mine-scores" / "scores.jsonl")
     (zero,) = read_json_lines(tmp_path / "same" / "scores.jsonl")
     assert (row["n"], row["n_real"], row["images"]) == (8, 12, 0)
@@ -147,7 +147,7 @@ def test_a_folder_against_a_folder(
     assert "JPEG" not in capfd.readouterr().err
     draw_image(0).save(mine / "00.jpg", quality=95)
     (mine / "00.png").unlink()
-    assert DOOR.open(words) == 0
+    assert COMMAND.main(words) == 0
     assert f"warning: 1 images of {mine} are JPEG" in capfd.readouterr().err
     Image.new("RGB", (41, 40)).save(mine / "00.jpg")
     assert "must be equal squares" in refusal(*words)

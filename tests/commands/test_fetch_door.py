@@ -12,7 +12,7 @@ import pytest
 
 from t2i_hpc.evaluation.detectors import weights
 from t2i_hpc.evaluation.detectors.weights import WeightsFile
-from t2i_hpc.fetch import DOOR
+from t2i_hpc.fetch import COMMAND
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -56,9 +56,9 @@ def test_a_right_file_is_fetched_once(
     source.write_bytes(content)
     monkeypatch.setattr(weights, "inception_file", lambda: WeightsFile(source.as_uri()))
     fetched = tmp_path / "out" / source.name
-    assert DOOR.open([f"output={tmp_path / 'out'}"]) == 0
+    assert COMMAND.main([f"output={tmp_path / 'out'}"]) == 0
     assert capsys.readouterr().out == f"fetched {fetched}\n"
     assert fetched.read_bytes() == content
     source.unlink()
-    assert DOOR.open([f"output={tmp_path / 'out'}"]) == 0
+    assert COMMAND.main([f"output={tmp_path / 'out'}"]) == 0
     assert "is there already and whole" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i_hpc.generate import DOOR
+from t2i_hpc.generate import COMMAND
 from tests.support.training import only_run, run_door, train_tiny
 
 SWAP = 'captions=["a {red,blue,zeppelin} circle","one square"]'
@@ -93,7 +93,7 @@ def test_masks_of_all_blocks_stand_beside_each_captions_first_picture(drawn: Pat
 def test_a_column_has_one_noise(run: Path, tmp_path: Path) -> None:
     """Two rows of one text are equal picture by picture; two columns are not."""
     words = [f"run={run}", 'captions=["a red circle","a red circle"]', "device=cpu"]
-    assert DOOR.open([*words, "columns=2", "masks=false", f"output={tmp_path}"]) == 0
+    assert COMMAND.main([*words, "columns=2", "masks=false", f"output={tmp_path}"]) == 0
     hashes = [picture["sha256"] for picture in record(tmp_path)["pictures"]]
     assert hashes[:2] == hashes[2:]
     assert hashes[0] != hashes[1]
@@ -105,18 +105,18 @@ def test_another_drawing_is_never_overwritten(
 ) -> None:
     before = {path.name: path.read_bytes() for path in drawn.iterdir()}
     words = [f"run={run}", SWAP, "device=cpu", f"output={drawn}"]
-    assert DOOR.open([*words, "columns=2"]) == 2
+    assert COMMAND.main([*words, "columns=2"]) == 2
     assert "holds another drawing" in capsys.readouterr().err
-    assert DOOR.open([*words, "columns=3"]) == 0
+    assert COMMAND.main([*words, "columns=3"]) == 0
     assert {path.name: path.read_bytes() for path in drawn.iterdir()} == before
-    assert DOOR.open([*words[:-1], f"output={drawn / 'pictures.png'}"]) == 2
+    assert COMMAND.main([*words[:-1], f"output={drawn / 'pictures.png'}"]) == 2
     assert "is a file" in capsys.readouterr().err
 
 
 def test_drawings_inside_the_run_have_a_folder_each(run: Path) -> None:
     words = [f"run={run}", 'captions=["a red circle"]', "columns=1", "device=cpu"]
     for seed in (1, 2, 2):
-        assert DOOR.open([*words, f"seed={seed}"]) == 0
+        assert COMMAND.main([*words, f"seed={seed}"]) == 0
     folders = list((run / "generated").iterdir())
     assert len(folders) == 2
     assert {record(folder)["seed"] for folder in folders} == {1, 2}
@@ -134,7 +134,7 @@ def test_drawings_inside_the_run_have_a_folder_each(run: Path) -> None:
 def test_wrong_captions_are_refused_before_the_run_is_opened(
     word: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert DOOR.open(["run=/nowhere", word]) == 2
+    assert COMMAND.main(["run=/nowhere", word]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

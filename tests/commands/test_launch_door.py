@@ -71,7 +71,10 @@ def test_a_sweep_on_this_machine_is_done_once(
         (("cluster.nodes=4",), "cluster.nodes=4 has no meaning with cluster=local"),
         (("--follow",), "--follow watches a job of Slurm's"),
         (("--follow", "cluster=slurm", "cluster.dry_run=true"), "leave it out of a dry run"),
-        (("cluster=slurm", "cluster.parts=4"), "cluster.parts=4 belongs to task=shards"),
+        (
+            ("cluster=slurm", "cluster.build_partitions=4"),
+            "cluster.build_partitions=4 belongs to task=shards",
+        ),
     ],
 )
 def test_refusals(words: tuple[str, ...], sentence: str, capfd: pytest.CaptureFixture[str]) -> None:

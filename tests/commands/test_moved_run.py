@@ -15,16 +15,16 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import open_vocabulary
-from t2i_hpc.evaluate import DOOR as EVALUATE
-from t2i_hpc.generate import DOOR as GENERATE
+from t2i_hpc.evaluate import COMMAND as EVALUATE
+from t2i_hpc.generate import COMMAND as GENERATE
 from t2i_hpc.launching.plans import check_training
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
-from t2i_hpc.report import DOOR as REPORT
+from t2i_hpc.report import COMMAND as REPORT
 from t2i_hpc.reporting.run_cost import count_cost
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.systems.encoders import checkpoint_follows, reads_initial_weights
-from t2i_hpc.train import DOOR as TRAIN
+from t2i_hpc.train import COMMAND as TRAIN
 from tests.support.data import make_shards
 from tests.support.training import TINY, only_run, run_door
 
@@ -71,7 +71,7 @@ def run(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_generates_from_captions_without_any_data(run: Path) -> None:
     words = ("device=cpu", "columns=1", 'captions=["a red bird"]')
-    assert GENERATE.open([f"run={run}", *words]) == 0
+    assert GENERATE.main([f"run={run}", *words]) == 0
     assert list(run.glob("generated/*/pictures.png"))
 
 
@@ -79,10 +79,10 @@ def test_it_scores_and_reports_with_its_data_named_anew(
     run: Path, archive: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = f"data.path={archive / 'photographs'}"
-    assert EVALUATE.open([f"run={run}", data, *SCORE]) == 0, capfd.readouterr().err
+    assert EVALUATE.main([f"run={run}", data, *SCORE]) == 0, capfd.readouterr().err
     assert [row["images"] for row in read_json_lines(run / "scores.jsonl")] == [8]
-    assert GENERATE.open([f"run={run}", data, "device=cpu", "columns=1", "rows=2"]) == 0
-    assert REPORT.open([f"run={run}"]) == 0
+    assert GENERATE.main([f"run={run}", data, "device=cpu", "columns=1", "rows=2"]) == 0
+    assert REPORT.main([f"run={run}"]) == 0
     assert (run / "report.html").is_file()
     assert count_cost(run).gflop_per_image > 0
 
@@ -105,7 +105,7 @@ def test_a_relative_path_is_found_in_the_current_directory(
     named = Path(open_run(run).data.path)
     shutil.copytree(archive / "photographs", tmp_path / "project" / named)
     monkeypatch.chdir(tmp_path / "project")
-    assert EVALUATE.open([f"run={run}", *SCORE]) == 0
+    assert EVALUATE.main([f"run={run}", *SCORE]) == 0
 
 
 def test_the_same_command_resumes_it(
@@ -114,7 +114,7 @@ def test_the_same_command_resumes_it(
     words = (f"data.path={archive / 'photographs'}", f"runs={run.parent}", *WORDS)
     config = compose_config("train", list(words), TrainConfig)
     assert check_training("train", config, 1) == run
-    assert TRAIN.open([*words, "engine.images=16"]) == 0
+    assert TRAIN.main([*words, "engine.images=16"]) == 0
     out, err = capfd.readouterr()
     assert only_run(run.parent) == run
     assert list_checkpoints(run)[-1] == 16
@@ -128,7 +128,7 @@ def test_a_new_run_still_needs_the_file(
     run: Path, archive: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = (f"data.path={archive / 'photographs'}", f"runs={run.parent}", *WORDS)
-    assert TRAIN.open([*words, "seed=2"]) == 2
+    assert TRAIN.main([*words, "seed=2"]) == 2
     assert "encoders/text.safetensors: there is no such file" in capfd.readouterr().err
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.checkpoints import DOOR as CHECKPOINTS
+from t2i_hpc.checkpoints import COMMAND as CHECKPOINTS
 from t2i_hpc.config.compose import parse
-from t2i_hpc.train import DOOR as TRAIN
+from t2i_hpc.train import COMMAND as TRAIN
 
 HEAD = "# @package _global_\ndefaults:\n  - demo\n"
 
@@ -27,7 +27,7 @@ def test_an_experiment_of_ones_own(
 ) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text(text)
-    assert TRAIN.open(["--config-dir", str(tmp_path), "experiment=own", "--print-config"]) == 2
+    assert TRAIN.main(["--config-dir", str(tmp_path), "experiment=own", "--print-config"]) == 2
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
@@ -45,7 +45,7 @@ def test_an_experiment_of_ones_own(
 def test_names_that_lead_nowhere(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert TRAIN.open([f"runs={tmp_path}", *words]) == 2
+    assert TRAIN.main([f"runs={tmp_path}", *words]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -53,12 +53,12 @@ def test_names_that_lead_nowhere(
 def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     words = ["experiment=demo", f"runs={tmp_path}/file", "engine.images=24", "engine.threads=1"]
-    assert TRAIN.open(words) == 2
+    assert TRAIN.main(words) == 2
     assert "Not a directory; name another place" in capsys.readouterr().err
 
 
 def test_a_word_that_is_no_action(capsys: pytest.CaptureFixture[str]) -> None:
-    assert CHECKPOINTS.open(["verfy", "runs/x"]) == 2
+    assert CHECKPOINTS.main(["verfy", "runs/x"]) == 2
     assert "actions: list, verify, export" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2i_hpc.report import DOOR
+from t2i_hpc.report import COMMAND
 from tests.reporting.made_up import make_run
 
 
@@ -27,7 +27,7 @@ def test_it_writes_a_page_and_a_picture_and_says_where(tmp_path: Path) -> None:
 
 def test_the_page_can_go_elsewhere(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    assert DOOR.open([f"run={run}", f"output={tmp_path}/pages/demo.html"]) == 0
+    assert COMMAND.main([f"run={run}", f"output={tmp_path}/pages/demo.html"]) == 0
     assert {path.name for path in (tmp_path / "pages").iterdir()} == {"demo.html", "demo.png"}
     assert not (run / "report.html").exists()
 
@@ -45,7 +45,7 @@ def test_what_cannot_be_reported_is_refused_in_one_sentence(
         "unnamed": ([], "no run is named"),
         "no page": ([f"run={empty}", f"output={tmp_path}/folder"], "is no HTML file"),
     }[kind]
-    assert DOOR.open(words) == 2
+    assert COMMAND.main(words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("t2i_hpc.report: ")

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from t2i_hpc.cancel import DOOR as CANCEL
-from t2i_hpc.cli.command import RunsDoor, gather_runs
+from t2i_hpc.cancel import COMMAND as CANCEL
+from t2i_hpc.cli.command import RunsCommand, gather_runs
 from t2i_hpc.common.exit_codes import STOPPED
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import list_checkpoints
-from t2i_hpc.status import DOOR as STATUS
-from t2i_hpc.table import DOOR as TABLE
+from t2i_hpc.status import COMMAND as STATUS
+from t2i_hpc.table import COMMAND as TABLE
 from tests.support.training import TINY, environment, only_run
 
 Training = tuple[subprocess.Popen[bytes], Path]
@@ -57,29 +57,29 @@ def test_a_training_here_is_seen_and_cancelled(
     training: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process, run = training
-    assert STATUS.open([str(run), "format=json"]) == 0
+    assert STATUS.main([str(run), "format=json"]) == 0
     (state,) = json.loads(capsys.readouterr().out)
     assert (state["state"], state["job"], state["message"]) == ("running", "", "")
     assert state["remaining"] > 0
     assert state["sessions"][0]["pid"] == process.pid
 
     process.send_signal(signal.SIGSTOP)
-    assert CANCEL.open([str(run), "wait=0.6"]) == 2
+    assert CANCEL.main([str(run), "wait=0.6"]) == 2
     assert f"the training in {run} has not ended after 1 s" in capsys.readouterr().err
     (run / "stop").unlink()
     process.send_signal(signal.SIGCONT)
 
-    assert CANCEL.open([str(run), "wait=60"]) == 0
+    assert CANCEL.main([str(run), "wait=60"]) == 0
     assert process.wait(10) == STOPPED
     said = capsys.readouterr().out
     assert f"{run}: stopped, saved at {list_checkpoints(run)[-1]:,} images" in said
     assert list_checkpoints(run)[-1] > 0
     assert not (run / "stop").exists()
-    assert CANCEL.open([str(run)]) == 0
+    assert CANCEL.main([str(run)]) == 0
     assert "nothing to cancel" in capsys.readouterr().out
-    assert STATUS.open([]) == 0
+    assert STATUS.main([]) == 0
     assert "the same command as before goes on from the checkpoint" in capsys.readouterr().out
-    assert TABLE.open([str(run), "format=csv", "output=new/table.csv"]) == 0
+    assert TABLE.main([str(run), "format=csv", "output=new/table.csv"]) == 0
     lines = Path("new/table.csv").read_text().splitlines()
     assert lines[0] == "run,state,images,images_per_second"
     assert lines[1].startswith(f"{run.name},stopped,{list_checkpoints(run)[-1]},")
@@ -97,13 +97,13 @@ def test_a_training_here_is_seen_and_cancelled(
     ],
 )
 def test_refusals(
-    door: RunsDoor[Any],
+    door: RunsCommand[Any],
     words: list[str],
     said: str,
     elsewhere: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert door.open(words) == 2
+    assert door.main(words) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1

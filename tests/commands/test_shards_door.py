@@ -155,7 +155,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         nothing,
         "cannot write output=mine/0001.txt/a.png",
     ),
-    "a share that is none": ("images=mine output=out part=3/2", nothing, "part=3/2 is no share"),
+    "a share that is none": (
+        "images=mine output=out partition=3/2",
+        nothing,
+        "partition=3/2 is no",
+    ),
     "a share of rejects that is none": (
         "images=mine output=out max_rejected=2",
         nothing,
@@ -192,14 +196,14 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a setting of another source": (
         "images=mine output=out image_member=input.jpg",
         nothing,
-        "image_member=input.jpg does not belong to source=folder, but to source=index: leave it",
+        "image_member=input.jpg does not belong to source=folder, but to source=webdataset: leave",
     ),
     "letters that are none": (
         "vocabulary out captions=mine letters=latin",
         nothing,
         "letters= is ascii or unicode",
     ),
-    "tars that are not there": ("source=index images=mine output=out", nothing, "has no .tar"),
+    "tars that are not there": ("source=webdataset images=mine output=out", nothing, "has no .tar"),
     "an output that is a file": (
         "images=mine output=mine/0001.txt",
         nothing,
@@ -251,7 +255,7 @@ def test_tars_as_img2dataset_leaves_them(tmp_path: Path) -> None:
     cut.write_bytes(content[: content.index(b"000010150.jpg") + 700])
     (tmp_path / "tars" / "00000_stats.json").write_text("{}")
     (tmp_path / "tars" / "._00000.tar").write_bytes(b"\0\5\26\7")
-    done = shards(tmp_path, "source=index", "images=tars", "output=out", "size=24")
+    done = shards(tmp_path, "source=webdataset", "images=tars", "output=out", "size=24")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("out/train: 241 samples in 1 shards, "), done.stdout
     assert "; from 3 tars; " in done.stdout
@@ -264,7 +268,7 @@ def test_tars_as_img2dataset_leaves_them(tmp_path: Path) -> None:
     split = Split.open(DataConfig(path=str(tmp_path / "out")), "train")
     assert split.sample(0).captions == (f"a picture\nof {captions_of(3)[0]}",)
     assert shards(tmp_path, "verify", "out").returncode == 0
-    strict = ["source=index", "images=tars", "output=b", "max_rejected=0.01"]
+    strict = ["source=webdataset", "images=tars", "output=b", "max_rejected=0.01"]
     refused = shards(tmp_path, *strict)
     assert refused.returncode == 2
     assert "10 of 251 samples were rejected, more than the 3 of max_rejected=0.01" in refused.stderr
@@ -323,15 +327,15 @@ def test_all_problems_of_a_split_are_named(tmp_path: Path) -> None:
 def test_parts_are_built_and_merged(tmp_path: Path) -> None:
     prepare(tmp_path)
     build = ["images=mine", "output=out", "shard_samples=1"]
-    first = shards(tmp_path, *build, "part=1/2")
+    first = shards(tmp_path, *build, "partition=1/2")
     assert first.stdout == (
         "out/train: part 1/2 is made, 1 shards; after all parts: "
         "python -m t2i_hpc.shards merge out/train\n"
     ), first.stderr
     refused = shards(tmp_path, "merge", "out/train")
     assert refused.returncode == 2
-    assert refused.stderr.endswith("the first is 000001.tar: build part=2/2 of it\n")
-    assert shards(tmp_path, *build, "part=2/2").returncode == 0
+    assert refused.stderr.endswith("the first is 000001.tar: build partition=2/2 of it\n")
+    assert shards(tmp_path, *build, "partition=2/2").returncode == 0
     merged = shards(tmp_path, "merge", "out/train/")
     assert merged.stdout.startswith("out/train: 3 samples in 3 shards, "), merged.stderr
     assert shards(tmp_path, "verify", "out").returncode == 0
@@ -379,14 +383,14 @@ def test_help_names_the_commands(tmp_path: Path) -> None:
 
 def test_help_has_an_example_for_each_source(tmp_path: Path) -> None:
     text = shards(tmp_path, "--help").stdout
-    for source in ("coco", "cub", "folder", "index", "pickles"):
+    for source in ("coco", "cub", "folder", "webdataset", "pickles"):
         assert f"python -m t2i_hpc.shards source={source}" in text
 
 
 def test_looking_at_shards_needs_no_torch(tmp_path: Path) -> None:
     program = (
-        "import sys; from t2i_hpc.shards import DOOR; "
-        "code = DOOR.open(['verify', 'demo']); "
+        "import sys; from t2i_hpc.shards import COMMAND; "
+        "code = COMMAND.main(['verify', 'demo']); "
         "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -7,7 +7,7 @@ import torch
 from t2i_hpc.common.seeds import generator, noise, seed_step
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
+def test_a_row_does_not_depend_on_its_neighbors() -> None:
     whole = noise(3, "noise", range(10), 16)
     assert torch.equal(noise(3, "noise", [7, 2], 16), whole[[7, 2]])
     assert noise(3, "noise", [], 16).shape == (0, 16)

@@ -48,7 +48,7 @@ def test_words_override_groups_and_reach_the_systems_own_dataclass() -> None:
         ("engine.batch_size=1", "too small: at least 2 images"),
         ("engine.batch_size=many", "engine.batch_size"),
         ("system.damsm=3", "system.damsm is a section"),
-        ("data.words=[1", "cannot read 'data.words=[1'"),
+        ("data.max_tokens=[1", "cannot read 'data.max_tokens=[1'"),
         ("evaluation=demo", "does not belong to the task 'train'"),
         ("seed", "settings are written key=value"),
         ("+seed=3", "settings are written key=value"),
@@ -97,7 +97,9 @@ def test_such_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert compose_config("train", ["experiment=mine"], TrainConfig, folder).seed == 11
 
 
-@pytest.mark.parametrize("name", ["data.margin", "data.patience", "data.cache_gigabytes"])
+@pytest.mark.parametrize(
+    "name", ["data.resize_ratio", "data.retry_seconds", "data.cache_gigabytes"]
+)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_settings_are_finite(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}={value} is not a finite number"):

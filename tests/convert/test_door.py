@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2i_hpc.convert import export_reference, import_reference
-from t2i_hpc.convert.__main__ import DOOR
+from t2i_hpc.convert.__main__ import COMMAND
 from t2i_hpc.models.df_networks import DFHead
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.systems.encoders import load_weights
@@ -33,7 +33,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def convert(*words: object) -> int:
-    return DOOR.open([str(word) for word in words])
+    return COMMAND.main([str(word) for word in words])
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:

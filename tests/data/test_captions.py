@@ -1,4 +1,4 @@
-"""Tokenisation and vocabulary: the reference's rules, on its own hard cases."""
+"""Tokenization and vocabulary: the reference's rules, on its own hard cases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.captions import Vocabulary, encode_caption, pad, select_words, tokenise
+from t2i_hpc.data.captions import Vocabulary, encode_caption, pad, select_words, tokenize
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ from t2i_hpc.data.captions import Vocabulary, encode_caption, pad, select_words,
         ("3 x 4.5", ["3", "x", "4", "5"]),
     ],
 )
-def test_tokenise(text: str, words: list[str]) -> None:
-    assert tokenise(text) == words
+def test_tokenize(text: str, words: list[str]) -> None:
+    assert tokenize(text) == words
 
 
 @given(st.text())
 def test_words_are_never_empty_and_ascii(text: str) -> None:
-    assert all(word and word.isascii() for word in tokenise(text))
+    assert all(word and word.isascii() for word in tokenize(text))
 
 
 def test_words_are_numbered_in_order_of_first_appearance() -> None:

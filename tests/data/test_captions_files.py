@@ -16,7 +16,7 @@ from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.sources.captions_files import read_rows
 from t2i_hpc.data.build.split_writer import build_splits, check_source
-from t2i_hpc.data.captions import UNICODE, Vocabulary, tokenise
+from t2i_hpc.data.captions import UNICODE, Vocabulary, tokenize
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.vocabulary import make_vocabulary
 from tests.support.data import image_bytes, problems, read_source
@@ -305,7 +305,7 @@ LANGUAGES = {
 
 @pytest.mark.parametrize("text", LANGUAGES)
 def test_words_of_every_language(text: str) -> None:
-    assert tokenise(text, UNICODE) == LANGUAGES[text]
+    assert tokenize(text, UNICODE) == LANGUAGES[text]
 
 
 def folder_of(tmp_path: Path, *captions: str) -> ShardsConfig:

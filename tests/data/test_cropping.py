@@ -17,7 +17,7 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data import cropping
 from t2i_hpc.data.cropping import CropDecoder, find_crop_decoder
 from t2i_hpc.data.images import Pixels, decode, window
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Stream
 from tests.support.data import write_split
@@ -101,10 +101,12 @@ def test_the_stream_is_the_same_with_and_without(
         simplejpeg.encode_jpeg(noise(32, 32 + number, number), 95, "RGB", "444")
         for number in range(12)
     ]
-    config = DataConfig(path=str(write_split(tmp_path, contents)), margin=32 / SIZE, workers=0)
+    config = DataConfig(
+        path=str(write_split(tmp_path, contents)), resize_ratio=32 / SIZE, workers=0
+    )
 
     def images() -> torch.Tensor:
-        stream = Stream(config, Split.open(config, "train"), SIZE, 1, Share(8))
+        stream = Stream(config, Split.open(config, "train"), SIZE, 1, RankSlice(8))
         return torch.cat([batch.images for batch in itertools.islice(stream.batches(0), 4)])
 
     with_it = images()

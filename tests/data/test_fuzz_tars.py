@@ -86,7 +86,7 @@ def usable(config: ShardsConfig) -> list[SourceSample]:
 def test_2000_damaged_foreign_tars_are_read_or_refused(tmp_path: Path, form: int) -> None:
     path, seen = tmp_path / "a.tar", [0, 0]
     whole = pack(form)
-    config = ShardsConfig(source="index", images=str(tmp_path), output="x")
+    config = ShardsConfig(source="webdataset", images=str(tmp_path), output="x")
 
     @fuzz(FOREIGN)
     @given(mutations("field"))

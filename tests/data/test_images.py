@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data import images
 from t2i_hpc.data.images import (
-    centre_crop,
+    center_crop,
     crop_and_flip,
     crop_box,
     decode,
@@ -125,7 +125,7 @@ def test_slices_can_be_encoded() -> None:
     assert decode(encode(image, "jpeg", 95)).shape == (37, 55, 3)
 
 
-def test_jpeg_keeps_full_colour_resolution() -> None:
+def test_jpeg_keeps_full_color_resolution() -> None:
     pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     pixels[:, ::2, 0] = 255  # red columns of one pixel: 4:2:0 would blur them
     assert decode(encode(pixels, "jpeg", 95))[:, ::2, 0].mean() > 240
@@ -141,9 +141,9 @@ def test_resize_is_pillows(width: int, height: int) -> None:
     assert np.array_equal(resized, np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
 
 
-def test_centre_crop() -> None:
+def test_center_crop() -> None:
     image = np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3)
-    assert np.array_equal(centre_crop(image, 4), image[1:5, 2:6])
+    assert np.array_equal(center_crop(image, 4), image[1:5, 2:6])
 
 
 def test_random_crops_reach_every_place_and_mirror_half() -> None:
@@ -170,11 +170,11 @@ def test_no_flip_gives_the_same_crop_unmirrored() -> None:
 @pytest.mark.parametrize(
     ("box", "rows", "columns"),
     [
-        # reach = int(0.75 * 40) = 30, centre (80, 60)
+        # reach = int(0.75 * 40) = 30, center (80, 60)
         ((60.0, 50.0, 40.0, 20.0), (30, 90), (50, 110)),
-        # reach = int(0.75 * 50) = 37, centre (25, 20): cut off at the border
+        # reach = int(0.75 * 50) = 37, center (25, 20): cut off at the border
         ((0.0, 5.0, 50.0, 30.0), (0, 57), (0, 62)),
-        # fractions are dropped first: (10, 10, 21, 21), reach 15, centre int(20.5) = 20
+        # fractions are dropped first: (10, 10, 21, 21), reach 15, center int(20.5) = 20
         ((10.9, 10.9, 21.9, 21.9), (5, 35), (5, 35)),
     ],
 )

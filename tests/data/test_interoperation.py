@@ -17,7 +17,7 @@ from t2i_hpc.data.build.split_writer import write_shards
 from t2i_hpc.data.format.tars import members_of
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import verify_split
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Stream
 from tests.support.data import captions_of, image_bytes, make_shards
@@ -95,14 +95,14 @@ def test_shards_of_webdatasets_writer_are_indexed_and_streamed(tmp_path: Path, f
     output = tmp_path / "out"
     write_shards(
         ShardsConfig(
-            source="index",
+            source="webdataset",
             format="original",
             images=str(tmp_path / "in"),
             output=str(output),
             shard_samples=4,
         )
     )
-    config = DataConfig(path=str(output), workers=0, words=8)
+    config = DataConfig(path=str(output), workers=0, max_tokens=8)
     split = Split.open(config, "train")
     verify_split(split.manifest, lambda _: None)
     for number in range(COUNT):
@@ -110,7 +110,7 @@ def test_shards_of_webdatasets_writer_are_indexed_and_streamed(tmp_path: Path, f
         assert sample.image == image_bytes(number, form)
         assert (list(sample.captions), sample.class_id) == (captions_of(number), number % 4)
         assert np.array_equal(split.image(number), decode(image_bytes(number, form)))
-    batches = Stream(config, split, 24, seed=1, share=Share(COUNT)).batches(0)
+    batches = Stream(config, split, 24, seed=1, share=RankSlice(COUNT)).batches(0)
     batch = next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert batch.images.shape == (COUNT, 3, 24, 24)

@@ -21,7 +21,7 @@ from t2i_hpc.data.batches import Batch, BatchMaker, Planned
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.loader import Loader, Positions, load_ahead, load_here
 from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.sampler import Plan
+from t2i_hpc.data.sampler import Sampler
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Samples, fit_to_timeout
 from tests.support.data import make_shards
@@ -40,16 +40,16 @@ def positions(number: int) -> range:
 
 
 def samples_of(split: Split) -> Samples:
-    config = DataConfig(words=5, margin=1.0)
-    return Samples(split, Plan(split.manifest.counts, 1, 8), config, 16, 1)
+    config = DataConfig(max_tokens=5, resize_ratio=1.0)
+    return Samples(split, Sampler(split.manifest.counts, 1, 8), config, 16, 1)
 
 
 class Troubled(Samples):
     """Samples that do something first, when batch number 5 is made."""
 
     def __init__(self, split: Split, trouble: Callable[[], None]) -> None:
-        config = DataConfig(words=5, margin=1.0)
-        super().__init__(split, Plan(split.manifest.counts, 1, 8), config, 16, 1)
+        config = DataConfig(max_tokens=5, resize_ratio=1.0)
+        super().__init__(split, Sampler(split.manifest.counts, 1, 8), config, 16, 1)
         self.trouble, self.made = trouble, 0
 
     def _whole(self, index: int, stored: StoredSample) -> Pixels:
@@ -142,11 +142,11 @@ def test_a_fault_in_the_plan_shows_its_trace(split: Split, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("ranks", "patience"), [(1, 120.0), (2, 120.0), (2, 3.0), (2, 900.0)])
 def test_a_rank_names_its_trouble_before_others_give_it_up(ranks: int, patience: float) -> None:
-    config, answer_within = fit_to_timeout(DataConfig(patience=patience), 600.0, ranks)
-    assert config.patience < answer_within
+    config, answer_within = fit_to_timeout(DataConfig(retry_seconds=patience), 600.0, ranks)
+    assert config.retry_seconds < answer_within
     if ranks > 1:
         assert answer_within < 600.0
-        assert config.patience == min(patience, 300.0)
+        assert config.retry_seconds == min(patience, 300.0)
 
 
 def test_the_reads_of_a_batch_share_the_patience(
@@ -157,7 +157,7 @@ def test_the_reads_of_a_batch_share_the_patience(
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     shards = make_shards(tmp_path, count=8, size=16)
-    split = Split.open(DataConfig(path=str(shards), patience=100.0), "train")
+    split = Split.open(DataConfig(path=str(shards), retry_seconds=100.0), "train")
     pread, tries = os.pread, itertools.count(1)
 
     def failing(*arguments: int) -> bytes:

@@ -35,7 +35,7 @@ def content(folder: str) -> dict[str, bytes]:
 
 def build_parts(config: ShardsConfig, *parts: str) -> None:
     for part in parts:
-        build_part(replace(config, part=part))
+        build_part(replace(config, partition=part))
 
 
 @pytest.mark.parametrize(("shards", "count"), [(83, 16), (3, 5), (1, 1), (0, 2), (1_000_000, 7)])
@@ -47,7 +47,7 @@ def test_every_shard_belongs_to_one_part(shards: int, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/2/3", "-1/4", "1/0", "1 / 2"])
 def test_what_is_no_share_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(DataError, match=f"part={text} is no share: write e.g. 3/16"):
+    with pytest.raises(DataError, match=f"partition={text} is no share: write e.g. 3/16"):
         build_parts(prepare(tmp_path), text)
 
 
@@ -56,7 +56,7 @@ def test_parts_in_any_order_and_at_the_same_time(tmp_path: Path) -> None:
     expected = replace(config, output=str(tmp_path / "whole"))
     build_split(expected)
     with ThreadPoolExecutor(4) as threads:
-        jobs = [replace(config, part=f"{number}/4") for number in (3, 1, 4, 2)]
+        jobs = [replace(config, partition=f"{number}/4") for number in (3, 1, 4, 2)]
         assert [list(part) for part in threads.map(build_part, jobs)] == [[3], [0], [4, 5], [1, 2]]
     assert [path.name for path in Path(config.output).iterdir()] == [".train.partial"]
     shutil.rmtree(config.images)  # the source is not needed any more
@@ -71,11 +71,11 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     target = Path(config.output) / "train"
     build_parts(config, "4/4", "1/4")
     message = r"3 of the 6 shards of .*train are not made, the first is 000001\.tar: build "
-    with pytest.raises(DataError, match=message + "part=2/4, part=3/4 of it"):
+    with pytest.raises(DataError, match=message + "partition=2/4, partition=3/4 of it"):
         merge_split(target)
     build_parts(config, "2/4", "3/4")
     (target.parent / ".train.partial" / "split" / "000005.tar").unlink()
-    with pytest.raises(DataError, match=r"1 of the 6 shards .* build part=4/4 of it"):
+    with pytest.raises(DataError, match=r"1 of the 6 shards .* build partition=4/4 of it"):
         merge_split(target)
     build_parts(config, "4/4")
     merge_split(target)
@@ -87,7 +87,7 @@ def test_parts_of_other_settings_do_not_mix(tmp_path: Path) -> None:
     config = prepare(tmp_path)
     build_parts(config, "1/2")
     build_parts(replace(config, quality=50), "2/2")
-    with pytest.raises(DataError, match=r"3 of the 6 shards .* build part=1/2 of it"):
+    with pytest.raises(DataError, match=r"3 of the 6 shards .* build partition=1/2 of it"):
         merge_split(Path(config.output) / "train")
 
 

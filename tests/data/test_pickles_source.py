@@ -14,7 +14,7 @@ import pytest
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
-from t2i_hpc.data.captions import Vocabulary, tokenise
+from t2i_hpc.data.captions import Vocabulary, tokenize
 from t2i_hpc.data.split import Split
 from tests.support.data import captions_of, image_bytes, make_cub, problems, read_source
 
@@ -34,9 +34,9 @@ def write(path: Path, value: Any, protocol: int = 2) -> None:
 def make_pickles(folder: Path, keys: dict[str, list[str]] = KEYS) -> tuple[Path, Path]:
     """Write the layout; returns the folder of images and captions.pickle."""
     texts = {split: [t for k in keys[split] for t in captions_of(number_of(k))] for split in keys}
-    words = ["<end>", *sorted({w for rows in texts.values() for t in rows for w in tokenise(t)})]
+    words = ["<end>", *sorted({w for rows in texts.values() for t in rows for w in tokenize(t)})]
     numbers = {word: number for number, word in enumerate(words)}
-    captions = [[[numbers[w] for w in tokenise(t)] for t in texts[s]] for s in ("train", "test")]
+    captions = [[[numbers[w] for w in tokenize(t)] for t in texts[s]] for s in ("train", "test")]
     write(folder / "captions.pickle", [*captions, dict(enumerate(words)), numbers])
     for split, chosen in keys.items():
         write(folder / split / "filenames.pickle", chosen, 0)
@@ -54,7 +54,7 @@ def test_keys_captions_and_running_classes(tmp_path: Path, split: str) -> None:
     assert [sample.key for sample in samples] == KEYS[split]
     assert [sample.class_id for sample in samples] == list(range(len(samples)))
     for sample in samples:
-        expected = [" ".join(tokenise(text)) for text in captions_of(number_of(sample.key))]
+        expected = [" ".join(tokenize(text)) for text in captions_of(number_of(sample.key))]
         assert list(sample.captions) == expected
         assert (sample.path, sample.box) == (images / f"{sample.key}.jpg", None)
 

@@ -135,7 +135,7 @@ def test_rejected_images_of_all_parts_count_together(tmp_path: Path) -> None:
     for number in (0, 1, 4, 5):
         spoil(config, number)
     for part in ("1/3", "2/3", "3/3"):
-        build_part(replace(config, part=part))
+        build_part(replace(config, partition=part))
     target = Path(config.output) / "train"
     with pytest.raises(DataError, match=r"4 of 10 samples were rejected"):
         merge_split(target)

@@ -23,7 +23,7 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.inspection import verify_split
-from t2i_hpc.data.sampler import Plan, Share
+from t2i_hpc.data.sampler import RankSlice, Sampler
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.storage import remote as opening
 from t2i_hpc.data.training_data import Stream
@@ -235,7 +235,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 
 def test_a_tar_cut_in_use_is_named(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, count=4, size=16)
-    split = Split.open(DataConfig(path=str(shards), patience=0), "train")
+    split = Split.open(DataConfig(path=str(shards), retry_seconds=0), "train")
     split.sample(0)
     os.truncate(shards / "train" / "000000.tar", 700)
     with pytest.raises(DataError, match=r"cannot read .*000000\.tar .*instead of .*: cut"):
@@ -244,7 +244,7 @@ def test_a_tar_cut_in_use_is_named(tmp_path: Path) -> None:
 
 def test_a_tar_removed_in_use_is_named(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, count=4, size=16)
-    split = Split.open(DataConfig(path=str(shards), patience=0), "train")
+    split = Split.open(DataConfig(path=str(shards), retry_seconds=0), "train")
     (shards / "train" / "000000.tar").unlink()
     with pytest.raises(DataError, match=r"cannot read .*000000\.tar \(there is no such file"):
         split.sample(0)
@@ -270,7 +270,7 @@ def test_a_split_of_format_2_is_read_in_its_order(tmp_path: Path) -> None:
     before = Split.open(DataConfig(path=str(shards)), "train").manifest
     assert (before.format, before.order, before.vocabulary) == (2, 1, "")
     assert "vocabulary" not in json.loads((shards / "train" / "manifest.json").read_text())
-    config = DataConfig(path=str(shards), shuffle_window=1, margin=1.0, workers=0)
-    batch = next(Stream(config, Split.open(config, "train"), 16, 1, Share(12)).batches(0))
-    places = Plan(manifest.counts, 1, 1, order=1).indices(range(12))
+    config = DataConfig(path=str(shards), shuffle_window=1, resize_ratio=1.0, workers=0)
+    batch = next(Stream(config, Split.open(config, "train"), 16, 1, RankSlice(12)).batches(0))
+    places = Sampler(manifest.counts, 1, 1, order=1).indices(range(12))
     assert list(batch.keys) == [f"{place:04d}.png" for place in places]

@@ -24,7 +24,7 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import Manifest
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Stream
 from tests.support.data import captions_of, draw_image, make_shards, vouch
@@ -40,7 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(shards: Path, workers: int = 0) -> DataConfig:
-    return DataConfig(path=str(shards), words=6, shuffle_window=2, workers=workers)
+    return DataConfig(path=str(shards), max_tokens=6, shuffle_window=2, workers=workers)
 
 
 def stream_of(
@@ -48,7 +48,7 @@ def stream_of(
 ) -> Stream:
     config = config_of(shards, workers)
     split = Split.open(config, "train")
-    return Stream(config, split, RESOLUTION, seed, Share(BATCH, rank, world))
+    return Stream(config, split, RESOLUTION, seed, RankSlice(BATCH, rank, world))
 
 
 def take(stream: Stream, start: int, count: int) -> list[Batch]:
@@ -112,13 +112,13 @@ def test_one_batch_any_world_from_any_step(
 RANK = """
 import hashlib, itertools, sys
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Stream
 rank, world, workers, start = map(int, sys.argv[2:])
-config = DataConfig(path=sys.argv[1], words=6, shuffle_window=2, workers=workers)
+config = DataConfig(path=sys.argv[1], max_tokens=6, shuffle_window=2, workers=workers)
 split = Split.open(config, "train")
-stream = Stream(config, split, 16, 3, Share(24, rank, world))
+stream = Stream(config, split, 16, 3, RankSlice(24, rank, world))
 for batch in stream.batches(start):
     for place, image, tokens in zip(batch.positions.tolist(), batch.images, batch.tokens):
         content = image.numpy().tobytes() + tokens.numpy().tobytes()
@@ -237,11 +237,11 @@ def test_workers_end_when_the_main_process_is_killed(shards: Path) -> None:
     program = (
         "import multiprocessing, os, signal\n"
         "from t2i_hpc.config.data import DataConfig\n"
-        "from t2i_hpc.data.sampler import Share\n"
+        "from t2i_hpc.data.sampler import RankSlice\n"
         "from t2i_hpc.data.split import Split\n"
         "from t2i_hpc.data.training_data import Stream\n"
         f"config = {config_of(shards, workers=2)!r}\n"
-        "batches = Stream(config, Split.open(config, 'train'), 16, 1, Share(4)).batches(0)\n"
+        "batches = Stream(config, Split.open(config, 'train'), 16, 1, RankSlice(4)).batches(0)\n"
         "next(batches)\n"
         "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -279,7 +279,7 @@ def test_upscaling_is_told_once(
     split = Split.open(config, "train")
     with caplog.at_level(logging.WARNING):
         for rank in range(2):
-            stream = Stream(config, split, resolution, 1, Share(4, rank, 2))
+            stream = Stream(config, split, resolution, 1, RankSlice(4, rank, 2))
             (batch,) = take(stream, 0, 1)
             assert batch.images.shape[-2:] == (resolution, resolution)
     assert len(caplog.records) == warnings
@@ -292,9 +292,9 @@ def test_crops_are_windows_of_the_image_scaled_by_the_margin(
     shards: Path, resolution: int, margin: float
 ) -> None:
     """Both cases scale to the stored 24 px, so every crop is a window of the stored image."""
-    config = replace(config_of(shards), margin=margin, flip=False)
+    config = replace(config_of(shards), resize_ratio=margin, flip=False)
     split = Split.open(config, "train")
-    (batch,) = take(Stream(config, split, resolution, 1, Share(8)), 0, 1)
+    (batch,) = take(Stream(config, split, resolution, 1, RankSlice(8)), 0, 1)
     for image, key in zip(batch.images, batch.keys, strict=True):
         whole = torch.tensor(split.image(int(key[:4]))).permute(2, 0, 1)
         windows = whole.unfold(1, resolution, 1).unfold(2, resolution, 1)
@@ -305,6 +305,6 @@ def test_a_caption_without_known_words(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, count=4, size=16)
     config, manifest = config_of(shards), Manifest.load(shards / "train")
     split = Split(manifest, Vocabulary(["<end>", "heron"]))
-    (batch,) = take(Stream(config, split, 16, 1, Share(BATCH)), 0, 1)
+    (batch,) = take(Stream(config, split, 16, 1, RankSlice(BATCH)), 0, 1)
     assert batch.lengths.tolist() == [1] * BATCH
     assert not batch.tokens.any()

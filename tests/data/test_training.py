@@ -17,7 +17,7 @@ from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data import loader
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Stream, open_training_data
 from t2i_hpc.data.webdataset_stream import WebDatasetStream
@@ -43,8 +43,8 @@ def test_indexed_data_is_its_manifest_and_vocabulary(indexed: DataConfig) -> Non
     assert data.vocabulary.words == split.vocabulary.words
     assert data.summary == "24 samples of demo"
     assert not data.notice
-    ours = next(data.loader(16, 3, Share(8, 1, 2)).batches(40))
-    theirs = next(Stream(indexed, split, 16, 3, Share(8, 1, 2)).batches(40))
+    ours = next(data.loader(16, 3, RankSlice(8, 1, 2)).batches(40))
+    theirs = next(Stream(indexed, split, 16, 3, RankSlice(8, 1, 2)).batches(40))
     assert ours.keys == theirs.keys
 
 
@@ -59,9 +59,9 @@ def test_drawn_data_is_its_list_and_vocabulary(drawn: DataConfig, tmp_path: Path
     assert len(others) == 3
     one_by_one = [f"{drawn.path}/train/{number:06d}.tar" for number in range(5)]
     assert open_training_data(replace(drawn, urls=one_by_one)).identity == data.identity
-    stream = WebDatasetStream(drawn, data.vocabulary, 16, 3, Share(8))
+    stream = WebDatasetStream(drawn, data.vocabulary, 16, 3, RankSlice(8))
     for ours, theirs in zip(
-        itertools.islice(data.loader(16, 3, Share(8)).batches(0), 3),
+        itertools.islice(data.loader(16, 3, RankSlice(8)).batches(0), 3),
         stream.batches(0),
         strict=False,
     ):
@@ -98,7 +98,7 @@ def test_loader_processes_are_there_before_the_process_group(
     monkeypatch.setattr("t2i_hpc.train.joined_world", joined)
     made = Mock(wraps=loader._Worker)
     monkeypatch.setattr(loader, "_Worker", made)
-    assert train.DOOR.open(words) == 0
+    assert train.COMMAND.main(words) == 0
     assert len(waiting) == made.call_count == 2  # and none was started later
     assert not multiprocessing.active_children()
 
@@ -108,6 +108,6 @@ def test_an_error_of_the_data_is_told_when_all_ranks_have_met(
 ) -> None:
     joined = Mock(wraps=joined_world)
     monkeypatch.setattr("t2i_hpc.train.joined_world", joined)
-    assert train.DOOR.open([f"data.path={tmp_path / 'none'}", *TINY]) == 2
+    assert train.COMMAND.main([f"data.path={tmp_path / 'none'}", *TINY]) == 2
     assert "there is no folder" in capsys.readouterr().err
     joined.assert_called_once()

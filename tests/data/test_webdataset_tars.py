@@ -44,7 +44,7 @@ def img2dataset(number: int) -> Members:
 
 def build(tmp_path: Path, **settings: object) -> Split:
     config = ShardsConfig(
-        source="index",
+        source="webdataset",
         images=str(tmp_path / "in"),
         output=str(tmp_path / "out"),
         shard_samples=3,
@@ -62,7 +62,7 @@ def test_tars_of_img2dataset(tmp_path: Path) -> None:
     split = build(tmp_path)
     manifest = split.manifest
     assert manifest.counts.tolist() == [3, 3, 2]
-    assert (manifest.name, manifest.image_format) == ("index", "jpeg")
+    assert (manifest.name, manifest.image_format) == ("webdataset", "jpeg")
     assert (manifest.size, manifest.smallest) == (48, 48)
     for number in range(8):
         sample = split.sample(number)
@@ -224,7 +224,7 @@ def test_a_tar_without_end_mark_is_taken_and_told(tmp_path: Path) -> None:
     content = path.read_bytes().rstrip(b"\0")
     path.write_bytes(content + bytes(-len(content) % 512))
     built = build_split(
-        ShardsConfig(source="index", images=str(path.parent), output=str(tmp_path / "out"))
+        ShardsConfig(source="webdataset", images=str(path.parent), output=str(tmp_path / "out"))
     )
     assert (built.manifest.sample_count, built.rejected) == (2, 0)
     assert f"1 tars have no end mark, as if cut between two files; the first is {path}" in str(
@@ -342,5 +342,5 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no \.tar files"):
         build(tmp_path)
     pack(tmp_path / "in" / "t.tar", img2dataset(0))
-    with pytest.raises(DataError, match=r"captions= does not belong to source=index"):
+    with pytest.raises(DataError, match=r"captions= does not belong to source=webdataset"):
         build(tmp_path, captions="x.json")

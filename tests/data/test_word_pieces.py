@@ -1,4 +1,4 @@
-"""Captions tokenised by a pretrained encoder's own rules."""
+"""Captions tokenized by a pretrained encoder's own rules."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tests.support.bert import minilm_folder
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "bird", "wing", "##bar", "##s", "a")
 
 
-def write_tokeniser(path: Path, words: tuple[str, ...] = WORDS) -> Path:
+def write_tokenizer(path: Path, words: tuple[str, ...] = WORDS) -> Path:
     numbers = {word: number for number, word in enumerate(words)}
-    tokeniser = Tokenizer(WordPiece(numbers, unk_token="[UNK]"))
-    tokeniser.pre_tokenizer = Whitespace()
-    tokeniser.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-    tokeniser.enable_padding(length=32)
-    tokeniser.enable_truncation(2)
-    tokeniser.save(str(path))
+    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.enable_padding(length=32)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(path))
     return path
 
 
 def test_pieces_without_special_tokens_padding_or_an_end(tmp_path: Path) -> None:
-    pieces = WordPieces.load(write_tokeniser(tmp_path / "tokenizer.json"))
+    pieces = WordPieces.load(write_tokenizer(tmp_path / "tokenizer.json"))
     assert pieces.encode("a bird wingbars") == [8, 4, 5, 6, 7]
     assert [pieces.words[number] for number in pieces.encode("wingbars")] == [
         "wing",
@@ -42,15 +42,15 @@ def test_pieces_without_special_tokens_padding_or_an_end(tmp_path: Path) -> None
 
 
 def test_what_has_no_piece_is_dropped_and_told(tmp_path: Path) -> None:
-    pieces = WordPieces.load(write_tokeniser(tmp_path / "tokenizer.json"))
+    pieces = WordPieces.load(write_tokenizer(tmp_path / "tokenizer.json"))
     assert pieces.encode("a zebra bird") == [8, 4]
     assert pieces.unknown("a zebra bird") == ["zebra"]
     assert pieces.encode("[CLS] bird") == [4]
 
 
 def test_it_takes_the_place_of_the_shards_vocabulary(tmp_path: Path) -> None:
-    path = write_tokeniser(tmp_path / "tokenizer.json")
-    opened = open_vocabulary(DataConfig(path="demo", tokeniser=str(path)))
+    path = write_tokenizer(tmp_path / "tokenizer.json")
+    opened = open_vocabulary(DataConfig(path="demo", tokenizer=str(path)))
     assert opened.encode("a bird") == [8, 4]
 
 
@@ -65,7 +65,7 @@ def test_damage_is_told(tmp_path: Path, content: str) -> None:
 
 
 def test_padding_must_be_number_zero(tmp_path: Path) -> None:
-    path = write_tokeniser(tmp_path / "tokenizer.json", WORDS[1:] + WORDS[:1])
+    path = write_tokenizer(tmp_path / "tokenizer.json", WORDS[1:] + WORDS[:1])
     with pytest.raises(DataError, match=r"number 0 is '\[UNK\]', where padding must be"):
         WordPieces.load(path)
 

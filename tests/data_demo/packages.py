@@ -38,8 +38,8 @@ def make_packages(folder: Path) -> tuple[Path, Path]:
     return pictures, names
 
 
-def disc(colour: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
+def disc(color: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
     """Draw a disc on a transparent ground."""
     picture = Image.new("RGBA", size)
-    ImageDraw.Draw(picture).ellipse((8, 8, 88, 88), fill=(*colour, 255))
+    ImageDraw.Draw(picture).ellipse((8, 8, 88, 88), fill=(*color, 255))
     return picture

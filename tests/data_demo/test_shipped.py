@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from t2i_hpc.common.resources import resource
-from t2i_hpc.data.captions import Vocabulary, tokenise
+from t2i_hpc.data.captions import Vocabulary, tokenize
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import verify_split
@@ -55,7 +55,7 @@ def test_there_are_enough_emoji_with_five_captions(
     assert len({row["key"] for row in rows}) == len(rows)
     for row in rows:
         assert len(set(row["captions"])) == 5
-        assert all(1 <= len(tokenise(caption)) <= 18 for caption in row["captions"])
+        assert all(1 <= len(tokenize(caption)) <= 18 for caption in row["captions"])
 
 
 def test_the_readme_gives_the_counts(descriptions: dict[str, list[dict[str, Any]]]) -> None:

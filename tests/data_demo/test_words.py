@@ -1,12 +1,12 @@
-"""Captions: grammar, length, colours by name."""
+"""Captions: grammar, length, colors by name."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from shards.demo.colors import dominant_colors, join
 
 from shards.demo.captions import MOST_WORDS, captions, choose_tags, common_tags, fits
-from shards.demo.colours import dominant_colours, join
 from shards.demo.phrases import Words, noun_phrase
 from t2i_hpc.common.errors import DataError
 
@@ -61,20 +61,20 @@ def test_a_label_can_have_another_kind_than_its_subgroup() -> None:
         ((250, 250, 250), "white"),
     ],
 )
-def test_a_colour_has_the_name_people_give_it(rgb: tuple[int, int, int], name: str) -> None:
+def test_a_color_has_the_name_people_give_it(rgb: tuple[int, int, int], name: str) -> None:
     pixels = np.full((4, 4, 4), 255, dtype=np.uint8)
     pixels[..., :3] = rgb
-    assert dominant_colours(pixels) == [name]
+    assert dominant_colors(pixels) == [name]
 
 
-def test_colours_come_by_share_and_transparent_pixels_do_not_count() -> None:
+def test_colors_come_by_share_and_transparent_pixels_do_not_count() -> None:
     pixels = np.zeros((10, 10, 4), dtype=np.uint8)
     pixels[:6] = (255, 0, 0, 255)
     pixels[6:9] = (20, 60, 230, 255)
     pixels[9:] = (0, 160, 60, 100)
-    assert dominant_colours(pixels) == ["red", "blue"]
+    assert dominant_colors(pixels) == ["red", "blue"]
     pixels[6:9, :9] = (255, 0, 0, 255)
-    assert dominant_colours(pixels) == ["red"]
+    assert dominant_colors(pixels) == ["red"]
 
 
 def test_five_different_captions_of_at_most_eighteen_words() -> None:

@@ -28,7 +28,7 @@ def whole() -> Tensor:
     return torch.randn(2 * WORLD, 4, 3, 3, dtype=torch.float64, generator=generator)
 
 
-def normalise(features: Tensor) -> tuple[Tensor, GlobalBatchNorm2d]:
+def normalize(features: Tensor) -> tuple[Tensor, GlobalBatchNorm2d]:
     norm = GlobalBatchNorm2d(4).double()
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 2.0, -1.0, 0.5]))
@@ -44,7 +44,7 @@ def similarity(rows: Tensor) -> Tensor:
 def one_rank(number: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=WORLD)
     mine = whole()[2 * number : 2 * number + 2].clone().requires_grad_()
-    loss, norm = normalise(mine)
+    loss, norm = normalize(mine)
     loss.backward()
     rows = whole()[2 * number : 2 * number + 2].flatten(1).clone().requires_grad_()
     similarity(rows).backward()
@@ -75,7 +75,7 @@ def test_batch_norm_has_the_global_batchs_gradients_and_statistics(
     results: list[dict[str, Tensor]],
 ) -> None:
     features = whole().requires_grad_()
-    loss, norm = normalise(features)
+    loss, norm = normalize(features)
     loss.backward()
     assert features.grad is not None
     assert torch.allclose(torch.cat([r["norm"] for r in results]), features.grad, rtol=1e-9)

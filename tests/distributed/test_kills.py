@@ -137,7 +137,7 @@ def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(
     assert len(runs.told) == case.of_all + case.of_one
     assert any("saving" in told for told in runs.told)
     assert list_checkpoints(run)[-1] == list_checkpoints(straight)[-1] == STEPS * BATCH
-    for file in ("weights.safetensors", "optimisers.safetensors"):
+    for file in ("weights.safetensors", "optimizers.safetensors"):
         ours, theirs = (load_file(newest(path) / file) for path in (run, straight))
         assert ours.keys() == theirs.keys()
         assert all(bool((ours[key] == theirs[key]).all()) for key in ours), file

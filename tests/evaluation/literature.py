@@ -27,14 +27,14 @@ _DMGAN = (
         "captions", "one", "DM-GAN code/datasets.py:305 sent_ix = random.randint(…), in each pass"
     ),
     Fact("rounding", "down", "DM-GAN code/trainer.py:460, AttnGAN code/trainer.py:425"),
-    Fact("weights", "averaged", "DM-GAN code/trainer.py:179 load_params(netG, avg_param_G)"),
+    Fact("weights", "ema", "DM-GAN code/trainer.py:179 load_params(netG, avg_param_G)"),
 )
 _DMGAN_SCORES = (
     Fact("detector", "inception_literature", "DM-GAN eval/FID/inception.py: torchvision's"),
     Fact("metrics", ["r_precision", "fid"], "DM-GAN README, table Performance"),
     Fact("candidates", 100, "DM-GAN code/datasets.py:315 99 others and its own"),
     Fact("folds", 10, "DM-GAN code/trainer.py:486 sum = np.zeros(10)"),
-    Fact("real_crop", "centre", NOT_DOCUMENTED),
+    Fact("real_crop", "center", NOT_DOCUMENTED),
     Fact("real_filter", "bilinear", NOT_DOCUMENTED),
 )
 _SSAGAN = (
@@ -52,17 +52,17 @@ PRESETS = {
     "literature_coco": (
         *_DMGAN,
         *_DMGAN_SCORES,
-        Fact("caption_words", 20, "AttnGAN and DM-GAN code/cfg/eval_coco.yml WORDS_NUM"),
+        Fact("caption_tokens", 20, "AttnGAN and DM-GAN code/cfg/eval_coco.yml WORDS_NUM"),
     ),
     "literature_cub": (
         *_DMGAN,
         *_DMGAN_SCORES,
-        Fact("caption_words", 25, "AttnGAN and DM-GAN code/cfg/eval_bird.yml WORDS_NUM"),
+        Fact("caption_tokens", 25, "AttnGAN and DM-GAN code/cfg/eval_bird.yml WORDS_NUM"),
     ),
     "literature_coco_is": (
         *_DMGAN,
         Fact("metrics", ["is"], "DM-GAN README, table Performance"),
-        Fact("caption_words", 20, "DM-GAN code/cfg/eval_coco.yml WORDS_NUM"),
+        Fact("caption_tokens", 20, "DM-GAN code/cfg/eval_coco.yml WORDS_NUM"),
         Fact("detector", "inception", "DM-GAN eval/IS/coco/inception_score_coco.py DATA_URL"),
         Fact("inception_score_size", 299, "DM-GAN eval/IS/coco/inception_score_coco.py:111"),
         Fact("splits", 10, "DM-GAN eval/IS/coco/inception_score_coco.py:25"),
@@ -75,6 +75,6 @@ PRESETS = {
     "ssagan_paper": (
         *_SSAGAN,
         Fact("images", 30_000, "SSA-GAN's paper, section 4"),
-        Fact("real_crop", "centre", NOT_DOCUMENTED),
+        Fact("real_crop", "center", NOT_DOCUMENTED),
     ),
 }

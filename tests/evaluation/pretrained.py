@@ -27,7 +27,7 @@ def save_dinov2(folder: Path) -> Path:
 
 
 def save_clip(folder: Path, seed: int = 1) -> Path:
-    """Write a CLIP that reads letters, and its tokeniser; return its folder."""
+    """Write a CLIP that reads letters, and its tokenizer; return its folder."""
     torch.manual_seed(seed)
     vocabulary = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS), "re", "red</w>"]
     numbers = {token: number for number, token in enumerate([*vocabulary, _FIRST, _LAST])}

@@ -1,4 +1,4 @@
-"""CLIP scores are those of transformers' own preprocessing, tokeniser and network."""
+"""CLIP scores are those of transformers' own preprocessing, tokenizer and network."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _cosines(folder: Path, images: Tensor, captions: Sequence[str]) -> Tensor:
     """Return cosines of each pair by the two halves of the network, one caption at a time."""
     network = CLIPModel.from_pretrained(folder)
-    tokenise = AutoTokenizer.from_pretrained(folder)
+    tokenize = AutoTokenizer.from_pretrained(folder)
     prepare = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE)
     with torch.no_grad():
         pixels = prepare(list(images), return_tensors="pt")["pixel_values"]
         codes = network.visual_projection(network.vision_model(pixels).pooler_output)
         sentences = []
         for caption in captions:
-            words = tokenise(caption, return_tensors="pt", truncation=True, max_length=WORDS)
+            words = tokenize(caption, return_tensors="pt", truncation=True, max_length=WORDS)
             pooled = network.text_model(**words).pooler_output
             sentences.append(network.text_projection(pooled))
         return torch.cosine_similarity(codes, torch.cat(sentences))
@@ -112,7 +112,7 @@ def test_what_is_no_folder_of_clip_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "long"])
-def test_another_tokeniser_is_refused(tmp_path: Path, content: str) -> None:
+def test_another_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     path = save_clip(tmp_path) / "tokenizer.json"
     longer = path.read_text().replace('"re": 52', '"re": 52, "more": 56')
     path.write_text(longer if content == "long" else content)

@@ -126,7 +126,7 @@ def test_settings_of_other_metrics_draw_nothing_again(tmp_path: Path) -> None:
     first = make_comparison(tmp_path, 3, metrics=METRICS)
     compute(first)
     before = first.score()
-    changed = replace(PROTOCOL, kid_subsets=2, kid_subset_size=9, neighbourhood=2)
+    changed = replace(PROTOCOL, kid_subsets=2, kid_subset_size=9, neighbors=2)
     other = make_comparison(tmp_path, 3, changed, metrics=METRICS)
     assert compute(other) == 0
     after = other.score()

@@ -112,21 +112,21 @@ def test_identical_sides_have_distance_zero(tmp_path: Path) -> None:
 
 
 class FourCorners(FakeDetector):
-    """Features of image i are corner i mod 4 of a square; levels say its centre and half side."""
+    """Features of image i are corner i mod 4 of a square; levels say its center and half side."""
 
     identity = replace(FakeDetector.identity, width=2, classes=2)
 
     def features(self, images: Tensor) -> Tensor:
-        corner, centre, half = (images[:, 0, 0, place].float() for place in range(3))
+        corner, center, half = (images[:, 0, 0, place].float() for place in range(3))
         corners = torch.stack([corner // 2, corner % 2], dim=1) * 2 - 1
-        return centre[:, None] * torch.tensor([0.6, 0.8]) + corners * half[:, None]
+        return center[:, None] * torch.tensor([0.6, 0.8]) + corners * half[:, None]
 
 
-def _corners(centre: int, half: int) -> Draw:
+def _corners(center: int, half: int) -> Draw:
     def draw(numbers: range) -> Tensor:
         images = torch.zeros(len(numbers), 3, 8, 8, dtype=torch.uint8)
         for image, number in zip(images, numbers, strict=True):
-            image[0, 0, :3] = torch.tensor([number % 4, centre, half])
+            image[0, 0, :3] = torch.tensor([number % 4, center, half])
         return images
 
     return draw
@@ -135,10 +135,10 @@ def _corners(centre: int, half: int) -> Draw:
 def test_a_closed_form_goes_through_the_whole_path(tmp_path: Path) -> None:
     protocol = replace(PROTOCOL, images=40, real_images=60)
 
-    def distance(centre: int, half: int) -> float:
+    def distance(center: int, half: int) -> float:
         comparison = replace(
-            make_comparison(tmp_path / f"{centre} {half}", 3, protocol),
-            subject=Subject("c" * 64, 0, _corners(centre, half)),
+            make_comparison(tmp_path / f"{center} {half}", 3, protocol),
+            subject=Subject("c" * 64, 0, _corners(center, half)),
             draw_real=_corners(0, 1),
             detector=FourCorners.identity,
         )

@@ -82,7 +82,7 @@ def test_equals_torch_fidelity_and_is_symmetric(counts: tuple[int, int]) -> None
 
 
 def _exact(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the distance by the nuclear norm of B Aᵀ, A and B the centred features."""
+    """Return the distance by the nuclear norm of B Aᵀ, A and B the centered features."""
     a, b = (f - f.mean(dim=0) for f in (first, second))
     degrees = (len(first) - 1, len(second) - 1)
     trace = torch.linalg.svdvals(b @ a.T).sum() / math.sqrt(math.prod(degrees))

@@ -23,18 +23,18 @@ PROTOCOL = Protocol(
     preprocessing="bilinear",
     seed=1,
     caption_choice="one",
-    caption_words="18",
+    caption_tokens="18",
     truncation="plain",
-    weights="averaged",
+    weights="ema",
     rounding="nearest",
-    crop="centre",
+    crop="center",
     selection="even",
     features="float32",
     score_side=None,
     splits=10,
     kid_subsets=100,
     kid_subset_size=1000,
-    neighbourhood=3,
+    neighbors=3,
     candidates=100,
     folds=10,
     encoders="own",
@@ -42,14 +42,14 @@ PROTOCOL = Protocol(
     arithmetic=1,
 )
 # Written down from what each metric is, not from the code: which settings move which metric.
-IMAGES = "captions images resolution seed caption_choice caption_words truncation weights rounding"
+IMAGES = "captions images resolution seed caption_choice caption_tokens truncation weights rounding"
 REAL = "data real_images resolution crop selection"
 DETECTOR = "detector detector_sha256 preprocessing"
 MOVED_BY = {
     "fid": f"{IMAGES} {REAL} {DETECTOR}",
     "is": f"{IMAGES} {DETECTOR} score_side splits",
     "kid": f"{IMAGES} {REAL} {DETECTOR} features kid_subsets kid_subset_size",
-    "prc": f"{IMAGES} {REAL} {DETECTOR} features neighbourhood",
+    "prc": f"{IMAGES} {REAL} {DETECTOR} features neighbors",
     "r_precision": f"{IMAGES} candidates folds encoders",
     "clip_score": f"{IMAGES} clip",
 }

@@ -59,7 +59,7 @@ def test_the_words_of_the_rules_differ() -> None:
     assert Framing(seed=2).words() == Framing().words()
 
 
-def test_the_centre_is_that_of_the_split(shards: Path) -> None:
+def test_the_center_is_that_of_the_split(shards: Path) -> None:
     split = Split.open(DataConfig(path=str(shards)), "train")
     expected = split.evaluation_images([2], 32)[0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(Framing().frame(split.image(2), 2, 32), expected)

@@ -36,7 +36,7 @@ def test_the_name_carries_the_hash() -> None:
     assert FILE.name == f"net-{FILE.sha256_prefix}.pth"
 
 
-def test_a_file_is_fetched_and_recognised(tmp_path: Path) -> None:
+def test_a_file_is_fetched_and_recognized(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
     assert not FILE.lies_in(folder)
     path = fetch(FILE, folder, _source(tmp_path))

@@ -8,7 +8,7 @@ import torch
 
 from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
 from t2i_hpc.models.discriminator import MatchingDiscriminator
-from t2i_hpc.models.outputs import Pictures
+from t2i_hpc.models.outputs import GeneratedImages
 from tests.golden.case import NORM, Case, case, names
 
 DEAD = ("block4", "block5")
@@ -23,7 +23,7 @@ def golden() -> Case:
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_generator_image_masks_and_statistics(golden: Case, mode: str) -> None:
     generator = golden.network("ssa_gan", "generator", "G").train(mode == "train")
-    drawn: Pictures = generator(golden.input("z", 100), golden.input("c", 256))
+    drawn: GeneratedImages = generator(golden.input("z", 100), golden.input("c", 256))
     golden.check(f"G.{mode}.image", drawn.images[-1])
     assert len(drawn.masks) == 7
     for index, mask in enumerate(drawn.masks):

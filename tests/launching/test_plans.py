@@ -13,7 +13,7 @@ from t2i_hpc.common.errors import UserError
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TASK_SCHEMAS
-from t2i_hpc.evaluate import DOOR as EVALUATE
+from t2i_hpc.evaluate import COMMAND as EVALUATE
 from t2i_hpc.launching.plans import Order, plan_of, sweep_of
 from tests.commands.trained import make_run
 from tests.support.data import make_image_folder
@@ -86,7 +86,7 @@ def test_an_evaluation_of_which_the_merge_is_left_is_a_merge(run: Path, tmp_path
     fid = ("evaluation.split=train", "evaluation.metrics=[fid]")
     words = (f"run={run}", "device=cpu", "evaluation=demo", *small, *fid)
     assert plan("evaluate", *words, gpus_per_node=2).works[0].merge_gpus is None
-    assert EVALUATE.open([*words, "evaluation.shards=3"]) == 0
+    assert EVALUATE.main([*words, "evaluation.shards=3"]) == 0
     for more, ranks in (((), 3), (("evaluation.shards=3",), 1)):
         made = plan("evaluate", *words, *more, gpus_per_node=ranks)
         (merge,) = made.works
@@ -98,8 +98,8 @@ def test_an_evaluation_of_which_the_merge_is_left_is_a_merge(run: Path, tmp_path
 def test_parts_of_shards_and_their_merge(tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "images", range(3))
     words = (f"images={images}", f"output={tmp_path / 'out'}")
-    made = plan("shards", *words, parts=2)
-    assert [work.words[-1] for work in made.works] == ["part=1/2", "part=2/2"]
+    made = plan("shards", *words, build_partitions=2)
+    assert [work.words[-1] for work in made.works] == ["partition=1/2", "partition=2/2"]
     target = str(tmp_path / "out" / "train")
     assert made.then == Work("shards", ("merge", target), tmp_path / "out", merge_gpus=0)
     assert not (tmp_path / "out").exists()
@@ -127,7 +127,11 @@ def test_refusals(run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.M
     shutil.rmtree(empty / "checkpoints")
     train = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
     cases: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
-        ("one task, not of 4", ("shards", "images=i", "output=o"), {"parts": 2, "nodes": 4}),
+        (
+            "one task, not of 4",
+            ("shards", "images=i", "output=o"),
+            {"build_partitions": 2, "nodes": 4},
+        ),
         ("no checkpoint yet", ("evaluate", f"run={empty}", "evaluation=demo"), {}),
         ("no such folder", ("evaluate", "run=/nowhere", "evaluation=demo"), {}),
         ("t2i_hpc.fetch", ("evaluate", f"run={run}"), {}),

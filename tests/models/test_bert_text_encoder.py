@@ -52,7 +52,7 @@ def test_real_weights_give_what_transformers_gives(pooling: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_a_caption_does_not_depend_on_padding_or_neighbours(pooling: str) -> None:
+def test_a_caption_does_not_depend_on_padding_or_neighbors(pooling: str) -> None:
     encoder = small(pooling)
     tokens = torch.tensor([[3, 4, 5, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
     together = encoder(tokens, torch.tensor([3, 6]))

@@ -21,7 +21,7 @@ def test_published_sizes() -> None:
     assert parameter_count(LSTMTextEncoder(27_297)) == 8_629_420
 
 
-def test_captions_do_not_depend_on_their_order_or_neighbours() -> None:
+def test_captions_do_not_depend_on_their_order_or_neighbors() -> None:
     network = encoder()
     tokens = torch.randint(1, 20, (4, 6))
     lengths = torch.tensor([2, 6, 1, 4])

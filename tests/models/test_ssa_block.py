@@ -17,9 +17,9 @@ def perturb(module: torch.nn.Module) -> None:
 
 def plain_modulation(norm: SemanticSpatialBatchNorm, x: Tensor, e: Tensor, m: Tensor) -> Tensor:
     """x̂·(1 + m·γ(e)) + m·β(e), with batch statistics."""
-    normalised = F.batch_norm(x, None, None, training=True)
+    normalized = F.batch_norm(x, None, None, training=True)
     gamma, beta = norm.gamma(e), norm.beta(e)
-    result: Tensor = normalised * (1 + m * gamma) + m * beta
+    result: Tensor = normalized * (1 + m * gamma) + m * beta
     return result
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.models import stage_blocks as word_attention
 from t2i_hpc.models.ssa_generator import parameter_count
-from t2i_hpc.models.stage_blocks import ConditioningAugmentation, hidden_words, initialise
+from t2i_hpc.models.stage_blocks import ConditioningAugmentation, hidden_words, initialize
 from t2i_hpc.models.staged_discriminator import SpectralConv2d, StagedDiscriminator
 from t2i_hpc.models.staged_generator import (
     SinglePictureGenerator,
@@ -26,7 +26,7 @@ LENGTHS = (2, 5)
 def small(stages: tuple[str, ...], seed: int = 0) -> StagedGenerator:
     torch.manual_seed(seed)
     generator = StagedGenerator(stages, 64, width=4, sentence_width=6, condition_width=5)
-    initialise(generator)
+    initialize(generator)
     return generator
 
 
@@ -137,7 +137,7 @@ def test_no_gradient_goes_from_the_memorys_gate_into_the_image() -> None:
 @pytest.mark.parametrize("side", [16, 64, 128])
 def test_discriminators(norm: str, side: int) -> None:
     network = StagedDiscriminator(side, 3, 6, norm=norm)
-    initialise(network)
+    initialize(network)
     image, sentence = torch.randn(4, 3, side, side), torch.randn(4, 6)
     assert network.features(image).shape == (4, 24 if side > 16 else 6, 4, 4)
     matching, real = network(image, sentence)
@@ -155,7 +155,7 @@ def test_a_spectral_norm_becomes_one_by_iteration() -> None:
     for _ in range(60):
         conv(features)
     expected = conv.weight / torch.linalg.matrix_norm(conv.weight.flatten(1), 2)
-    torch.testing.assert_close(conv.normalised(), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(conv.normalized(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_an_evaluation_leaves_the_estimate_as_it_is() -> None:

@@ -42,10 +42,10 @@ def test_a_table_counts_what_was_trained(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (f"data.path={shards}", f"runs={tmp_path}", "engine.images=8")
-    assert train.DOOR.open([*SYSTEMS["df_gan"], *TINY, *words]) == 0
+    assert train.COMMAND.main([*SYSTEMS["df_gan"], *TINY, *words]) == 0
     run = only_run(tmp_path)
     capsys.readouterr()
-    assert table.DOOR.open([str(run), "costs=true", "format=csv"]) == 0
+    assert table.COMMAND.main([str(run), "costs=true", "format=csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     weights = load_file(run / "checkpoints" / "0000000008" / "weights.safetensors")
     sizes = {
@@ -110,7 +110,7 @@ def test_encoders_alone_have_no_generator(run: Path) -> None:
 
 def test_a_table_without_costs_needs_no_torch(run: Path) -> None:
     code = (
-        "import sys; from t2i_hpc.table import DOOR; code = DOOR.open(sys.argv[1:]); "
+        "import sys; from t2i_hpc.table import COMMAND; code = COMMAND.main(sys.argv[1:]); "
         "sys.exit(code or 'torch' in sys.modules)"
     )
     done = subprocess.run(

@@ -252,8 +252,8 @@ def test_the_ends_of_long_files(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("".join(f'{{"images": {n}}}\n' for n in range(20_000)) + '{"images": 7')
     assert last_row(path) == {"images": 19_999}
-    path.write_text("step 1\n" * 20_000 + "RuntimeError: no such colour\n\nsrun: done\n")
-    assert last_error(path) == "RuntimeError: no such colour"
+    path.write_text("step 1\n" * 20_000 + "RuntimeError: no such color\n\nsrun: done\n")
+    assert last_error(path) == "RuntimeError: no such color"
     path.write_text("step 1\nstep 2\n\n")
     assert last_error(path) == "step 2"
     assert last_error(tmp_path / "nowhere") == ""

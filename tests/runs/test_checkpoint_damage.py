@@ -23,7 +23,7 @@ from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.training.checkpoints.recovery import recover
 from tests.support.checkpoints import make_checkpoints, rewrite_state, saver_of, stepped
 
-FILES = ("weights.safetensors", "optimisers.safetensors", "state.json")
+FILES = ("weights.safetensors", "optimizers.safetensors", "state.json")
 
 
 @pytest.fixture(scope="module")

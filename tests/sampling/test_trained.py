@@ -40,7 +40,7 @@ def test_image_i_depends_on_seed_and_i_alone(trained: TrainedRun) -> None:
 
 def test_the_judge_reads_the_words_that_an_image_was_drawn_from(trained: TrainedRun) -> None:
     text, image = (word.split("=")[1] for word in write_encoders(trained.run))
-    settings = EvaluationConfig(text_encoder=text, image_encoder=image, seed=7, caption_words=3)
+    settings = EvaluationConfig(text_encoder=text, image_encoder=image, seed=7, caption_tokens=3)
     rules = drawing_rules(settings)
     captions = captions_of(0)[:2]
     tokens, lengths = trained.read(captions, settings.seed, rules)
@@ -87,14 +87,14 @@ def test_a_caption_means_the_same_wherever_it_stands() -> None:
 def test_rows_say_what_is_read_of_them(trained: TrainedRun) -> None:
     long = "a red circle on a " + "light " * 20 + "ground"
     asked = ["a {red,blue} zeppelin", long]
-    read = read_rows(expand(asked), trained.vocabulary, trained.config.data.words, 1)
+    read = read_rows(expand(asked), trained.vocabulary, trained.config.data.max_tokens, 1)
     assert [row.unknown for row in read] == [["zeppelin"], ["zeppelin"], []]
     assert read[0].words == ["a", "red"]
     notes = dict.fromkeys(note for row in read for note in row.notes)
     assert next(iter(notes)) == f"unknown words left out of {asked[0]!r}: zeppelin"
     assert len(notes) == 2
-    assert len(read[2].words) == trained.config.data.words
-    assert read[2].left_out == len(long.split()) - trained.config.data.words
+    assert len(read[2].words) == trained.config.data.max_tokens
+    assert read[2].left_out == len(long.split()) - trained.config.data.max_tokens
     with pytest.raises(ConfigurationError, match="no word of the caption 'qwertz'"):
         read_rows(expand(["qwertz"]), trained.vocabulary, 18, 1)
 

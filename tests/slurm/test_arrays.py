@@ -86,9 +86,13 @@ def test_parts_of_a_split_are_followed_to_their_merge(lab: Lab, tmp_path: Path) 
     images = make_image_folder(tmp_path / "images", range(12))
     output = tmp_path / "shards"
     words = (f"images={images}", f"output={output}", "shard_samples=3", "size=40")
-    said = run_script(lab, "build_shards.sh", *words, "cluster.parts=3", "--follow")
+    said = run_script(lab, "build_shards.sh", *words, "cluster.build_partitions=3", "--follow")
     assert "4 jobs: 4 COMPLETED" in said
     assert "12 samples in 4 shards" in said
     records = read_jobs(output)
-    assert [record.words[-1] for record in records[:3]] == ["part=1/3", "part=2/3", "part=3/3"]
+    assert [record.words[-1] for record in records[:3]] == [
+        "partition=1/3",
+        "partition=2/3",
+        "partition=3/3",
+    ]
     assert Manifest.load(output / "train").shard_count == 4

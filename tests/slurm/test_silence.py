@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from t2i_hpc.cancel import DOOR as CANCEL
-from t2i_hpc.cli.command import Door
-from t2i_hpc.status import DOOR as STATUS
+from t2i_hpc.cancel import COMMAND as CANCEL
+from t2i_hpc.cli.command import Command
+from t2i_hpc.status import COMMAND as STATUS
 from tests.slurm.jobs import launch, launched, state_of
 from tests.slurm.lab import Lab
 from tests.support.data import make_shards
 from tests.support.training import TINY, environment
 
 
-def said(lab: Lab, door: Door[Any], *words: str) -> tuple[int, str]:
+def said(lab: Lab, door: Command[Any], *words: str) -> tuple[int, str]:
     """Run a command in the lab's environment; return its exit code and all that it prints."""
     out = io.StringIO()
     variables = {**environment(), **lab.environment}
@@ -27,7 +27,7 @@ def said(lab: Lab, door: Door[Any], *words: str) -> tuple[int, str]:
         redirect_stdout(out),
         redirect_stderr(out),
     ):
-        return door.open(list(words)), out.getvalue()
+        return door.main(list(words)), out.getvalue()
 
 
 def test_a_stopped_controller_is_no_end_of_a_job(lab: Lab, tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from unittest import mock
 
 import pytest
 
-from t2i_hpc.cancel import DOOR as CANCEL
-from t2i_hpc.cli.command import Door
+from t2i_hpc.cancel import COMMAND as CANCEL
+from t2i_hpc.cli.command import Command
 from t2i_hpc.cluster.states import cancelled_jobs, states_of
 from t2i_hpc.runs.checkpoint import open_checkpoint
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.sessions import is_held
-from t2i_hpc.status import DOOR as STATUS
-from t2i_hpc.table import DOOR as TABLE
+from t2i_hpc.status import COMMAND as STATUS
+from t2i_hpc.table import COMMAND as TABLE
 from tests.slurm.jobs import launch, launched, state_of, steps_of, training, wait_until
 from tests.slurm.lab import Lab
 from tests.support.data import make_shards
@@ -36,12 +36,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("data"), count=24, size=80)
 
 
-def said(lab: Lab, door: Door[Any], *words: str) -> str:
+def said(lab: Lab, door: Command[Any], *words: str) -> str:
     """Run a door in the lab's environment; return what it prints."""
     out = io.StringIO()
     variables = {**environment(), **lab.environment}
     with mock.patch.dict(os.environ, variables, clear=True), redirect_stdout(out):
-        assert door.open(list(words)) == 0
+        assert door.main(list(words)) == 0
     return out.getvalue()
 
 

@@ -44,7 +44,7 @@ CLIENTS = ("sbatch", "squeue", "scontrol", "sinfo", "srun", "scancel", "git")
 _THERE = ("cluster=slurm", "cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "device=cpu")
 _DEMO = (*_THERE, "evaluation=demo", "evaluation.images=8", "evaluation.shards=1")
 _QUOTED = ",".join(f'"{word}"' for word in _DEMO)
-EVALUATIONS = ("engine.images=8", "evaluation.every_images=8", f"evaluation.words=[{_QUOTED}]")
+EVALUATIONS = ("engine.images=8", "evaluation.every_images=8", f"evaluation.overrides=[{_QUOTED}]")
 
 
 @pytest.fixture(scope="module")

@@ -32,30 +32,30 @@ SPECIES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "024.Red_faced_
 
 
 def draw_image(number: int, width: int = 40, height: int = 40) -> Image.Image:
-    """Draw image `number`: one coloured shape on a tinted ground."""
+    """Draw image `number`: one colored shape on a tinted ground."""
     ground = (200 + number * 7 % 56, 200 + number * 13 % 56, 200 + number * 29 % 56)
     image = Image.new("RGB", (width, height), ground)
     draw = ImageDraw.Draw(image)
     left, top = width // 5 + number % 3, height // 5 + number % 5
     right, bottom = width - width // 5, height - height // 5
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLOURS[number % len(COLOURS)]
     shape = SHAPES[number % len(SHAPES)]
     if shape == "circle":
-        draw.ellipse((left, top, right, bottom), fill=colour)
+        draw.ellipse((left, top, right, bottom), fill=color)
     elif shape == "square":
-        draw.rectangle((left, top, right, bottom), fill=colour)
+        draw.rectangle((left, top, right, bottom), fill=color)
     else:
-        draw.polygon([(left, bottom), (right, bottom), (width // 2, top)], fill=colour)
+        draw.polygon([(left, bottom), (right, bottom), (width // 2, top)], fill=color)
     return image
 
 
 def captions_of(number: int) -> list[str]:
     """Return three captions that are true of :func:`draw_image`."""
-    colour, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
+    color, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
     return [
-        f"a {colour} {shape}",
-        f"A picture of one {shape}, coloured {colour}, on a light ground.",
-        f"the {shape} in the middle is {colour}",
+        f"a {color} {shape}",
+        f"A picture of one {shape}, colored {color}, on a light ground.",
+        f"the {shape} in the middle is {color}",
     ]
 
 

@@ -40,7 +40,7 @@ class Case:
     Attributes:
         engine: its configuration; the batch size is set from `batch`.
         options: dotted keys of the system's configuration and their values.
-        settings: what is replaced in every part's optimiser settings.
+        settings: what is replaced in every part's optimizer settings.
         double: float64 throughout, where rounding is no longer seen.
         steps: how many.
         batch: images of the global batch.
@@ -125,7 +125,7 @@ def build_case(case: Case) -> SSAGAN:
         for name, parameter in system.modules.named_parameters():
             if not name.startswith("image_encoder.trunk"):
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    system.optimisers = {k: replace(v, **case.settings) for k, v in system.optimisers.items()}
+    system.optimizers = {k: replace(v, **case.settings) for k, v in system.optimizers.items()}
     if case.double:
         system.modules.double()
     scale = _double_images if case.double else scale_images

@@ -8,14 +8,14 @@ import torch
 
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Stream
 
 
 def stream_of(config: DataConfig) -> Stream:
     """Open the training split's stream of small batches."""
-    return Stream(config, Split.open(config, "train"), 16, 3, Share(8))
+    return Stream(config, Split.open(config, "train"), 16, 3, RankSlice(8))
 
 
 def take(config: DataConfig, count: int = 6) -> list[Batch]:

@@ -12,7 +12,7 @@ import webdataset
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.webdataset_stream import WebDatasetStream
 from tests.support.data import captions_of, image_bytes
 
@@ -42,9 +42,14 @@ def foreign(number: int, kind: str = "txt", size: int = 24) -> dict[str, Any]:
 
 def stream_of(urls: str, rank: int = 0, world: int = 1, **words: Any) -> WebDatasetStream:
     """Open a stream over a brace pattern; `words` are settings of the data."""
-    given: dict[str, Any] = {"workers": 0, "words": 6, "shuffle_buffer": 8, "patience": 0.5}
+    given: dict[str, Any] = {
+        "workers": 0,
+        "max_tokens": 6,
+        "shuffle_buffer": 8,
+        "retry_seconds": 0.5,
+    }
     config = DataConfig(reader="webdataset", urls=[urls], **(given | words))
-    return WebDatasetStream(config, VOCABULARY, RESOLUTION, 3, Share(BATCH, rank, world))
+    return WebDatasetStream(config, VOCABULARY, RESOLUTION, 3, RankSlice(BATCH, rank, world))
 
 
 def take(stream: WebDatasetStream, count: int, start: int = 0) -> list[Batch]:

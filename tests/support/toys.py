@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.models.outputs import Pictures
-from t2i_hpc.systems.base import Average, Losses, OptimiserSettings, Phase, Term
+from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term
 
 Spoil = Callable[[Tensor, Batch, str], Tensor]
 
@@ -28,29 +28,29 @@ class Toy:
     """
 
     noise_width, resolution = 3, 8
-    averages: Sequence[Average] = ()
+    emas: Sequence[EMA] = ()
 
     def __init__(self, spoil: Spoil = unspoilt) -> None:
         torch.manual_seed(0)
         networks = {name: Network() for name in ("a", "b")}
         self.spoil = spoil
         self.modules = nn.ModuleDict(networks)
-        self.parts: Mapping[str, nn.Module] = networks
+        self.trainable: Mapping[str, nn.Module] = networks
         # An ε of the gradients' size: the scale of a loss is seen in the weights.
-        settings = OptimiserSettings(1e-2, (0.5, 0.9), epsilon=0.1)
-        self.optimisers: Mapping[str, OptimiserSettings] = dict.fromkeys(networks, settings)
+        settings = OptimizerSettings(1e-2, (0.5, 0.9), epsilon=0.1)
+        self.optimizers: Mapping[str, OptimizerSettings] = dict.fromkeys(networks, settings)
         self.phases: Sequence[Phase] = [Phase(name, (name,), self._loss(name)) for name in networks]
 
     def begin(self, batch: Batch, noise: Tensor) -> tuple[Batch, Tensor]:
         return batch, noise
 
-    def draw(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> Pictures:
-        return Pictures([torch.zeros(len(tokens), 3, 8, 8)])
+    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
+        return GeneratedImages([torch.zeros(len(tokens), 3, 8, 8)])
 
     def _loss(self, name: str) -> Callable[[Any], Losses]:
         def loss(context: tuple[Batch, Tensor]) -> Losses:
             batch, noise = context
-            values = self.parts[name](noise, batch.positions)
+            values = self.trainable[name](noise, batch.positions)
             return {"size": Term(self.spoil(values.mean(), batch, name))}
 
         return loss

@@ -17,12 +17,13 @@ from t2i_hpc.systems.staged_gan import StagedGAN
 
 
 class PlainStagedStep:
-    """Whole training steps of `system`, with optimisers of its own."""
+    """Whole training steps of `system`, with optimizers of its own."""
 
     def __init__(self, system: StagedGAN) -> None:
         self.system = system
         self.adams = {
-            name: Adam(part.parameters(), 2e-4, (0.5, 0.999)) for name, part in system.parts.items()
+            name: Adam(part.parameters(), 2e-4, (0.5, 0.999))
+            for name, part in system.trainable.items()
         }
 
     def run(
@@ -30,7 +31,7 @@ class PlainStagedStep:
     ) -> dict[str, Tensor]:
         """Run one step with images (B, 3, R, R); return the loss of each phase."""
         system = self.system
-        for part in system.parts.values():
+        for part in system.trainable.values():
             part.train()
         system.text_encoder.eval()
         with torch.no_grad():

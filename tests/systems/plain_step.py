@@ -28,23 +28,23 @@ from t2i_hpc.models.ssa_generator import (
     SSAGenerator,
 )
 from t2i_hpc.models.text_encoder import TextFeatures
-from t2i_hpc.systems.base import OptimiserSettings
+from t2i_hpc.systems.base import OptimizerSettings
 from t2i_hpc.systems.ssa_gan import SSAGAN
 
 
 class PlainStep:
-    """Whole training steps of `system`, with optimisers of its own."""
+    """Whole training steps of `system`, with optimizers of its own."""
 
     def __init__(self, system: SSAGAN) -> None:
         self.system = system
         self.trained = system.config.text_encoder.training == "damsm"
-        self.generator_adam = adam([system.generator], system.optimisers["generator"])
-        self.discriminator_adam = adam([system.discriminator], system.optimisers["discriminator"])
+        self.generator_adam = adam([system.generator], system.optimizers["generator"])
+        self.discriminator_adam = adam([system.discriminator], system.optimizers["discriminator"])
         if self.trained:
             encoders: list[nn.Module] = [system.text_encoder]
             if system.image_encoder is not None:
                 encoders.append(system.image_encoder.heads)
-            self.encoder_adam = adam(encoders, system.optimisers["text_encoder"])
+            self.encoder_adam = adam(encoders, system.optimizers["text_encoder"])
 
     def run(
         self, real: Tensor, tokens: Tensor, lengths: Tensor, classes: Tensor, noise: Tensor
@@ -129,17 +129,17 @@ class PlainStep:
         }
 
 
-def adam(modules: list[nn.Module], settings: OptimiserSettings) -> Adam:
+def adam(modules: list[nn.Module], settings: OptimizerSettings) -> Adam:
     """Adam over all parameters of some modules."""
     parameters = [p for module in modules for p in module.parameters()]
     return Adam(parameters, settings.learning_rate, settings.betas, settings.epsilon)
 
 
-def update(optimiser: Adam, loss: Tensor) -> None:
+def update(optimizer: Adam, loss: Tensor) -> None:
     """One step; gradients that exist become zeros first, so that Adam sees every parameter."""
-    optimiser.zero_grad(set_to_none=False)
+    optimizer.zero_grad(set_to_none=False)
     loss.backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def plain_features(network: MatchingDiscriminator, image: Tensor) -> Tensor:

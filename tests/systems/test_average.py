@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2i_hpc.systems.base import Average
+from t2i_hpc.systems.base import EMA
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.training.ddp import DDPEngine
 from t2i_hpc.training.world import World
@@ -22,7 +22,7 @@ CPU = World(0, 1, 0, 1, torch.device("cpu"))
 def averaging() -> SSAGAN:
     torch.manual_seed(0)
     config = tiny_config()
-    config.average_images = 40.0
+    config.ema_images = 40.0
     return SSAGAN(config, 20)
 
 
@@ -30,7 +30,7 @@ def test_a_weight_counts_half_after_the_half_life() -> None:
     source, target = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(target.weight)
     nn.init.ones_(source.weight)
-    average = Average(source, target, half_life=40.0)
+    average = EMA(source, target, half_life=40.0)
     for step in range(10):
         average.update(images_seen=10_000 + 4 * step, batch_size=4)
     assert float(target.weight) == pytest.approx(0.5)
@@ -40,7 +40,7 @@ def test_early_weights_are_soon_forgotten() -> None:
     source, target = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(target.weight)
     nn.init.ones_(source.weight)
-    Average(source, target, half_life=1e9).update(images_seen=4, batch_size=4)
+    EMA(source, target, half_life=1e9).update(images_seen=4, batch_size=4)
     assert float(target.weight) == pytest.approx(0.75)
 
 
@@ -49,17 +49,17 @@ def test_without_the_ramp_the_decay_is_the_same_from_the_first_step() -> None:
     source, target = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(target.weight)
     nn.init.ones_(source.weight)
-    average = Average(source, target, half_life=13_856, ramp=False)
+    average = EMA(source, target, half_life=13_856, ramp=False)
     average.update(images_seen=20, batch_size=20)
     assert float(target.weight) == pytest.approx(0.001, rel=1e-3)
-    system = built("attn_gan", "system.average_ramp=false")
-    assert not system.averages[0].ramp
+    system = built("attn_gan", "system.ema_ramp=false")
+    assert not system.emas[0].ramp
 
 
 def test_statistics_are_those_of_the_trained_network() -> None:
     source, target = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
     source(torch.tensor([[1.0], [3.0]]))
-    Average(source, target, half_life=1e9).update(images_seen=10_000, batch_size=2)
+    EMA(source, target, half_life=1e9).update(images_seen=10_000, batch_size=2)
     kept = target.state_dict()
     assert float(kept["running_mean"]) == pytest.approx(0.2)
     assert all(torch.equal(kept[name], value) for name, value in source.named_buffers())
@@ -71,14 +71,14 @@ def test_the_average_draws_and_is_not_trained() -> None:
     noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
     for step in range(3):
         engine.step(tiny_batch(), noise, 1000 + 4 * step)
-    (average,) = system.averages
+    (average,) = system.emas
     assert all(p.grad is None for p in average.target.parameters())
     live, kept = average.source.state_dict(), average.target.state_dict()
     assert any(not torch.equal(live[name], kept[name]) for name in live)
     batch = tiny_batch()
-    drawn = system.draw(batch.tokens, batch.lengths, noise).images[-1]
+    drawn = system.generate(batch.tokens, batch.lengths, noise).images[-1]
     average.target.load_state_dict(live)
-    assert not torch.equal(system.draw(batch.tokens, batch.lengths, noise).images[-1], drawn)
+    assert not torch.equal(system.generate(batch.tokens, batch.lengths, noise).images[-1], drawn)
 
 
 def test_it_changes_nothing_of_the_training() -> None:
@@ -90,17 +90,17 @@ def test_it_changes_nothing_of_the_training() -> None:
         DDPEngine(system, CPU).step(tiny_batch(), noise)
         weights.append(system.generator.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not tiny_system().averages
+    assert not tiny_system().emas
 
 
 def test_it_is_saved_and_resumed_to_the_bit(shards: Path, tmp_path: Path) -> None:
-    words = ("system.average_images=16", "engine.device=cpu")
+    words = ("system.ema_images=16", "engine.device=cpu")
     train_tiny(shards, tmp_path / "a", "engine.images=24", *words)
     train_tiny(shards, tmp_path / "b", "engine.images=12", *words)
     train_tiny(shards, tmp_path / "b", "engine.images=24", *words)
     name = "checkpoints/0000000024/weights.safetensors"
     first, second = (load_file(only_run(tmp_path / run) / name) for run in ("a", "b"))
-    assert any(key.startswith("generator_average.") for key in first)
+    assert any(key.startswith("generator_ema.") for key in first)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -109,11 +109,11 @@ def test_the_average_of_the_other_systems_draws(name: str) -> None:
     torch.manual_seed(0)
     system = built(name)
     batch, noise = tiny_batch(), torch.randn(4, system.noise_width)
-    (average,) = system.averages
-    drawn = system.draw(batch.tokens, batch.lengths, noise).images[-1]
+    (average,) = system.emas
+    drawn = system.generate(batch.tokens, batch.lengths, noise).images[-1]
     with torch.no_grad():
         for parameter in average.source.parameters():
             parameter.add_(0.1)
-    assert torch.equal(system.draw(batch.tokens, batch.lengths, noise).images[-1], drawn)
+    assert torch.equal(system.generate(batch.tokens, batch.lengths, noise).images[-1], drawn)
     average.target.load_state_dict(average.source.state_dict())
-    assert not torch.equal(system.draw(batch.tokens, batch.lengths, noise).images[-1], drawn)
+    assert not torch.equal(system.generate(batch.tokens, batch.lengths, noise).images[-1], drawn)

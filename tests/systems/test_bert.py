@@ -55,12 +55,12 @@ def test_a_pretrained_one_steers_a_training_and_its_pictures(tmp_path: Path) -> 
 def test_another_vocabulary_is_refused_before_anything_is_trained(
     shards: Path, tmp_path: Path
 ) -> None:
-    words = ("experiment=demo_bert", f"data.path={shards}", "data.tokeniser=", f"runs={tmp_path}")
+    words = ("experiment=demo_bert", f"data.path={shards}", "data.tokenizer=", f"runs={tmp_path}")
     minilm_folder()
     done = run_door("train", *words)
     assert done.returncode == 2
     assert "knows 30,522 word pieces, the data has" in done.stderr
-    assert "data.tokeniser=" in done.stderr
+    assert "data.tokenizer=" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

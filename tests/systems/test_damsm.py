@@ -13,7 +13,7 @@ from t2i_hpc.config.systems import DAMSMPretrainingConfig, PretrainedTrunkConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.runs.checkpoint import look_at
 from t2i_hpc.systems import build_system
-from t2i_hpc.systems.base import Matcher, Painter, total
+from t2i_hpc.systems.base import RetrievalSystem, TextToImageSystem, total
 from t2i_hpc.systems.damsm import DAMSMPretraining
 from t2i_hpc.systems.encoders import vocabulary_of
 from t2i_hpc.training.ddp import DDPEngine
@@ -64,10 +64,10 @@ def pretrain_tiny(shards: Path, runs: Path, *words: str) -> Path:
 
 
 def test_it_matches_and_does_not_draw() -> None:
-    assert isinstance(system(), Matcher)
-    assert not isinstance(system(), Painter)
-    assert isinstance(tiny_system(), Painter)
-    assert not isinstance(tiny_system(), Matcher)
+    assert isinstance(system(), RetrievalSystem)
+    assert not isinstance(system(), TextToImageSystem)
+    assert isinstance(tiny_system(), TextToImageSystem)
+    assert not isinstance(tiny_system(), RetrievalSystem)
 
 
 def test_both_encoders_learn_and_the_trunk_stays() -> None:
@@ -165,7 +165,7 @@ def test_a_resumed_run_keeps_its_rates_and_restarts_to_the_bit(
     pretrain_tiny(shards, tmp_path / "b", *words, "engine.images=12")
     resumed = pretrain_tiny(shards, tmp_path / "b", *words, "engine.images=32")
     assert losses_of(resumed) == losses_of(straight)
-    for name in ("weights.safetensors", "optimisers.safetensors"):
+    for name in ("weights.safetensors", "optimizers.safetensors"):
         first, second = (
             load_file(r / f"checkpoints/{32:010d}" / name) for r in (straight, resumed)
         )

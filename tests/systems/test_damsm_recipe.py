@@ -39,9 +39,9 @@ def test_rate_and_moments_follow_the_images_seen() -> None:
     rates, steps = [], []
     for seen in range(0, 20, 4):
         engine.step(tiny_batch(4, seen), torch.empty(4, 0), seen)
-        for optimiser in engine.optimisers.values():
-            rates.append(optimiser.param_groups[0]["lr"])
-            steps += [int(state["step"]) for state in list(optimiser.state.values())[:1]]
+        for optimizer in engine.optimizers.values():
+            rates.append(optimizer.param_groups[0]["lr"])
+            steps += [int(state["step"]) for state in list(optimizer.state.values())[:1]]
     assert rates == [r for r in (2e-3, 2e-3, 1e-3, 1e-3, 5e-4) for _ in range(2)]
     assert steps == [s for s in (1, 2, 1, 2, 1) for _ in range(2)]
 
@@ -51,7 +51,7 @@ def test_moments_are_kept_where_they_are_to_be() -> None:
     engine = DDPEngine(encoders, ALONE)
     for seen in range(0, 12, 4):
         engine.step(tiny_batch(4, seen), torch.empty(4, 0), seen)
-    state = next(iter(engine.optimisers["text_encoder"].state.values()))
+    state = next(iter(engine.optimizers["text_encoder"].state.values()))
     assert int(state["step"]) == 3
 
 
@@ -62,7 +62,7 @@ def test_only_the_text_encoders_gradient_is_clipped() -> None:
     DDPEngine(encoders, ALONE).step(tiny_batch(), torch.empty(4, 0))
     norms = {
         name: torch.stack([p.grad.norm() for p in part.parameters() if p.grad is not None]).norm()
-        for name, part in encoders.parts.items()
+        for name, part in encoders.trainable.items()
     }
     assert norms["text_encoder"] == pytest.approx(1e-3, rel=1e-3)
     assert norms["image_heads"] > 1e-2
@@ -73,8 +73,8 @@ def test_the_experiments_are_the_released_recipe() -> None:
         config = compose_config("pretrain", [f"experiment={name}"], TrainConfig)
         chosen = config.system
         assert isinstance(chosen, DAMSMPretrainingConfig)
-        assert (config.data.words, config.engine.batch_size) == (words, 48)
-        assert round(chosen.resolution * config.data.margin) == 355
+        assert (config.data.max_tokens, config.engine.batch_size) == (words, 48)
+        assert round(chosen.resolution * config.data.resize_ratio) == 355
         assert (chosen.damsm.gamma1, chosen.damsm.gamma2, chosen.damsm.gamma3) == (4, 5, 10)
         assert (chosen.text_encoder.clip, chosen.restart_moments) == (0.25, True)
         assert (chosen.learning_rate, chosen.beta1, chosen.beta2) == (0.002, 0.5, 0.999)

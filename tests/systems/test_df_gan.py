@@ -73,8 +73,8 @@ def test_noise_is_bent_into_the_cut_distribution() -> None:
 def test_pictures_take_the_scaled_and_cut_noise() -> None:
     batch, noise = tiny_batch(), 3 * torch.randn(4, 8)
     system, plain = system_of(), system_of("system.truncation=0")
-    drawn = system.draw(batch.tokens, batch.lengths, noise).images[-1]
-    expected = plain.draw(batch.tokens, batch.lengths, 0.88 * truncated(noise)).images[-1]
+    drawn = system.generate(batch.tokens, batch.lengths, noise).images[-1]
+    expected = plain.generate(batch.tokens, batch.lengths, 0.88 * truncated(noise)).images[-1]
     torch.testing.assert_close(drawn, expected)
-    other = plain.draw(batch.tokens, batch.lengths, noise).images[-1]
+    other = plain.generate(batch.tokens, batch.lengths, noise).images[-1]
     assert not torch.allclose(drawn, other, atol=1e-3)

@@ -94,7 +94,7 @@ def die_in_the_third_step() -> None:
 
 def assert_same_bits(one: Path, two: Path) -> None:
     assert one.name == two.name
-    for file in ("weights", "optimisers"):
+    for file in ("weights", "optimizers"):
         place = f"checkpoints/{IMAGES:010d}/{file}.safetensors"
         ours, theirs = load_file(one / place), load_file(two / place)
         assert ours.keys() == theirs.keys()
@@ -103,7 +103,7 @@ def assert_same_bits(one: Path, two: Path) -> None:
 
 def scored(run: Path, shards: int) -> float:
     """Evaluate the newest checkpoint in some parts; return its score."""
-    assert evaluate.DOOR.open([f"run={run}", *EVALUATION, f"evaluation.shards={shards}"]) == 0
+    assert evaluate.COMMAND.main([f"run={run}", *EVALUATION, f"evaluation.shards={shards}"]) == 0
     (row,) = read_json_lines(run / "scores.jsonl")
     assert (row["images"], row["n"], row["n_real"]) == (IMAGES, 8, 8)
     return float(row["value"])

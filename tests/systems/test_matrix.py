@@ -32,7 +32,7 @@ FACTORS = {
     "precision": ("fp32", "tf32", "bf16", "fp16"),
     "layout": ("contiguous", "channels_last"),
     "accumulate": ("1", "2"),
-    "optimiser": ("adam", "fused", "deepspeed"),
+    "optimizer": ("adam", "fused", "deepspeed"),
     "average": ("none", "ramp", "fixed"),
     "clip": ("off", "1.0"),
     "nonfinite": ("stop", "skip"),
@@ -51,11 +51,11 @@ REFUSED: tuple[Clause, ...] = (
         "text": ["damsm", "joint"],
     },
     {"system": [DAMSM], "average": ["ramp", "fixed"]},
-    {"engine": ["ddp", "zero0"], "layout": ["channels_last"], "optimiser": ["deepspeed"]},
+    {"engine": ["ddp", "zero0"], "layout": ["channels_last"], "optimizer": ["deepspeed"]},
 )
 ALONE: tuple[Clause, ...] = (
     {"accumulate": ["3", "4"]},
-    {"optimiser": ["apex"]},
+    {"optimizer": ["apex"]},
     {"compile": ["discriminator", "nothing"]},
 )
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -65,8 +65,8 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "layout": {"channels_last": ("engine.channels_last=true",)},
     "average": {
-        "ramp": ("system.average_images=16",),
-        "fixed": ("system.average_images=16", "system.average_ramp=false"),
+        "ramp": ("system.ema_images=16",),
+        "fixed": ("system.ema_images=16", "system.ema_ramp=false"),
     },
     "clip": {"1.0": ("engine.clip=1.0",)},
     "text": {kind: (f"system.text_encoder.training={kind}",) for kind in ("damsm", "joint")},
@@ -96,13 +96,13 @@ def words(row: Row) -> list[str]:
         image_encoder = "system.image_encoder.name=efficientnet_lite0"
         found = [*COMMON, image_encoder, "system.text_encoder.clip=null"]
     else:
-        found = [*SYSTEMS[row["system"]], *TINY, "system.average_images=0"]
+        found = [*SYSTEMS[row["system"]], *TINY, "system.ema_images=0"]
         if row["system"] in WITH_TRAINED_TEXT:
             found.append("system.text_encoder.training=frozen")
             found.append("system.image_encoder.name=efficientnet_lite0")
     for name, choices in WORDS.items():
         found += choices.get(row[name], ())
-    found += [f"engine.{key}={row[key]}" for key in ("precision", "accumulate", "optimiser")]
+    found += [f"engine.{key}={row[key]}" for key in ("precision", "accumulate", "optimizer")]
     found.append(f"engine.on_nonfinite={row['nonfinite']}")
     first = "image_encoder" if pretrained else "generator"
     compiled = {"none": "", "first": first}.get(row["compile"], row["compile"])
@@ -111,9 +111,9 @@ def words(row: Row) -> list[str]:
 
 def opened(row: Row, images: int, shards: Path, runs: Path) -> int:
     """Train a row in this process, up to so many images; return the exit code."""
-    door = pretrain.DOOR if row["system"] == DAMSM else train.DOOR
+    door = pretrain.COMMAND if row["system"] == DAMSM else train.COMMAND
     length = [*STEPS, f"engine.images={images}", f"data.path={shards}", f"runs={runs}"]
-    return door.open([*words(row), *length])
+    return door.main([*words(row), *length])
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def moving(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     def of_system(name: str) -> set[str]:
         runs = tmp_path_factory.mktemp(name)
         assert opened({**PLAIN, "system": name}, 8, shards, runs) == 0
-        moments = load_file(folder_of(only_run(runs), 8) / "optimisers.safetensors")
+        moments = load_file(folder_of(only_run(runs), 8) / "optimizers.safetensors")
         lively = [key for key, value in moments.items() if value.abs().max() > LIVELY]
         lively = [key.removesuffix("/exp_avg") for key in lively if key.endswith("/exp_avg")]
         return {key.replace("/", ".", 1) for key in lively} & moved(only_run(runs), 0, 8)
@@ -159,7 +159,7 @@ def test_it_trains_saves_and_resumes(
         assert not moving(row["system"]) - now
         if row["average"] != "none":
             weights = {key for key in moving(row["system"]) if key.startswith("generator.")}
-            assert not {key.replace("generator", "generator_average", 1) for key in weights} - now
+            assert not {key.replace("generator", "generator_ema", 1) for key in weights} - now
 
 
 def moved(run: Path, before: int, after: int) -> set[str]:

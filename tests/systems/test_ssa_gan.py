@@ -60,7 +60,7 @@ def test_the_penalty_lets_adam_see_zeros() -> None:
     system = tiny_system("frozen")
     engine = DDPEngine(system, CPU)
     engine.step(tiny_batch(), torch.randn(4, 100))
-    steps = {int(state["step"]) for state in engine.optimisers["discriminator"].state.values()}
+    steps = {int(state["step"]) for state in engine.optimizers["discriminator"].state.values()}
     assert steps == {2}
 
 
@@ -74,11 +74,11 @@ def test_bf16_stays_near_fp32() -> None:
         assert abs(float(values[1][name]) - float(exact)) < 0.05 * max(1.0, abs(float(exact)))
 
 
-def test_drawing_is_deterministic_and_ignores_neighbours() -> None:
+def test_drawing_is_deterministic_and_ignores_neighbors() -> None:
     system = tiny_system()
     batch, noise = tiny_batch(), torch.randn(4, 100)
-    whole = system.draw(batch.tokens, batch.lengths, noise).images[-1]
-    one = system.draw(batch.tokens[2:3], batch.lengths[2:3], noise[2:3]).images[-1]
+    whole = system.generate(batch.tokens, batch.lengths, noise).images[-1]
+    one = system.generate(batch.tokens[2:3], batch.lengths[2:3], noise[2:3]).images[-1]
     assert whole.shape == (4, 3, 64, 64)
     assert torch.allclose(whole[2:3], one, atol=1e-5)
     assert not whole.requires_grad

@@ -26,7 +26,7 @@ EVALUATION = (
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     words = (f"data.path={shards}", f"runs={runs}", "engine.images=8")
-    assert train.DOOR.open([*SYSTEMS["attndm_gan"], *TINY, *words]) == 0
+    assert train.COMMAND.main([*SYSTEMS["attndm_gan"], *TINY, *words]) == 0
     return only_run(runs)
 
 
@@ -35,7 +35,7 @@ def test_training_shows_stages_and_words(run: Path) -> None:
         assert (run / folder / "0000000008.png").is_file()
     assert not (run / "masks").exists()
     output = run / "page.html"
-    assert report.DOOR.open([f"run={run}", f"output={output}"]) == 0
+    assert report.COMMAND.main([f"run={run}", f"output={output}"]) == 0
     page = output.read_text(encoding="utf-8")
     assert "ATTNDM-GAN" in page
     assert "<h2>Words that the stages read</h2>" in page
@@ -43,7 +43,7 @@ def test_training_shows_stages_and_words(run: Path) -> None:
 
 def test_generate_draws_stages_and_words(run: Path, tmp_path: Path) -> None:
     words = (f"run={run}", 'captions=["a red circle","a blue square"]', "columns=2", "device=cpu")
-    assert generate.DOOR.open([*words, f"output={tmp_path}"]) == 0
+    assert generate.COMMAND.main([*words, f"output={tmp_path}"]) == 0
     told = json.loads((tmp_path / "pictures.json").read_text(encoding="utf-8"))
     assert told["files"] == ["pictures.png", "stages.png", "words.png"]
     with Image.open(tmp_path / "words.png") as grid:
@@ -55,7 +55,9 @@ def test_evaluation_is_the_same_in_two_parts(
 ) -> None:
     copy, printed = shutil.copytree(run, tmp_path / "run"), []
     for shards in (1, 2):
-        assert evaluate.DOOR.open([f"run={copy}", *EVALUATION, f"evaluation.shards={shards}"]) == 0
+        assert (
+            evaluate.COMMAND.main([f"run={copy}", *EVALUATION, f"evaluation.shards={shards}"]) == 0
+        )
         printed.append(capsys.readouterr().out)
         shutil.rmtree(copy / "evaluations")
     assert printed[0] == printed[1]

@@ -91,7 +91,7 @@ def test_all_parts_move_and_encoders_stay(name: str) -> None:
     state = system.modules.state_dict().items()
     moved = {key.split(".")[0] for key, value in state if not torch.equal(value, before[key])}
     sides = {f"discriminator{side}" for side in (16, 32, 64)}
-    assert moved == {"generator", "generator_average", *sides}
+    assert moved == {"generator", "generator_ema", *sides}
 
 
 def test_bf16_stays_near_fp32() -> None:
@@ -109,20 +109,20 @@ def test_the_condition_comes_from_the_noise_or_is_its_mean(sampled: bool) -> Non
     system = system_of("attn_gan", f"system.sample_condition={str(sampled).lower()}")
     assert system.noise_width == 8 + 5
     batch, noise = tiny_batch(), noise_of(system)
-    first = system.draw(batch.tokens, batch.lengths, noise).images
+    first = system.generate(batch.tokens, batch.lengths, noise).images
     noise[:, -5:] += 1
-    second = system.draw(batch.tokens, batch.lengths, noise).images
+    second = system.generate(batch.tokens, batch.lengths, noise).images
     assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [not sampled] * 3
 
 
-def test_drawing_ignores_neighbours_and_has_a_map_a_word() -> None:
+def test_drawing_ignores_neighbors_and_has_a_map_a_word() -> None:
     system = system_of("dm_gan")
     batch, noise = tiny_batch(), noise_of(system)
-    whole = system.draw(batch.tokens, batch.lengths, noise)
-    one = system.draw(batch.tokens[2:3], batch.lengths[2:3], noise[2:3])
+    whole = system.generate(batch.tokens, batch.lengths, noise)
+    one = system.generate(batch.tokens[2:3], batch.lengths[2:3], noise[2:3])
     torch.testing.assert_close(whole.images[-1][2:3], one.images[-1], atol=1e-5, rtol=0)
     assert [maps.shape for maps in whole.attention] == [(4, 6, 16, 16), (4, 6, 32, 32)]
-    again = system.draw(batch.tokens, batch.lengths, noise)
+    again = system.generate(batch.tokens, batch.lengths, noise)
     assert torch.equal(again.images[-1], whole.images[-1])
 
 
@@ -169,8 +169,8 @@ def test_experiments_have_the_published_sizes(
     discriminators: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On torch's meta device, which holds no weights to initialise."""
-    monkeypatch.setattr(staged_gan_networks, "initialise", lambda network: None)
+    """On torch's meta device, which holds no weights to initialize."""
+    monkeypatch.setattr(staged_gan_networks, "initialize", lambda network: None)
     words = [f"experiment={experiment}", NO_DAMSM]
     config = compose_config("train", words, TrainConfig).system
     with torch.device("meta"):

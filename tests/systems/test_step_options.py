@@ -78,12 +78,12 @@ def test_each_phase_reaches_its_own_parts_and_nothing_else(options: dict[str, ob
         context = system.begin(tiny_batch(), noise)
         system.modules.zero_grad(set_to_none=True)
         total(phase.loss(context)).backward()
-        owned = {id(p) for name in phase.updates for p in system.parts[name].parameters()}
+        owned = {id(p) for name in phase.updates for p in system.trainable[name].parameters()}
         for name, parameter in system.modules.named_parameters():
             if id(parameter) not in owned:
                 assert parameter.grad is None, f"{phase.name} reaches {name}"
         for part in phase.updates:
-            named = list(system.parts[part].named_parameters())
+            named = list(system.trainable[part].named_parameters())
             missing = {name for name, _ in named} - touched(named)
             allowed = NO_PENALTY if phase.name == "penalty" else set()
             allowed = NO_HEAD.get(terms, set()) if part == "image_heads" else allowed
@@ -114,7 +114,7 @@ def test_the_discriminator_steps_once_when_merged() -> None:
     engine = DDPEngine(system, CPU)
     values = engine.step(tiny_batch(), torch.randn(4, 100))
     assert "discriminator/gradient" in values
-    steps = {int(state["step"]) for state in engine.optimisers["discriminator"].state.values()}
+    steps = {int(state["step"]) for state in engine.optimizers["discriminator"].state.values()}
     assert steps == {1}
 
 
@@ -134,7 +134,7 @@ def test_the_text_encoders_gradient_is_clipped_and_the_heads_are_not(training: s
         engine = DDPEngine(system, CPU)
         noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
         engine.step(tiny_batch(), noise)
-        norms[clip] = [length(system.parts[name]) for name in ("text_encoder", "image_heads")]
+        norms[clip] = [length(system.trainable[name]) for name in ("text_encoder", "image_heads")]
     assert norms[None][0] > 2e-3
     assert norms[1e-3][0] == pytest.approx(1e-3, rel=1e-3)
     assert norms[1e-3][1] == pytest.approx(norms[None][1], rel=1e-3)

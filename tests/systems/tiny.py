@@ -20,7 +20,7 @@ TINY = (
     "system.generator_width=2",
     "system.discriminator_width=2",
     "system.noise_width=8",
-    "system.average_images=16",
+    "system.ema_images=16",
 )
 STAGED = ("system.condition_width=5", "system.residuals=1")
 DAMSM = ("system.image_encoder.name=efficientnet_lite0", "system.damsm.weight=0.125")

@@ -42,8 +42,8 @@ def test_what_zero_does_not_do_exactly_is_refused() -> None:
 
 
 def set_of(system: SSAGAN, part: str, **words: Any) -> None:
-    changed = replace(system.optimisers[part], **words)
-    system.optimisers = {**system.optimisers, part: changed}
+    changed = replace(system.optimizers[part], **words)
+    system.optimizers = {**system.optimizers, part: changed}
 
 
 def test_limits_of_parts_that_are_updated_together_are_refused() -> None:

@@ -29,7 +29,7 @@ def fail(*_):
     raise_together(World(0, 1, 0, 1, torch.device("cpu")), {error}("no step more"))
 
 Records.add = fail
-sys.exit(train.DOOR.open(sys.argv[1:]))
+sys.exit(train.COMMAND.main(sys.argv[1:]))
 """
 LEAVING = """
 import threading, time

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from t2i_hpc.common.exit_codes import LOST_RANK
 from t2i_hpc.training.heartbeat import Hub, Spoke, came_from_others
-from t2i_hpc.training.heartbeat_monitor import SILENCE_TICKS, Beat, Judge
+from t2i_hpc.training.heartbeat_monitor import SILENCE_TICKS, Beat, HeartbeatMonitor
 
 PATIENCE = 30
 
@@ -25,7 +25,7 @@ def beat(rank: int, mark: int, *, waits: bool = False, farewell: str | None = No
     return Beat(rank, f"node{rank}", 100 + rank, mark, f"step {mark}", "", waits, farewell)
 
 
-def live(judge: Judge, seconds: int, *beats: Beat) -> str | None:
+def live(judge: HeartbeatMonitor, seconds: int, *beats: Beat) -> str | None:
     """Let seconds pass in which these beats are heard; return the last verdict."""
     verdict = None
     for _ in range(seconds):
@@ -36,13 +36,13 @@ def live(judge: Judge, seconds: int, *beats: Beat) -> str | None:
 
 
 def test_ranks_that_make_progress_are_not_accused() -> None:
-    judge = Judge(2, PATIENCE)
+    judge = HeartbeatMonitor(2, PATIENCE)
     for step in range(5):
         assert live(judge, PATIENCE - 5, beat(0, step), beat(1, step, waits=True)) is None
 
 
 def test_a_closed_connection_is_a_death() -> None:
-    judge = Judge(3, PATIENCE)
+    judge = HeartbeatMonitor(3, PATIENCE)
     live(judge, 2, beat(0, 7), beat(1, 7), beat(2, 7))
     judge.watches[2].gone = True
     verdict = live(judge, 1, beat(0, 7), beat(1, 7)) or ""
@@ -50,14 +50,14 @@ def test_a_closed_connection_is_a_death() -> None:
 
 
 def test_silence_is_noticed_after_its_limit() -> None:
-    judge = Judge(2, PATIENCE)
+    judge = HeartbeatMonitor(2, PATIENCE)
     live(judge, 1, beat(0, 7), beat(1, 7))
     assert live(judge, SILENCE_TICKS - 1, beat(0, 8)) is None
     assert "rank 1 (node1, pid 101)" in (live(judge, 2, beat(0, 8)) or "")
 
 
 def test_the_rank_that_is_behind_hangs() -> None:
-    judge = Judge(3, PATIENCE)
+    judge = HeartbeatMonitor(3, PATIENCE)
     beats = beat(0, 9, waits=True), beat(1, 8), beat(2, 9, waits=True)
     assert live(judge, PATIENCE - 1, *beats) is None
     verdict = live(judge, 3, *beats) or ""
@@ -67,7 +67,7 @@ def test_the_rank_that_is_behind_hangs() -> None:
 
 
 def test_among_equals_the_rank_that_waits_for_nobody_hangs() -> None:
-    judge = Judge(3, PATIENCE)
+    judge = HeartbeatMonitor(3, PATIENCE)
     beats = beat(0, 9, waits=True), beat(1, 9, waits=True), beat(2, 9)
     verdict = live(judge, PATIENCE + 2, *beats) or ""
     assert "rank 2" in verdict
@@ -75,11 +75,11 @@ def test_among_equals_the_rank_that_waits_for_nobody_hangs() -> None:
 
 
 def test_work_of_all_may_last_while_nobody_waits() -> None:
-    assert live(Judge(2, PATIENCE), 3 * PATIENCE, beat(0, 1), beat(1, 1)) is None
+    assert live(HeartbeatMonitor(2, PATIENCE), 3 * PATIENCE, beat(0, 1), beat(1, 1)) is None
 
 
 def test_a_rank_that_is_done_may_be_silent() -> None:
-    judge = Judge(2, PATIENCE)
+    judge = HeartbeatMonitor(2, PATIENCE)
     live(judge, 1, beat(1, 9, farewell=""))
     judge.watches[1].gone = True
     assert live(judge, 2 * SILENCE_TICKS, beat(0, 9)) is None
@@ -87,7 +87,7 @@ def test_a_rank_that_is_done_may_be_silent() -> None:
 
 
 def test_an_error_is_passed_on_when_others_had_time_to_have_it_too() -> None:
-    judge = Judge(2, PATIENCE)
+    judge = HeartbeatMonitor(2, PATIENCE)
     left = beat(1, 9, farewell="the disk is full")
     assert live(judge, 3, beat(0, 9), left) is None
     verdict = live(judge, 2, beat(0, 9)) or ""
@@ -95,14 +95,14 @@ def test_an_error_is_passed_on_when_others_had_time_to_have_it_too() -> None:
 
 
 def test_many_lost_ranks_are_counted() -> None:
-    judge = Judge(9, PATIENCE)
+    judge = HeartbeatMonitor(9, PATIENCE)
     verdict = live(judge, SILENCE_TICKS + 2, *[beat(rank, 3) for rank in range(2)]) or ""
     assert "rank 5" in verdict
     assert "and 3 more gave no sign of life" in verdict
 
 
 def test_where_a_rank_is_stands_in_the_sentence() -> None:
-    judge = Judge(1, PATIENCE)
+    judge = HeartbeatMonitor(1, PATIENCE)
     judge.watches[0].hear(replace(beat(0, 3), where="data/loader.py:7"))
     judge.watches[0].gone = True
     assert "last at step 3 (data/loader.py:7), died" in (judge.tick() or "")
@@ -156,7 +156,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("error", [None, ValueError("no such colour")])
+@pytest.mark.parametrize("error", [None, ValueError("no such color")])
 def test_a_rank_left_behind_follows_an_error_but_not_a_good_end(error: Exception | None) -> None:
     hub = Hub(2, 60.0)
     words = [sys.executable, "-c", LEAVE, str(hub.port), str(hub.secret)]

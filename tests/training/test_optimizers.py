@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.systems.base import OptimiserSettings
+from t2i_hpc.systems.base import OptimizerSettings
 from t2i_hpc.training import ddp
 from t2i_hpc.training.ddp import DDPEngine, clear_gradients
 from t2i_hpc.training.optimizers import (
-    build_optimiser,
+    build_optimizer,
     check_build,
     find_apex_adam,
     forget_moments,
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 DEEPSPEED = pytest.param("deepspeed", marks=pytest.mark.slow)  # compiles itself for a minute
 FUSED_DEEPSPEED = "deepspeed on a GPU"
 BUILDS = ["adam", "fused", "apex", DEEPSPEED, FUSED_DEEPSPEED]
-SETTINGS = OptimiserSettings(1e-2, (0.5, 0.9))
+SETTINGS = OptimizerSettings(1e-2, (0.5, 0.9))
 # As NVIDIA's: moments of a parameter in its state, the count of steps in its group.
 FUSED_ADAM = """
 import torch
@@ -75,13 +75,13 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
 
 
-def train(part: nn.Module, optimiser: torch.optim.Optimizer, first: int, last: int) -> None:
+def train(part: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
     for step in range(first, last):
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-        clear_gradients(optimiser)
+        clear_gradients(optimizer)
         part(inputs).square().mean().backward()
         with torch.no_grad():
-            optimiser.step()
+            optimizer.step()
 
 
 def build(kind: str, part: nn.Module) -> torch.optim.Optimizer:
@@ -90,8 +90,8 @@ def build(kind: str, part: nn.Module) -> torch.optim.Optimizer:
             part.parameters(), lr=1e-2, betas=(0.5, 0.9), eps=1e-8, adam_w_mode=False
         )
     if kind == FUSED_DEEPSPEED:
-        return build_optimiser(part, SETTINGS, "deepspeed", torch.device("cuda"))
-    return build_optimiser(part, SETTINGS, kind, CPU)
+        return build_optimizer(part, SETTINGS, "deepspeed", torch.device("cuda"))
+    return build_optimizer(part, SETTINGS, kind, CPU)
 
 
 @pytest.fixture
@@ -176,11 +176,11 @@ def test_a_training_goes_on_with_another_build(first: str, second: str) -> None:
 @pytest.mark.parametrize("kind", BUILDS)
 def test_forgotten_moments_are_those_of_a_new_build(kind: str) -> None:
     ours, theirs = network(), network()
-    optimiser = build(kind, ours)
-    train(ours, optimiser, 0, 3)
+    optimizer = build(kind, ours)
+    train(ours, optimizer, 0, 3)
     theirs.load_state_dict(ours.state_dict())
-    forget_moments(optimiser)
-    train(ours, optimiser, 3, 6)
+    forget_moments(optimizer)
+    train(ours, optimizer, 3, 6)
     train(theirs, build(kind, theirs), 3, 6)
     assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
 
@@ -189,9 +189,9 @@ def test_forgotten_moments_are_those_of_a_new_build(kind: str) -> None:
 @pytest.mark.parametrize("kind", BUILDS)
 def test_checkpoints_count_the_steps_of_every_parameter(kind: str) -> None:
     part = network()
-    optimiser = build(kind, part)
-    train(part, optimiser, 0, 5)
-    counts = {k: float(v) for k, v in read_moments(part, optimiser).items() if k.endswith("step")}
+    optimizer = build(kind, part)
+    train(part, optimizer, 0, 5)
+    counts = {k: float(v) for k, v in read_moments(part, optimizer).items() if k.endswith("step")}
     assert counts == dict.fromkeys(counts, 5.0)
     assert len(counts) == 4
 
@@ -202,7 +202,7 @@ def test_the_engine_drives_every_build(kind: str, monkeypatch: pytest.MonkeyPatc
     """With the signatures of NVIDIA's and DeepSpeed's FusedAdam, which are not torch's."""
     found = []
     for name in ("adam", kind):
-        monkeypatch.setattr(ddp, "build_optimiser", lambda part, *_, name=name: build(name, part))
+        monkeypatch.setattr(ddp, "build_optimizer", lambda part, *_, name=name: build(name, part))
         engine = DDPEngine(Toy(), World(0, 1, 0, 1, CPU), EngineConfig(batch_size=4, clip=1.0))
         for step in range(3):
             engine.step(*toy_batch(4, 4 * step), 4 * step)
@@ -220,10 +220,10 @@ def test_auto_is_plain_on_the_cpu() -> None:
 
 def test_before_the_first_step_there_are_no_moments() -> None:
     part = network()
-    optimiser = build("adam", part)
-    assert read_moments(part, optimiser) == {}
-    write_moments(part, optimiser, {})
-    assert not optimiser.state
+    optimizer = build("adam", part)
+    assert read_moments(part, optimizer) == {}
+    write_moments(part, optimizer, {})
+    assert not optimizer.state
 
 
 def test_apex_is_refused_on_the_cpu() -> None:

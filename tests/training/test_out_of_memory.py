@@ -101,7 +101,7 @@ def test_a_training_names_its_phase(
 
     monkeypatch.setattr(DDPEngine, "_backward", backward)
     words = [*TINY, f"data.path={shards}", f"runs={tmp_path}", "engine.images=16"]
-    assert train.DOOR.open(words) == OUT_OF_MEMORY
+    assert train.COMMAND.main(words) == OUT_OF_MEMORY
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
     assert "at step 2, phase penalty ran out of memory: this process took up to" in said
     assert "use more ranks or lower engine.batch_size, which saves most, or raise" in said

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from t2i_hpc.config.engine import EngineConfig, ScheduleConfig
-from t2i_hpc.systems.base import OptimiserSettings
+from t2i_hpc.systems.base import OptimizerSettings
 from t2i_hpc.training.ddp import DDPEngine
 from t2i_hpc.training.optimizers import factor, learning_rate, restarts
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy, toy_batch
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
-SETTINGS = OptimiserSettings(0.1, (0.5, 0.9))
+SETTINGS = OptimizerSettings(0.1, (0.5, 0.9))
 
 
 def test_the_warm_up_grows_evenly_from_the_first_image_on() -> None:
@@ -59,7 +59,7 @@ def rates(engine: DDPEngine, first: int, last: int) -> list[float]:
     found = []
     for step in range(first, last):
         engine.step(*toy_batch(4, 4 * step), 4 * step)
-        found.append(engine.optimisers["a"].param_groups[0]["lr"])
+        found.append(engine.optimizers["a"].param_groups[0]["lr"])
     return found
 
 
@@ -69,8 +69,8 @@ def test_a_resumed_engine_has_the_rates_and_moments_of_the_undisturbed_one() -> 
 
     def engine() -> DDPEngine:
         system = Toy()
-        part = replace(system.optimisers["a"], restart_every=12)
-        system.optimisers = {"a": part, "b": system.optimisers["b"]}
+        part = replace(system.optimizers["a"], restart_every=12)
+        system.optimizers = {"a": part, "b": system.optimizers["b"]}
         return DDPEngine(system, CPU, config)
 
     whole, before, after = engine(), engine(), engine()

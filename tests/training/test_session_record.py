@@ -42,14 +42,14 @@ def test_a_good_end(code: int, outcome: str, tmp_path: Path) -> None:
     assert (session.first_images, session.last_images) == (40, 80)
 
 
-@pytest.mark.parametrize("error", [ValueError("no such colour\nat all"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ValueError("no such color\nat all"), KeyboardInterrupt()])
 def test_an_error_is_recorded_and_goes_on(error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as raised:
         run_recorded(tmp_path, ALONE, HOSTS, lambda: raising(error))
     assert raised.value is error
     (session,) = read_sessions(tmp_path)
     assert session.outcome == "failed"
-    assert session.message in ("no such colour", "KeyboardInterrupt")
+    assert session.message in ("no such color", "KeyboardInterrupt")
 
 
 def test_a_record_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_record_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
 
 
 def test_an_error_of_a_broken_connection_waits_for_the_verdict(tmp_path: Path) -> None:
-    """The lifeline knows better whose fault it was, and ends the process."""
+    """The heartbeat knows better whose fault it was, and ends the process."""
     pair = replace(ALONE, size=2)
     with pytest.raises(dist.DistBackendError):
         run_recorded(tmp_path, pair, HOSTS, lambda: raising(dist.DistBackendError("closed")))

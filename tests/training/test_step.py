@@ -72,7 +72,7 @@ def test_ranks_that_miss_a_parameter_stay_replicas_and_send_once(tmp_path: Path)
     whole, _ = toy_steps(CPU)
     run_ranks(toy_ranks, 2, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    numbers = sum(p.numel() for p in Toy().parts["a"].parameters())
+    numbers = sum(p.numel() for p in Toy().trainable["a"].parameters())
     for rank in ranks:
         for number, (got, sent) in enumerate(rank):
             assert_near(whole, got)

@@ -19,7 +19,7 @@ from tests.support.training import TINY, environment, only_run, run_door, train_
 
 
 def same_files(first: Path, second: Path) -> bool:
-    names = ("weights.safetensors", "optimisers.safetensors")
+    names = ("weights.safetensors", "optimizers.safetensors")
     pairs = [(load_file(first / name), load_file(second / name)) for name in names]
     return all(
         a.keys() == b.keys() and all(bool((a[key] == b[key]).all()) for key in a) for a, b in pairs
@@ -158,7 +158,7 @@ def test_a_diverged_run_stops_with_advice(shards: Path, tmp_path: Path) -> None:
         f"runs={tmp_path}",
         *TINY,
         "engine.images=400",
-        "system.optimiser.discriminator_learning_rate=1e30",
+        "system.optimizer.discriminator_learning_rate=1e30",
     )
     assert done.returncode == 2
     assert "is not finite" in done.stderr

@@ -102,7 +102,7 @@ _KEYS = {
 }
 _ALWAYS_OURS = {"nodes", "time", "signal", *_TASKS, *_CPUS, *_REQUEUE}
 _NOT_FOR_LAUNCH = {
-    "array": "launch makes the arrays (--sweep, evaluation.shards, cluster.parts)",
+    "array": "launch makes the arrays (--sweep, evaluation.shards, cluster.build_partitions)",
     "job-name": "a job is called as its run: set name=",
     "output": "a job's log lies in the folder jobs of its run",
     "error": "a job's log lies in the folder jobs of its run",

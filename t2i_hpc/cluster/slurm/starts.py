@@ -159,7 +159,7 @@ def _finished_tars(folder: Path, words: Mapping[str, str]) -> int:
 
     workspace = Workspace(folder / words.get("split", "train"))
     build = Build.load(workspace)
-    own = Part.parse(words.get("part", "")).of(len(build.identities)) if build else ()
+    own = Part.parse(words.get("partition", "")).of(len(build.identities)) if build else ()
     return _count(number for number in own if workspace.tar(number).is_file())
 
 

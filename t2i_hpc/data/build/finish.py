@@ -152,13 +152,13 @@ def _notes(workspace: Workspace, build: Build) -> list[Note]:
     count = workspace.parts()
     parts = [Part(number, count) for number in range(1, count + 1)]
     open_parts = [
-        f"part={part}" for part in parts if set(part.of(len(found))).intersection(missing)
+        f"partition={part}" for part in parts if set(part.of(len(found))).intersection(missing)
     ]
     named = ", ".join(open_parts[:_MOST_NAMED]) + (", …" if open_parts[_MOST_NAMED:] else "")
     raise DataError(
         f"{len(missing):,} of the {len(found):,} shards of {workspace.target} are not made, the "
         f"first is {shard_name(missing[0])}: build "
-        + (f"{named} of it" if count > 1 else "it again without part=")
+        + (f"{named} of it" if count > 1 else "it again without partition=")
     )
 
 

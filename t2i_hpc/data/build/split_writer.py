@@ -90,7 +90,7 @@ def build_part(config: ShardsConfig) -> range:
 
 def build_parts(config: ShardsConfig) -> list[range]:
     """Make the part of a split, and of the one that is held out of it, if one is."""
-    part, jobs = Part.parse(config.part), _jobs(config)
+    part, jobs = Part.parse(config.partition), _jobs(config)
     with ExitStack() as locks:
         for job in jobs:
             locks.enter_context(_beside_others(job.workspace, part))
@@ -132,7 +132,7 @@ def merge_split(target: Path, max_rejected: float | None = None) -> Built:
     if not workspace.folder.is_dir():
         raise DataError(
             f"{target} has no parts to merge: name the split, e.g. shards/mine/train, whose parts "
-            "were built with part="
+            "were built with partition="
         )
     _refuse_existing(target)
     making = f"parts of {target} are being made: wait until they have ended"
@@ -211,7 +211,7 @@ def _check_settings(config: ShardsConfig) -> None:
                 f"{key}={value} has no meaning with format={config.format}: leave it out, or take "
                 f"{' or '.join(f'format={form}' for form in formats)}"
             )
-    tars, plain = ("index",), ("coco", "folder", "index")
+    tars, plain = ("webdataset",), ("coco", "folder", "webdataset")
     for key, value, sources in (
         ("image_member", config.image_member, tars),
         ("caption_member", config.caption_member, tars),

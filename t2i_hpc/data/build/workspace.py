@@ -102,11 +102,11 @@ class Part:
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         number, count = map(int, found.groups()) if found else (0, 0)
         if not 1 <= number <= count:
-            raise DataError(f"part={text} is no share: write e.g. 3/16, from 1/16 to 16/16")
+            raise DataError(f"partition={text} is no share: write e.g. 3/16, from 1/16 to 16/16")
         return cls(number, count)
 
     def of(self, shards: int) -> range:
-        """Return the shards that belong to this part: neighbours, nearly equally many a part."""
+        """Return the shards that belong to this part: neighbors, nearly equally many a part."""
         return range((self.number - 1) * shards // self.count, self.number * shards // self.count)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Where the bytes of shards come from: a folder, or a server by way of a node-local cache.
 
 A split is read through :class:`Storage` alone, so what reads it knows nothing of servers. What
-fails in passing is tried again for ``data.patience`` seconds, wherever it lies, and then told
+fails in passing is tried again for ``data.retry_seconds`` seconds, wherever it lies, and then told
 in one sentence.
 """
 

@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 from t2i_hpc.data.format.index import REBUILD, shard_name
 from t2i_hpc.data.format.manifest import Manifest
-from t2i_hpc.data.storage.retry import IncompleteError, Patience
+from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 
 
 class Storage(Protocol):
     """Positioned reads from numbered shards; not for several threads at a time."""
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> RetryPolicy:
         """How long reads that fail are tried again."""
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
@@ -44,7 +44,7 @@ class Storage(Protocol):
 OPEN_FILES = 64
 ADVICE = (
     "see whether the file is whole and its file system answers, then start the same command "
-    f"again, or {REBUILD}; data.patience waits longer"
+    f"again, or {REBUILD}; data.retry_seconds waits longer"
 )
 
 
@@ -61,7 +61,7 @@ class LocalStorage:
         self, manifest: Manifest, patience: float = 0.0, open_files: int = OPEN_FILES
     ) -> None:
         self._manifest = manifest
-        self.patience = Patience(patience)
+        self.patience = RetryPolicy(patience)
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if allowed != resource.RLIM_INFINITY:
             open_files = min(open_files, allowed // 2)

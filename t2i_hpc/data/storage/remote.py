@@ -38,7 +38,7 @@ from t2i_hpc.data.storage.local import (
     is_final,
     read_whole,
 )
-from t2i_hpc.data.storage.retry import Patience
+from t2i_hpc.data.storage.retry import RetryPolicy
 from t2i_hpc.data.storage.server import BLOCK, Server
 from t2i_hpc.data.storage.urls import is_remote, join, shown
 
@@ -55,7 +55,7 @@ class CachedStorage:
         self._latest: tuple[int, os.stat_result] | None = None  # shard and copy read last
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> RetryPolicy:
         """How long reads that fail are tried again."""
         return self._server.patience
 
@@ -131,7 +131,7 @@ class RangedStorage:
         self._manifest, self._server = manifest, server
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> RetryPolicy:
         """How long reads that fail are tried again."""
         return self._server.patience
 
@@ -251,8 +251,8 @@ def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
         DataError: the cache's folder cannot be used.
     """
     if not is_remote(manifest.location, "data.path"):
-        return LocalStorage(manifest, config.patience, shards_kept(config.shuffle_window))
-    server = Server(config.patience)
+        return LocalStorage(manifest, config.retry_seconds, shards_kept(config.shuffle_window))
+    server = Server(config.retry_seconds)
     if config.remote_reads == "ranges":
         return RangedStorage(manifest, server)
     cache = open_cache(config)
@@ -271,7 +271,7 @@ def open_cache(config: DataConfig) -> Cache:
     Raises:
         DataError: its folder cannot be used.
     """
-    return Cache(config.cache, int(config.cache_gigabytes * 1e9), config.patience)
+    return Cache(config.cache, int(config.cache_gigabytes * 1e9), config.retry_seconds)
 
 
 def _check_room(manifest: Manifest, config: DataConfig, cache: Cache) -> None:

@@ -45,7 +45,7 @@ def is_refusal(error: Exception) -> bool:
     return "Credential" in type(error).__name__
 
 
-class Patience:
+class RetryPolicy:
     """How long something is tried again.
 
     Args:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.storage.retry import IncompleteError, Patience
+from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 from t2i_hpc.data.storage.urls import NEEDED, scheme_of, shown
 
 BLOCK = 4 << 20  # bytes asked for at once
@@ -26,7 +26,7 @@ _LONGEST_TRY = 30.0  # seconds for a block: 140 kB/s are enough
 _LARGEST_JSON = 64 << 20  # bytes
 _ADVICE = (
     "see whether the address is right and the server answers, then start the same command "
-    "again; data.patience waits longer"
+    "again; data.retry_seconds waits longer"
 )
 _Result = TypeVar("_Result")
 _clients: dict[tuple[int, str], Any] = {}
@@ -40,7 +40,7 @@ class Server:
     """
 
     def __init__(self, patience: float) -> None:
-        self.patience = Patience(patience)
+        self.patience = RetryPolicy(patience)
 
     def read(self, address: str, start: int, count: int) -> bytes:
         """Return exactly `count` bytes from `start` on.

@@ -10,7 +10,7 @@ torchvision's Inception-v3 with the mis-scaling of AttnGAN's successors.
 
 The FIDs of AttnGAN, DM-GAN and DF-GAN's papers (23.98, 16.09, 35.49 …) were made with an old
 pytorch-fid on torchvision's ImageNet weights. Images are resized to 299 px in 8 bits; then values
-in [0, 1] pass torchvision's ``transform_input``, which expects values normalised for ImageNet:
+in [0, 1] pass torchvision's ``transform_input``, which expects values normalized for ImageNet:
 the network sees about [−0.19, 0.43] instead of [−1, 1]. The quirk is part of those numbers.
 """
 

@@ -22,8 +22,8 @@ def as_tensorflow_1(images: Tensor, size: int) -> Tensor:
         float32 (B, 3, size, size), 0..255; equal to torch-fidelity's to the bit on a CPU.
     """
     values = images.float()
-    left, right, across = _neighbours(values.shape[3], size, values.device)
-    top, bottom, down = _neighbours(values.shape[2], size, values.device)
+    left, right, across = _neighbors(values.shape[3], size, values.device)
+    top, bottom, down = _neighbors(values.shape[2], size, values.device)
     # Rows of pixels are blended first sideways, on the smaller image, then downwards.
     first = values[:, :, :, left]
     sideways = first + (values[:, :, :, right] - first) * across
@@ -63,7 +63,7 @@ def as_pillow(images: Tensor, size: int) -> Tensor:
     return resized.to(images.device).float()
 
 
-def _neighbours(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbors(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return the two pixels between which each new one lies, and how far behind the first."""
     place = torch.arange(new, dtype=torch.float32, device=device)
     place = place * torch.tensor(old / new, dtype=torch.float32, device=device)

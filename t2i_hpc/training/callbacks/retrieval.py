@@ -29,7 +29,7 @@ from t2i_hpc.data.vocabulary import VOCABULARY_NOTE
 from t2i_hpc.sampling.grids import save_picture
 from t2i_hpc.sampling.request import encode_captions, spelt
 from t2i_hpc.sampling.stages import WordMap, attention_grid
-from t2i_hpc.systems.base import Matcher
+from t2i_hpc.systems.base import RetrievalSystem
 from t2i_hpc.training.progress import ProgressLine
 from t2i_hpc.training.world import World
 
@@ -43,14 +43,16 @@ class AttentionPictures:
     Images and captions are the same each time.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, split: Split, system: Matcher) -> None:
+    def __init__(
+        self, run: Path, config: TrainConfig, split: Split, system: RetrievalSystem
+    ) -> None:
         self.run, self.system = run, system
         rows = min(config.engine.sample_rows, split.count)
         numbers = [row * split.count // rows for row in range(rows)]
         self.captions = [split.caption(number, config.seed)[1] for number in numbers]
         self.images = split.evaluation_images(numbers, system.resolution)
         self.tokens, self.lengths = encode_captions(
-            self.captions, split.vocabulary, config.data.words, config.seed
+            self.captions, split.vocabulary, config.data.max_tokens, config.seed
         )
         self.words = spelt(self.tokens, self.lengths, split.vocabulary)
 
@@ -132,12 +134,17 @@ class RetrievalReport:
     """
 
     def __init__(
-        self, run: Path, config: TrainConfig, split: Split, system: Matcher, line: ProgressLine
+        self,
+        run: Path,
+        config: TrainConfig,
+        split: Split,
+        system: RetrievalSystem,
+        line: ProgressLine,
     ) -> None:
         self.run, self.system, self.line = run, system, line
         self.pairs = HeldOut.of(split, system.resolution, config.seed)
         self.tokens, self.lengths = encode_captions(
-            self.pairs.captions, split.vocabulary, config.data.words, config.seed
+            self.pairs.captions, split.vocabulary, config.data.max_tokens, config.seed
         )
         self.attention = AttentionPictures(run, config, split, system)
         self.notes = {"format": "pt", "run": run.name, VOCABULARY_NOTE: split.vocabulary.sha256}

@@ -12,7 +12,7 @@ from t2i_hpc.sampling.grids import mask_grid, picture_grid, save_picture
 from t2i_hpc.sampling.request import encode_captions, spelt
 from t2i_hpc.sampling.stages import staged
 from t2i_hpc.sampling.trained_run import draw_in_parts, to_uint8
-from t2i_hpc.systems.base import Painter
+from t2i_hpc.systems.base import TextToImageSystem
 
 
 class SampleGrids:
@@ -23,14 +23,16 @@ class SampleGrids:
     ``words/`` the words that they read.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, split: Split, system: Painter) -> None:
+    def __init__(
+        self, run: Path, config: TrainConfig, split: Split, system: TextToImageSystem
+    ) -> None:
         rows = min(config.engine.sample_rows, split.count)
         self.run, self.system = run, system
         self.columns = config.engine.sample_columns
         numbers = [row * split.count // rows for row in range(rows)]
         self.captions = [split.caption(number, config.seed)[1] for number in numbers]
         tokens, lengths = encode_captions(
-            self.captions, split.vocabulary, config.data.words, config.seed
+            self.captions, split.vocabulary, config.data.max_tokens, config.seed
         )
         self.words = spelt(tokens, lengths, split.vocabulary)
         self.tokens = tokens.repeat_interleave(self.columns, 0)

@@ -178,7 +178,7 @@ class Saver:
             raise
 
     def _load(self, checkpoint: Checkpoint) -> tuple[Mapping[str, Tensor], Exception | None]:
-        """Load the networks, and return the optimisers' state once it is known to fit."""
+        """Load the networks, and return the optimizers' state once it is known to fit."""
         try:
             check_same_words(
                 f"the checkpoint {checkpoint.folder}",

@@ -23,7 +23,7 @@ from t2i_hpc.common.files import fsync_folder, sha256_of_json, write_json
 from t2i_hpc.runs.checkpoint import (
     FORMAT,
     FROZEN,
-    OPTIMISERS,
+    OPTIMIZERS,
     STATE,
     WEIGHTS,
     Checkpoint,
@@ -41,7 +41,7 @@ _HEADS = 1_000_000  # bytes that names, shapes and counters take beside the numb
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training at one instant: networks and optimisers' state, both on the CPU.
+    """A training at one instant: networks and optimizers' state, both on the CPU.
 
     `origin` says what made it: engine, world, precision, versions. `frozen` holds the networks
     that lie apart because nothing trains them.
@@ -88,7 +88,7 @@ def _write_files(run: Path, folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     folder.mkdir(parents=True)
     files = {
         WEIGHTS: write_tensors(folder / WEIGHTS, snapshot.weights),
-        OPTIMISERS: write_tensors(folder / OPTIMISERS, snapshot.moments),
+        OPTIMIZERS: write_tensors(folder / OPTIMIZERS, snapshot.moments),
     }
     if snapshot.frozen:
         files[FROZEN] = write_frozen(run, folder / FROZEN, snapshot.frozen)

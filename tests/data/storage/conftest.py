@@ -32,8 +32,8 @@ def config(server: FileServer, tmp_path: Path) -> DataConfig:
     return DataConfig(
         path=server.url,
         cache=str(tmp_path / "cache"),
-        patience=LONG,
-        words=6,
+        retry_seconds=LONG,
+        max_tokens=6,
         shuffle_window=2,
         workers=0,
     )
@@ -42,4 +42,4 @@ def config(server: FileServer, tmp_path: Path) -> DataConfig:
 @pytest.fixture(scope="module")
 def expected(shards: Path) -> list[Batch]:
     """The first batches as they are read from the folder."""
-    return take(DataConfig(path=str(shards), words=6, shuffle_window=2, workers=0))
+    return take(DataConfig(path=str(shards), max_tokens=6, shuffle_window=2, workers=0))

@@ -17,7 +17,7 @@ import pytest
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage.retry import Patience
+from t2i_hpc.data.storage.retry import RetryPolicy
 from t2i_hpc.data.storage.urls import is_remote, join, shown, without_secrets
 from tests.support.data import make_shards
 
@@ -30,7 +30,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def split_of(shards: Path, patience: float = LONG) -> Split:
-    return Split.open(DataConfig(path=str(shards), patience=patience), "train")
+    return Split.open(DataConfig(path=str(shards), retry_seconds=patience), "train")
 
 
 def later(action: Callable[[], object]) -> None:
@@ -106,7 +106,7 @@ def test_a_shard_of_another_size_is_refused_when_it_is_opened(shards: Path) -> N
         stream.write(bytes(512))
     with pytest.raises(DataError, match=r"000000\.tar \(it has .* bytes instead of ") as caught:
         split.sample(0)
-    assert "data.patience" in str(caught.value)
+    assert "data.retry_seconds" in str(caught.value)
     assert " times in " in str(caught.value)
 
 
@@ -142,7 +142,7 @@ def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with pytest.raises(DataError, match=r"cannot read it \(no answer in time; .* in 100 s\): wait"):
-        Patience(100.0).attempt("it", fails, "wait")
+        RetryPolicy(100.0).attempt("it", fails, "wait")
     assert 0.05 <= waits[0] <= 0.1
     assert 5.0 <= waits[8] <= 10.0
     assert max(waits) <= 10.0
@@ -154,7 +154,7 @@ def test_defects_are_no_failures_in_passing() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        Patience(LONG).attempt("it", defect, "wait")
+        RetryPolicy(LONG).attempt("it", defect, "wait")
 
 
 @pytest.mark.parametrize(

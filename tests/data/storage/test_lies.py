@@ -57,7 +57,7 @@ def test_a_shard_that_ends_early_is_named(
     for tar in (copy / "train").glob("*.tar"):
         os.truncate(tar, 700)
     with serving(copy) as server:
-        config = replace(config, path=server.url, remote_reads=reads, patience=0.3)
+        config = replace(config, path=server.url, remote_reads=reads, retry_seconds=0.3)
         with pytest.raises(DataError, match=r"\.tar \([\d,]+ of [\d,]+ bytes came; tried \d times"):
             take(config)
 
@@ -95,7 +95,7 @@ def test_a_new_manifest_is_noticed(tmp_path: Path) -> None:
     first = make_shards(tmp_path / "a", count=4, size=16)
     second = make_shards(tmp_path / "b", count=6, size=16)
     with serving(tmp_path) as server:
-        config = DataConfig(cache=str(tmp_path / "cache"), patience=LONG)
+        config = DataConfig(cache=str(tmp_path / "cache"), retry_seconds=LONG)
         for shards, count in ((first, 4), (second, 6)):
             shards.rename(tmp_path / "now")
             split = Split.open(replace(config, path=f"{server.url}/now"), "train")

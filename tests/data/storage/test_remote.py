@@ -82,17 +82,19 @@ def test_a_server_that_dies_and_comes_back(
 def test_a_server_that_dies_for_good(
     mortal: MortalServer, config: DataConfig, reads: str, workers: int
 ) -> None:
-    config = replace(config, path=mortal.url, remote_reads=reads, workers=workers, patience=0.5)
+    config = replace(
+        config, path=mortal.url, remote_reads=reads, workers=workers, retry_seconds=0.5
+    )
     batches = stream_of(config).batches(0)
     mortal.kill()
-    with pytest.raises(DataError, match=r"cannot read http://127.*\.tar .*patience") as caught:
+    with pytest.raises(DataError, match=r"cannot read http://127.*\.tar .*retry_seconds") as caught:
         list(itertools.islice(batches, 20))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("reads", READS)
 def test_a_server_that_hangs(server: FileServer, config: DataConfig, reads: str) -> None:
-    stream = stream_of(replace(config, remote_reads=reads, patience=0.5))
+    stream = stream_of(replace(config, remote_reads=reads, retry_seconds=0.5))
     server.fault = lambda handler, path: hang(handler)
     with pytest.raises(DataError, match=r"\.tar \(no answer in time"):
         next(stream.batches(0))

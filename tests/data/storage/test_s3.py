@@ -11,7 +11,7 @@ import torch
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.sampler import Share
+from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import Stream
 from tests.support.data import make_shards
@@ -50,9 +50,9 @@ def test_a_bucket_gives_the_batches_of_the_folder(
     found = []
     for path in (str(shards), bucket):
         config = DataConfig(
-            path=path, cache=str(tmp_path), remote_reads=reads, workers=workers, patience=20
+            path=path, cache=str(tmp_path), remote_reads=reads, workers=workers, retry_seconds=20
         )
-        batches = Stream(config, Split.open(config, "train"), 16, 3, Share(8)).batches(0)
+        batches = Stream(config, Split.open(config, "train"), 16, 3, RankSlice(8)).batches(0)
         found.append(list(itertools.islice(batches, 4)))
         batches.close()  # type: ignore[attr-defined]
     for ours, theirs in zip(*found, strict=True):
@@ -62,6 +62,6 @@ def test_a_bucket_gives_the_batches_of_the_folder(
 
 
 def test_a_key_that_is_not_there(bucket: str, tmp_path: Path) -> None:
-    config = DataConfig(path=bucket, cache=str(tmp_path), patience=20)
+    config = DataConfig(path=bucket, cache=str(tmp_path), retry_seconds=20)
     with pytest.raises(DataError, match=r"s3://images/shards/trian/manifest\.json \(there is no"):
         Split.open(config, "trian")

@@ -62,7 +62,7 @@ def test_a_server_that_fails_within_a_tar_is_told_once(
 
 def test_a_tar_that_is_not_on_the_server(mortal: MortalServer) -> None:
     with pytest.raises(DataError, match=r"/nothing\.tar \(there is no such file; tried 2 times"):
-        take(stream_of(f"{mortal.url}/nothing.tar", patience=20), 1)
+        take(stream_of(f"{mortal.url}/nothing.tar", retry_seconds=20), 1)
 
 
 def test_a_few_useless_samples_are_left_out_and_named(

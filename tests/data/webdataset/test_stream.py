@@ -48,7 +48,7 @@ def test_what_a_batch_holds(urls: str, workers: int) -> None:
 
 
 def test_pixels_are_windows_of_the_image(urls: str) -> None:
-    split_free = stream_of(urls, margin=1.5, flip=False)  # scales to the stored 24 px
+    split_free = stream_of(urls, resize_ratio=1.5, flip=False)  # scales to the stored 24 px
     for batch in take(split_free, 2):
         for image, key in zip(batch.images, batch.keys, strict=True):
             whole = torch.tensor(_decoded(int(key))).permute(2, 0, 1)

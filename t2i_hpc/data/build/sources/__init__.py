@@ -15,7 +15,7 @@ SOURCES: dict[str, Callable[[ShardsConfig], SourceData]] = {
     "coco": read_coco,
     "cub": read_cub,
     "folder": read_folder,
-    "index": read_foreign,
+    "webdataset": read_foreign,
     "pickles": read_pickles,
 }
 

@@ -272,7 +272,7 @@ def read_foreign(config: ShardsConfig) -> SourceData:
     """
     folder = folder_at(config.images, "images", "a folder of tars")
     if config.captions:
-        raise DataError("captions= does not belong to source=index: captions are in the tars")
+        raise DataError("captions= does not belong to source=webdataset: captions are in the tars")
     files = files_below(folder)
     _refuse_compressed(files, folder)
     paths = [path for path in files if path.suffix.lower() == ".tar"]

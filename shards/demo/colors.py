@@ -1,7 +1,7 @@
-"""The colours a picture is made of, by name: integer arithmetic, so that it never varies.
+"""The colors a picture is made of, by name: integer arithmetic, so that it never varies.
 
 A pixel's name follows from its brightest and darkest channel and its hue, as people name
-colours; the names with the largest shares of the opaque area describe the picture.
+colors; the names with the largest shares of the opaque area describe the picture.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _HUES = (
     (9, _RED), (33, _ORANGE), (66, _YELLOW), (168, _GREEN), (208, _LIGHT_BLUE),
     (250, _BLUE), (290, _PURPLE), (344, _PINK), (360, _RED),
 )  # fmt: skip
-_LEAST_SHARE = 10  # a colour of less than one in so many pixels is not named
+_LEAST_SHARE = 10  # a color of less than one in so many pixels is not named
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def dominant_colours(pixels: Pixels, most: int = 2) -> list[str]:
-    """Name the colours with the largest shares, largest first; at least one.
+def dominant_colors(pixels: Pixels, most: int = 2) -> list[str]:
+    """Name the colors with the largest shares, largest first; at least one.
 
     Args:
         pixels: uint8 (H, W, 4), red, green, blue and opacity; transparent pixels do not count.
@@ -47,9 +47,9 @@ def join(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _name_indices(colours: Pixels) -> npt.NDArray[np.int64]:
+def _name_indices(colors: Pixels) -> npt.NDArray[np.int64]:
     """Return the index into NAMES of each row of (n, 3)."""
-    rgb = colours.astype(np.int64)
+    rgb = colors.astype(np.int64)
     value, chroma = rgb.max(axis=1), rgb.max(axis=1) - rgb.min(axis=1)
     hue = _hue(rgb, value, chroma)
     names = np.zeros(len(rgb), dtype=np.int64)
