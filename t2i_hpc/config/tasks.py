@@ -180,9 +180,14 @@ class ConvertConfig:
     """Turn a reference implementation's checkpoint into ours, or back."""
 
     reference: str = setting(
-        "", "the reference's system: ssa_gan, df_gan or damsm; system=… is read as this"
+        "",
+        "system of the reference: ssa_gan, df_gan, attn_gan, dm_gan, damsm; written system=…",
     )
-    part: str = setting("", "generator, discriminator, head (df_gan); text, image (damsm)")
+    network: str = setting(
+        "",
+        "generator; discriminator (ssa_gan, df_gan), discriminator64, discriminator128, "
+        "discriminator256 (attn_gan, dm_gan); head (df_gan); text, image (damsm)",
+    )
     direction: str = setting(
         "import",
         "import = the reference's names to ours; export = ours to the reference's",

@@ -4,7 +4,7 @@ The published weights are state dicts of the authors' classes. What is kept here
 which of their names belongs to which of ours, in their order; widths are read off the shapes.
 """
 
+from t2i_hpc.convert.networks import ConversionError
 from t2i_hpc.convert.reference import export_reference, import_reference
-from t2i_hpc.convert.shapes import ConversionError
 
 __all__ = ["ConversionError", "export_reference", "import_reference"]

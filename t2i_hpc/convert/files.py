@@ -17,17 +17,58 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from t2i_hpc.common.files import atomic_writer, write_bytes
-from t2i_hpc.convert.parts import find_part
-from t2i_hpc.convert.shapes import ConversionError
+from t2i_hpc.common.files import atomic_writer, sha256_of_file, write_bytes
+from t2i_hpc.convert.networks import ConversionError, find_network
+from t2i_hpc.convert.reference import export_reference, import_own, import_reference
 
 _NUMBER_CODES = "?bBhHiIlLqQefdg"
 _DEEPEST = 4  # mappings in mappings
-_PARTS = "net"  # what the names of parts begin with where one file holds several
+# Names inside checkpoints of DF-GAN that hold several networks.
+_NESTED = {"generator": "netG", "discriminator": "netD", "head": "netC"}
 
 
-def read_tensors(path: Path, system: str, part: str) -> Mapping[str, Tensor]:
-    """Read a state dict from .safetensors or .pth; from a checkpoint of several parts, one.
+def convert_file(source: Path, output: Path, system: str, network: str, direction: str) -> str:
+    """Convert a file and return what was written, in two lines for people.
+
+    Args:
+        source: .pth of the reference, or .safetensors.
+        output: .safetensors (direction ``import``) or .pth (``export``).
+        system, network: of :func:`~t2i_hpc.convert.reference.import_reference`.
+        direction: ``import`` from the reference's names to ours, or ``export``.
+
+    Raises:
+        ConversionError: a wrong file, system or network, or an output that exists.
+    """
+    find_network(system, network)
+    _check_output(output, direction)
+    tensors = read_tensors(source, system, network)
+    if direction == "import":
+        module = import_reference(system, network, tensors)
+        notes = {"system": system, "network": network, "source": sha256_of_file(source)}
+        write_safetensors(output, module.state_dict(), notes)
+    else:
+        module = import_own(system, network, tensors)
+        write_pickle(output, export_reference(system, network, module))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return (
+        f"{output}: {system} {network} ({type(module).__name__}), {parameters:,} parameters, "
+        f"{output.stat().st_size:,} bytes\nsha256 {sha256_of_file(output)}"
+    )
+
+
+def _check_output(path: Path, direction: str) -> None:
+    suffix = ".safetensors" if direction == "import" else ".pth"
+    if path.suffix != suffix:
+        named = path if path.name else "(empty)"
+        raise ConversionError(
+            f"output={named}: direction={direction} writes a {suffix} file; name one"
+        )
+    if path.exists():
+        raise ConversionError(f"output={path} exists already: remove it, or name another file")
+
+
+def read_tensors(path: Path, system: str, network: str) -> Mapping[str, Tensor]:
+    """Read a state dict from .safetensors or .pth; from a checkpoint of several networks, one.
 
     Raises:
         ConversionError: no such file, a damaged one, or one that holds more than tensors.
@@ -36,7 +77,8 @@ def read_tensors(path: Path, system: str, part: str) -> Mapping[str, Tensor]:
         raise ConversionError(f"input={path}: there is no such file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return _part_of(_read_pickle(path), path, find_part(system, part).nested)
+    nested = _NESTED[network] if system == "df_gan" else ""
+    return _network_of(_read_pickle(path), path, nested)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], notes: dict[str, str]) -> None:
@@ -80,24 +122,22 @@ def _numpy_numbers() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *{type(kind) for kind in kinds}]
 
 
-def _part_of(loaded: Any, path: Path, nested: str) -> Mapping[str, Tensor]:
+def _network_of(loaded: Any, path: Path, nested: str) -> Mapping[str, Tensor]:
     """Take a network out of what a trainer wrapped it in, or the whole where it is one.
 
     Known are {model: {netG: …}} and a mapping, such as {state_dict: …, epoch: …}, that holds the
-    part by its name, or one network alone.
+    network by its name, or one network alone.
     """
     for _ in range(_DEEPEST):
         if not isinstance(loaded, Mapping) or _is_network(loaded):
             break
         inner = {str(k): value for k, value in loaded.items() if isinstance(value, Mapping)}
-        networks = [name for name, value in inner.items() if _is_network(value)]
-        by_part = any(name.startswith(_PARTS) for name in inner)
-        name = next((known for known in (nested, "model") if known in inner), "")
-        if not name and len(networks) == 1 and not by_part:
-            name = networks[0]
-        if not name:
+        several = any(name.startswith("net") for name in inner)
+        alone = [name for name, value in inner.items() if _is_network(value) and not several]
+        known = [name for name in (nested, "model") if name in inner]
+        if not known and len(alone) != 1:
             break
-        loaded = inner[name]
+        loaded = inner[(known or alone)[0]]
     if not isinstance(loaded, Mapping):
         raise ConversionError(
             f"input={path} holds a {type(loaded).__name__}, not tensors by name; "
@@ -106,7 +146,7 @@ def _part_of(loaded: Any, path: Path, nested: str) -> Mapping[str, Tensor]:
     if any(isinstance(value, Mapping) for value in loaded.values()):
         raise ConversionError(
             f"input={path} holds {', '.join(map(str, loaded))}, but not "
-            f"{nested or 'this part'}: choose another part=, or save its state dict alone"
+            f"{nested or 'this network'}: choose another network=, or save its state dict alone"
         )
     return loaded
 

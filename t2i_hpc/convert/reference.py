@@ -1,4 +1,7 @@
-"""From a reference implementation's state dict to our module, and back."""
+"""From a reference implementation's state dict to our module, and back.
+
+Which names belong together stands in :mod:`t2i_hpc.convert.names`; widths are read off the shapes.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,34 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.convert.entries import Sizes, check_sizes, entries, reference_sizes, sizes
-from t2i_hpc.convert.layouts import Layout
-from t2i_hpc.convert.parts import find_part
-from t2i_hpc.convert.shapes import ConversionError, Shapes, count_blocks
+from t2i_hpc.convert.names import DEAD, OURS, THEIRS, Patterns, reference_names
+from t2i_hpc.convert.networks import (
+    ConversionError,
+    ReferenceNetwork,
+    Shape,
+    Shapes,
+    find_network,
+)
 
 _PREFIX = "module."
 _COMPILED = re.compile(r"(^|\.)_orig_mod\.")
+_COUNTER = "num_batches_tracked"
 # Attributes without tensors that decide what a network computes, and that a state dict with the
 # reference's names cannot say.
 _SETTINGS = ("upsampling", "enlargement", "keeps_features", "masks_from_enlarged")
+_SHOWN = 6  # names of tensors in a message
 
 
-def import_reference(system: str, part: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
+def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     """Build our module from a state dict with the reference's names.
 
-    Widths, vocabulary size and resolution are read off the shapes; DF-GAN's two layouts are
+    Widths, vocabulary size and resolution are read off the shapes; DF-GAN's two versions are
     told apart by their names. Tensors are copied, as float32 where they are real numbers. The
     discriminators' dead convolutions are checked and dropped.
 
     Args:
         system: ``ssa_gan``, ``df_gan``, ``attn_gan``, ``dm_gan`` or ``damsm``.
-        part: ``generator`` (all GANs); ``discriminator`` (ssa_gan, df_gan), ``head`` (df_gan);
+        network: ``generator`` (all GANs); ``discriminator`` (ssa_gan, df_gan), ``head`` (df_gan);
             ``discriminator64``, ``discriminator128``, ``discriminator256`` (attn_gan, dm_gan);
             ``text`` or ``image`` (damsm).
         state_dict: with or without the prefix ``module.``, with or without
@@ -39,7 +48,7 @@ def import_reference(system: str, part: str, state_dict: Mapping[str, Tensor]) -
         The module in evaluation mode: generator(noise, sentence) →
         :class:`~t2i_hpc.systems.base.Pictures`; discriminator(image, sentence) → logits (B,),
         and ``features(image)``; text(tokens, lengths) → words and sentence; image(images) →
-        regions and code. Of DF-GAN's CVPR 2022 layout the discriminator gives features only,
+        regions and code. Of DF-GAN's CVPR 2022 version the discriminator gives features only,
         head(features, sentence) → logits (B,), and
         :class:`~t2i_hpc.models.df_networks.PairedDiscriminator` joins the two.
         AttnGAN's and DM-GAN's: generator(noise, sentence, words, padding_mask) →
@@ -49,41 +58,41 @@ def import_reference(system: str, part: str, state_dict: Mapping[str, Tensor]) -
         :class:`~t2i_hpc.models.staged_discriminator.Judgement`.
 
     Raises:
-        ConversionError: unknown system or part; missing, unexpected or mis-shaped tensors.
+        ConversionError: unknown system or network; missing, unexpected or mis-shaped tensors.
     """
-    title = f"{system} {part}"
-    layouts = find_part(system, part).layouts
+    title = f"{system} {network}"
     tensors = _without_prefix(_only_tensors(title, state_dict))
-    layout = next((one for one in layouts if one.mark in tensors), layouts[-1])
-    module = _build(title, layout, sizes(tensors))
-    found = list(entries(layout, module))
-    check_sizes(title, sizes(tensors), {entry.theirs: entry.shape for entry in found})
-    return _filled(
-        module, {e.ours: tensors[e.theirs] for e in found if e.ours and e.theirs in tensors}
-    )
+    reference = _closest(find_network(system, network), tensors, THEIRS)
+    module = _build(title, reference, _shapes(tensors))
+    own = with_dead(reference.patterns, module.state_dict())
+    found = reference_names(reference.patterns, own)
+    expected = {theirs: own[ours] for theirs, ours in found.items()}
+    _check_shapes(title, _shapes(tensors), _shapes(expected))
+    return _filled(module, {found[theirs]: tensor for theirs, tensor in tensors.items()})
 
 
-def import_own(system: str, part: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
+def import_own(system: str, network: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     """Build our module from a state dict with our own names, in evaluation mode.
 
     Raises:
         ConversionError: as :func:`import_reference`.
     """
-    title = f"{system} {part}"
+    title = f"{system} {network}"
     tensors = _only_tensors(title, state_dict)
-    for layout in find_part(system, part).layouts:
-        found = reference_sizes(layout, tensors)
-        if layout.mark in found:
-            module = _build(title, layout, found)
-            check_sizes(title, sizes(tensors), sizes(module.state_dict()))
-            return _filled(module, tensors)
-    raise ConversionError(
-        f"{title}: the file holds none of our names of this part; is it another part's, or does "
-        "it hold the reference's names already?"
-    )
+    reference = _closest(find_network(system, network), tensors, OURS)
+    found = reference_names(reference.patterns, tensors)
+    if not found:
+        raise ConversionError(
+            f"{title}: the file holds none of our names of this network; is it another "
+            "network's, or does it hold the reference's names already?"
+        )
+    shapes = _shapes({theirs: tensors[ours] for theirs, ours in found.items()})
+    module = _build(title, reference, shapes)
+    _check_shapes(title, _shapes(tensors), _shapes(module.state_dict()))
+    return _filled(module, tensors)
 
 
-def export_reference(system: str, part: str, module: nn.Module) -> dict[str, Tensor]:
+def export_reference(system: str, network: str, module: nn.Module) -> dict[str, Tensor]:
     """Return a module's tensors under the reference's names, in its order.
 
     Dead convolutions that the reference's discriminators carry are zeros: their values were
@@ -94,36 +103,39 @@ def export_reference(system: str, part: str, module: nn.Module) -> dict[str, Ten
         ConversionError: the module is of another class, or is built unlike the reference (with
             fewer masks, or another modulation).
     """
-    title = f"{system} {part}"
-    layout = _layout_of(title, find_part(system, part).layouts, module)
-    own = module.state_dict()
-    twin = _build(title, layout, reference_sizes(layout, own))
-    check_sizes(title, sizes(own), sizes(twin.state_dict()))
+    title, offered = f"{system} {network}", find_network(system, network)
+    reference = next((one for one in offered if isinstance(module, one.kind)), None)
+    if reference is None:
+        known = " or ".join(one.kind.__name__ for one in offered)
+        raise ConversionError(f"{title}: {type(module).__name__} is no {known}; give one of these")
+    state = module.state_dict()
+    own = with_dead(reference.patterns, state)
+    found = reference_names(reference.patterns, own)
+    exported = {theirs: own[ours].contiguous() for theirs, ours in found.items()}
+    twin = _build(title, reference, _shapes(exported))
+    _check_shapes(title, _shapes(state), _shapes(twin.state_dict()))
     _check_settings(title, module, twin)
-    some = next(iter(own.values()))
-    return {
-        entry.theirs: own[entry.ours].contiguous() if entry.ours else some.new_zeros(entry.shape)
-        for entry in entries(layout, module)
-    }
+    return exported
 
 
-def _layout_of(title: str, layouts: tuple[Layout, ...], module: nn.Module) -> Layout:
-    for layout in layouts:
-        if isinstance(module, layout.network):
-            return layout
-    known = " or ".join(layout.network.__name__ for layout in layouts)
-    raise ConversionError(f"{title}: {type(module).__name__} is no {known}; give one of these")
+def with_dead(patterns: Patterns, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our state dict with zeros for the convolutions that are dead in the reference."""
+    dead = {}
+    if any(theirs.endswith(DEAD) for theirs, _ in patterns):
+        for name, weight in own.items():
+            block = name.removesuffix(".conv1.weight")
+            if block != name and f"{block}.shortcut.weight" not in own:
+                channels = len(weight)
+                dead[f"{block}.shortcut.weight"] = weight.new_zeros(channels, channels, 1, 1)
+                dead[f"{block}.shortcut.bias"] = weight.new_zeros(channels)
+    return {**own, **dead}
 
 
-def _check_settings(title: str, module: nn.Module, twin: nn.Module) -> None:
-    for (name, ours), theirs in zip(module.named_modules(), twin.modules(), strict=True):
-        for setting in _SETTINGS:
-            given, expected = getattr(ours, setting, None), getattr(theirs, setting, None)
-            if given != expected:
-                raise ConversionError(
-                    f"{title}: {name + '.' if name else ''}{setting} is {given}, the reference's "
-                    f"is {expected}: its checkpoints cannot hold this network"
-                )
+def _closest(
+    versions: tuple[ReferenceNetwork, ...], tensors: Mapping[str, Tensor], side: int
+) -> ReferenceNetwork:
+    """Return the version whose patterns name the most of these tensors, the first where equal."""
+    return max(versions, key=lambda one: len(reference_names(one.patterns, tensors, side)))
 
 
 def _only_tensors(title: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -131,7 +143,7 @@ def _only_tensors(title: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, 
         if not isinstance(value, Tensor):
             raise ConversionError(
                 f"{title}: {name!r} is of type {type(value).__name__}, not a tensor; give the "
-                "state dict of this part alone"
+                "state dict of this network alone"
             )
     return state_dict
 
@@ -144,10 +156,10 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _build(title: str, layout: Layout, found: Sizes) -> nn.Module:
+def _build(title: str, reference: ReferenceNetwork, shapes: Mapping[str, Shape]) -> nn.Module:
     """Make the module without memory for its tensors and without drawing random numbers."""
     with torch.device("meta"):
-        return layout.build(Shapes(title, found, count_blocks(found, layout.blocks))).eval()
+        return reference.build(Shapes(title, shapes)).eval()
 
 
 def _filled(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -160,3 +172,41 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     }
     module.load_state_dict(values, assign=True)
     return module
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _check_shapes(title: str, given: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    """Compare names and shapes; counters of batches may be missing."""
+    missing = [n for n in expected if n not in given and not n.endswith(_COUNTER)]
+    unexpected = [name for name in given if name not in expected]
+    other = [
+        f"{name} {given[name]} instead of {expected[name]}"
+        for name in expected
+        if name in given and given[name] != expected[name]
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
+    problems = [f"{len(found)} {kind}: {_some(found)}" for kind, found in kinds if found]
+    if problems:
+        raise ConversionError(
+            f"{title}: the tensors do not fit ({'; '.join(problems)}); is this checkpoint "
+            "whole, and of this system and network?"
+        )
+
+
+def _some(found: list[str]) -> str:
+    rest = len(found) - _SHOWN
+    return ", ".join(found[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _check_settings(title: str, module: nn.Module, twin: nn.Module) -> None:
+    for (name, ours), theirs in zip(module.named_modules(), twin.modules(), strict=True):
+        for setting in _SETTINGS:
+            given, expected = getattr(ours, setting, None), getattr(theirs, setting, None)
+            if given != expected:
+                raise ConversionError(
+                    f"{title}: {name + '.' if name else ''}{setting} is {given}, the reference's "
+                    f"is {expected}: its checkpoints cannot hold this network"
+                )

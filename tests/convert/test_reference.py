@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.convert import ConversionError, export_reference, import_reference
+from t2i_hpc.convert.reference import import_own
 from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.ssa_generator import SSAGenerator, parameter_count
@@ -72,7 +73,7 @@ def generator_weights() -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_names_shapes_and_order(name: str) -> None:
     """On torch's meta device: the networks have their full size, and no memory."""
-    system, part, parameters = PUBLISHED[name]
+    system, network, parameters = PUBLISHED[name]
     shapes = published(name)
     whole = {
         key: torch.empty(
@@ -82,20 +83,20 @@ def test_published_names_shapes_and_order(name: str) -> None:
         )
         for key, shape in shapes.items()
     }
-    module = import_reference(system, part, whole)
+    module = import_reference(system, network, whole)
     assert parameter_count(module) == parameters
     assert not module.training
-    exported = export_reference(system, part, module)
+    exported = export_reference(system, network, module)
     assert [(key, tuple(value.shape)) for key, value in exported.items()] == list(shapes.items())
     assert [value.dtype for value in exported.values()] == [v.dtype for v in whole.values()]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_export_gives_back_what_was_imported(name: str) -> None:
-    system, part = GOLDEN[name]
+    system, network = GOLDEN[name]
     weights = golden_weights(name)
-    module = import_reference(system, part, weights)
-    exported = export_reference(system, part, module)
+    module = import_reference(system, network, weights)
+    exported = export_reference(system, network, module)
     assert list(exported) == list(weights)
     used = {value.data_ptr() for value in module.state_dict().values()}
     dead = [key for key, value in exported.items() if value.data_ptr() not in used]
@@ -108,9 +109,19 @@ def test_export_gives_back_what_was_imported(name: str) -> None:
     }.get(name, set())
 
 
+@pytest.mark.parametrize("name", GOLDEN)
+def test_tensors_with_our_own_names(name: str) -> None:
+    system, network = GOLDEN[name]
+    module = import_reference(system, network, golden_weights(name))
+    again = import_own(system, network, module.state_dict())
+    assert type(again) is type(module)
+    for key, value in module.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
 @pytest.mark.parametrize("resolution", [64, 128])
 @pytest.mark.parametrize(
-    ("system", "part", "build"),
+    ("system", "network", "build"),
     [
         ("ssa_gan", "generator", lambda r: SSAGenerator(r, width=3, noise_width=7, mask_width=5)),
         ("ssa_gan", "discriminator", lambda r: MatchingDiscriminator(r, 3, 12)),
@@ -133,10 +144,10 @@ def test_export_gives_back_what_was_imported(name: str) -> None:
     ],
 )
 def test_sizes_are_read_off_the_shapes(
-    system: str, part: str, build: Callable[[int], nn.Module], resolution: int
+    system: str, network: str, build: Callable[[int], nn.Module], resolution: int
 ) -> None:
     module = build(resolution)
-    again = import_reference(system, part, export_reference(system, part, module))
+    again = import_reference(system, network, export_reference(system, network, module))
     assert type(again) is type(module)
     assert again.state_dict().keys() == module.state_dict().keys()
     for name, value in again.state_dict().items():
@@ -177,9 +188,9 @@ def test_every_parameter_can_be_trained_but_inceptions() -> None:
     assert all(parameter.requires_grad for parameter in generator.parameters())
 
 
-def refused(system: str, part: str, weights: Mapping[str, Any]) -> str:
+def refused(system: str, network: str, weights: Mapping[str, Any]) -> str:
     with pytest.raises(ConversionError) as refusal:
-        import_reference(system, part, weights)
+        import_reference(system, network, weights)
     assert isinstance(refusal.value, UserError)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
@@ -211,7 +222,7 @@ def test_a_dead_convolution_must_be_there_and_fit() -> None:
     assert "block5.conv_s.bias" in refused("ssa_gan", "discriminator", rest)
 
 
-def test_another_part_or_system() -> None:
+def test_another_network_or_system() -> None:
     refused("ssa_gan", "discriminator", generator_weights())
     refused("ssa_gan", "generator", golden_weights("dfgan G"))
     refused("df_gan", "head", golden_weights("dfgan D"))

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.convert import import_reference
-from t2i_hpc.convert.entries import entries
-from t2i_hpc.convert.parts import find_part
+from t2i_hpc.convert.names import reference_names
+from t2i_hpc.convert.networks import find_network
+from t2i_hpc.convert.reference import with_dead
 from tests.golden import fill
 
 _FOLDER = Path(__file__).parent
@@ -77,10 +78,12 @@ def case(name: str) -> Case:
     return Case(name)
 
 
-def names(system: str, part: str, module: nn.Module) -> list[tuple[str, str | None]]:
+def names(system: str, network: str, module: nn.Module) -> list[tuple[str, str | None]]:
     """Return (their name, our name) of every tensor, in their order; None where it is dead."""
-    (layout,) = (one for one in find_part(system, part).layouts if one.network is type(module))
-    return [(entry.theirs, entry.ours) for entry in entries(layout, module)]
+    (reference,) = (one for one in find_network(system, network) if one.kind is type(module))
+    own = module.state_dict()
+    found = reference_names(reference.patterns, with_dead(reference.patterns, own))
+    return [(theirs, ours if ours in own else None) for theirs, ours in found.items()]
 
 
 def published(name: str) -> dict[str, tuple[int, ...]]:

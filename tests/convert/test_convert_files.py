@@ -1,4 +1,4 @@
-"""The door `convert`: files in, files out, and what it refuses."""
+"""The command `convert`: files in, files out, and what it refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from t2i_hpc.systems.encoders import load_weights
 from tests.golden.case import case
 from tests.support.training import run_door
 
-TEXT = ("system=damsm", "part=text")
+TEXT = ("system=damsm", "network=text")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_to_safetensors_and_back(tmp_path: Path, text: Path) -> None:
     assert torch.equal(encoder.embedding.weight, weights["encoder.weight"])
     with safe_open(output, "pt") as file:
         source = hashlib.sha256(text.read_bytes()).hexdigest()
-        notes = {"format": "pt", "system": "damsm", "part": "text", "source": source}
+        notes = {"format": "pt", "system": "damsm", "network": "text", "source": source}
         assert file.metadata() == notes
 
     assert convert(*TEXT, "direction=export", f"input={output}", f"output={back}") == 0
@@ -73,29 +73,29 @@ def test_files_of_torch_before_1_6(tmp_path: Path) -> None:
     old, output = tmp_path / "old.pth", tmp_path / "new.safetensors"
     weights = OrderedDict(case("dfgan").weights("C"))
     torch.save(weights, old, _use_new_zipfile_serialization=False)
-    assert convert("system=df_gan", "part=head", f"input={old}", f"output={output}") == 0
+    assert convert("system=df_gan", "network=head", f"input={old}", f"output={output}") == 0
     assert torch.equal(load_file(output)["logit.weight"], weights["joint_conv.2.weight"])
 
 
 @pytest.mark.parametrize(
-    ("part", "key", "kind"),
+    ("network", "key", "kind"),
     [
         ("generator", "G", "DFGenerator"),
         ("discriminator", "D", "DFDiscriminator"),
         ("head", "C", "DFHead"),
     ],
 )
-def test_a_part_of_df_gans_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, key: str, kind: str
+def test_a_network_of_df_gans_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], network: str, key: str, kind: str
 ) -> None:
     networks = {f"net{letter}": case("dfgan").weights(letter) for letter in "GDC"}
     whole = {"model": networks, "optimizers": {"optimizer_G": {"state": {}}}, "epoch": 3}
     torch.save(whole, tmp_path / "state_epoch_003.pth")
     first, back = tmp_path / "ours.safetensors", tmp_path / "theirs.pth"
-    words = ("system=df_gan", f"part={part}")
+    words = ("system=df_gan", f"network={network}")
     assert convert(*words, f"input={tmp_path}/state_epoch_003.pth", f"output={first}") == 0
-    assert f"df_gan {part} ({kind})" in capsys.readouterr().out
-    expected = import_reference("df_gan", part, networks[f"net{key}"]).state_dict()
+    assert f"df_gan {network} ({kind})" in capsys.readouterr().out
+    expected = import_reference("df_gan", network, networks[f"net{key}"]).state_dict()
     found = load_file(first)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -103,11 +103,13 @@ def test_a_part_of_df_gans_checkpoint(
     assert list(torch.load(back, weights_only=True)) == list(networks[f"net{key}"])
 
 
-def test_a_checkpoint_without_the_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_without_the_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"model": {"netG": case("dfgan").weights("G")}}, tmp_path / "a.pth")
     words = (f"input={tmp_path}/a.pth", f"output={tmp_path}/b.safetensors")
-    assert "holds netG, but not netC" in refusal(capsys, "system=df_gan", "part=head", *words)
-    assert "holds netG, but not" in refusal(capsys, "system=ssa_gan", "part=generator", *words)
+    assert "holds netG, but not netC" in refusal(capsys, "system=df_gan", "network=head", *words)
+    assert "holds netG, but not" in refusal(capsys, "system=ssa_gan", "network=generator", *words)
 
 
 class Harmful:
@@ -143,16 +145,16 @@ def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], conte
         assert f"input={tmp_path / name} is" in refusal(capsys, *words)
 
 
-def test_wrong_words(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = f"output={tmp_path}/b.safetensors"
     given = f"input={text}"
     assert "there is no such file" in refusal(capsys, *TEXT, f"input={text}.old", out)
     assert "there is no such file" in refusal(capsys, *TEXT, f"input={tmp_path}", out)
-    assert "part=texts is not offered for damsm" in refusal(
-        capsys, "system=damsm", "part=texts", given, out
+    assert "network=texts is not offered for damsm" in refusal(
+        capsys, "system=damsm", "network=texts", given, out
     )
     assert "system= is not offered" in refusal(capsys, given, out)
-    assert "emb_features.weight" in refusal(capsys, "system=damsm", "part=image", given, out)
+    assert "emb_features.weight" in refusal(capsys, "system=damsm", "network=image", given, out)
     assert "output=(empty)" in refusal(capsys, *TEXT, given)
     assert "writes a .pth file" in refusal(capsys, *TEXT, "direction=export", given, out)
     assert not list(tmp_path.glob("*.safetensors"))
@@ -168,13 +170,15 @@ def test_an_output_that_exists_is_kept(
     assert output.read_bytes() == b"precious"
 
 
-def test_exporting_another_parts_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exporting_another_networks_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_file(DFHead(2).state_dict(), tmp_path / "head.safetensors")
     words = (f"input={tmp_path}/head.safetensors", f"output={tmp_path}/b.pth", "direction=export")
-    error = refusal(capsys, "system=damsm", "part=text", *words)
-    assert "none of our names of this part" in error
+    error = refusal(capsys, "system=damsm", "network=text", *words)
+    assert "none of our names of this network" in error
     save_file({**DFHead(2).state_dict(), "more": torch.zeros(1)}, tmp_path / "head.safetensors")
-    error = refusal(capsys, "system=df_gan", "part=head", *words)
+    error = refusal(capsys, "system=df_gan", "network=head", *words)
     assert "1 unexpected: more" in error
     assert export_reference("df_gan", "head", DFHead(2)).keys()
 
