@@ -46,7 +46,7 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
 
     Returns:
         The module in evaluation mode: generator(noise, sentence) →
-        :class:`~t2i_hpc.systems.base.Pictures`; discriminator(image, sentence) → logits (B,),
+        :class:`~t2i_hpc.models.outputs.GeneratedImages`; discriminator(image, sentence) → logits (B,),
         and ``features(image)``; text(tokens, lengths) → words and sentence; image(images) →
         regions and code. Of DF-GAN's CVPR 2022 version the discriminator gives features only,
         head(features, sentence) → logits (B,), and
@@ -64,7 +64,7 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
     tensors = _without_prefix(_only_tensors(title, state_dict))
     reference = _closest(find_network(system, network), tensors, THEIRS)
     module = _build(title, reference, _shapes(tensors))
-    own = with_dead(reference.patterns, module.state_dict())
+    own = with_dead_convolutions(reference.patterns, module.state_dict())
     found = reference_names(reference.patterns, own)
     expected = {theirs: own[ours] for theirs, ours in found.items()}
     _check_shapes(title, _shapes(tensors), _shapes(expected))
@@ -109,7 +109,7 @@ def export_reference(system: str, network: str, module: nn.Module) -> dict[str, 
         known = " or ".join(one.kind.__name__ for one in offered)
         raise ConversionError(f"{title}: {type(module).__name__} is no {known}; give one of these")
     state = module.state_dict()
-    own = with_dead(reference.patterns, state)
+    own = with_dead_convolutions(reference.patterns, state)
     found = reference_names(reference.patterns, own)
     exported = {theirs: own[ours].contiguous() for theirs, ours in found.items()}
     twin = _build(title, reference, _shapes(exported))
@@ -118,7 +118,7 @@ def export_reference(system: str, network: str, module: nn.Module) -> dict[str, 
     return exported
 
 
-def with_dead(patterns: Patterns, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_dead_convolutions(patterns: Patterns, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return our state dict with zeros for the convolutions that are dead in the reference."""
     dead = {}
     if any(theirs.endswith(DEAD) for theirs, _ in patterns):

@@ -32,12 +32,12 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def convert(*words: object) -> int:
-    return COMMAND.main([str(word) for word in words])
+def convert(*arguments: object) -> int:
+    return COMMAND.main([str(word) for word in arguments])
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    assert convert(*words) == 2
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert convert(*arguments) == 2
     printed = capsys.readouterr()
     assert not printed.out
     assert printed.err.count("\n") == 1
@@ -92,14 +92,14 @@ def test_a_network_of_df_gans_checkpoint(
     whole = {"model": networks, "optimizers": {"optimizer_G": {"state": {}}}, "epoch": 3}
     torch.save(whole, tmp_path / "state_epoch_003.pth")
     first, back = tmp_path / "ours.safetensors", tmp_path / "theirs.pth"
-    words = ("system=df_gan", f"network={network}")
-    assert convert(*words, f"input={tmp_path}/state_epoch_003.pth", f"output={first}") == 0
+    arguments = ("system=df_gan", f"network={network}")
+    assert convert(*arguments, f"input={tmp_path}/state_epoch_003.pth", f"output={first}") == 0
     assert f"df_gan {network} ({kind})" in capsys.readouterr().out
     expected = import_reference("df_gan", network, networks[f"net{key}"]).state_dict()
     found = load_file(first)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert convert(*words, "direction=export", f"input={first}", f"output={back}") == 0
+    assert convert(*arguments, "direction=export", f"input={first}", f"output={back}") == 0
     assert list(torch.load(back, weights_only=True)) == list(networks[f"net{key}"])
 
 
@@ -107,9 +107,13 @@ def test_a_checkpoint_without_the_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model": {"netG": case("dfgan").weights("G")}}, tmp_path / "a.pth")
-    words = (f"input={tmp_path}/a.pth", f"output={tmp_path}/b.safetensors")
-    assert "holds netG, but not netC" in refusal(capsys, "system=df_gan", "network=head", *words)
-    assert "holds netG, but not" in refusal(capsys, "system=ssa_gan", "network=generator", *words)
+    arguments = (f"input={tmp_path}/a.pth", f"output={tmp_path}/b.safetensors")
+    assert "holds netG, but not netC" in refusal(
+        capsys, "system=df_gan", "network=head", *arguments
+    )
+    assert "holds netG, but not" in refusal(
+        capsys, "system=ssa_gan", "network=generator", *arguments
+    )
 
 
 class Harmful:
@@ -124,25 +128,25 @@ def test_pickles_of_more_than_tensors(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"encoder.weight": Harmful()}, "a.pth")
-    words = (*TEXT, "input=a.pth", "output=b.safetensors")
-    assert "is not unpickled because" in refusal(capsys, *words)
+    arguments = (*TEXT, "input=a.pth", "output=b.safetensors")
+    assert "is not unpickled because" in refusal(capsys, *arguments)
     torch.save([torch.zeros(2)], "a.pth")
-    assert "holds a list, not tensors by name" in refusal(capsys, *words)
+    assert "holds a list, not tensors by name" in refusal(capsys, *arguments)
     torch.save({"encoder.weight": 3}, "a.pth")
-    assert "'encoder.weight' is of type int" in refusal(capsys, *words)
+    assert "'encoder.weight' is of type int" in refusal(capsys, *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"no checkpoint at all", b"PK\x03\x04" + bytes(60)],
-    ids=["empty", "words", "half a zip"],
+    ids=["empty", "text", "half a zip"],
 )
 def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
     for name in ("a.pth", "a.safetensors"):
         (tmp_path / name).write_bytes(content)
-        words = (*TEXT, f"input={tmp_path / name}", f"output={tmp_path}/b.safetensors")
-        assert f"input={tmp_path / name} is" in refusal(capsys, *words)
+        arguments = (*TEXT, f"input={tmp_path / name}", f"output={tmp_path}/b.safetensors")
+        assert f"input={tmp_path / name} is" in refusal(capsys, *arguments)
 
 
 def test_wrong_arguments(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,11 +178,15 @@ def test_exporting_another_networks_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file(DFHead(2).state_dict(), tmp_path / "head.safetensors")
-    words = (f"input={tmp_path}/head.safetensors", f"output={tmp_path}/b.pth", "direction=export")
-    error = refusal(capsys, "system=damsm", "network=text", *words)
+    arguments = (
+        f"input={tmp_path}/head.safetensors",
+        f"output={tmp_path}/b.pth",
+        "direction=export",
+    )
+    error = refusal(capsys, "system=damsm", "network=text", *arguments)
     assert "none of our names of this network" in error
     save_file({**DFHead(2).state_dict(), "more": torch.zeros(1)}, tmp_path / "head.safetensors")
-    error = refusal(capsys, "system=df_gan", "network=head", *words)
+    error = refusal(capsys, "system=df_gan", "network=head", *arguments)
     assert "1 unexpected: more" in error
     assert export_reference("df_gan", "head", DFHead(2)).keys()
 
@@ -187,8 +195,8 @@ def test_exporting_another_networks_file(
 def test_names_of_compiled_networks(tmp_path: Path, prefix: str) -> None:
     weights = case("damsm").weights("text")
     torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "a.pth")
-    words = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
-    assert convert(*TEXT, *words) == 0
+    arguments = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
+    assert convert(*TEXT, *arguments) == 0
     written = load_file(tmp_path / "a.safetensors")
     assert torch.equal(written["embedding.weight"], weights["encoder.weight"])
 
@@ -198,8 +206,8 @@ def test_a_state_dict_as_trainers_wrap_it(tmp_path: Path, kind: Any) -> None:
     weights = case("damsm").weights("text")
     wrapped = {"state_dict": weights, "epoch": kind(1), "optimizer": {"state": {0: kind(1)}}}
     torch.save(wrapped, tmp_path / "a.pth")
-    words = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
-    assert convert(*TEXT, *words) == 0
+    arguments = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
+    assert convert(*TEXT, *arguments) == 0
     written = load_file(tmp_path / "a.safetensors")
     assert torch.equal(written["embedding.weight"], weights["encoder.weight"])
 
@@ -209,5 +217,5 @@ def test_one_of_several_networks_is_not_guessed(
 ) -> None:
     weights = case("damsm").weights("text")
     torch.save({"params": weights, "params_ema": weights}, tmp_path / "a.pth")
-    words = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
-    assert "holds params, params_ema, but not" in refusal(capsys, *TEXT, *words)
+    arguments = (f"input={tmp_path / 'a.pth'}", f"output={tmp_path / 'a.safetensors'}")
+    assert "holds params, params_ema, but not" in refusal(capsys, *TEXT, *arguments)

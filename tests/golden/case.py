@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from t2i_hpc.convert import import_reference
 from t2i_hpc.convert.names import reference_names
 from t2i_hpc.convert.networks import find_network
-from t2i_hpc.convert.reference import with_dead
+from t2i_hpc.convert.reference import with_dead_convolutions
 from tests.golden import fill
 
 _FOLDER = Path(__file__).parent
@@ -82,7 +82,7 @@ def names(system: str, network: str, module: nn.Module) -> list[tuple[str, str |
     """Return (their name, our name) of every tensor, in their order; None where it is dead."""
     (reference,) = (one for one in find_network(system, network) if one.kind is type(module))
     own = module.state_dict()
-    found = reference_names(reference.patterns, with_dead(reference.patterns, own))
+    found = reference_names(reference.patterns, with_dead_convolutions(reference.patterns, own))
     return [(theirs, ours if ours in own else None) for theirs, ours in found.items()]
 
 
