@@ -46,10 +46,10 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
 
     Returns:
         The module in evaluation mode: generator(noise, sentence) →
-        :class:`~t2i_hpc.models.outputs.GeneratedImages`; discriminator(image, sentence) → logits (B,),
-        and ``features(image)``; text(tokens, lengths) → words and sentence; image(images) →
-        regions and code. Of DF-GAN's CVPR 2022 version the discriminator gives features only,
-        head(features, sentence) → logits (B,), and
+        :class:`~t2i_hpc.models.outputs.GeneratedImages`; discriminator(image, sentence) →
+        logits (B,), and ``features(image)``; text(tokens, lengths) → words and sentence;
+        image(images) → regions and code. Of DF-GAN's CVPR 2022 version the discriminator gives
+        features only, head(features, sentence) → logits (B,), and
         :class:`~t2i_hpc.models.df_networks.PairedDiscriminator` joins the two.
         AttnGAN's and DM-GAN's: generator(noise, sentence, words, padding_mask) →
         :class:`~t2i_hpc.models.staged_generator.StagedPictures`, with the words hidden that
