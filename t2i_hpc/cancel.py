@@ -12,7 +12,7 @@ from t2i_hpc.cluster.sweeps import is_sweep
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import CancelConfig
-from t2i_hpc.reporting.run_state import read_states
+from t2i_hpc.reporting.run_status import read_states
 
 
 def cancel(config: CancelConfig) -> None:

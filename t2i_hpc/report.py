@@ -1,4 +1,4 @@
-"""Door: one HTML page and one PNG about a run."""
+"""The command `report`: one HTML page and one PNG about a run."""
 
 from __future__ import annotations
 

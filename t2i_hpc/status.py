@@ -1,4 +1,4 @@
-"""Door: how runs fare."""
+"""The command `status`: state and progress of runs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from t2i_hpc.cluster.cancelling import find_runs
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import StatusConfig
-from t2i_hpc.reporting.run_state import read_states
-from t2i_hpc.reporting.status_text import status_details, status_json, status_table
+from t2i_hpc.reporting.run_status import read_states, status_details, status_json, status_table
 
 
 def status(config: StatusConfig) -> None:
     """Print a table of the runs, or all about one."""
     if not config.run and not Path(config.runs).is_dir():
-        raise RunError(
-            f"there is no folder {config.runs}: name a run, or the folder of all with runs="
-        )
+        raise RunError(f"there is no folder {config.runs}: name a run, or a folder with runs=")
     states = read_states(find_runs(config.run or [config.runs]))
     if config.format == "json":
         say(status_json(states))
@@ -31,9 +28,9 @@ def status(config: StatusConfig) -> None:
 
 COMMAND = RunsCommand(
     "status",
-    "Says how runs fare: state (new, waiting, running, unknown, stopped, done, failed,\n"
-    "lost), progress, img/s, time left, restarts, job, nodes, last score, last error. From Slurm\n"
-    "where there is one, and from the runs' own files; unknown: Slurm gives no answer. Words\n"
+    "Prints the status of runs: state (new, waiting, running, unknown, stopped, done, failed,\n"
+    "lost), progress, img/s, ETA, restarts, job, nodes, last score, last error. From Slurm where\n"
+    "there is one, and from the runs' own files; unknown: Slurm gives no answer. Arguments\n"
     "without a key are runs, sweeps or folders of runs.",
     StatusConfig,
     status,

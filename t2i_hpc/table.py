@@ -1,28 +1,36 @@
-"""Door: the results of a sweep side by side."""
+"""The command `table`: scores and costs of runs and sweeps side by side."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from t2i_hpc.cli.command import RunsCommand
-from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import write_text
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import TableConfig
-from t2i_hpc.reporting.results import read_results
-from t2i_hpc.reporting.results_costs import Cost, read_cost
-from t2i_hpc.reporting.results_text import to_csv, to_markdown
+from t2i_hpc.reporting.costs import read_cost
+from t2i_hpc.reporting.results import read_results, to_csv, to_json, to_markdown
+
+_FORMATS = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
 
 
 def table(config: TableConfig) -> None:
     """Print the table, or write it into a file."""
     if not config.run:
-        raise RunError("nothing is named: say python -m t2i_hpc.table runs/sweeps/<name>-<hash>")
-    results = read_results(config.run, config.over, _cost_of() if config.costs else None)
-    text = to_csv(results) if config.format == "csv" else to_markdown(results)
+        raise RunError("no runs are named: say python -m t2i_hpc.table runs/<name>-<hash> …")
+    if config.published and config.format == "csv":
+        raise ConfigurationError("format=csv has no place for published=true: take format=json")
+    results = read_results(
+        config.run,
+        config.over,
+        read_cost if config.costs else None,
+        metric=config.metric,
+        best=config.best,
+        published=config.published,
+    )
+    text = _FORMATS[config.format](results)
     if config.output:
         write_text(Path(config.output), text)
         say(config.output)
@@ -30,26 +38,19 @@ def table(config: TableConfig) -> None:
         say(text.removesuffix("\n"))
 
 
-def _cost_of() -> Callable[[Path], Cost | None]:
-    from t2i_hpc.reporting.run_cost import count_cost
-
-    return partial(read_cost, count=count_cost)
-
-
 COMMAND = RunsCommand(
     "table",
-    "Prints the results of a sweep, or of runs, side by side: what varies, state, images, img/s\n"
-    "and the newest score of each metric. Scores of different protocols or numbers of images\n"
-    "never share a column. costs=true adds parameters, operations and memory. Words without a\n"
-    "key are sweeps, runs or folders of runs.",
+    "Prints runs and sweeps side by side: what varies, state, images, img/s and the newest score\n"
+    "of each metric, or the best with best=true. Scores of different protocols or numbers of\n"
+    "images never share a column. published=true adds papers' numbers, costs=true parameters,\n"
+    "operations and memory. Arguments without a key are sweeps, runs or folders of runs.",
     TableConfig,
     table,
     (
-        "python -m t2i_hpc.table runs/sweeps/cub_ssagan-1a2b3c4d",
+        "python -m t2i_hpc.table runs/coco-1a2b3c4d runs/coco-5e6f7a8b best=true published=true",
         "python -m t2i_hpc.table runs/sweeps/cub_ssagan-1a2b3c4d over=seed format=csv "
         "output=masks.csv",
         "python -m t2i_hpc.table runs/sweeps/sweep-2b3c4d5e costs=true",
-        "python -m t2i_hpc.table runs/cub_ssagan-1a2b3c4d runs/cub_dfgan_id0-5e6f7a8b",
     ),
 )
 

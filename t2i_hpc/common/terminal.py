@@ -17,7 +17,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from importlib import import_module
 from typing import TextIO
 
@@ -54,6 +54,27 @@ def discard(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def aligned(
+    rows: Sequence[Sequence[str]], right: Container[int] = (), between: str = "  "
+) -> list[str]:
+    """Return rows as lines with aligned columns, plain text for terminals, pipes and logs.
+
+    Args:
+        rows: of equal length; the first are the titles.
+        right: numbers of the columns that are set flush right.
+        between: what stands between columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        between.join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return [line.rstrip() for line in lines] if between.isspace() else lines
 
 
 _SECONDS_BETWEEN_LINES = 10.0

@@ -90,16 +90,6 @@ class EvaluateConfig:
 
 
 @dataclass
-class CompareConfig:
-    """Put the scores of runs side by side, with the papers' published numbers beside them."""
-
-    run: list[str] = setting([], "run directories, or folders with a scores.jsonl")
-    metric: str = setting("", "only metrics whose name begins with this; empty: all")
-    published: bool = setting(True, "also show published numbers of the same kind of protocol")
-    json: bool = setting(False, "print JSON, not tables for people")
-
-
-@dataclass
 class GenerateConfig(GenerationConfig):
     """Draw pictures for captions with a trained run."""
 
@@ -130,7 +120,7 @@ class ReportConfig:
 
 @dataclass
 class StatusConfig:
-    """Say how runs fare: on a cluster, on this machine, or when they ended."""
+    """Print the status of runs: on a cluster, on this machine, or when they ended."""
 
     run: list[str] = setting([], "run directories, sweeps, or folders of runs; empty: all of runs=")
     runs: str = setting("runs", "folder of run directories")
@@ -151,14 +141,21 @@ class CancelConfig:
 class TableConfig:
     """Print the results of a sweep, or of some runs, side by side."""
 
-    run: list[str] = setting([], "sweeps, run directories, or folders of runs")
+    run: list[str] = setting(
+        [], "sweeps, run directories, folders of runs, or folders with a scores.jsonl"
+    )
+    metric: str = setting("", "only metrics whose name begins with this; empty: all")
+    best: bool = setting(False, "show each run's best scores, not its newest ones")
+    published: bool = setting(
+        False, "also show papers' numbers for the same network, data set and N (not with csv)"
+    )
     over: str = setting("", "axis to average over, e.g. seed: mean ± standard deviation")
     costs: bool = setting(
         False,
         "also show parameters, GFLOP of a training step per image (each run is counted once, for "
         "seconds to minutes) and peak memory",
     )
-    format: str = setting("markdown", "how it is printed", choices=("markdown", "csv"))
+    format: str = setting("markdown", "how it is printed", choices=("markdown", "csv", "json"))
     output: str = setting("", "file to write; empty: print")
 
 
@@ -214,7 +211,6 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "pretrain": TrainConfig,
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
-    "compare": CompareConfig,
     "report": ReportConfig,
     "checkpoints": CheckpointsConfig,
     "shards": ShardsConfig,

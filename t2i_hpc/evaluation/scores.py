@@ -1,32 +1,29 @@
-"""The unit in which a score is printed; files hold shares of 1.
+"""Scores: rows of ``scores.jsonl``, and those of a run that may be compared with each other.
 
-Rows of scores.jsonl: a number never stands without its N and its protocol.
+A number never stands without its N and its protocol. Files hold shares of 1; people read
+R-precision in per cent, as the literature states it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_hpc.common.files import append_json_line
 
-if TYPE_CHECKING:  # who only reads scores imports no torch
+if TYPE_CHECKING:  # reading scores imports no torch
     from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
     from t2i_hpc.evaluation.metrics import Value
     from t2i_hpc.evaluation.protocol import Protocol
 
-_IN_PERCENT = "R-precision"  # as the literature states it
-
-
-def scale_of(metric: str) -> tuple[float, str]:
-    """Return what a metric's value is multiplied by for people, and the unit behind it."""
-    return (100.0, " %") if metric.startswith(_IN_PERCENT) else (1.0, "")
-
-
 FILE_NAME = "scores.jsonl"
 FEW_IMAGES = 10_000
+_IN_PERCENT = "R-precision"
+_FRECHET = re.compile(r"\bFI?D\b")  # FID, clean FID, FD (…), but not KID
 # Convolutions on another number of CPU threads, or on GPUs of one model, agree this far.
 _SAME = 1e-6
 _IDENTITY = ("images", "metric", "protocol", "checkpoint")
@@ -77,12 +74,114 @@ def record_score(run: Path, row: dict[str, Any]) -> bool:
         same = all(known.get(name) == row[name] for name in _IDENTITY)
         return same and math.isclose(known.get("value", math.nan), row["value"], rel_tol=_SAME)
 
-    # Two merges may end in the same second: who looks also writes, under one lock.
+    # Two merges may end in the same second: reading and writing are under one lock.
     return append_json_line(run / FILE_NAME, row, unless=is_same)
 
 
+@dataclass(frozen=True)
+class Score:
+    """One value after so many training images, with its error bar where there is one."""
+
+    images: int
+    value: float
+    checkpoint: str
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """Scores that may be compared with each other.
+
+    Attributes:
+        metric: what is measured, e.g. "FID".
+        n: generated images; n_real: real images.
+        protocol: hash of the protocol; name: its name; text: its settings.
+        detector: one line about the feature network, empty if unknown.
+        lower_is_better: direction.
+        scores: one a checkpoint, in the order of training; of a repeated one the last.
+    """
+
+    metric: str
+    n: int
+    n_real: int
+    protocol: str
+    name: str
+    text: Mapping[str, Any]
+    detector: str
+    lower_is_better: bool
+    scores: list[Score]
+
+    @property
+    def best(self) -> Score:
+        """The best score; of equal ones the earliest."""
+        sign = 1 if self.lower_is_better else -1
+        return min(self.scores, key=lambda score: (sign * score.value, score.images))
+
+    @property
+    def caution(self) -> str:
+        """What a reader must know before comparing the number with another one."""
+        sentences = ["Comparable only with scores of the same N and protocol."]
+        if self.metric.startswith("FD"):
+            sentences.insert(
+                0, "A distance in the features of another network than FID's: it is not FID and "
+                "not comparable with published FID."
+            )  # fmt: skip
+        if self.n < FEW_IMAGES and _FRECHET.search(self.metric):
+            sentences.append(f"N = {self.n:,} is small, which biases a distance upwards.")
+        return " ".join(sentences)
+
+
+def score_curves(rows: Iterable[Mapping[str, Any]]) -> list[ScoreCurve]:
+    """Group rows by metric, protocol and N; the largest N comes first, then the newest."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if isinstance(row.get("value"), (int, float)) and math.isfinite(row["value"]):
+            key = (row.get("metric"), row.get("protocol"), row.get("n"), row.get("n_real"))
+            groups.setdefault(key, []).append(row)
+    curves = [_curve(group) for group in reversed(groups.values())]
+    return sorted(curves, key=lambda curve: -curve.n)
+
+
+def _curve(rows: list[Mapping[str, Any]]) -> ScoreCurve:
+    last = rows[-1]
+    # Exported files do not say how long they were trained: the weights tell them apart.
+    scores = {(row.get("images", 0), row.get("checkpoint", "")): _score(row) for row in rows}
+    return ScoreCurve(
+        metric=str(last.get("metric", "score")),
+        n=int(last.get("n") or 0),
+        n_real=int(last.get("n_real") or 0),
+        protocol=str(last.get("protocol", "")),
+        name=str(last.get("protocol_name", "")),
+        text=last.get("protocol_text") or {},
+        detector=str(last.get("detector_label", "")),
+        lower_is_better=last.get("better", "lower") == "lower",
+        scores=sorted(scores.values(), key=lambda score: score.images),
+    )
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    return Score(row.get("images", 0), row["value"], row.get("checkpoint", ""), row.get("std"))
+
+
+def scale_of(metric: str) -> tuple[float, str]:
+    """Return what a metric's value is multiplied by for people, and the unit behind it."""
+    return (100.0, " %") if metric.startswith(_IN_PERCENT) else (1.0, "")
+
+
+def score_text(value: float) -> str:
+    """Return a score with four significant digits or one decimal: 33.1, 0.04213."""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def measured(metric: str, value: float, bar: float | None = None) -> str:
+    """Return a metric's score in its unit, with its error bar where it has one."""
+    scale, unit = scale_of(metric)
+    error = "" if bar is None else f" ± {score_text(bar * scale)}"
+    return f"{score_text(value * scale)}{error}{unit}"
+
+
 def score_line(row: dict[str, Any]) -> str:
-    """Return the line that people read."""
+    """Return the line about a row that `evaluate` prints."""
     scale, unit = scale_of(row["metric"])
     bar = "" if row["std"] is None else f" ± {row['std'] * scale:.4f}"
     real = f", N real {row['n_real']:,}" if row["n_real"] else ""
@@ -95,9 +194,9 @@ def score_line(row: dict[str, Any]) -> str:
 
 
 def few_images_warning(protocol: Protocol) -> str | None:
-    """Return a warning where there are too few images on a side to publish, else None."""
-    sides = (("N", protocol.images), ("N real", protocol.real_images))
-    few = [f"{name} = {count:,}" for name, count in sides if count < FEW_IMAGES]
+    """Return a warning where there are too few images to publish a Fréchet distance, else None."""
+    counts = (("N", protocol.images), ("N real", protocol.real_images))
+    few = [f"{name} = {count:,}" for name, count in counts if count < FEW_IMAGES]
     if not few:
         return None
     return (

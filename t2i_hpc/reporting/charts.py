@@ -1,23 +1,61 @@
-"""Line charts as inline SVG: no library, no scripts, readable in light and dark.
+"""Line charts as inline SVG, drawn by matplotlib: no scripts, readable in light and dark.
 
-Colors come from CSS variables of the page with a fallback, text from the page's own font, so
-that a chart looks like what surrounds it.
+Colors become CSS variables of the page and text takes the page's font, so that a chart looks
+like what surrounds it. matplotlib is imported when the first chart is drawn.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING, Any
 
-from t2i_hpc.reporting.score_groups import score, short
+from t2i_hpc.evaluation.scores import score_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Point = tuple[float, float]
-_WIDTH, _HEIGHT = 480, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 12, 40
-_COLOURS = 6  # --line-0 … --line-5 of page.css
+_SIZE = (4.8, 2.5)  # inches of 100 px
 _MOST_POINTS = 240
+_MOST_DOTS = 12  # points of a line that are shown one by one
+# Each color stands for the variable of page.css whose value it is in light.
+_LINE_COLORS = ("#2a6fdb", "#d9711c", "#1d9a63", "#c2366f", "#7d56c9", "#6b7280")
+_INK, _SOFT, _RULE = "#1d2129", "#5d6673", "#e3e5e8"
+_VARIABLES = {_INK: "ink", _SOFT: "soft", _RULE: "rule"} | {
+    color: f"line-{number}" for number, color in enumerate(_LINE_COLORS)
+}
+_STYLE: Any = {
+    "font.size": 8.64,  # points: 12 px
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "t2i_hpc",  # the same chart is the same bytes
+    "text.parse_math": False,
+    "path.simplify": False,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _SOFT,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "grid.color": _RULE,
+}
+# Of matplotlib's file: what a page has already, or what would reach beyond the chart.
+_UNWANTED = [
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r' xmlns(:\w+)?="[^"]*"',
+        r' (width|height)="[\d.]+pt"',
+        r"<defs>\s*<style.*?</style>\s*</defs>",
+        r"<defs>\s*<clipPath.*?</defs>",
+        r' clip-path="[^"]*"',
+        r' transform="rotate\(-0 [^"]*"',
+        r"font-family: [^;]*; ",
+        r"<g[^>]*/>",
+    )
+]
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
@@ -26,21 +64,6 @@ class Line:
 
     name: str
     points: Sequence[Point]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A linear axis: values from `low` to `high` lie on pixels from `start` to `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def place(self, value: float) -> float:
-        """Return the pixel of a value."""
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
 
 
 def line_chart(
@@ -54,7 +77,7 @@ def line_chart(
     """Draw lines over a common x as a ``<figure>`` with title and legend.
 
     Args:
-        lines: what to draw; points that are not finite are left out.
+        lines: what to draw; non-finite points are left out.
         title: heading, also read out by screen readers.
         x_label: what x counts.
         marked: a point to point out with its value.
@@ -64,39 +87,15 @@ def line_chart(
         HTML; empty where no line has a point.
     """
     thinned = [Line(line.name, thin(finite(line.points))) for line in lines]
-    drawn = [line for line in thinned if line.points]
-    if not drawn:
+    shown = [line for line in thinned if line.points]
+    if not shown:
         return ""
-    points = [point for line in drawn for point in line.points]
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    x_ticks = nice_ticks(min(xs), max(xs), 5)
-    y_ticks = nice_ticks(min(0.0, *ys) if from_zero else min(ys), max(ys), 5)
-    x_axis = Axis(min(xs), max(*xs, min(xs) + 1e-9), _LEFT, _WIDTH - _RIGHT)
-    y_axis = Axis(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    body = [
-        *(_y_tick(tick, y_axis) for tick in y_ticks),
-        *(_x_tick(tick, x_axis) for tick in x_ticks if x_axis.low <= tick <= x_axis.high),
-        f'<text class="axis" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 4}" '
-        f'text-anchor="middle">{escape(x_label)}</text>',
-        *(_path(line, place, x_axis, y_axis) for place, line in enumerate(drawn)),
-        _mark(marked, x_axis, y_axis) if marked else "",
-    ]
+    svg = _svg(shown, x_label, marked, from_zero)
     return (
         f'<figure class="chart"><h3>{escape(title)}</h3>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(body)}</svg>{_legend(drawn)}</figure>"
+        f'{svg.replace("<svg", f"""<svg role="img" aria-label="{escape(title)}" """, 1)}'
+        f"{_legend(shown)}</figure>"
     )
-
-
-def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about `count` round values (1, 2, 2.5 or 5 × 10ⁿ apart) that enclose [low, high]."""
-    if high - low < 1e-12 * max(1.0, abs(high)):
-        low, high = low - max(0.5, abs(low) / 10), high + max(0.5, abs(high) / 10)
-    rough = (high - low) / max(1, count - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(nice for nice in (1, 2, 2.5, 5, 10) if nice * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(tick * step, 12) for tick in range(first, last + 1)]
 
 
 def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
@@ -109,59 +108,94 @@ def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
 
 
 def finite(points: Sequence[Point]) -> list[Point]:
-    """Return the points without infinities and NaN."""
+    """Return the points without NaN and Inf."""
     return [point for point in points if all(map(math.isfinite, point))]
+
+
+def short(value: float) -> str:
+    """Return a number for an axis: 12.5k, 3M, 0.04."""
+    for size, unit in _UNITS:
+        if abs(value) >= size:
+            return f"{value / size:.6g}{unit}"
+    return f"{value:.6g}"
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _color(place: int) -> str:
-    return f"var(--line-{place % _COLOURS}, #2a6fdb)"
+def _svg(lines: Sequence[Line], x_label: str, marked: Point | None, from_zero: bool) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        for number, line in enumerate(lines):
+            dots = "o" if len(line.points) <= _MOST_DOTS else ""
+            axes.plot(
+                *zip(*line.points, strict=True),
+                color=_LINE_COLORS[number % len(_LINE_COLORS)],
+                linewidth=1.4,
+                marker=dots,
+                markersize=3.5,
+                clip_on=False,  # a clip path would need an id that is unique in the page
+                gid="line",
+            )
+        if from_zero:
+            axes.set_ylim(bottom=min(0.0, *(y for line in lines for _, y in line.points)))
+        axes.set_xlabel(x_label)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.grid(axis="y")
+        if marked:
+            _mark(axes, marked)
+        content = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(content, format="svg", transparent=True, metadata=nothing)
+    return _inline(content.getvalue())
 
 
-def _y_tick(tick: float, axis: Axis) -> str:
-    y = axis.place(tick)
-    return (
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
-        f'<text class="tick" x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{short(tick)}</text>'
+def _mark(axes: Axes, point: Point) -> None:
+    x, y = point
+    axes.plot(
+        [x], [y], "o", markersize=7, markerfacecolor="none", color=_INK, clip_on=False, gid="mark"
+    )
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    right, above = x > (low + high) / 2, y > (bottom + top) / 2
+    axes.annotate(
+        f"best {score_text(y)}",
+        point,
+        xytext=(-7 if right else 7, -11 if above else 7),
+        textcoords="offset points",
+        horizontalalignment="right" if right else "left",
+        color=_INK,
+        fontweight="bold",
     )
 
 
-def _x_tick(tick: float, axis: Axis) -> str:
-    x, bottom = axis.place(tick), _HEIGHT - _BOTTOM
-    return (
-        f'<line class="grid" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>'
-        f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{short(tick)}</text>'
-    )
-
-
-def _path(line: Line, place: int, x_axis: Axis, y_axis: Axis) -> str:
-    places = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
-    style = f'style="stroke:{_color(place)};fill:{_color(place)}"'
-    dots = places if len(places) <= 12 else []
-    circles = "".join(f'<circle cx="{x}" cy="{y}" r="2.5"/>' for x, y in dots)
-    path = " ".join(f"{x},{y}" for x, y in places)
-    return f'<g class="line" {style}><polyline points="{path}"/>{circles}</g>'
-
-
-def _mark(point: Point, x_axis: Axis, y_axis: Axis) -> str:
-    x, y = x_axis.place(point[0]), y_axis.place(point[1])
-    anchor = "end" if x > (_LEFT + _WIDTH) / 2 else "start"
-    shift = -9 if anchor == "end" else 9
-    below = y < (_TOP + _HEIGHT) / 2
-    return (
-        f'<circle class="mark" cx="{x}" cy="{y}" r="5"/><text class="mark" x="{x + shift}" '
-        f'y="{y + (18 if below else -9)}" text-anchor="{anchor}">best {score(point[1])}</text>'
-    )
+def _inline(svg: str) -> str:
+    """Return an SVG file's root element for a page: no ids twice, its colors and its font."""
+    svg = svg[svg.index("<svg") :]
+    for unwanted in _UNWANTED:
+        svg = unwanted.sub("", svg)
+    svg = re.sub(r' id="(line|mark)"', r' class="\1"', svg).replace("xlink:href", "href")
+    svg = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", svg)
+    for color, name in _VARIABLES.items():
+        svg = svg.replace(color, f"var(--{name}, {color})")
+    return re.sub(r"\s*\n\s*", "\n", svg)
 
 
 def _legend(lines: Sequence[Line]) -> str:
     if len(lines) < 2:
         return ""
     entries = "".join(
-        f'<li><i style="background:{_color(place)}"></i>{escape(line.name)}</li>'
-        for place, line in enumerate(lines)
+        f'<li><i style="background:var(--line-{number % len(_LINE_COLORS)})"></i>'
+        f"{escape(line.name)}</li>"
+        for number, line in enumerate(lines)
     )
     return f'<ul class="legend">{entries}</ul>'

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from t2i_hpc.reporting import score_groups as words
+from t2i_hpc.evaluation.scores import ScoreCurve, measured, score_curves
 from t2i_hpc.reporting.run_record import Frame, RunRecord
-from t2i_hpc.reporting.score_groups import ScoreCurve, score_curves
 from t2i_hpc.sampling.grids import PICTURES_LEFT
 
 _WIDEST, _MARGIN, _GAP = 1600, 18, 22
@@ -51,10 +50,10 @@ def overview(record: RunRecord) -> Image.Image:
 def score_line(curve: ScoreCurve) -> str:
     """Return "FID 91.2 after 0 images, 33.1 after 51,200 (N = 1,000; …)"."""
     first, last = curve.scores[0], curve.scores[-1]
-    value = words.measured(curve.metric, first.value)
+    value = measured(curve.metric, first.value)
     text = f"{curve.metric} {value} after {first.images:,} training images"
     if last is not first:
-        text += f", {words.measured(curve.metric, last.value)} after {last.images:,}"
+        text += f", {measured(curve.metric, last.value)} after {last.images:,}"
     better = "lower" if curve.lower_is_better else "higher"
     against = f" against {curve.n_real:,}" if curve.n_real else ""
     return f"{text}  (N = {curve.n:,}{against}, {better} is better)"

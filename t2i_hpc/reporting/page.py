@@ -1,10 +1,6 @@
-"""All scores of a run as a table of its page.
+"""One HTML page about a run that needs nothing but itself: no network, no other files.
 
-The parts of a run's page about the stages of its generator; empty text without stages.
-
-The parts of a run's page, each as HTML; a part without anything to show is empty text.
-
-One HTML page about a run that needs nothing but itself: no network, no files beside it.
+Each section is a function that returns HTML, empty where a run has nothing to show in it.
 """
 
 from __future__ import annotations
@@ -18,63 +14,44 @@ from importlib.resources import files
 
 from PIL import Image
 
-from t2i_hpc.evaluation.scores import scale_of
-from t2i_hpc.reporting import score_groups as numbers
+from t2i_hpc.evaluation.scores import ScoreCurve, measured, scale_of, score_curves
 from t2i_hpc.reporting.charts import Line, line_chart
 from t2i_hpc.reporting.run_record import Frame, RunRecord
-from t2i_hpc.reporting.score_groups import ScoreCurve, score_curves
-
-
-def protocol_title(curve: ScoreCurve) -> str:
-    """Return a protocol's name, where it has one, and its hash."""
-    return f"{curve.name} {curve.protocol}".strip()
-
-
-def score_table(curves: Sequence[ScoreCurve]) -> str:
-    """Return a folded table of all scores; the best of those that may be compared say so."""
-    names = ("metric", "value", "training images", "N", "N real", "protocol", "checkpoint", "")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = "".join(
-        f"<tr><td>{escape(curve.metric)}</td>"
-        f'<td class="number">{numbers.measured(curve.metric, score.value, score.std)}</td>'
-        f'<td class="number">{score.images:,}</td><td class="number">{curve.n:,}</td>'
-        f'<td class="number">{curve.n_real:,}</td><td>{escape(protocol_title(curve))}</td>'
-        f"<td>{escape(str(score.checkpoint)[:12])}</td>"
-        f"<td>{'best' * (score is curve.best)}</td></tr>"
-        for curve in curves
-        for score in curve.scores
-    )
-    table = f'<div class="table"><table><tr>{head}</tr>{rows}</table></div>'
-    return f"<details><summary>All scores</summary>{table}</details>"
-
-
-def stages(record: RunRecord) -> str:
-    """Images of all stages over time, side by side."""
-    if not record.stages:
-        return ""
-    return _section(
-        "Stages",
-        "The images of all stages of the generator, each made of the features of the one before.",
-        _frames(record.stages, "Stages"),
-    )
-
-
-def words(record: RunRecord) -> str:
-    """The words that each stage reads, over time."""
-    if not record.words:
-        return ""
-    return _section(
-        "Words that the stages read",
-        "For each stage after the first the five words that it reads most: a word is read where "
-        "the picture is bright; the number is its share of all reading.",
-        _frames(record.words, "Words"),
-    )
-
+from t2i_hpc.reporting.run_status import duration
 
 _MOST_FRAMES = 8
 _LARGEST_PNG = 600_000  # bytes; larger grids are shown as WebP of at most this width
 _WIDEST = 1600
 _X_LABEL = "images seen in training"
+
+
+def render(record: RunRecord) -> str:
+    """Return the page: headline, samples, scores, stages, masks, losses, speed, how it was made.
+
+    Styles, script, charts and pictures are inline; text of the run is escaped. Without scripts
+    all pictures stand below each other.
+    """
+    curves = score_curves(record.scores)
+    body = [
+        header(record),
+        cards(record, curves),
+        samples(record),
+        score_section(curves),
+        stages(record),
+        words(record),
+        masks(record),
+        attention(record),
+        losses(record),
+        speed(record),
+        provenance(record),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(record.name)}</title>\n<style>\n{_text('page.css')}</style></head>\n"
+        f"<body><main>\n{chr(10).join(body)}\n</main>\n"
+        f"<script>\n{_text('page.js')}</script></body></html>\n"
+    )
 
 
 def header(record: RunRecord) -> str:
@@ -106,11 +83,11 @@ def cards(record: RunRecord, curves: Sequence[ScoreCurve]) -> str:
         against = f" against {curve.n_real:,}" if curve.n_real else ""
         text = f"{curve.metric}, {curve.n:,} images{against}, best of the run"
         text += f" (after {best.images:,} training images)"
-        items.append(_card(numbers.measured(curve.metric, best.value), text, "main"))
+        items.append(_card(measured(curve.metric, best.value), text, "main"))
     items.append(_card(f"{record.images:,}", "images seen in training"))
     if record.metrics:
         seconds = float(record.metrics[-1].get("seconds", 0))
-        items.append(_card(numbers.duration(seconds), "time in training"))
+        items.append(_card(duration(seconds), "time in training"))
     speeds = _column(record, "images_per_second")
     if speeds:
         items.append(_card(f"{statistics.median(speeds):,.1f}", "images a second (median)"))
@@ -127,6 +104,86 @@ def samples(record: RunRecord) -> str:
         "Samples over time",
         "Rows are captions, columns are noise; the same ones at every moment.",
         _frames(record.samples, "Samples") + (f"{listed}</details>" if captions else ""),
+    )
+
+
+def score_section(curves: Sequence[ScoreCurve]) -> str:
+    """A chart and a caution for each group of scores that may be compared, and their table."""
+    parts = "".join(f"<div>{_score_part(curve)}</div>" for curve in curves)
+    body = f'<div class="charts">{parts}</div>{score_table(curves)}'
+    return _section("Score over training", "", body) if parts else ""
+
+
+def _score_part(curve: ScoreCurve) -> str:
+    """A chart where there is more than one score, else a card; and how to read it."""
+    best = curve.best
+    title = f"{curve.metric}, N = {curve.n:,}"
+    if len(curve.scores) > 1:
+        scale, unit = scale_of(curve.metric)
+        points = [(score.images, score.value * scale) for score in curve.scores]
+        line = Line(curve.metric, points)
+        marked = (float(best.images), best.value * scale)
+        title += f" (in{unit})" * bool(unit)
+        shown = line_chart([line], title=title, x_label=_X_LABEL, marked=marked)
+    else:
+        text = f"{title}, after {best.images:,} training images"
+        value = measured(curve.metric, best.value, best.std)
+        shown = f'<ul class="cards">{_card(value, text)}</ul>'
+    better = "Lower" if curve.lower_is_better else "Higher"
+    detector = f" Detector: {curve.detector}." if curve.detector else ""
+    note = f"{better} is better. {curve.caution}{detector}"
+    return f'{shown}<p class="note">{escape(note)}</p>{_protocol(curve)}'
+
+
+def score_table(curves: Sequence[ScoreCurve]) -> str:
+    """Return a folded table of all scores; the best of those that may be compared say so."""
+    names = ("metric", "value", "training images", "N", "N real", "protocol", "checkpoint", "")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = "".join(
+        f"<tr><td>{escape(curve.metric)}</td>"
+        f'<td class="number">{measured(curve.metric, score.value, score.std)}</td>'
+        f'<td class="number">{score.images:,}</td><td class="number">{curve.n:,}</td>'
+        f'<td class="number">{curve.n_real:,}</td><td>{escape(protocol_title(curve))}</td>'
+        f"<td>{escape(str(score.checkpoint)[:12])}</td>"
+        f"<td>{'best' * (score is curve.best)}</td></tr>"
+        for curve in curves
+        for score in curve.scores
+    )
+    table = f'<div class="table"><table><tr>{head}</tr>{rows}</table></div>'
+    return f"<details><summary>All scores</summary>{table}</details>"
+
+
+def protocol_title(curve: ScoreCurve) -> str:
+    """Return a protocol's name, where it has one, and its hash."""
+    return f"{curve.name} {curve.protocol}".strip()
+
+
+def _protocol(curve: ScoreCurve) -> str:
+    rows = [(key.replace("_", " "), str(value)) for key, value in _pairs(curve.text)]
+    summary = f"Protocol {escape(protocol_title(curve))}"
+    return f"<details><summary>{summary}</summary>{_table(rows)}</details>" if rows else ""
+
+
+def stages(record: RunRecord) -> str:
+    """Images of all stages over time, side by side."""
+    if not record.stages:
+        return ""
+    return _section(
+        "Stages",
+        "The images of all stages of the generator, each made of the features of the one before.",
+        _frames(record.stages, "Stages"),
+    )
+
+
+def words(record: RunRecord) -> str:
+    """The words that each stage reads, over time."""
+    if not record.words:
+        return ""
+    return _section(
+        "Words that the stages read",
+        "For each stage after the first the five words that it reads most: a word is read where "
+        "the picture is bright; the number is its share of all reading.",
+        _frames(record.words, "Words"),
     )
 
 
@@ -153,13 +210,6 @@ def attention(record: RunRecord) -> str:
         "much at the brightest place.",
         _frames(record.attention, "Attention"),
     )
-
-
-def score_section(curves: Sequence[ScoreCurve]) -> str:
-    """A chart and a caution for each group of scores that may be compared, and their table."""
-    parts = "".join(f"<div>{_score_part(curve)}</div>" for curve in curves)
-    body = f'<div class="charts">{parts}</div>{score_table(curves)}'
-    return _section("Score over training", "", body) if parts else ""
 
 
 def losses(record: RunRecord) -> str:
@@ -256,33 +306,6 @@ def _card(number: str, text: str, kind: str = "") -> str:
     return f'<li class="{kind}"><b>{escape(number)}</b><span>{escape(text)}</span></li>'
 
 
-def _score_part(curve: ScoreCurve) -> str:
-    """A chart where there is more than one score, else a card; and how to read it."""
-    best = curve.best
-    title = f"{curve.metric}, N = {curve.n:,}"
-    if len(curve.scores) > 1:
-        scale, unit = scale_of(curve.metric)
-        points = [(score.images, score.value * scale) for score in curve.scores]
-        line = Line(curve.metric, points)
-        marked = (float(best.images), best.value * scale)
-        title += f" (in{unit})" * bool(unit)
-        shown = line_chart([line], title=title, x_label=_X_LABEL, marked=marked)
-    else:
-        text = f"{title}, after {best.images:,} training images"
-        value = numbers.measured(curve.metric, best.value, best.std)
-        shown = f'<ul class="cards">{_card(value, text)}</ul>'
-    better = "Lower" if curve.lower_is_better else "Higher"
-    detector = f" Detector: {curve.detector}." if curve.detector else ""
-    note = f"{better} is better. {curve.caution}{detector}"
-    return f'{shown}<p class="note">{escape(note)}</p>{_protocol(curve)}'
-
-
-def _protocol(curve: ScoreCurve) -> str:
-    rows = [(key.replace("_", " "), str(value)) for key, value in _pairs(curve.text)]
-    summary = f"Protocol {escape(protocol_title(curve))}"
-    return f"<details><summary>{summary}</summary>{_table(rows)}</details>" if rows else ""
-
-
 def _table(rows: Iterable[tuple[str, str]]) -> str:
     cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
     return f'<div class="table"><table>{cells}</table></div>' if cells else ""
@@ -294,35 +317,6 @@ def _pairs(value: object) -> list[tuple[str, object]]:
 
 def _column(record: RunRecord, key: str) -> list[float]:
     return [float(row[key]) for row in record.metrics if isinstance(row.get(key), (int, float))]
-
-
-def render(record: RunRecord) -> str:
-    """Return the page: headline, samples, scores, stages, masks, losses, speed, how it was made.
-
-    Styles, script, charts and pictures are inline; text of the run is escaped. Without scripts
-    all pictures stand below each other.
-    """
-    curves = score_curves(record.scores)
-    body = [
-        header(record),
-        cards(record, curves),
-        samples(record),
-        score_section(curves),
-        stages(record),
-        words(record),
-        masks(record),
-        attention(record),
-        losses(record),
-        speed(record),
-        provenance(record),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(record.name)}</title>\n<style>\n{_text('page.css')}</style></head>\n"
-        f"<body><main>\n{chr(10).join(body)}\n</main>\n"
-        f"<script>\n{_text('page.js')}</script></body></html>\n"
-    )
 
 
 def _text(name: str) -> str:

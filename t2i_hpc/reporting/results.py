@@ -1,26 +1,37 @@
 """Results of many runs side by side: what varies between them, and what came of it.
 
 The axes are those of the sweeps, or, where only runs are named, the settings in which they
-differ. Scores stand in one column only if they may be compared: same metric, protocol and N.
+differ. Scores share a column only if they may be compared: same metric, protocol and N.
+Published numbers stand apart and are called so: nobody measured them here.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from t2i_hpc.cluster.cancelling import find_runs
+from t2i_hpc.cluster.cancelling import find_runs, is_run
 from t2i_hpc.cluster.sweeps import is_sweep, read_sweep
-from t2i_hpc.common.errors import ConfigurationError, nearest
+from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.reporting.results_costs import Cost, read_settings, varying
-from t2i_hpc.reporting.run_state import RunState, read_states
-from t2i_hpc.reporting.score_groups import Score, score_curves
+from t2i_hpc.common.terminal import aligned
+from t2i_hpc.evaluation.published import Published, published_beside
+from t2i_hpc.evaluation.scores import FILE_NAME, Score, measured, score_curves
+from t2i_hpc.reporting.costs import Cost
+from t2i_hpc.reporting.run_record import read_settings
+from t2i_hpc.reporting.run_status import RunState, read_states
 
 RUN = "run"
-_LINES = 20  # of a run's curves that its speed is the median of
+_NO_RUN = "no run"  # state of a folder that holds scores alone
+_SPEED_LINES = 20  # of a run's curves that its speed is the median of
+_COSTS = ("generator (M)", "all trained (M)", "GFLOP/img", "memory (GB)")
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +63,7 @@ class Row:
         labels: the value of each axis.
         states: of each run.
         speeds: images a second of each run that has logged, the median of its last lines.
-        scores: the newest score of each run that has one, by measure.
+        scores: the newest or the best score of each run that has one, by measure.
         costs: of each run that has begun, where they were asked for.
         memory: largest of each run's first rank so far, in GB.
     """
@@ -67,30 +78,44 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """A table that is not written yet: axes and measures are its columns."""
+    """A table that is not written yet: axes and measures are its columns.
+
+    Attributes:
+        published: stated numbers of the same kind by measure; None where nobody asked.
+    """
 
     axes: tuple[str, ...]
     measures: tuple[Measure, ...]
     rows: list[Row]
     over: str = ""
     with_costs: bool = False
+    published: Mapping[Measure, Sequence[Published]] | None = None
 
 
 def read_results(
-    words: Sequence[str], over: str = "", cost_of: Callable[[Path], Cost | None] | None = None
+    named: Sequence[str],
+    over: str = "",
+    cost_of: Callable[[Path], Cost | None] | None = None,
+    *,
+    metric: str = "",
+    best: bool = False,
+    published: bool = False,
 ) -> Results:
     """Read what runs and sweeps have come to.
 
     Args:
-        words: sweeps, run directories, folders of runs.
+        named: sweeps, run directories, folders of runs, folders with a scores.jsonl.
         over: an axis to average over, "" for none.
         cost_of: gives a run's costs; None leaves them out.
+        metric: what the metrics' names begin with.
+        best: take each run's best scores, not its newest ones.
+        published: put the papers' numbers beside them.
 
     Raises:
-        RunError: a word names nothing.
+        RunError: a name names nothing, or no run has a score of `metric`.
         ConfigurationError: `over` is no axis.
     """
-    labels = _labels(words)
+    labels = _labels(named)
     axes = tuple(dict.fromkeys(axis for label in labels.values() for axis in label))
     if over and over not in axes:
         raise ConfigurationError(f"over={over} does not vary here: {nearest(over, axes)}")
@@ -101,45 +126,267 @@ def read_results(
         key = tuple(labels[state.run].get(axis, "") for axis in shown)
         row = rows.setdefault(key, Row(dict(zip(shown, key, strict=True))))
         _add(row, state, cost_of(state.run) if cost_of else None)
-    measures = {measure for row in rows.values() for measure in row.scores}
-    ordered = sorted(measures, key=lambda each: (each.metric, -each.n, each))
-    return Results(shown, tuple(ordered), list(rows.values()), over, cost_of is not None)
+        for measure, score in _scores(state.run, metric, best):
+            row.scores.setdefault(measure, []).append(score)
+    found = {measure for row in rows.values() for measure in row.scores}
+    if metric and not found:
+        raise RunError(
+            f"no run has scores of {metric!r} yet: run python -m t2i_hpc.evaluate run={named[0]} "
+            "first"
+        )
+    measures = tuple(sorted(found, key=lambda each: (each.metric, -each.n, each)))
+    stated = {measure: _stated(measure, labels) for measure in measures} if published else None
+    return Results(shown, measures, list(rows.values()), over, cost_of is not None, stated)
 
 
 def _add(row: Row, state: RunState, cost: Cost | None) -> None:
-    """Add a run to a row."""
+    """Add a run to a row, but for its scores."""
     row.states.append(state)
-    lines = read_json_lines(state.run / "metrics.jsonl")[-_LINES:]
+    lines = read_json_lines(state.run / "metrics.jsonl")[-_SPEED_LINES:]
     speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
     memory = [line["memory_gigabytes"] for line in lines if "memory_gigabytes" in line]
     row.speeds += [statistics.median(speeds)] if speeds else []
     row.memory += memory[-1:]
     row.costs += [cost] if cost else []
-    for measure, score in _scores(state.run):
-        row.scores.setdefault(measure, []).append(score)
 
 
-def _labels(words: Sequence[str]) -> dict[Path, dict[str, str]]:
+def _labels(named: Sequence[str]) -> dict[Path, dict[str, str]]:
     """Return for each run the values of what varies, or its name where it stands beside sweeps."""
-    folders = [Path(word) for word in words]
-    sweeps = [folder for folder in folders if is_sweep(folder)]
+    sweeps = [Path(name) for name in named if is_sweep(Path(name))]
     points = [point for folder in sweeps for point in read_sweep(folder).points]
     labels = {point.run: point.values for point in points}
-    if len(sweeps) == len(folders):
-        return labels
-    runs = find_runs([word for word in words if not is_sweep(Path(word))])
+    others = [name for name in named if not is_sweep(Path(name))]
+    runs = list(dict.fromkeys(run for name in others for run in _runs_of(Path(name))))
     if sweeps:
         return labels | {run: {RUN: run.name} for run in runs if run not in labels}
     settings = {run: read_settings(run) for run in runs}
     axes = varying(settings.values())
     return {
-        run: {RUN: run.name, **{key: settings[run].get(key, "") for key in axes}} for run in runs
+        run: {RUN: run.resolve().name, **{key: settings[run].get(key, "") for key in axes}}
+        for run in runs
     }
 
 
-def _scores(run: Path) -> list[tuple[Measure, Score]]:
-    curves = score_curves(read_json_lines(run / "scores.jsonl"))
+def _runs_of(folder: Path) -> list[Path]:
+    return [folder] if _has_scores_alone(folder) else find_runs([str(folder)])
+
+
+def _has_scores_alone(folder: Path) -> bool:
+    """Whether a folder is that of scored image files, which no training made."""
+    return (folder / FILE_NAME).is_file() and not is_run(folder)
+
+
+def varying(settings: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return the keys whose values are not the same in all runs that have begun."""
+    known = [each for each in settings if each]
+    keys = dict.fromkeys(key for each in known for key in each)
+    return [key for key in keys if len({each.get(key, "") for each in known}) > 1]
+
+
+def _scores(run: Path, metric: str, best: bool) -> list[tuple[Measure, Score]]:
+    """Return a run's best or newest score of each measure whose metric begins with `metric`."""
     return [
-        (Measure(c.metric, c.n, c.n_real, c.protocol, c.lower_is_better, c.name), c.scores[-1])
-        for c in curves
+        (
+            Measure(c.metric, c.n, c.n_real, c.protocol, c.lower_is_better, c.name),
+            c.best if best else c.scores[-1],
+        )
+        for c in score_curves(read_json_lines(run / FILE_NAME))
+        if c.metric.startswith(metric)
     ]
+
+
+def _stated(measure: Measure, runs: Iterable[Path]) -> list[Published]:
+    """Return what papers state for a measure on the data that the first of its runs has."""
+    own = [run for run in runs if any(each == measure for each, _ in _scores(run, "", False))]
+    data = read_settings(own[0]).get("data.name", "")
+    return published_beside(measure.metric, measure.name, data, measure.n)
+
+
+def to_markdown(results: Results) -> str:
+    """Return a table in Markdown; averaged scores as mean ± standard deviation."""
+    titles = [*results.axes, *(["runs"] if results.over else []), "state", "images", "img/s"]
+    titles += _COSTS if results.with_costs else []
+    for measure in results.measures:
+        titles += [measure.title, "at images"]
+    rows = [[*titles], *(_markdown_row(results, row) for row in results.rows)]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    numbers = range(len(results.axes) + 1, len(titles))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * (width - 1) + (":" if n in numbers else "-") for n, width in enumerate(widths)]
+    lines = aligned([rows[0], rule, *rows[1:]], numbers, between=" | ")
+    table = "".join(f"| {line} |\n" for line in lines)
+    return table + _published_lines(results.published)
+
+
+def to_csv(results: Results) -> str:
+    """Return the same with all digits.
+
+    Behind a score stands its error bar; behind an average the deviation between runs, and how
+    many have a score.
+    """
+    rows = [_facts(results, row) | _all_digits(results, row) for row in results.rows]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def to_json(results: Results) -> str:
+    """Return the rows, and the scores of each measure, best first, with published numbers."""
+    content = {
+        "rows": [_facts(results, row) for row in results.rows],
+        "scores": [_measure_dict(results, measure) for measure in results.measures],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _markdown_row(results: Results, row: Row) -> list[str]:
+    cells = [*row.labels.values(), *([str(len(row.states))] if results.over else [])]
+    cells += [_states(row), _span([state.images for state in row.states], ",")]
+    cells.append(_number(row.speeds, ",.1f"))
+    if results.with_costs:
+        generator, trained, gflop = _costs(row)
+        millions = [[count / 1e6 for count in counts] for counts in (generator, trained)]
+        cells += [_number(counts, ",.3f") for counts in millions]
+        cells += [_number(gflop, ",.2f"), _number(row.memory, ",.2f")]
+    for measure in results.measures:
+        found = row.scores.get(measure, [])
+        cells.append(_mean_text(measure.metric, found, len(row.states)))
+        cells.append(_span([score.images for score in found], ","))
+    return cells
+
+
+def _facts(results: Results, row: Row) -> dict[str, Any]:
+    """Return all of a row but its scores, for programs; None for what is not known."""
+    facts: dict[str, Any] = {**row.labels, **({"runs": len(row.states)} if results.over else {})}
+    facts |= {"state": _states(row), "images": _span([state.images for state in row.states])}
+    facts["images_per_second"] = _mean(row.speeds)
+    if results.with_costs:
+        generator, trained, gflop = _costs(row)
+        facts["generator_parameters"] = _mean(generator)
+        facts["trained_parameters"] = _mean(trained)
+        facts["gflop_per_image"] = _mean(gflop)
+        facts["memory_gigabytes"] = _mean(row.memory)
+    return facts
+
+
+def _all_digits(results: Results, row: Row) -> dict[str, Any]:
+    """Return a row's scores by the titles that CSV has for them."""
+    cells: dict[str, Any] = {}
+    for measure in results.measures:
+        found, title = row.scores.get(measure, []), measure.title
+        value, bar = _mean_and_bar(results, found)
+        cells[title] = value
+        if results.over:
+            cells |= {f"{title} standard deviation": bar, f"{title} runs": len(found) or None}
+        else:
+            cells[f"{title} error bar"] = bar
+        cells[f"{title} at images"] = _span([score.images for score in found])
+    return cells
+
+
+def _measure_dict(results: Results, measure: Measure) -> dict[str, Any]:
+    """Return a measure, its scores best first, and what papers state for it."""
+    measured_rows: list[dict[str, Any]] = []
+    for row in results.rows:
+        found = row.scores.get(measure, [])
+        if found:
+            value, bar = _mean_and_bar(results, found)
+            name = {RUN: row.states[0].run.resolve().name}
+            who = {"runs": len(found)} if results.over else name
+            span = _span([score.images for score in found])
+            at = int(span) if span.isdecimal() else span
+            measured_rows.append({**who, **row.labels, "images": at, "value": value, "std": bar})
+    sign = 1 if measure.lower_is_better else -1
+    found_dict = {
+        "metric": measure.metric,
+        "protocol": measure.protocol,
+        "protocol_name": measure.name,
+        "n": measure.n,
+        "n_real": measure.n_real,
+        "measured": sorted(measured_rows, key=lambda each: sign * each["value"]),
+    }
+    if results.published is not None:
+        stated = [asdict(each) for each in results.published[measure]]
+        found_dict["published_not_reproduced"] = stated
+    return found_dict
+
+
+def _published_lines(published: Mapping[Measure, Sequence[Published]] | None) -> str:
+    """Return the published numbers, a list for each measure that has some."""
+    if published is None:
+        return ""
+    if not any(published.values()):
+        return "\nNo published number has the same metric, network, data set and N.\n"
+    lines = []
+    for measure, stated in published.items():
+        rows = [
+            (
+                each.system,
+                measured(each.metric, each.value, each.std),
+                f"{each.source} (network: {each.network})",
+            )
+            for each in stated
+        ]
+        if rows:
+            lines += ["", f"{measure.title}, published, not reproduced here:", ""]
+            lines += [f"    {line}" for line in aligned(rows, right=(1,))]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _mean_text(metric: str, scores: Sequence[Score], runs: int) -> str:
+    """Return a score with its error bar, or the mean of several with their deviation."""
+    values = [score.value for score in scores]
+    if not values:
+        return ""
+    mean = statistics.fmean(values)
+    if runs == 1:
+        return measured(metric, mean, scores[0].std)
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    missing = "" if len(values) == runs else f" ({len(values)} of {runs} runs)"
+    return f"{measured(metric, mean, spread)}{missing}"
+
+
+def _mean_and_bar(results: Results, scores: Sequence[Score]) -> tuple[float | None, float | None]:
+    """Return a score and its error bar; of an average the deviation between runs."""
+    values = [score.value for score in scores]
+    if not values:
+        return None, None
+    if not results.over:
+        return statistics.fmean(values), scores[0].std
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _states(row: Row) -> str:
+    counts = Counter(
+        _NO_RUN if _has_scores_alone(state.run) else state.state for state in row.states
+    )
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _span(images: Sequence[int], thousands: str = "") -> str:
+    ends = sorted({min(images), max(images)}) if images else []
+    return " to ".join(f"{end:{thousands}}" for end in ends)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Return the mean of what is known of a row's runs; equal values exactly."""
+    if not values:
+        return None
+    return values[0] if len(set(values)) == 1 else statistics.fmean(values)
+
+
+def _number(values: Sequence[float], form: str) -> str:
+    mean = _mean(values)
+    return "" if mean is None else format(mean, form)
+
+
+def _costs(row: Row) -> tuple[list[int], list[int], list[float]]:
+    """Return parameters of generators and of all that is trained, and GFLOP an image."""
+    found = [cost.generator_parameters for cost in row.costs]
+    generators = [count for count in found if count is not None]
+    trained = [cost.trained_parameters for cost in row.costs]
+    return generators, trained, [cost.gflop_per_image for cost in row.costs]

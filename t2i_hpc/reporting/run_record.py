@@ -1,6 +1,4 @@
-"""The last lines of files that may be long: curves, logs.
-
-What a run directory has to show, read from its files; nothing that is missing is an error.
+"""What a run directory has to show, read from its files; nothing that is missing is an error.
 
 Only a folder that is no run, or a run with nothing in it yet, is refused.
 """
@@ -17,46 +15,18 @@ from omegaconf import OmegaConf
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.config.compose import from_yaml
+from t2i_hpc.config.fields import entries
+from t2i_hpc.config.tasks import TrainConfig
 
+ContentT = TypeVar("ContentT", dict[str, Any], list[str])
 _TAIL_BYTES = 1 << 16
 _ERRORS = ("t2i_hpc.", "t2i_hpc: ", "sbatch: error", "slurmstepd: error")
 
 
-def last_row(path: Path) -> dict[str, Any]:
-    """Return the last whole row of a .jsonl file, nothing where there is none."""
-    for line in reversed(_tail(path)):
-        try:
-            row = json.loads(line)
-        except ValueError:  # half written, or cut by where the tail begins
-            continue
-        if isinstance(row, dict):
-            return row
-    return {}
-
-
-def last_error(path: Path) -> str:
-    """Return the last line of a log that tells of an error, else its last line."""
-    lines = [line.strip() for line in _tail(path) if line.strip()]
-    told = [line for line in lines if line.startswith(_ERRORS) or "Error: " in line]
-    return (told or lines or [""])[-1]
-
-
-def _tail(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(max(0, size - _TAIL_BYTES))
-            return stream.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-ContentT = TypeVar("ContentT", dict[str, Any], list[str])
-
-
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a moment of the training: images seen until then, and the file."""
+    """An image file of a moment of the training, and the images seen until then."""
 
     images: int
     path: Path
@@ -78,7 +48,7 @@ class RunRecord:
         attention: attention maps of encoders, in the order of training.
         captions: captions of the rows of the grids.
         stages: images of all stages of a generator, in the order of training.
-        words: the words that its stages read, in the order of training.
+        words: attention of its stages, in the order of training.
     """
 
     folder: Path
@@ -141,6 +111,43 @@ class RunRecord:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
+
+
+def read_settings(run: Path) -> dict[str, str]:
+    """Return the settings that make a run what it is; none of one that has not begun."""
+    if not (run / "config.yaml").is_file():
+        return {}
+    config = from_yaml(run / "config.yaml", TrainConfig)
+    return {entry.key: str(entry.value) for entry in entries(config) if entry.meaning.identity}
+
+
+def last_row(path: Path) -> dict[str, Any]:
+    """Return the last whole row of a .jsonl file, nothing where there is none."""
+    for line in reversed(_tail(path)):
+        try:
+            row = json.loads(line)
+        except ValueError:  # half written, or cut by where the tail begins
+            continue
+        if isinstance(row, dict):
+            return row
+    return {}
+
+
+def last_error(path: Path) -> str:
+    """Return the last line of a log that tells of an error, else its last line."""
+    lines = [line.strip() for line in _tail(path) if line.strip()]
+    told = [line for line in lines if line.startswith(_ERRORS) or "Error: " in line]
+    return (told or lines or [""])[-1]
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - _TAIL_BYTES))
+            return stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _refuse_what_is_no_run(folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.common.terminal import aligned
 from t2i_hpc.runs.checkpoint import (
     Checkpoint,
     look_at,
@@ -36,14 +37,7 @@ def table(run: Path, metric: str) -> list[str]:
         return [f"{run} has no checkpoint yet"]
     scores = {score.images: (score, rank) for rank, score in enumerate(ranking(run, metric))}
     rows = [_TITLES, *(_row(run, images, scores.get(images)) for images in there)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column < _NUMBERS else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows, range(_NUMBERS))
 
 
 def check_all(run: Path) -> Iterator[tuple[int, str | None]]:

@@ -20,7 +20,7 @@ from t2i_hpc.generate import COMMAND as GENERATE
 from t2i_hpc.launching.plans import check_training
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.report import COMMAND as REPORT
-from t2i_hpc.reporting.run_cost import count_cost
+from t2i_hpc.reporting.costs import count_cost
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.systems.encoders import checkpoint_follows, reads_initial_weights

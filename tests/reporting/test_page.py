@@ -18,7 +18,7 @@ from t2i_hpc.reporting.run_record import Frame, RunRecord
 from t2i_hpc.sampling.grids import PICTURES_LEFT, picture_grid, save_picture
 from tests.reporting.made_up import add_grids, make_run
 
-VOID = {"meta", "img", "input", "line", "circle", "polyline", "br"}
+VOID = {"meta", "img", "input", "br"}
 
 
 class Balance(HTMLParser):
@@ -35,14 +35,19 @@ class Balance(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
             self.open.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.note_sources(attrs)
+
+    def note_sources(self, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what a tag loads; "#…" is a part of the page."""
+        found = [value or "" for name, value in attrs if name in ("src", "href")]
+        self.sources += [value for value in found if not value.startswith("#")]
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self.open.pop() == tag
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
+        self.note_sources(attrs)
 
     def handle_data(self, data: str) -> None:
         self.text += data

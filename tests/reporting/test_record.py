@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.evaluation.scores import score_curves
 from t2i_hpc.reporting.run_record import RunRecord
-from t2i_hpc.reporting.score_groups import score_curves
 from tests.reporting.made_up import CAPTIONS, add_grids, make_run, score_row
 
 

@@ -14,8 +14,7 @@ from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import append_json_line
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.reporting.results import read_results
-from t2i_hpc.reporting.results_text import to_csv, to_markdown
+from t2i_hpc.reporting.results import read_results, to_csv, to_markdown
 
 
 def score(run: Path, images: int, value: float, n: int = 30_000, protocol: str = "aa") -> None:
@@ -123,7 +122,7 @@ def test_averages_over_seeds(sweep: Path) -> None:
     assert rows[1][5:9] == ["21.0", str(2**0.5), "2", "400"]
 
 
-def test_a_score_brings_its_error_bar_and_the_name_of_its_protocol(sweep: Path) -> None:
+def test_a_score_has_its_error_bar_and_the_name_of_its_protocol(sweep: Path) -> None:
     row = {"metric": "IS", "value": 5.07, "std": 0.04, "n": 30_000, "n_real": 0, "protocol": "cc"}
     run = sweep.parent.parent / "2-1"
     append_json_line(

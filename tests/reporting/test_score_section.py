@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from t2i_hpc.evaluation.scores import score_curves
 from t2i_hpc.reporting.page import score_section, score_table
-from t2i_hpc.reporting.score_groups import score_curves
 from tests.reporting.made_up import score_row
 
 

@@ -1,4 +1,4 @@
-"""The doors status, cancel and table on a training of this machine, and what they refuse."""
+"""The commands status, cancel and table on a training of this machine, and what they refuse."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_training_here_is_seen_and_cancelled(
     assert CANCEL.main([str(run)]) == 0
     assert "nothing to cancel" in capsys.readouterr().out
     assert STATUS.main([]) == 0
-    assert "the same command as before goes on from the checkpoint" in capsys.readouterr().out
+    assert "run the same command again: it resumes from the checkpoint" in capsys.readouterr().out
     assert TABLE.main([str(run), "format=csv", "output=new/table.csv"]) == 0
     lines = Path("new/table.csv").read_text().splitlines()
     assert lines[0] == "run,state,images,images_per_second"
@@ -86,30 +86,30 @@ def test_a_training_here_is_seen_and_cancelled(
 
 
 @pytest.mark.parametrize(
-    ("door", "words", "said"),
+    ("command", "arguments", "said"),
     [
         (STATUS, ["nowhere"], "nowhere: there is no such folder; runs lie in runs/<name>-<hash>"),
         (STATUS, [], "there is no folder runs: name a run"),
         (STATUS, ["."], "holds no run yet"),
         (STATUS, ["format=yaml"], "format=yaml is not offered"),
         (CANCEL, [], "no run is named"),
-        (TABLE, [], "nothing is named"),
+        (TABLE, [], "no runs are named"),
     ],
 )
 def test_refusals(
-    door: RunsCommand[Any],
-    words: list[str],
+    command: RunsCommand[Any],
+    arguments: list[str],
     said: str,
     elsewhere: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert door.main(words) == 2
+    assert command.main(arguments) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
 
 
-def test_words_without_a_key_are_runs() -> None:
+def test_arguments_without_a_key_are_runs() -> None:
     words = ["a b/c", "format=json", "run=d", '"e', "--config-dir", "folder"]
     gathered = ["format=json", "--config-dir", "folder", r'run=["a b/c","d","\"e"]']
     assert gather_runs(words) == gathered

@@ -1,4 +1,4 @@
-"""How runs fare, judged from their files and from what Slurm says of their jobs."""
+"""Run status, from the files of runs and from what Slurm says of their jobs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from t2i_hpc.cluster.cancelling import find_jobs, find_runs
 from t2i_hpc.cluster.jobs import JobRecord, record_jobs
 from t2i_hpc.cluster.states import Answer, JobState
 from t2i_hpc.common.files import append_json_line
-from t2i_hpc.reporting import run_state
+from t2i_hpc.reporting import run_status
 from t2i_hpc.reporting.run_record import last_error, last_row
-from t2i_hpc.reporting.run_state import Evidence, RunState, judge, read_states
-from t2i_hpc.reporting.status_text import advice, status_details, status_json, status_table
+from t2i_hpc.reporting.run_status import (
+    Evidence,
+    RunState,
+    advice,
+    read_states,
+    state_of,
+    status_details,
+    status_json,
+    status_table,
+)
 from t2i_hpc.runs.run_directory import locked
 from t2i_hpc.runs.sessions import Session, read_sessions, write_begin, write_end
 
@@ -46,10 +54,10 @@ def session(run: Path, outcome: str | None = None, message: str = "", number: st
         write_end(run, name, outcome, 100, message=message)
 
 
-def judged(run: Path, states: Mapping[str, str], *jobs: JobRecord) -> tuple[str, str]:
-    """Judge by Slurm's words for some jobs."""
+def concluded(run: Path, states: Mapping[str, str], *jobs: JobRecord) -> tuple[str, str]:
+    """Return state and message by Slurm's states of some jobs."""
     known = {number: JobState(number, word, "Resources") for number, word in states.items()}
-    return judge(Evidence(run, jobs, known, read_sessions(run)))
+    return state_of(Evidence(run, jobs, known, read_sessions(run)))
 
 
 def only(run: Path) -> RunState:
@@ -58,54 +66,56 @@ def only(run: Path) -> RunState:
 
 
 def test_ends_are_what_the_last_session_says(run: Path) -> None:
-    assert judged(run, {}) == ("stopped", "")
+    assert concluded(run, {}) == ("stopped", "")
     session(run, "lost", "n2 died")
-    assert judged(run, {}) == ("lost", "n2 died")
+    assert concluded(run, {}) == ("lost", "n2 died")
     session(run, "done")
-    assert judged(run, {}) == ("done", "")
+    assert concluded(run, {}) == ("done", "")
 
 
 def test_a_session_without_an_end_runs_while_it_holds_the_lock(run: Path) -> None:
     session(run)
     with locked(run):
-        assert judged(run, {}) == ("running", "")
-    state, message = judged(run, {})
+        assert concluded(run, {}) == ("running", "")
+    state, message = concluded(run, {})
     assert state == "lost"
-    assert message.startswith("cut off on n1, n2 without a word")
+    assert message == "stopped without saving on n1, n2"
 
 
 def test_slurm_is_believed_about_jobs_that_live(run: Path) -> None:
     session(run, "stopped", number="7")
-    assert judged(run, {"7": "PENDING"}, job("7", run)) == ("waiting", "Resources")
-    assert judged(run, {"7": "COMPLETING"}, job("7", run)) == ("running", "")
+    assert concluded(run, {"7": "PENDING"}, job("7", run)) == ("waiting", "Resources")
+    assert concluded(run, {"7": "COMPLETING"}, job("7", run)) == ("running", "")
     living = {"7": "COMPLETED", "8": "RUNNING", "9": "PENDING"}
-    assert judged(run, living, *(job(each, run) for each in "789"))[0] == "running"
+    assert concluded(run, living, *(job(each, run) for each in "789"))[0] == "running"
 
 
 def test_files_are_believed_about_jobs_that_ended(run: Path) -> None:
     session(run, "done", number="7")
-    assert judged(run, {"7": "FAILED"}, job("7", run)) == ("done", "")
+    assert concluded(run, {"7": "FAILED"}, job("7", run)) == ("done", "")
     session(run, None, number="7")
-    assert judged(run, {"7": "NODE_FAIL"}, job("7", run))[0] == "lost"
-    assert "job 7: NODE_FAIL" in judged(run, {"7": "NODE_FAIL"}, job("7", run))[1]
-    assert judged(run, {"7": "CANCELLED"}, job("7", run))[0] == "stopped"
+    assert concluded(run, {"7": "NODE_FAIL"}, job("7", run))[0] == "lost"
+    assert "(Slurm: NODE_FAIL)" in concluded(run, {"7": "NODE_FAIL"}, job("7", run))[1]
+    assert concluded(run, {"7": "CANCELLED"}, job("7", run))[0] == "stopped"
 
 
-def test_a_job_without_a_session_is_judged_by_slurm_and_its_log(
+def test_a_job_without_a_session_ended_as_slurm_and_its_log_say(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session(run, "stopped", number="7")
     (run / "8.log").write_text("t2i_hpc.train: no shards in /data\nsrun: error: n1: task 0\n")
     jobs = job("7", run), job("8", run)
-    assert judged(run, {"8": "FAILED"}, *jobs) == ("failed", "t2i_hpc.train: no shards in /data")
+    assert concluded(run, {"8": "FAILED"}, *jobs) == ("failed", "t2i_hpc.train: no shards in /data")
     (run / "8.log").unlink()
     Path(jobs[-1].log).touch()
-    assert judged(run, {"8": "TIMEOUT"}, *jobs) == ("failed", "job 8 ended as TIMEOUT")
-    assert judged(run, {"8": "CANCELLED"}, *jobs)[0] == "stopped"
+    assert concluded(run, {"8": "TIMEOUT"}, *jobs) == ("failed", "job 8 ended as TIMEOUT")
+    assert concluded(run, {"8": "CANCELLED"}, *jobs)[0] == "stopped"
     earlier = replace(job("6", run), submitted="2001-01-01T00:00:00+00:00")
-    assert judged(run, {"6": "FAILED"}, earlier) == ("stopped", "")
+    assert concluded(run, {"6": "FAILED"}, earlier) == ("stopped", "")
     monkeypatch.setenv("PATH", "")
-    assert judge(Evidence(run, jobs, {}, read_sessions(run), {"8"}, "squeue is not installed")) == (
+    assert state_of(
+        Evidence(run, jobs, {}, read_sessions(run), {"8"}, "squeue is not installed")
+    ) == (
         "unknown",
         "nobody knows whether job 8 still waits or runs: squeue is not installed",
     )
@@ -115,7 +125,7 @@ def test_a_job_without_a_session_is_judged_by_slurm_and_its_log(
     ("outcome", "here", "state"),
     [
         (None, "squeue", "unknown"),
-        ("stopped", "squeue", "unknown"),  # it may have been put back into the queue
+        ("stopped", "squeue", "unknown"),  # it may have been requeued
         ("done", "squeue", "done"),
         ("failed", "squeue", "failed"),
         (None, "", "unknown"),
@@ -126,31 +136,31 @@ def test_a_job_without_an_answer_is_not_over(
     run: Path, monkeypatch: pytest.MonkeyPatch, outcome: str | None, here: str, state: str
 ) -> None:
     session(run, outcome, number="7")
-    monkeypatch.setattr("t2i_hpc.reporting.run_state.has_client", lambda name: name == here)
+    monkeypatch.setattr("t2i_hpc.reporting.run_status.has_client", lambda name: name == here)
     known = Evidence(run, [job("7", run)], {}, read_sessions(run), {"7"}, "no answer")
-    assert judge(known)[0] == state
+    assert state_of(known)[0] == state
 
 
-def test_evaluations_beside_a_training_are_not_the_training(run: Path) -> None:
+def test_background_evaluations_are_not_the_training(run: Path) -> None:
     session(run, "done", number="7")
     jobs = [job("7", run), *(job(f"9_{n}", run, "evaluate") for n in range(3))]
     states = {f"9_{n}": JobState(f"9_{n}", "PENDING") for n in range(3)}
     known = Evidence(run, jobs, states, read_sessions(run))
-    assert judge(known)[0] == "done"
+    assert state_of(known)[0] == "done"
     trained_here = Evidence(run, jobs[1:], states, read_sessions(run))
-    assert judge(trained_here)[0] == "done"
+    assert state_of(trained_here)[0] == "done"
     shards = Evidence(run, jobs[1:], states, ())
-    assert judge(shards)[0] == "waiting"
+    assert state_of(shards)[0] == "waiting"
 
 
 def test_a_script_submitted_by_hand_is_known_by_its_session(run: Path) -> None:
     session(run, "stopped", number="7")
-    assert judged(run, {"7": "PENDING"}) == ("waiting", "Resources")
+    assert concluded(run, {"7": "PENDING"}) == ("waiting", "Resources")
     assert find_jobs(run) == ["7"]
 
 
 def test_a_job_without_a_log_may_be_on_a_node_that_does_not_see_it(run: Path) -> None:
-    state, message = judged(run, {"8": "FAILED"}, job("8", run))
+    state, message = concluded(run, {"8": "FAILED"}, job("8", run))
     assert state == "failed"
     assert f"without a line in {run / '8.log'}" in message
     assert "does not see that folder" in message
@@ -165,13 +175,13 @@ def test_a_job_that_waits_to_resume_a_running_one_is_not_the_run(
         "7": JobState("7", "RUNNING", "", "n[1-2]"),
         "8": JobState("8", "PENDING", "Dependency"),
     }
-    monkeypatch.setattr(run_state, "ask_states", lambda jobs: Answer(states))
+    monkeypatch.setattr(run_status, "ask_states", lambda jobs: Answer(states))
     state = only(run)
     assert (state.state, state.job, state.nodes) == ("running", "7", "n[1-2]")
     assert state.log == str(run / "7.log")
 
 
-def test_progress_is_what_a_restart_goes_on_from(run: Path) -> None:
+def test_progress_is_what_a_restart_resumes_from(run: Path) -> None:
     session(run)
     with locked(run):
         state = only(run)
@@ -214,7 +224,7 @@ def test_the_details_say_what_to_do(run: Path) -> None:
     lines = {name: text.strip() for name, text in lines.items()}
     assert lines["state"] == "failed: the disk is full"
     assert lines["progress"] == "25% 100 of 400 images at 12.0 img/s"
-    assert "goes on from the checkpoint of 100 images" in lines["next"]
+    assert "resumes from the checkpoint of 100 images" in lines["next"]
     assert any("4 ranks on n1,n2: failed at 100 images" in text for text in lines.values())
 
 
@@ -224,9 +234,9 @@ def test_the_details_say_what_to_do(run: Path) -> None:
         ("new", "launch"),
         ("waiting", "t2i_hpc.cancel"),
         ("running", "stop"),
-        ("stopped", "goes on from the checkpoint of 100 images"),
+        ("stopped", "resumes from the checkpoint of 100 images"),
         ("done", "t2i_hpc.evaluate run="),
-        ("lost", "goes on from"),
+        ("lost", "resumes from"),
     ],
 )
 def test_every_state_has_an_advice(run: Path, state: str, words: str) -> None:
