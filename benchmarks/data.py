@@ -4,14 +4,14 @@
     python -m benchmarks.data --size 64 --samples 100 --images 480 --rounds 1    # seconds
 
 Every row makes the same training samples (a 256 px crop of a 304 px JPEG, mirrored by chance,
-with the words of one caption) from the same 400 synthetic images, on local files in the page
+with the tokens of one caption) from the same 400 synthetic images, on local files in the page
 cache. "raw decode" turns bytes in memory into pixels, always in the same memory, and does
-nothing else: no loader that decodes whole images can beat it with as many processes. The share
+nothing else: no loader that decodes whole images can beat it with as many processes. The fraction
 of it is given for as many cores as a row uses. "whole images" is our stream without the
 libjpeg-turbo that decodes windows alone. Rounds go around all rows and each figure's
 best one counts: other work on the machine only ever slows a loader down. CPU time of the main
 process, which is all of a loader's without workers, suffers least. The second table is that of
-benchmarks/plan.py.
+benchmarks/sampler.py.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from benchmarks import plan
+from benchmarks import sampler as order
 from t2i_hpc.common.runtime import keep_freed_memory
 from t2i_hpc.config.data import DataConfig, ShardsConfig
-from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import encode_caption, pad
 from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import Pixels, crop_and_flip, decode, encode, resize_shorter
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split, stack
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 
 _OCTAVES = ((32, 50.0), (16, 25.0), (8, 12.0), (4, 6.0))  # pixels of detail and its deviation
 _SHARD_SAMPLES, _EPOCH = 100, 10**9
@@ -108,10 +108,10 @@ def make_work(folder: Path, given: argparse.Namespace) -> Work:
         text = f"a picture of number {number % 10} of the smooth kind\n"
         (images / f"{number:06d}.txt").write_text(text)
     output = folder / "shards"
-    words = ShardsConfig(
+    settings = ShardsConfig(
         images=str(images), output=str(output), size=given.size, shard_samples=_SHARD_SAMPLES
     )
-    write_shards(words)
+    build_split(settings)
     config = DataConfig(path=str(output))
     resolution = round(given.size / config.resize_ratio)
     return Work(Split.open(config, "train"), images, config, resolution, given.batch)
@@ -158,7 +158,7 @@ def ours(work: Work, workers: int, crops: bool = True) -> Iterator[int]:
     config = DataConfig(path=work.config.path, workers=workers)
     found = find_crop_decoder() if crops else None
     with patch("t2i_hpc.data.training_data.find_crop_decoder", return_value=found):
-        stream = Stream(config, work.split, work.resolution, 0, RankSlice(work.batch))
+        stream = indexed_loader(config, work.split, work.resolution, 0, RankSlice(work.batch))
     for batch in stream.batches(0):
         yield len(batch.images)
 
@@ -170,16 +170,17 @@ def plain_webdataset(work: Work) -> Iterator[int]:
     def make(image: bytes, text: bytes) -> tuple[Pixels, list[int]]:
         captions = json.loads(text)["captions"]
         caption = captions[int(rng.integers(len(captions)))]
-        words = encode_caption(caption, work.split.vocabulary, work.config.max_tokens, rng)
+        chosen_by = 0, "words", int(rng.integers(_EPOCH))
+        tokens = encode_caption(caption, work.split.vocabulary, work.config.max_tokens, chosen_by)
         pixels = resize_shorter(decode(image), work.load_size)
-        return crop_and_flip(pixels, work.resolution, rng, True), words
+        return crop_and_flip(pixels, work.resolution, rng), tokens
 
     tars = sorted(str(path) for path in work.split.manifest.folder.glob("*.tar"))
     samples = webdataset.WebDataset(tars, shardshuffle=len(tars)).shuffle(100).repeat()
     made = (make(*pair) for pair in samples.to_tuple("jpg", "json"))
     while True:
-        images, words = zip(*itertools.islice(made, work.batch), strict=True)
-        pad(words, work.config.max_tokens)
+        images, tokens = zip(*itertools.islice(made, work.batch), strict=True)
+        pad(tokens, work.config.max_tokens)
         yield len(stack(images))
 
 
@@ -189,8 +190,8 @@ class Files(Dataset[Any]):
     def __init__(self, work: Work) -> None:
         self._paths = sorted(work.folder.glob("*.jpg"))
         texts = [path.with_suffix(".txt").read_text() for path in self._paths]
-        vocabulary, words = work.split.vocabulary, work.config.max_tokens
-        tokens, _ = pad([vocabulary.encode(text)[:words] for text in texts], words)
+        vocabulary, most = work.split.vocabulary, work.config.max_tokens
+        tokens, _ = pad([vocabulary.encode(text)[:most] for text in texts], most)
         self._tokens = torch.from_numpy(tokens)
         self._transform = transforms.Compose(
             [
@@ -262,20 +263,20 @@ def compare(work: Work, batches: int, rounds: int) -> str:
     best = {name: best_of([turn[name] for turn in turns]) for name in compared}
     lines = [_ROW.format("loader", "images/s", "of raw decode", "main process, µs/image")]
     for name, speed in best.items():
-        share = f"{speed.images / best[compared[name][1]].images:.2f}"
-        lines.append(_ROW.format(name, f"{speed.images:.0f}", share, f"{speed.main * 1e6:.0f}"))
+        fraction = f"{speed.images / best[compared[name][1]].images:.2f}"
+        lines.append(_ROW.format(name, f"{speed.images:.0f}", fraction, f"{speed.main * 1e6:.0f}"))
     return "".join(lines)
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Read the command line, measure, print."""
-    parser = argparse.ArgumentParser(description="Speed of the data stream and of the plan.")
+    parser = argparse.ArgumentParser(description="Speed of the data stream and of the sampler.")
     parser.add_argument("--size", type=int, default=304, help="stored side in pixels")
     parser.add_argument("--samples", type=int, default=400, help="synthetic images")
     parser.add_argument("--batch", type=int, default=24, help="images of a batch")
     parser.add_argument("--images", type=int, default=720, help="images a row and round")
     parser.add_argument("--rounds", type=int, default=6, help="the best one counts")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     keep_freed_memory()  # as training does
     logging.disable()
@@ -284,7 +285,7 @@ def main(words: list[str]) -> None:
         size = work.split.manifest.bytes / given.samples / 1e3
         sys.stdout.write(f"{given.size} px JPEG, {size:.0f} kB; crops of {work.resolution} px\n\n")
         sys.stdout.write(compare(work, given.images // given.batch, given.rounds) + "\n")
-    sys.stdout.write(plan.table(given.batch))
+    sys.stdout.write(order.table(given.batch))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def export(folder: Path, config: CheckpointsConfig) -> None:
     from safetensors.torch import save
 
     from t2i_hpc.common.files import write_bytes
-    from t2i_hpc.data.vocabulary import VOCABULARY_NOTE
+    from t2i_hpc.data.captions import VOCABULARY_NOTE
     from t2i_hpc.runs.checkpoint import choose_checkpoint
     from t2i_hpc.runs.inventory import networks_of
 

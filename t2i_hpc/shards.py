@@ -52,7 +52,7 @@ def merge(folder: str, settings: _Settings) -> None:
 
 def vocabulary(folder: str, settings: _Settings) -> None:
     """Write the vocabulary of a folder of splits before they are built."""
-    from t2i_hpc.data.vocabulary import import_vocabulary, make_vocabulary
+    from t2i_hpc.data.build.choose_vocabulary import import_vocabulary, make_vocabulary
 
     if ("captions" in settings) == ("from" in settings):
         raise ConfigurationError("vocabulary takes either captions=FILE,FILE,… or from=PICKLE")

@@ -115,9 +115,10 @@ def open_data(config: TrainConfig, place: Place) -> Opened:
     training = open_training_data(data, check_tars=False)
     _speak(place, new=not list_checkpoints(run_folder(config, training.identity)))
     share = RankSlice(engine.batch_size, place.rank, place.size, engine.accumulate)
-    return Opened(
-        training, training.loader(config.system.resolution, config.seed, share, answer_within)
+    loader = training.loader(
+        config.system.resolution, config.seed, share, answer_within=answer_within
     )
+    return Opened(training, loader)
 
 
 def make_job(config: TrainConfig, world: World, opened: Opened, line: ProgressLine) -> Job:

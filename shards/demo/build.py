@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from shards.demo.colors import dominant_colors
 
 from shards.demo.captions import captions, choose_tags, common_tags
+from shards.demo.colors import dominant_colors
 from shards.demo.emoji import Emoji, read_emoji
 from shards.demo.packages import NAMES, PICTURES, unpacked
 from shards.demo.phrases import Words

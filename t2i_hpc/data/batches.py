@@ -1,12 +1,11 @@
-"""The memory of a batch: one block of bytes, seen as arrays to fill or as a batch to train on.
+"""A batch: the memory it is in, and how it is made of samples.
 
-The block may be shared by processes, or pinned so that a GPU fetches it by itself. Images are
-kept (B, R, R, 3), the order in which decoders write and crops are whole rows; the batch shows
-them as (B, 3, R, R) without moving a byte.
+A batch is one block of bytes, seen as arrays to fill or as tensors to train on. The block may be
+shared by processes, or pinned so that a GPU fetches it by itself. Images are kept (B, R, R, 3),
+the order in which decoders write and crops are whole rows; the batch shows them as (B, 3, R, R)
+without moving a byte.
 
-From stored samples to the arrays of a batch: what loader processes do, whatever they read.
-
-Every random choice (caption, words, crop, mirror) is drawn from (seed, position), so a sample
+Every random choice (caption, tokens, crop, mirror) is drawn from (seed, position), so a sample
 looks the same whichever worker of whichever rank makes it.
 """
 
@@ -16,29 +15,30 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.captions import PADDING, Vocabulary, select_words
+from t2i_hpc.data.captions import PADDING, Vocabulary, encode_caption
 from t2i_hpc.data.images import Pixels
-from t2i_hpc.data.reader import StoredSample
+from t2i_hpc.data.sampler import I64, uniform
+from t2i_hpc.data.split import StoredSample
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a global batch.
+    """One rank's slice of a global batch.
 
     Attributes:
         images: uint8 (B, 3, H, W) as read; systems scale them to [-1, 1].
         tokens: int64 (B, T), padded with 0.
-        lengths: int64 (B,), number of words of each caption, 1 ≤ length ≤ T.
+        lengths: int64 (B,), number of tokens of each caption, 1 ≤ length ≤ T.
         classes: int64 (B,), class of each image; unique numbers where there are no classes.
-        positions: int64 (B,), the samples' places in the endless stream; always on the CPU,
+        positions: int64 (B,), the samples' positions in the endless stream; always on the CPU,
             where the noise is drawn from them.
         captions: the text of each caption.
         keys: the samples' names in their shards.
@@ -59,12 +59,9 @@ class Batch:
         return replace(self, **moved)
 
 
-Integers = npt.NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class Texts:
-    """What of a batch is no number."""
+    """The strings of a batch; everything else of it is in the block."""
 
     captions: Sequence[str]
     keys: Sequence[str]
@@ -72,28 +69,22 @@ class Texts:
 
 @dataclass(frozen=True)
 class Arrays:
-    """The numbers of a batch.
-
-    Attributes:
-        images: uint8 (B, R, R, 3).
-        tokens: int64 (B, T).
-        lengths, classes, positions: int64 (B,).
-    """
+    """The numbers of a batch, to be filled: shapes as in :class:`Batch`, images (B, R, R, 3)."""
 
     images: npt.NDArray[np.uint8]
-    tokens: Integers
-    lengths: Integers
-    classes: Integers
-    positions: Integers
+    tokens: I64
+    lengths: I64
+    classes: I64
+    positions: I64
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where what lies: samples, side of the images in pixels, words of a caption."""
+    """How a block is divided: samples, side of the images in pixels, tokens of a caption."""
 
     samples: int
     resolution: int
-    words: int
+    max_tokens: int
 
     @property
     def bytes(self) -> int:
@@ -105,28 +96,28 @@ class Layout:
         return torch.empty(self.bytes, dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
 
     def arrays(self, block: Tensor) -> Arrays:
-        """See a block as arrays to fill."""
-        return Arrays(**{name: part.numpy() for name, part in self._parts(block).items()})
+        """View a block as arrays to fill."""
+        return Arrays(**{name: view.numpy() for name, view in self._views(block).items()})
 
     def batch(self, block: Tensor, texts: Texts) -> Batch:
-        """See a block as a batch; texts are the rest of it."""
-        parts = self._parts(block)
-        images = parts.pop("images").permute(0, 3, 1, 2)
-        return Batch(images=images, captions=texts.captions, keys=texts.keys, **parts)
+        """View a block as a batch; texts are the rest of it."""
+        views = self._views(block)
+        images = views.pop("images").permute(0, 3, 1, 2)
+        return Batch(images=images, captions=texts.captions, keys=texts.keys, **views)
 
-    def _parts(self, block: Tensor) -> dict[str, Tensor]:
-        parts, offset = {}, 0
+    def _views(self, block: Tensor) -> dict[str, Tensor]:
+        views, begin = {}, 0
         for name, (shape, kind) in self._shapes().items():
             count = math.prod(shape) * kind.itemsize
-            parts[name] = block[offset : offset + count].view(kind).view(shape)
-            offset += count
-        return parts
+            views[name] = block[begin : begin + count].view(kind).view(shape)
+            begin += count
+        return views
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Return shape and type by name; integers first, where they lie aligned."""
+        """Return shape and type by name; integers first, where they are aligned."""
         one, side = (self.samples,), self.resolution
         return {
-            "tokens": ((self.samples, self.words), torch.int64),
+            "tokens": ((self.samples, self.max_tokens), torch.int64),
             "lengths": (one, torch.int64),
             "classes": (one, torch.int64),
             "positions": (one, torch.int64),
@@ -134,22 +125,28 @@ class Layout:
         }
 
 
-DRAWS = 4  # caption, down, across, mirror
+class Draws(NamedTuple):
+    """The random numbers of a sample, each from [0, 1)."""
+
+    caption: float
+    down: float
+    across: float
+    mirror: float
 
 
 @dataclass(frozen=True)
-class Planned:
+class BatchPlan:
     """What a batch is made of.
 
     Attributes:
         positions: places in the endless stream.
-        indices: the sample at each position, a row of the index; empty where nobody knows.
-        draws: the random numbers of each position, four of them.
+        samples: the sample at each position; empty where nobody knows beforehand.
+        draws: the random numbers of each position.
     """
 
     positions: Sequence[int]
-    indices: Sequence[int]
-    draws: Sequence[Sequence[float]]
+    samples: Sequence[int]
+    draws: Sequence[Draws]
 
 
 class BatchMaker(ABC):
@@ -157,7 +154,7 @@ class BatchMaker(ABC):
 
     Args:
         vocabulary: of the captions.
-        config: words, margin and flip.
+        config: max_tokens, resize_ratio and flip.
         resolution: side of the images in pixels.
         seed: of captions and crops.
     """
@@ -170,50 +167,48 @@ class BatchMaker(ABC):
         self.load_size = round(resolution * config.resize_ratio)
 
     @abstractmethod
-    def plan(self, batches: Iterable[Sequence[int]]) -> Iterator[Planned]:
+    def plan(self, batches: Iterable[Sequence[int]]) -> Iterator[BatchPlan]:
         """Say what each of some batches, given by positions, is made of."""
 
     @abstractmethod
-    def _sample(self, planned: Planned, row: int) -> tuple[StoredSample, Pixels]:
-        """Return a sample of a batch, and of its image the pixels (R, R, 3) that are wanted.
+    def _sample(self, plan: BatchPlan, row: int) -> tuple[StoredSample, Pixels]:
+        """Return a sample of a batch, and its image cropped to (R, R, 3).
 
         The pixels need not outlive the next call.
         """
 
+    def draws(self, positions: Sequence[int]) -> list[Draws]:
+        """Return the random numbers of some positions."""
+        rows = uniform(self.seed, positions, len(Draws._fields)).tolist()
+        return [Draws(*row) for row in rows]
+
     def layout(self, samples: int) -> Layout:
-        """Return the size of the arrays of some samples."""
+        """Return the layout of a batch of some samples."""
         return Layout(samples, self.resolution, self.max_tokens)
 
-    def fill(self, planned: Planned, arrays: Arrays) -> Texts:
+    def fill(self, plan: BatchPlan, arrays: Arrays) -> Texts:
         """Make a batch, into arrays of its size.
 
         Raises:
             DataError: a sample cannot be read or decoded.
         """
-        arrays.positions[:] = planned.positions
+        arrays.positions[:] = plan.positions
         arrays.tokens[:] = PADDING
         captions, keys = [], []
-        for row, (position, drawn) in enumerate(zip(planned.positions, planned.draws, strict=True)):
-            stored, pixels = self._sample(planned, row)
-            caption = stored.captions[int(drawn[0] * len(stored.captions))]
-            words = self._encode(caption, position)
-            arrays.tokens[row, : len(words)] = words
-            arrays.lengths[row], arrays.classes[row] = len(words), stored.class_id
-            if self.flip and drawn[3] < 0.5:
+        for row, (position, drawn) in enumerate(zip(plan.positions, plan.draws, strict=True)):
+            stored, pixels = self._sample(plan, row)
+            caption = stored.captions[int(drawn.caption * len(stored.captions))]
+            chosen_by = self.seed, "words of a training sample", position
+            tokens = encode_caption(caption, self.vocabulary, self.max_tokens, chosen_by)
+            arrays.tokens[row, : len(tokens)] = tokens
+            arrays.lengths[row], arrays.classes[row] = len(tokens), stored.class_id
+            if self.flip and drawn.mirror < 0.5:
                 _mirror(pixels, arrays.images[row])
             else:
                 arrays.images[row] = pixels
             captions.append(caption)
             keys.append(stored.key)
         return Texts(captions, keys)
-
-    def _encode(self, caption: str, position: int) -> list[int]:
-        """Return 1 to `words` word numbers; a caption without known words is one padding word."""
-        words = self.vocabulary.encode(caption)
-        if len(words) > self.max_tokens:
-            rng = generator(self.seed, "words of a training sample", position)
-            words = select_words(words, self.max_tokens, rng)
-        return words or [PADDING]
 
 
 def _mirror(image: Pixels, target: Pixels) -> None:

@@ -1,24 +1,25 @@
-"""Captions as lists of word numbers, the way AttnGAN's text encoders expect them.
+"""Captions as tokens: how text is cut into words, and the vocabularies that number them.
 
 The rules are those of the reference implementations (AttnGAN, DM-GAN, SSA-GAN), because a
 text encoder is useless with another tokenization or vocabulary than the one it was trained
 with: lower-case runs of word characters, reduced to ASCII; words numbered in order of first
-appearance; number 0 is padding.
+appearance; token 0 is padding. These rules leave nothing of a caption in Chinese or Russian, so a
+vocabulary may keep the letters of every language (``letters`` is "unicode" in its file); it is
+then another one than any that was published.
 
-These rules leave nothing of a caption in Chinese or Russian. A vocabulary may therefore keep the
-letters of every language (``letters`` is "unicode" in its file); it is then another one than
-any that was published.
+A pretrained text encoder brings its own tokenization (:class:`WordPieces`), without its special
+tokens: the encoder puts those around a caption itself, so tokens, lengths and padding mean what
+they mean for words, and every piece lines up with one feature of the encoder.
 
-A pretrained text encoder's own tokenization, in the place of the shards' vocabulary.
-
-Captions become word pieces by the encoder's ``tokenizer.json``, without its special tokens: the
-encoder puts those around a caption itself, so tokens, lengths and padding mean what they mean for
-words, and every piece lines up with one feature of the encoder.
+With another vocabulary of the same size an encoder runs without an error and reads other words,
+so weights carry the identity of the vocabulary that they were trained with
+(:func:`check_same_words`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -28,18 +29,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from t2i_hpc.common.errors import ConfigurationError, DataError
+from t2i_hpc.common.errors import ConfigurationError, DataError, RunError
 from t2i_hpc.common.files import sha256_of_json, write_json
+from t2i_hpc.common.seeds import generator
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+VOCABULARY_NOTE = "vocabulary"  # the key in the metadata of a safetensors file
 PADDING = 0
 PADDING_WORD = "<end>"
 ASCII, UNICODE = "ascii", "unicode"
 _WORD = re.compile(r"\w+")
 _FORMAT = 1
+_EXTRA = "pip install 't2i-hpc[transformers]'"
+_LOG = logging.getLogger("t2i_hpc")
+_told: set[str] = set()
 # Scripts without spaces between words, whose letters are words of their own, as in BERT's rule:
 # Thai, Lao, Burmese, Khmer, kana, and Chinese characters with their extensions.
 _WORD_OF_LETTER = (
@@ -58,11 +64,9 @@ def tokenize(text: str, letters: str = ASCII) -> list[str]:
     """Return the words of a caption: lower-case, without punctuation.
 
     With `letters` "unicode" the letters, marks and digits of every language make words. With
-    "ascii", the rule of the reference implementations, only those of English do:
-
-    U+FFFD (left by a broken decoding in CUB's captions) is no word character and so counts as
-    a space; other characters outside ASCII are dropped from their word, and words left empty
-    are dropped.
+    "ascii", the rule of the reference implementations, only those of English do: U+FFFD (left by a
+    broken decoding in CUB's captions) counts as a space, other characters outside ASCII are
+    dropped from their word, and words left empty are dropped.
     """
     if text.isascii():
         return _WORD.findall(text.lower())
@@ -160,41 +164,6 @@ class Vocabulary:
         return content if self.letters == ASCII else content | {"letters": self.letters}
 
 
-def select_words(ids: Sequence[int], longest: int, rng: np.random.Generator) -> list[int]:
-    """Return at most `longest` of the ids: all of them, or a random subset in their order.
-
-    A subset instead of the beginning is the reference's choice; it keeps late words alive.
-    """
-    if len(ids) <= longest:
-        return list(ids)
-    chosen = rng.permutation(len(ids))[:longest]
-    return [ids[place] for place in sorted(chosen.tolist())]
-
-
-def encode_caption(
-    text: str, vocabulary: Vocabulary, longest: int, rng: np.random.Generator
-) -> list[int]:
-    """Return 1 to `longest` word numbers of a caption.
-
-    A caption without any known word becomes the single padding word, so that its length is 1
-    and encoders that cannot read empty captions see "nothing" instead of failing.
-    """
-    return select_words(vocabulary.encode(text), longest, rng) or [PADDING]
-
-
-def pad(
-    rows: Sequence[Sequence[int]], longest: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return tokens (B, longest), padded with 0, and lengths (B,), both int64.
-
-    The width does not depend on the captions, so that every rank's tokens have one shape.
-    """
-    tokens = np.full((len(rows), longest), PADDING, dtype=np.int64)
-    for row, ids in zip(tokens, rows, strict=True):
-        row[: len(ids)] = ids
-    return tokens, np.array([len(ids) for ids in rows], dtype=np.int64)
-
-
 def _checked(content: object, path: Path) -> tuple[list[str], str]:
     found = content if isinstance(content, dict) else {}
     words = found.get("words")
@@ -215,9 +184,6 @@ def _checked(content: object, path: Path) -> tuple[list[str], str]:
             f"{path} has letters={letters!r}, which is not known: install a newer t2i_hpc"
         )
     return words, letters
-
-
-_EXTRA = "pip install 't2i-hpc[transformers]'"
 
 
 class WordPieces(Vocabulary):
@@ -287,3 +253,76 @@ class WordPieces(Vocabulary):
     def _numbers_of(self, text: str) -> Sequence[int]:
         numbers: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return numbers
+
+
+def select_tokens(tokens: Sequence[int], most: int, rng: np.random.Generator) -> list[int]:
+    """Return at most `most` of the tokens: all of them, or a random subset in their order.
+
+    A subset instead of the beginning is the reference's choice; it keeps late words alive.
+    """
+    if len(tokens) <= most:
+        return list(tokens)
+    chosen = rng.permutation(len(tokens))[:most]
+    return [tokens[place] for place in sorted(chosen.tolist())]
+
+
+def encode_caption(
+    text: str, vocabulary: Vocabulary, max_tokens: int, chosen_by: tuple[int, str, int]
+) -> list[int]:
+    """Return 1 to `max_tokens` tokens of a caption.
+
+    A caption without any known word becomes the single padding token, so that its length is 1
+    and encoders that cannot read empty captions see "nothing" instead of failing.
+
+    Args:
+        text: the caption.
+        vocabulary: numbers its words.
+        max_tokens: of longer captions a random subset is taken.
+        chosen_by: (seed, purpose, index) of that choice, see :func:`common.seeds.generator`.
+    """
+    tokens = vocabulary.encode(text)
+    if len(tokens) > max_tokens:  # a generator costs more than all else here
+        tokens = select_tokens(tokens, max_tokens, generator(*chosen_by))
+    return tokens or [PADDING]
+
+
+def pad(
+    rows: Sequence[Sequence[int]], longest: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return tokens (B, longest), padded with 0, and lengths (B,), both int64.
+
+    The width does not depend on the captions, so that every rank's tokens have one shape.
+    """
+    tokens = np.full((len(rows), longest), PADDING, dtype=np.int64)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = ids
+    return tokens, np.array([len(ids) for ids in rows], dtype=np.int64)
+
+
+def check_same_words(weights: str, trained_with: str, present: str, advice: str) -> None:
+    """Compare the vocabulary that weights were trained with with that of the data.
+
+    Args:
+        weights: what they are called in messages.
+        trained_with: its SHA-256; empty: not recorded, which is accepted and said once.
+        present: SHA-256 of the data's vocabulary or tokenizer; empty: there is none to compare.
+        advice: what to do where they differ.
+
+    Raises:
+        RunError: they differ.
+    """
+    if not present or trained_with == present:
+        return
+    if trained_with:
+        raise RunError(
+            f"{weights} was trained with another vocabulary than the data has now (SHA-256 "
+            f"{trained_with[:12]}…, not {present[:12]}…), so tokens would mean other words: "
+            f"{advice}"
+        )
+    if weights not in _told:
+        _told.add(weights)
+        _LOG.warning(
+            "%s does not record the vocabulary it was trained with: make sure that the data's "
+            "vocabulary numbers the words in the same order",
+            weights,
+        )

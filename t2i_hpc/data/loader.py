@@ -1,11 +1,11 @@
 """Batches that processes make ahead, in memory that they share with the one that trains.
 
-Batch n is made by worker n modulo their number, and a worker knows from the plan which samples
-those are: it is told where to begin, and nothing else. So workers are forked before CUDA and the
-process group begin, which are not to be forked. Each worker owns a few slots, memory of one batch
-each, that it fills in turn; the main process copies a finished slot into a batch and gives the
-slot back. What goes through the pipes are a few words of text, so the main process spends its
-time on training. The memory has no name: nothing is left behind, whatever kills the run.
+Worker w of W makes the batches w, w + W, …, and knows from the sampler which samples those are: it
+is told where to begin, and nothing else; there is no loader state to save. So workers are forked
+before CUDA and the process group begin, which must not be forked. Each worker owns a few slots,
+memory of one batch each, that it fills in turn; the main process copies a finished slot into a
+batch and gives the slot back. Only the strings of a batch go through the pipes, so the main process
+spends its time on training. The memory has no name: nothing is left behind, whatever kills the run.
 
 A worker that dies, or does not answer for long, ends the run with a sentence. A worker whose
 run has died ends by itself.
@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -32,10 +33,10 @@ import torch
 from t2i_hpc.common.errors import RunError, UserError
 from t2i_hpc.common.exit_codes import STOP_SIGNALS
 from t2i_hpc.common.runtime import keep_freed_memory
-from t2i_hpc.data.batches import Arrays, Batch, BatchMaker, Planned, Texts
+from t2i_hpc.data.batches import Arrays, Batch, BatchMaker, BatchPlan, Texts
+from t2i_hpc.data.sampler import RankSlice
 
-Positions = Callable[[int], Sequence[int]]
-Begin = Callable[[int], tuple[BatchMaker, Positions]]
+MakerFrom = Callable[[int], BatchMaker]  # of the samples seen when its batches begin
 _SLOTS = 3  # of a worker: one is copied while two are made ahead
 _LOOK_FOR_PARENT = 2.0  # seconds
 _STEP = 5.0  # seconds
@@ -53,53 +54,45 @@ class _Crash:
 _Answer = Texts | UserError | _Crash
 
 
-def load_here(samples: BatchMaker, positions: Positions) -> Iterator[Batch]:
-    """Yield batch after batch, made in this process when it is asked for.
-
-    Args:
-        samples: what makes them.
-        positions: which samples batch number n = 0, 1, 2, … is made of; each as many.
-    """
-    layout = samples.layout(len(positions(0)))
-    for planned in samples.plan(map(positions, itertools.count())):
-        block = layout.new()
-        yield layout.batch(block, samples.fill(planned, layout.arrays(block)))
-
-
 class Loader:
     """Makes a rank's batches, by processes or, where there are none, in this one.
 
     Args:
-        begin: what makes batches, and which samples number n = 0, 1, 2, … is made of, from a
-            number of samples seen on.
+        make: returns what makes the batches from a number of samples seen on.
+        rank_slice: this rank's slice of each global batch.
         workers: number of processes.
         answer_within: seconds without a batch after which a process counts as stuck.
     """
 
-    def __init__(self, begin: Begin, workers: int, answer_within: float) -> None:
-        self._begin, self._workers, self._answer_within = begin, workers, answer_within
+    def __init__(
+        self, make: MakerFrom, rank_slice: RankSlice, workers: int, answer_within: float
+    ) -> None:
+        self._make, self._slice = make, rank_slice
+        self._workers, self._answer_within = workers, answer_within
         self._team: list[_Worker] = []
 
     def start(self) -> None:
         """Start the processes, which then wait to be told where to begin.
 
-        They are forked, so this comes before CUDA and the process group: neither lives on in a
+        They are forked, so this comes before CUDA and the process group: neither survives in a
         process that is forked after it.
         """
         numbers = range(len(self._team), self._workers)
-        self._team += [_Worker(self._begin, range(n, 2**62, self._workers)) for n in numbers]
+        self._team += [
+            _Worker(self._make, self._slice, range(n, 2**62, self._workers)) for n in numbers
+        ]
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """Yield batch after batch from sample `start` on; closing it ends the processes.
+        """Yield batch after batch, the first of which begins at position `start` ≥ 0.
 
-        Processes are started where none are waiting.
+        Closing the iterator ends the processes; they are started where none are waiting.
 
         Raises:
             UserError: a sample could not be read or decoded.
             RunError: a process died or does not answer.
         """
         if not self._workers:
-            yield from load_here(*self._begin(start))
+            yield from self._batches_here(start)
             return
         self.start()
         team, self._team = self._team, []
@@ -112,45 +105,45 @@ class Loader:
                 for worker in team:
                     yield worker.next(self._answer_within)
 
+    def _batches_here(self, start: int) -> Iterator[Batch]:
+        maker = self._make(start)
+        layout = maker.layout(self._slice.size)
+        for plan in maker.plan(map(partial(self._slice.positions, start), itertools.count())):
+            block = layout.new()
+            yield layout.batch(block, maker.fill(plan, layout.arrays(block)))
+
     def close(self) -> None:
         """End processes that wait."""
         while self._team:
             self._team.pop().end()
 
 
-def load_ahead(
-    samples: BatchMaker, positions: Positions, workers: int, patience: float
-) -> Iterator[Batch]:
-    """Yield the batches of :func:`load_here`, made ahead by processes; see :class:`Loader`."""
-    return Loader(lambda _: (samples, positions), workers, patience).batches(0)
-
-
 class _Worker:
     """A process and the main process's ends of what connects them."""
 
-    def __init__(self, begin: Begin, numbers: range) -> None:
-        samples, positions = begin(0)
-        self._layout = layout = samples.layout(len(positions(0)))
+    def __init__(self, make: MakerFrom, rank_slice: RankSlice, numbers: range) -> None:
+        self._layout = layout = make(0).layout(rank_slice.size)
         self._slots = [_shared(layout.bytes) for _ in range(_SLOTS)]
         self._turn = 0
         context = multiprocessing.get_context("fork")  # shares the memory and the open index
         self._link, theirs = context.Pipe()
-        work = _Work(begin, numbers, list(map(layout.arrays, self._slots)), os.getpid())
+        slots = list(map(layout.arrays, self._slots))
+        work = _Work(make, rank_slice, numbers, slots, os.getpid())
         links = (theirs, self._link)
         self._process: BaseProcess = context.Process(target=_fill, args=(work, *links), daemon=True)
-        with _signals_held():
+        with _stop_signals_blocked():
             self._process.start()
         # Before Python waits for its child processes, which do not hear that they are to end.
         self._at_exit = Finalize(None, self._process.kill, exitpriority=_BEFORE_WAITING)
         theirs.close()
 
     def begin(self, start: int) -> None:
-        """Let it make batches from sample `start` on."""
+        """Let it make batches from position `start` on."""
         with contextlib.suppress(OSError):  # its death is told when its first batch is due
             self._link.send(start)
 
-    def next(self, patience: float) -> Batch:
-        answer = self._answer(patience)
+    def next(self, answer_within: float) -> Batch:
+        answer = self._answer(answer_within)
         if isinstance(answer, UserError):
             raise answer
         if isinstance(answer, _Crash):
@@ -162,16 +155,16 @@ class _Worker:
         return self._layout.batch(block, answer)
 
     def end(self) -> None:
-        """Kill the process: it has nothing to save, and signals that ask it does not hear."""
+        """Kill the process: it has nothing to save, and blocks the signals that ask it to stop."""
         self._at_exit()
         self._process.join(_STEP)  # not for ever: a dead file system holds it
         self._link.close()
 
-    def _answer(self, patience: float) -> _Answer:
-        deadline = time.monotonic() + patience
+    def _answer(self, within: float) -> _Answer:
+        deadline = time.monotonic() + within
         while not self._link.poll():
             if not wait([self._link, self._process.sentinel], _STEP):
-                self._give_up_after(deadline, patience)
+                self._give_up_after(deadline, within)
             elif not self._link.poll() and not self._process.is_alive():
                 raise RunError(self._obituary())
         try:
@@ -181,11 +174,11 @@ class _Worker:
             raise RunError(self._obituary()) from error
         return answer
 
-    def _give_up_after(self, deadline: float, patience: float) -> None:
+    def _give_up_after(self, deadline: float, within: float) -> None:
         if time.monotonic() >= deadline:
             raise RunError(
                 f"a loader process (pid {self._process.pid}) has made no batch for "
-                f"{patience:.0f} seconds: see whether the file system of data.path answers, or "
+                f"{within:.0f} seconds: see whether the file system of data.path answers, or "
                 "raise engine.timeout and data.retry_seconds; the same command resumes from the "
                 "last checkpoint"
             )
@@ -198,7 +191,7 @@ class _Worker:
         return (
             f"a loader process (pid {self._process.pid}) died of {cause}: if it was the kernel "
             "for want of memory, lower data.workers or ask for more memory; the same command "
-            "goes on from the last checkpoint"
+            "resumes from the last checkpoint"
         )
 
 
@@ -211,15 +204,16 @@ def _shared(count: int) -> torch.Tensor:
 class _Work:
     """What a worker knows: how batches are made, which are its own, where they go, and for whom."""
 
-    begin: Begin
+    make: MakerFrom
+    rank_slice: RankSlice
     numbers: range
     slots: Sequence[Arrays]
     parent: int
 
-    def plan(self, start: int) -> tuple[BatchMaker, Iterator[Planned]]:
-        """Return what makes the batches from sample `start` on, and the plan of its own."""
-        samples, positions = self.begin(start)
-        return samples, samples.plan(map(positions, self.numbers))
+    def begin(self, start: int) -> tuple[BatchMaker, Iterator[BatchPlan]]:
+        """Return what makes the batches from position `start` on, and the plans of its own."""
+        maker = self.make(start)
+        return maker, maker.plan(map(partial(self.rank_slice.positions, start), self.numbers))
 
 
 def _fill(work: _Work, link: Connection, parents_end: Connection) -> None:
@@ -228,34 +222,34 @@ def _fill(work: _Work, link: Connection, parents_end: Connection) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     with contextlib.suppress(BrokenPipeError, EOFError, ConnectionError):
-        _await_word(link, work.parent)
-        samples, plan = work.plan(link.recv())
-        for place in itertools.count():
-            if place >= len(work.slots):
-                _await_word(link, work.parent)
+        _await_message(link, work.parent)
+        maker, plans = work.begin(link.recv())
+        for turn in itertools.count():
+            if turn >= len(work.slots):
+                _await_message(link, work.parent)
                 link.recv_bytes()
-            answer = _make(samples, plan, work.slots[place % len(work.slots)])
+            answer = _make(maker, plans, work.slots[turn % len(work.slots)])
             link.send(answer)
             if not isinstance(answer, Texts):
                 return
 
 
-def _make(samples: BatchMaker, plan: Iterator[Planned], slot: Arrays) -> _Answer:
+def _make(maker: BatchMaker, plans: Iterator[BatchPlan], slot: Arrays) -> _Answer:
     """Plan and make the next batch."""
     try:
-        return samples.fill(next(plan), slot)
+        return maker.fill(next(plans), slot)
     except UserError as error:
         return error
     except Exception:  # whatever it is, it must be seen where people look
         return _Crash(traceback.format_exc())
 
 
-def _await_word(link: Connection, parent: int) -> None:
-    """Wait until the main process says something: where to begin, or that a slot is free.
+def _await_message(link: Connection, parent: int) -> None:
+    """Wait for a message of the main process: where to begin, or that a slot is free.
 
     Raises:
-        EOFError: the main process is gone. Siblings hold copies of its pipe, so that its end
-            may not show as the pipe's end.
+        EOFError: the main process is gone. Its death need not end the pipe, whose other end is
+            also open in the processes that were forked later.
     """
     while not link.poll(_LOOK_FOR_PARENT):
         if os.getppid() != parent:
@@ -263,8 +257,8 @@ def _await_word(link: Connection, parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Start a process that never hears stop signals; the main process hears them afterwards.
+def _stop_signals_blocked() -> Iterator[None]:
+    """Block stop signals in processes that start here; the main process hears them afterwards.
 
     Slurm signals every process of a job; a loader that died of it would take the run down
     before its checkpoint is written.

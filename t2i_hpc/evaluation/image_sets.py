@@ -20,9 +20,9 @@ from PIL import Image
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.seeds import generator
-from t2i_hpc.data.build.sources.sample import IMAGE_SUFFIXES, files_below
+from t2i_hpc.data.build.sources.sample import files_below
 from t2i_hpc.data.format.manifest import ORIGINAL, Manifest
-from t2i_hpc.data.images import Pixels, center_crop, crop_and_flip, decode
+from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, center_crop, crop_and_flip, decode
 from t2i_hpc.data.split import stack
 
 _FILTERS = {
@@ -64,7 +64,7 @@ class Framing:
         over, under = _MARGIN
         larger = self._resize_shorter(image, size * over // under)
         rng = generator(self.seed, "crop of a real image", number)
-        return crop_and_flip(larger, size, rng, flip=True)
+        return crop_and_flip(larger, size, rng)
 
     def _resize_shorter(self, image: Pixels, size: int) -> Pixels:
         height, width = image.shape[:2]

@@ -33,8 +33,8 @@ from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json
 from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.data.captions import check_same_words
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.vocabulary import check_same_words
 from t2i_hpc.evaluation.inception_score import Groups
 from t2i_hpc.evaluation.partial_statistics import Arrays, Seen
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.evaluation import GenerationConfig
 from t2i_hpc.data.captions import Vocabulary, encode_caption, pad
 from t2i_hpc.data.split import Split
@@ -36,7 +35,7 @@ def encode_captions(
     """
     tokens, lengths = pad(
         [
-            encode_caption(caption, vocabulary, words, generator(seed, f"words of {caption}", 0))
+            encode_caption(caption, vocabulary, words, (seed, f"words of {caption}", 0))
             for caption in captions
         ],
         words,

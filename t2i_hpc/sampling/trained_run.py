@@ -23,9 +23,8 @@ from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.seeds import generator, noise
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.vocabulary import VOCABULARY_NOTE, check_same_words
 from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.runs.checkpoint import Checkpoint, check_fit, choose_checkpoint, look_at, read_tensors
 from t2i_hpc.runs.inputs import open_run_split, run_vocabulary, with_inputs

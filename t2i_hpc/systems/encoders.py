@@ -32,7 +32,7 @@ from t2i_hpc.config.systems import (
     TextEncoderConfig,
 )
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.data.vocabulary import VOCABULARY_NOTE, check_same_words
+from t2i_hpc.data.captions import VOCABULARY_NOTE, check_same_words
 from t2i_hpc.losses.adversarial import at_least_float32
 from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
 from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder

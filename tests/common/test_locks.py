@@ -11,7 +11,7 @@ from typing import IO, Any
 import pytest
 
 from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.data.storage.cache import Beat, Cache
+from t2i_hpc.data.storage.cache import Cache, Heartbeat
 from t2i_hpc.evaluation.compute import alone
 from t2i_hpc.runs.run_directory import locked
 from t2i_hpc.runs.sessions import is_held
@@ -46,7 +46,7 @@ def test_every_lock_is_taken(tmp_path: Path, taken: list[int]) -> None:
         pass
     cache = Cache(str(tmp_path / "cache"), 1000, 0.0)
 
-    def fetch(stream: IO[bytes], _: Beat) -> None:
+    def fetch(stream: IO[bytes], _: Heartbeat) -> None:
         stream.write(b"abc")
 
     os.close(cache.open("aa.tar", 3, fetch))

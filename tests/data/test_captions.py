@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.captions import Vocabulary, encode_caption, pad, select_words, tokenize
+from t2i_hpc.data.captions import Vocabulary, encode_caption, pad, select_tokens, tokenize
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_missing_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 99), max_size=30), st.integers(1, 30), st.integers(0, 9))
-def test_selected_words_are_a_subset_in_order(ids: list[int], longest: int, seed: int) -> None:
-    selected = select_words(ids, longest, np.random.default_rng(seed))
+def test_selected_tokens_are_a_subset_in_order(ids: list[int], longest: int, seed: int) -> None:
+    selected = select_tokens(ids, longest, np.random.default_rng(seed))
     assert len(selected) == min(longest, len(ids))
     rest = iter(ids)
     assert all(word in rest for word in selected)  # consumes `rest`: the order is kept
@@ -93,14 +93,14 @@ def test_every_word_of_a_long_caption_is_selected_sometimes() -> None:
     chosen = {
         word
         for seed in range(200)
-        for word in select_words(range(1, 31), 18, np.random.default_rng(seed))
+        for word in select_tokens(range(1, 31), 18, np.random.default_rng(seed))
     }
     assert chosen == set(range(1, 31))
 
 
-def test_a_caption_without_known_words_is_one_padding_word() -> None:
+def test_a_caption_without_known_words_is_one_padding_token() -> None:
     vocabulary = Vocabulary.from_captions(["a bird"])
-    assert encode_caption("?!", vocabulary, 5, np.random.default_rng(0)) == [0]
+    assert encode_caption("?!", vocabulary, 5, (0, "words", 0)) == [0]
 
 
 def test_padding() -> None:

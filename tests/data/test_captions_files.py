@@ -14,11 +14,11 @@ from pyarrow import parquet
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
+from t2i_hpc.data.build.choose_vocabulary import make_vocabulary
 from t2i_hpc.data.build.sources.captions_files import read_rows
 from t2i_hpc.data.build.split_writer import build_splits, check_source
 from t2i_hpc.data.captions import UNICODE, Vocabulary, tokenize
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.vocabulary import make_vocabulary
 from tests.support.data import image_bytes, problems, read_source
 
 TWO = {"a/0.jpg": ("one", "a, second"), "1.jpg": ("two",)}

@@ -19,7 +19,7 @@ from t2i_hpc.data.cropping import CropDecoder, find_crop_decoder
 from t2i_hpc.data.images import Pixels, decode, window
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 from tests.support.data import write_split
 
 SIZE = 24
@@ -106,7 +106,7 @@ def test_the_stream_is_the_same_with_and_without(
     )
 
     def images() -> torch.Tensor:
-        stream = Stream(config, Split.open(config, "train"), SIZE, 1, RankSlice(8))
+        stream = indexed_loader(config, Split.open(config, "train"), SIZE, 1, RankSlice(8))
         return torch.cat([batch.images for batch in itertools.islice(stream.batches(0), 4)])
 
     with_it = images()

@@ -13,8 +13,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources.sample import SourceSample
 from t2i_hpc.data.build.sources.webdataset_tars import read_foreign
-from t2i_hpc.data.format.tar_members import scan
-from t2i_hpc.data.format.tars import Record, index_tar, members_of, write_tar
+from t2i_hpc.data.format.tars import Record, index_tar, members_of, scan, write_tar
 from tests.support.data import image_bytes
 from tests.support.mutations import BLOCK, Mutation, fuzz, mutate, mutations, refused
 

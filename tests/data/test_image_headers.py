@@ -14,8 +14,7 @@ from PIL import Image, features
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.format.tars import Record, index_tar, write_tar
-from t2i_hpc.data.image_headers import check_image, dimensions, other_format
-from t2i_hpc.data.images import decode
+from t2i_hpc.data.images import check_image, decode, dimensions, other_format
 from tests.support.data import draw_image, image_bytes
 
 FORMS: dict[str, tuple[str, dict[str, object]]] = {

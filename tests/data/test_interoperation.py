@@ -19,7 +19,7 @@ from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 from tests.support.data import captions_of, image_bytes, make_shards
 
 COUNT = 13
@@ -110,7 +110,7 @@ def test_shards_of_webdatasets_writer_are_indexed_and_streamed(tmp_path: Path, f
         assert sample.image == image_bytes(number, form)
         assert (list(sample.captions), sample.class_id) == (captions_of(number), number % 4)
         assert np.array_equal(split.image(number), decode(image_bytes(number, form)))
-    batches = Stream(config, split, 24, seed=1, share=RankSlice(COUNT)).batches(0)
+    batches = indexed_loader(config, split, 24, seed=1, rank_slice=RankSlice(COUNT)).batches(0)
     batch = next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert batch.images.shape == (COUNT, 3, 24, 24)

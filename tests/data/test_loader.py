@@ -17,13 +17,12 @@ import torch
 
 from t2i_hpc.common.errors import DataError, RunError
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.data.batches import Batch, BatchMaker, Planned
+from t2i_hpc.data.batches import Batch, BatchPlan
 from t2i_hpc.data.images import Pixels
-from t2i_hpc.data.loader import Loader, Positions, load_ahead, load_here
-from t2i_hpc.data.reader import StoredSample
-from t2i_hpc.data.sampler import Sampler
-from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Samples, fit_to_timeout
+from t2i_hpc.data.loader import Loader
+from t2i_hpc.data.sampler import RankSlice, Sampler
+from t2i_hpc.data.split import Split, StoredSample
+from t2i_hpc.data.training_data import IndexedBatches, fit_to_timeout
 from tests.support.data import make_shards
 
 BATCH, PATIENCE = 4, 60.0
@@ -39,24 +38,30 @@ def positions(number: int) -> range:
     return range(number * BATCH, number * BATCH + BATCH)
 
 
-def samples_of(split: Split) -> Samples:
+def batches_of(split: Split) -> IndexedBatches:
     config = DataConfig(max_tokens=5, resize_ratio=1.0)
-    return Samples(split, Sampler(split.manifest.counts, 1, 8), config, 16, 1)
+    return IndexedBatches(split, Sampler(split.manifest.counts, 1, 8), config, 16, 1)
 
 
-class Troubled(Samples):
-    """Samples that do something first, when batch number 5 is made."""
+class Troubled(IndexedBatches):
+    """Batches that do something first, when batch number 5 is made."""
 
     def __init__(self, split: Split, trouble: Callable[[], None]) -> None:
         config = DataConfig(max_tokens=5, resize_ratio=1.0)
         super().__init__(split, Sampler(split.manifest.counts, 1, 8), config, 16, 1)
         self.trouble, self.made = trouble, 0
 
-    def _whole(self, index: int, stored: StoredSample) -> Pixels:
+    def _whole(self, sample: int, stored: StoredSample) -> Pixels:
         self.made += 1
         if self.made == BATCH * 2 + 1:  # batch 2 of one of two workers
             self.trouble()
-        return super()._whole(index, stored)
+        return super()._whole(sample, stored)
+
+
+def load(
+    maker: IndexedBatches, workers: int = 0, answer_within: float = PATIENCE, start: int = 0
+) -> Iterator[Batch]:
+    return Loader(lambda _: maker, RankSlice(BATCH), workers, answer_within).batches(start)
 
 
 def equal(one: Batch, two: Batch) -> bool:
@@ -66,10 +71,10 @@ def equal(one: Batch, two: Batch) -> bool:
 
 
 def test_processes_make_the_batches_that_one_process_makes(split: Split) -> None:
-    here = list(itertools.islice(load_here(samples_of(split), positions), 20))
+    here = list(itertools.islice(load(batches_of(split)), 20))
     assert all(batch.positions.tolist() == list(positions(n)) for n, batch in enumerate(here))
     for workers in (1, 2, 3):
-        ahead = load_ahead(samples_of(split), positions, workers, PATIENCE)
+        ahead = load(batches_of(split), workers)
         kept = list(itertools.islice(ahead, 20))  # slots were filled many times meanwhile
         assert all(itertools.starmap(equal, zip(kept, here, strict=True)))
         ahead.close()  # type: ignore[attr-defined]
@@ -77,33 +82,30 @@ def test_processes_make_the_batches_that_one_process_makes(split: Split) -> None
 
 
 def test_processes_that_wait_begin_where_they_are_told(split: Split) -> None:
-    def begin(start: int) -> tuple[BatchMaker, Positions]:
-        return samples_of(split), lambda number: positions(start + number)
-
-    loader = Loader(begin, 2, PATIENCE)
+    loader = Loader(lambda _: batches_of(split), RankSlice(BATCH), 2, PATIENCE)
     loader.start()
     waiting = multiprocessing.active_children()
     assert len(waiting) == 2
-    batches = loader.batches(3)
+    batches = loader.batches(12)
     assert [next(batches).positions[0] for _ in range(3)] == [12, 16, 20]
     assert multiprocessing.active_children() == waiting
     batches.close()  # type: ignore[attr-defined]
-    assert next(loader.batches(7)).positions[0] == 28  # by new ones
+    assert next(loader.batches(28)).positions[0] == 28  # by new ones
     loader.start()
     loader.close()
     assert not multiprocessing.active_children()
 
 
 def test_images_are_shown_channels_first_without_a_copy(split: Split) -> None:
-    batch = next(load_here(samples_of(split), positions))
+    batch = next(load(batches_of(split)))
     assert batch.images.shape == (4, 3, 16, 16)
     assert batch.images.stride() == (16 * 16 * 3, 1, 16 * 3, 3)
 
 
 def troubled(
-    split: Split, trouble: Callable[[], None], patience: float = PATIENCE
+    split: Split, trouble: Callable[[], None], answer_within: float = PATIENCE
 ) -> Iterator[Batch]:
-    return load_ahead(Troubled(split, trouble), positions, 2, patience)
+    return load(Troubled(split, trouble), 2, answer_within)
 
 
 def raise_error(error: Exception) -> Callable[[], None]:
@@ -129,30 +131,30 @@ def test_a_fault_of_ours_shows_its_trace(split: Split) -> None:
 
 
 def test_a_fault_in_the_plan_shows_its_trace(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = samples_of(split)
+    samples = batches_of(split)
 
-    def faulty(_: object) -> Iterator[Planned]:
-        yield from itertools.islice(samples_of(split).plan(map(positions, range(9))), 2)
+    def faulty(_: object) -> Iterator[BatchPlan]:
+        yield from itertools.islice(batches_of(split).plan(map(positions, range(9))), 2)
         raise ZeroDivisionError("in the plan")
 
     monkeypatch.setattr(samples, "plan", faulty)
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ZeroDivisionError: in the plan"):
-        list(itertools.islice(load_ahead(samples, positions, 2, PATIENCE), 6))
+        list(itertools.islice(load(samples, 2), 6))
 
 
-@pytest.mark.parametrize(("ranks", "patience"), [(1, 120.0), (2, 120.0), (2, 3.0), (2, 900.0)])
-def test_a_rank_names_its_trouble_before_others_give_it_up(ranks: int, patience: float) -> None:
-    config, answer_within = fit_to_timeout(DataConfig(retry_seconds=patience), 600.0, ranks)
+@pytest.mark.parametrize(("ranks", "retry_seconds"), [(1, 120.0), (2, 120.0), (2, 3.0), (2, 900.0)])
+def test_a_rank_reports_its_error_before_others_time_out(ranks: int, retry_seconds: float) -> None:
+    config, answer_within = fit_to_timeout(DataConfig(retry_seconds=retry_seconds), 600.0, ranks)
     assert config.retry_seconds < answer_within
     if ranks > 1:
         assert answer_within < 600.0
-        assert config.retry_seconds == min(patience, 300.0)
+        assert config.retry_seconds == min(retry_seconds, 300.0)
 
 
-def test_the_reads_of_a_batch_share_the_patience(
+def test_the_reads_of_a_batch_share_the_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each sample of a batch is read at the third try, which takes most of the patience."""
+    """Each sample of a batch is read at the third try, which takes most of the seconds."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
@@ -168,7 +170,7 @@ def test_the_reads_of_a_batch_share_the_patience(
 
     monkeypatch.setattr(os, "pread", failing)
     with pytest.raises(DataError, match=r"cannot read .*\.tar"):
-        next(load_here(samples_of(split), positions))
+        next(load(batches_of(split)))
     assert clock[0] < 160.0  # 100 s and a last try, not 100 s for each of the four
 
 
@@ -191,7 +193,7 @@ def test_a_worker_that_leaves_is_told(split: Split) -> None:
 
 def test_a_worker_that_hangs_is_given_up(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2i_hpc.data.loader._STEP", 0.2)
-    batches = troubled(split, lambda: time.sleep(1000), patience=1.0)
+    batches = troubled(split, lambda: time.sleep(1000), answer_within=1.0)
     with pytest.raises(RunError, match=r"has made no batch for 1 seconds: see whether the file"):
         list(itertools.islice(batches, 6))
     assert not multiprocessing.active_children()
@@ -199,7 +201,7 @@ def test_a_worker_that_hangs_is_given_up(split: Split, monkeypatch: pytest.Monke
 
 def test_memory_is_used_again_and_has_no_name(split: Split) -> None:
     before = set(Path("/dev/shm").iterdir())
-    batches = load_ahead(samples_of(split), positions, 2, PATIENCE)
+    batches = load(batches_of(split), 2)
     next(batches)
 
     def shared() -> list[str]:

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_hpc.data.permutation import key_of, permute, shuffled
-from t2i_hpc.data.sampler import RankSlice, Sampler, batch_positions
+from t2i_hpc.data.sampler import RankSlice, Sampler, key_of, permute, shuffled
 
 COUNTS = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
 SEEDS = st.integers(0, 2**63)
@@ -68,10 +67,10 @@ def test_every_value_goes_everywhere_equally_often() -> None:
 def test_every_sample_once_an_epoch(
     counts: list[int], seed: int, window: int, epoch: int, group: int
 ) -> None:
-    plan = Sampler(counts, seed, window, group)
+    sampler = Sampler(counts, seed, window, group)
     total = sum(counts)
-    assert plan.sample_count == total
-    located = [plan.locate(position) for position in range(epoch * total, (epoch + 1) * total)]
+    assert sampler.sample_count == total
+    located = [sampler.locate(position) for position in range(epoch * total, (epoch + 1) * total)]
     assert {number for number, _ in located} == {epoch}
     assert sorted(index for _, index in located) == list(range(total))
 
@@ -82,8 +81,8 @@ def test_any_part_of_the_stream_equals_the_whole_streams(
     counts: list[int], seed: int, window: int, part_of: tuple[int, int], group: int
 ) -> None:
     start, length = part_of
-    whole = Sampler(counts, seed, window, group).indices(range(start + length))
-    part = Sampler(counts, seed, window, group).indices(range(start, start + length))
+    whole = Sampler(counts, seed, window, group).samples(range(start + length))
+    part = Sampler(counts, seed, window, group).samples(range(start, start + length))
     assert part.tolist() == whole[start:].tolist()
 
 
@@ -92,9 +91,9 @@ def test_any_part_of_the_stream_equals_the_whole_streams(
 def test_the_order_of_queries_does_not_matter(
     counts: list[int], seed: int, positions: list[int], group: int
 ) -> None:
-    straight = Sampler(counts, seed, 2, group).indices(range(401))
+    straight = Sampler(counts, seed, 2, group).samples(range(401))
     asked = Sampler(counts, seed, 2, group)
-    assert asked.indices(positions).tolist() == straight[positions].tolist()
+    assert asked.samples(positions).tolist() == straight[positions].tolist()
     assert [asked.locate(place)[1] for place in positions] == straight[positions].tolist()
 
 
@@ -106,11 +105,11 @@ def test_the_order_of_up_to_1024_shards_is_known(
     order: int, known: list[int], digests: dict[tuple[int, int, int], str]
 ) -> None:
     few = Sampler([3, 0, 5, 2, 4], 11, 2, order=order)
-    assert few.indices(range(10, 24)).tolist() == known
+    assert few.samples(range(10, 24)).tolist() == known
     for (shards, seed, window), digest in digests.items():
         counts = [number % 7 for number in range(shards)]
         places = range(0, 2 * sum(counts), 5)
-        indices = Sampler(counts, seed, window, order=order).indices(places).astype("<i8")
+        indices = Sampler(counts, seed, window, order=order).samples(places).astype("<i8")
         assert hashlib.sha256(indices.tobytes()).hexdigest() == digest
 
 
@@ -133,15 +132,15 @@ def test_every_order_of_few_shards_is_equally_likely(count: int) -> None:
     assert unevenness(before.astype(np.int64).reshape(-1, count)) > 2.5
 
 
-def shards_in_order(plan: Sampler, epoch: int, shards: int) -> list[int]:
+def shards_in_order(sampler: Sampler, epoch: int, shards: int) -> list[int]:
     """Return the shards of an epoch in their order, where each has one sample and window 1."""
-    order: list[int] = plan.indices(range(epoch * shards, (epoch + 1) * shards)).tolist()
+    order: list[int] = sampler.samples(range(epoch * shards, (epoch + 1) * shards)).tolist()
     return order
 
 
 def test_groups_and_their_shards_are_shuffled() -> None:
-    plan = Sampler([1] * 48, 1, 1, 8)
-    orders = [shards_in_order(plan, epoch, 48) for epoch in range(3)]
+    sampler = Sampler([1] * 48, 1, 1, 8)
+    orders = [shards_in_order(sampler, epoch, 48) for epoch in range(3)]
     dealt = [[{n % 6 for n in order[b : b + 8]} for b in range(0, 48, 8)] for order in orders]
     assert all(len(group) == 1 for groups in dealt for group in groups)
     assert dealt[0] != dealt[1] != dealt[2]
@@ -157,25 +156,25 @@ def test_a_group_is_a_cross_section_of_the_stored_order() -> None:
 
 
 def test_windows_lie_inside_a_group() -> None:
-    plan = Sampler([10] * 12, 5, 4, 6)
+    sampler = Sampler([10] * 12, 5, 4, 6)
     for epoch in range(2):
-        shards = plan.indices(range(epoch * 120, (epoch + 1) * 120)) // 10
+        shards = sampler.samples(range(epoch * 120, (epoch + 1) * 120)) // 10
         for begin, end in ((0, 40), (40, 60), (60, 100), (100, 120)):
             assert len(set(shards[begin:end].tolist())) == (end - begin) // 10
         assert len({number % 2 for number in shards[:60].tolist()}) == 1
 
 
 def test_a_window_is_not_cut_by_the_groups_size() -> None:
-    assert len(set((Sampler([30] * 40, 1, 20, 4).indices(range(600)) // 30).tolist())) == 20
+    assert len(set((Sampler([30] * 40, 1, 20, 4).samples(range(600)) // 30).tolist())) == 20
 
 
 @given(st.integers(0, 10**9), st.integers(1, 16))
-def test_the_parts_of_all_ranks_are_the_global_batch(start: int, share: int) -> None:
+def test_the_slices_of_all_ranks_are_the_global_batch(start: int, share: int) -> None:
     whole = list(range(start, start + 4 * share))
     for world in (1, 2, 4):
-        parts = [batch_positions(start, 4 * share, rank, world) for rank in range(world)]
-        assert [position for part in parts for position in part] == whole
-        assert len({len(part) for part in parts}) == 1
+        slices = [RankSlice(4 * share, rank, world) for rank in range(world)]
+        assert [position for one in slices for position in one.positions(start, 0)] == whole
+        assert {one.size for one in slices} == {4 * share // world}
 
 
 @given(st.integers(0, 10**9), st.integers(1, 6), st.integers(1, 4))
@@ -184,7 +183,7 @@ def test_a_micro_batch_of_all_ranks_is_the_same_in_any_world(
 ) -> None:
     size = 4 * share * parts
     for world in (1, 2, 4):
-        ranks = [RankSlice(size, rank, world, parts).positions(start)(1) for rank in range(world)]
+        ranks = [RankSlice(size, rank, world, parts).positions(start, 1) for rank in range(world)]
         own = len(ranks[0]) // parts
         for part in range(parts):
             cut = slice(part * own, (part + 1) * own)
@@ -196,7 +195,7 @@ def test_a_micro_batch_of_all_ranks_is_the_same_in_any_world(
 @pytest.mark.parametrize("counts", [[50] * 20, [1000]])
 def test_epochs_and_seeds_differ(counts: list[int]) -> None:
     orders = [
-        Sampler(counts, seed, 4).indices(range(epoch * 1000, (epoch + 1) * 1000)).tolist()
+        Sampler(counts, seed, 4).samples(range(epoch * 1000, (epoch + 1) * 1000)).tolist()
         for seed in (1, 2)
         for epoch in (0, 1)
     ]
@@ -208,7 +207,7 @@ def test_epochs_and_seeds_differ(counts: list[int]) -> None:
 
 def test_samples_are_shuffled_over_their_window_and_not_beyond() -> None:
     counts, window = [100] * 10, 2
-    indices = Sampler(counts, 3, window).indices(range(1000))
+    indices = Sampler(counts, 3, window).samples(range(1000))
     for place in range(0, 1000, 200):
         shards = set((indices[place : place + 200] // 100).tolist())
         assert len(shards) == window
@@ -221,10 +220,10 @@ def test_samples_are_shuffled_over_their_window_and_not_beyond() -> None:
 
 
 def test_neighbors_of_one_epoch_are_not_neighbors_of_the_next() -> None:
-    plan = Sampler([100] * 10, 3, 2)
+    sampler = Sampler([100] * 10, 3, 2)
     windows = [
         {
-            frozenset((plan.indices(range(b, b + 200)) // 100).tolist())
+            frozenset((sampler.samples(range(b, b + 200)) // 100).tolist())
             for b in range(s, s + 1000, 200)
         }
         for s in (0, 1000)
@@ -233,16 +232,16 @@ def test_neighbors_of_one_epoch_are_not_neighbors_of_the_next() -> None:
 
 
 def test_a_window_over_all_shards_mixes_everything() -> None:
-    indices = Sampler([30] * 30, 1, 30).indices(range(90))
+    indices = Sampler([30] * 30, 1, 30).samples(range(90))
     assert len(set((indices // 30).tolist())) > 20
 
 
 def test_a_jump_among_a_million_shards_takes_no_arrays_of_their_size() -> None:
     """1,000 groups of 1,000 shards: a jump shuffles two lists of 1,000."""
-    plan = Sampler(np.full(10**6, 1000), 1, 8)
+    sampler = Sampler(np.full(10**6, 1000), 1, 8)
     tracemalloc.start()
     try:
-        located = [plan.locate(position) for position in (7 * 10**9 + 123, 5, 3 * 10**12 + 1)]
+        located = [sampler.locate(position) for position in (7 * 10**9 + 123, 5, 3 * 10**12 + 1)]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -252,25 +251,25 @@ def test_a_jump_among_a_million_shards_takes_no_arrays_of_their_size() -> None:
 
 
 def test_visited_places_are_not_kept_for_ever() -> None:
-    plan = Sampler([1] * 100, 1, 1, 10)
-    plan.indices(range(1000))
-    assert len(pickle.dumps(plan)) < 10_000
+    sampler = Sampler([1] * 100, 1, 1, 10)
+    sampler.samples(range(1000))
+    assert len(pickle.dumps(sampler)) < 10_000
 
 
 def test_more_than_a_million_shards_make_no_more_groups_than_shards_in_one() -> None:
     shards = 1500**2
-    plan = Sampler(np.ones(shards, dtype=np.int64), 1, 1)
-    first = plan.indices(range(1500))
+    sampler = Sampler(np.ones(shards, dtype=np.int64), 1, 1)
+    first = sampler.samples(range(1500))
     assert len(set((first % 1500).tolist())) == 1
 
 
-def test_a_plan_travels_to_workers() -> None:
-    plan = Sampler([5, 7], 1, 1)
-    plan.indices(range(30))
-    copy: Sampler = pickle.loads(pickle.dumps(plan))
-    assert copy.indices(range(60)).tolist() == Sampler([5, 7], 1, 1).indices(range(60)).tolist()
+def test_a_sampler_travels_to_workers() -> None:
+    sampler = Sampler([5, 7], 1, 1)
+    sampler.samples(range(30))
+    copy: Sampler = pickle.loads(pickle.dumps(sampler))
+    assert copy.samples(range(60)).tolist() == Sampler([5, 7], 1, 1).samples(range(60)).tolist()
 
 
-def test_an_empty_data_set_has_no_plan() -> None:
+def test_an_empty_data_set_has_no_order() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         Sampler([0, 0], 1, 1)

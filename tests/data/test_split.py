@@ -25,8 +25,7 @@ from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.sampler import RankSlice, Sampler
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage import remote as opening
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 
@@ -77,7 +76,7 @@ def noted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
 def test_as_many_tars_stay_open_as_a_window_wants_and_the_process_may(
     shards: Path, monkeypatch: pytest.MonkeyPatch, window: int, allowed: int, opens: int
 ) -> None:
-    monkeypatch.setattr(opening, "OPEN_FILES", 1)
+    monkeypatch.setattr("t2i_hpc.data.split.OPEN_FILES", 1)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
     split = Split.open(DataConfig(path=str(shards), shuffle_window=window), "train")
     opened = noted(monkeypatch, "open")
@@ -88,7 +87,7 @@ def test_as_many_tars_stay_open_as_a_window_wants_and_the_process_may(
 
 
 def test_rows_in_use_are_kept(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "OPEN_FILES", 1)
+    monkeypatch.setattr("t2i_hpc.data.split.OPEN_FILES", 1)
     split = Split.open(DataConfig(path=str(shards), shuffle_window=1), "train")
     hashed: list[int] = []
     rows = Manifest.rows
@@ -114,7 +113,7 @@ def test_opening_a_split_looks_at_each_tar_once_and_only_where_asked(
 
 
 def test_open_files_are_bounded(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "OPEN_FILES", 1)
+    monkeypatch.setattr("t2i_hpc.data.split.OPEN_FILES", 1)
     split = Split.open(DataConfig(path=str(shards), shuffle_window=1), "train")
     before = len(list(Path("/proc/self/fd").iterdir()))
     keys = [split.sample(number).key for number in (0, 23, 6, 12, 1, 22, 18, 0)]
@@ -271,6 +270,8 @@ def test_a_split_of_format_2_is_read_in_its_order(tmp_path: Path) -> None:
     assert (before.format, before.order, before.vocabulary) == (2, 1, "")
     assert "vocabulary" not in json.loads((shards / "train" / "manifest.json").read_text())
     config = DataConfig(path=str(shards), shuffle_window=1, resize_ratio=1.0, workers=0)
-    batch = next(Stream(config, Split.open(config, "train"), 16, 1, RankSlice(12)).batches(0))
-    places = Sampler(manifest.counts, 1, 1, order=1).indices(range(12))
+    batch = next(
+        indexed_loader(config, Split.open(config, "train"), 16, 1, RankSlice(12)).batches(0)
+    )
+    places = Sampler(manifest.counts, 1, 1, order=1).samples(range(12))
     assert list(batch.keys) == [f"{place:04d}.png" for place in places]

@@ -24,9 +24,10 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 RESOLUTION, BATCH = 16, 24
@@ -45,13 +46,13 @@ def config_of(shards: Path, workers: int = 0) -> DataConfig:
 
 def stream_of(
     shards: Path, workers: int = 0, rank: int = 0, world: int = 1, seed: int = 3
-) -> Stream:
+) -> Loader:
     config = config_of(shards, workers)
     split = Split.open(config, "train")
-    return Stream(config, split, RESOLUTION, seed, RankSlice(BATCH, rank, world))
+    return indexed_loader(config, split, RESOLUTION, seed, RankSlice(BATCH, rank, world))
 
 
-def take(stream: Stream, start: int, count: int) -> list[Batch]:
+def take(stream: Loader, start: int, count: int) -> list[Batch]:
     batches = stream.batches(start)
     taken = list(itertools.islice(batches, count))
     batches.close()  # type: ignore[attr-defined]
@@ -114,11 +115,11 @@ import hashlib, itertools, sys
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 rank, world, workers, start = map(int, sys.argv[2:])
 config = DataConfig(path=sys.argv[1], max_tokens=6, shuffle_window=2, workers=workers)
 split = Split.open(config, "train")
-stream = Stream(config, split, 16, 3, RankSlice(24, rank, world))
+stream = indexed_loader(config, split, 16, 3, RankSlice(24, rank, world))
 for batch in stream.batches(start):
     for place, image, tokens in zip(batch.positions.tolist(), batch.images, batch.tokens):
         content = image.numpy().tobytes() + tokens.numpy().tobytes()
@@ -239,9 +240,10 @@ def test_workers_end_when_the_main_process_is_killed(shards: Path) -> None:
         "from t2i_hpc.config.data import DataConfig\n"
         "from t2i_hpc.data.sampler import RankSlice\n"
         "from t2i_hpc.data.split import Split\n"
-        "from t2i_hpc.data.training_data import Stream\n"
+        "from t2i_hpc.data.training_data import indexed_loader\n"
         f"config = {config_of(shards, workers=2)!r}\n"
-        "batches = Stream(config, Split.open(config, 'train'), 16, 1, RankSlice(4)).batches(0)\n"
+        "split = Split.open(config, 'train')\n"
+        "batches = indexed_loader(config, split, 16, 1, RankSlice(4)).batches(0)\n"
         "next(batches)\n"
         "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -279,7 +281,7 @@ def test_upscaling_is_told_once(
     split = Split.open(config, "train")
     with caplog.at_level(logging.WARNING):
         for rank in range(2):
-            stream = Stream(config, split, resolution, 1, RankSlice(4, rank, 2))
+            stream = indexed_loader(config, split, resolution, 1, RankSlice(4, rank, 2))
             (batch,) = take(stream, 0, 1)
             assert batch.images.shape[-2:] == (resolution, resolution)
     assert len(caplog.records) == warnings
@@ -294,17 +296,30 @@ def test_crops_are_windows_of_the_image_scaled_by_the_margin(
     """Both cases scale to the stored 24 px, so every crop is a window of the stored image."""
     config = replace(config_of(shards), resize_ratio=margin, flip=False)
     split = Split.open(config, "train")
-    (batch,) = take(Stream(config, split, resolution, 1, RankSlice(8)), 0, 1)
+    (batch,) = take(indexed_loader(config, split, resolution, 1, RankSlice(8)), 0, 1)
     for image, key in zip(batch.images, batch.keys, strict=True):
         whole = torch.tensor(split.image(int(key[:4]))).permute(2, 0, 1)
         windows = whole.unfold(1, resolution, 1).unfold(2, resolution, 1)
         assert (windows == image[:, None, None]).all(-1).all(-1).all(0).any()
 
 
+def test_no_flip_gives_the_same_crops_unmirrored(shards: Path) -> None:
+    split = Split.open(config_of(shards), "train")
+    configs = [replace(config_of(shards), flip=flip) for flip in (True, False)]
+    flipped, straight = (
+        take(indexed_loader(config, split, RESOLUTION, 1, RankSlice(BATCH)), 0, 1)[0].images
+        for config in configs
+    )
+    same = (straight == flipped).flatten(1).all(1)
+    mirrored = (straight == flipped.flip(3)).flatten(1).all(1)
+    assert (same | mirrored).all()
+    assert 0 < same.sum() < BATCH
+
+
 def test_a_caption_without_known_words(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, count=4, size=16)
     config, manifest = config_of(shards), Manifest.load(shards / "train")
     split = Split(manifest, Vocabulary(["<end>", "heron"]))
-    (batch,) = take(Stream(config, split, 16, 1, RankSlice(BATCH)), 0, 1)
+    (batch,) = take(indexed_loader(config, split, 16, 1, RankSlice(BATCH)), 0, 1)
     assert batch.lengths.tolist() == [1] * BATCH
     assert not batch.tokens.any()

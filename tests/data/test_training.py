@@ -19,8 +19,8 @@ from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data import loader
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Stream, open_training_data
-from t2i_hpc.data.webdataset_stream import WebDatasetStream
+from t2i_hpc.data.training_data import indexed_loader, open_training_data
+from t2i_hpc.data.webdataset_stream import webdataset_loader
 from t2i_hpc.training.world import World, joined_world
 from tests.support.training import TINY
 
@@ -44,7 +44,7 @@ def test_indexed_data_is_its_manifest_and_vocabulary(indexed: DataConfig) -> Non
     assert data.summary == "24 samples of demo"
     assert not data.notice
     ours = next(data.loader(16, 3, RankSlice(8, 1, 2)).batches(40))
-    theirs = next(Stream(indexed, split, 16, 3, RankSlice(8, 1, 2)).batches(40))
+    theirs = next(indexed_loader(indexed, split, 16, 3, RankSlice(8, 1, 2)).batches(40))
     assert ours.keys == theirs.keys
 
 
@@ -59,7 +59,7 @@ def test_drawn_data_is_its_list_and_vocabulary(drawn: DataConfig, tmp_path: Path
     assert len(others) == 3
     one_by_one = [f"{drawn.path}/train/{number:06d}.tar" for number in range(5)]
     assert open_training_data(replace(drawn, urls=one_by_one)).identity == data.identity
-    stream = WebDatasetStream(drawn, data.vocabulary, 16, 3, RankSlice(8))
+    stream = webdataset_loader(drawn, data.vocabulary, 16, 3, RankSlice(8))
     for ours, theirs in zip(
         itertools.islice(data.loader(16, 3, RankSlice(8)).batches(0), 3),
         stream.batches(0),

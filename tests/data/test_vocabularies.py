@@ -10,9 +10,9 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.build.choose_vocabulary import import_vocabulary, make_vocabulary
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.vocabulary import import_vocabulary, make_vocabulary
 from tests.support.data import captions_of, make_coco, make_cub, make_image_folder
 
 

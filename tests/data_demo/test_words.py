@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from shards.demo.colors import dominant_colors, join
 
 from shards.demo.captions import MOST_WORDS, captions, choose_tags, common_tags, fits
+from shards.demo.colors import dominant_colors, join
 from shards.demo.phrases import Words, noun_phrase
 from t2i_hpc.common.errors import DataError
 

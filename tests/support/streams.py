@@ -8,14 +8,15 @@ import torch
 
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batches import Batch
+from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 
 
-def stream_of(config: DataConfig) -> Stream:
+def stream_of(config: DataConfig) -> Loader:
     """Open the training split's stream of small batches."""
-    return Stream(config, Split.open(config, "train"), 16, 3, RankSlice(8))
+    return indexed_loader(config, Split.open(config, "train"), 16, 3, RankSlice(8))
 
 
 def take(config: DataConfig, count: int = 6) -> list[Batch]:

@@ -12,8 +12,9 @@ import webdataset
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.sampler import RankSlice
-from t2i_hpc.data.webdataset_stream import WebDatasetStream
+from t2i_hpc.data.webdataset_stream import webdataset_loader
 from tests.support.data import captions_of, image_bytes
 
 RESOLUTION, BATCH = 16, 8
@@ -40,7 +41,7 @@ def foreign(number: int, kind: str = "txt", size: int = 24) -> dict[str, Any]:
     return {"__key__": f"{number:04d}", "png": image_bytes(number, "PNG", size, size), **text}
 
 
-def stream_of(urls: str, rank: int = 0, world: int = 1, **words: Any) -> WebDatasetStream:
+def stream_of(urls: str, rank: int = 0, world: int = 1, **words: Any) -> Loader:
     """Open a stream over a brace pattern; `words` are settings of the data."""
     given: dict[str, Any] = {
         "workers": 0,
@@ -49,10 +50,10 @@ def stream_of(urls: str, rank: int = 0, world: int = 1, **words: Any) -> WebData
         "retry_seconds": 0.5,
     }
     config = DataConfig(reader="webdataset", urls=[urls], **(given | words))
-    return WebDatasetStream(config, VOCABULARY, RESOLUTION, 3, RankSlice(BATCH, rank, world))
+    return webdataset_loader(config, VOCABULARY, RESOLUTION, 3, RankSlice(BATCH, rank, world))
 
 
-def take(stream: WebDatasetStream, count: int, start: int = 0) -> list[Batch]:
+def take(stream: Loader, count: int, start: int = 0) -> list[Batch]:
     """Return the first batches and end the workers."""
     batches = stream.batches(start)
     try:

@@ -35,8 +35,7 @@ from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.workspace import Build, Workspace, disk_errors
 from t2i_hpc.data.format.index import ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.manifest import FORMAT
-from t2i_hpc.data.format.tar_members import LARGEST_IMAGE, LARGEST_TEXT
-from t2i_hpc.data.format.tars import Record, index_tar, write_tar
+from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Record, index_tar, write_tar
 
 _BUILD = 2  # raise it when the same samples and settings come to give other bytes
 _DIGITS = 32

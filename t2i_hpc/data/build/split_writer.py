@@ -13,6 +13,7 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.data.build.choose_vocabulary import choose_vocabulary
 from t2i_hpc.data.build.conversion import LOSSLESS, is_verbatim, storing
 from t2i_hpc.data.build.finish import Built, finish, refuse_rejected, summed_up
 from t2i_hpc.data.build.shard import Note, Task, TooManyRejected, identities, note_of, rejection
@@ -30,7 +31,6 @@ from t2i_hpc.data.build.workspace import (
 )
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
-from t2i_hpc.data.vocabulary import choose_vocabulary
 
 _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
 

@@ -4,27 +4,297 @@ A tar from elsewhere can hold links, devices and paths that lead out of its fold
 that broke off looks like a shorter tar. Nothing is ever extracted; what is not a plain pair of
 an image and a JSON file is refused with the tar's and the member's name. Images are looked at
 by their first bytes alone, which says what they claim to be; verify decodes them.
+
+Walking a tar with distrust: its headers are claims, each of which is checked before use.
+
+The standard library parses single headers; the walk is our own, since that of ``tarfile``
+follows a header before anyone can look at it: it reads as many bytes as a long name claims to
+have, recurses into chains of headers, expands sparse files, and ends quietly at a damaged
+header. Here nothing is read but headers and names, never more of them than a limit, and a
+walk only goes forward.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.format.index import ROW, Index
+from t2i_hpc.data.format.index import ROW, Index, checksum
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS
-from t2i_hpc.data.format.tar_members import LARGEST_IMAGE, LARGEST_TEXT, members_of
-from t2i_hpc.data.image_headers import check_image
-from t2i_hpc.data.images import SUFFIXES
+from t2i_hpc.data.images import SUFFIXES, check_image
+
+LARGEST_IMAGE, LARGEST_TEXT = 256 << 20, 1 << 20  # bytes; more is no image and no caption
+_MOST_MEMBERS = 1 << 20
+_LONGEST_NAME = 64 << 10  # bytes of an extended header
+_LONGEST_PADDING = 1 << 20  # empty bytes after the end mark
+_BLOCK = 512
+_PAX, _GLOBAL_PAX, _LONG_NAME = tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME
+# Letters that break a line or a terminal, and bytes that are no UTF-8.
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What else a pax header may change about a member makes tools disagree where it ends.
+_TREACHEROUS = re.compile(r"size|hdrcharset|GNU\.sparse.*", re.DOTALL)
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+
+
+def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
+    """Walk the headers of a whole tar; every member is a plain file with a name inside it.
+
+    Args:
+        path: the tar.
+        folders: pass over the entries of folders, which `tar` itself writes, instead of
+            refusing them.
+
+    Raises:
+        DataError: a damaged, cut, compressed or concatenated tar, a link, a device, a path that
+            leads out, or a header that claims what cannot be.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
+        with path.open("rb") as stream:
+            tar = _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
+            members = _walk(tar)
+            return [_plain(found, path) for found in members if not (folders and _folder(found))]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class _Tar:
+    path: Path
+    descriptor: int
+    size: int
+
+    def damaged(self, reason: str, offset: int) -> DataError:
+        return DataError(
+            f"{self.path} is not a whole tar ({reason} at byte {offset:,}); copy or build it again"
+        )
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self.descriptor, count, offset)
+
+
+@dataclass
+class Scan:
+    """What a tar of others holds, as far as it can be read.
+
+    Attributes:
+        members: plain files, in their order.
+        unfit: names of members that are not taken, with the reason.
+        problem: why the walk ended before the tar's end; empty: it did not.
+        cut: name of the member at which it ended, as far as it is known.
+        ended: whether the tar has an end mark, by which one that was cut can be told.
+    """
+
+    members: list[tarfile.TarInfo] = field(default_factory=list)
+    unfit: list[tuple[str, str]] = field(default_factory=list)
+    problem: str = ""
+    cut: str = ""
+    ended: bool = True
+
+
+def scan(path: Path) -> Scan:
+    """Walk a tar of others: what cannot be taken is told instead of refused.
+
+    A tar that ends behind a whole member, without an end mark, gives all its members.
+    """
+    found = Scan()
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
+        with path.open("rb") as stream:
+            tar = _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
+            if not tar.size:
+                raise DataError(f"{path} is an empty file: fetch or build it again")
+            for member in _walk(tar, found):
+                if not _folder(member):
+                    _take(member, path, found)
+    except OSError as error:
+        found.problem = f"cannot read {path}: {error.strerror or error}"
+    except DataError as error:
+        found.problem = str(error)
+    return found
+
+
+def compression_of(path: Path) -> str:
+    """Return the name of the compression of a file by its first bytes; empty: none is known.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            block = stream.read(_BLOCK)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return next((name for mark, name in _COMPRESSED.items() if block.startswith(mark)), "")
+
+
+def _take(member: tarfile.TarInfo, path: Path, found: Scan) -> None:
+    try:
+        found.members.append(_plain(member, path))
+    except DataError as error:
+        found.unfit.append((ascii(member.name)[1:-1], str(error)))
+
+
+def _walk(tar: _Tar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
+    """Give the members of a tar.
+
+    Args:
+        tar: what is walked.
+        found: is told where a tar ends without an end mark, instead of refusing it.
+    """
+    offset, count = 0, 0
+    long_name: str | None = None
+    while (member := _header(tar, offset, found if long_name is None else None)) is not None:
+        count += 1
+        if count > _MOST_MEMBERS:
+            raise DataError(f"{tar.path} has over {_MOST_MEMBERS:,} members: make smaller tars")
+        start = offset + _BLOCK
+        end = start + -(-member.size // _BLOCK) * _BLOCK
+        if member.size < 0 or end > tar.size:
+            if found is not None:
+                found.cut = long_name or member.name
+            raise tar.damaged(f"{member.name!r} claims {member.size:,} bytes", offset)
+        if member.type == _GLOBAL_PAX:
+            _check_global(tar, member, start)
+        elif member.type in (_PAX, _LONG_NAME):
+            if long_name is not None:
+                raise tar.damaged("a second header for one member", offset)
+            long_name = _long_name(tar, member, start)
+        else:
+            member.offset, member.offset_data = offset, start
+            member.name, long_name = long_name or member.name, None
+            yield member
+        offset = end
+    if long_name is not None:
+        raise tar.damaged("a name without its member", offset)
+    if found is None or found.ended:
+        _check_end(tar, offset)
+
+
+def _header(tar: _Tar, offset: int, found: Scan | None) -> tarfile.TarInfo | None:
+    """Return the header at a block; None at the end."""
+    block = tar.read(offset, _BLOCK)
+    if found is not None and offset and not any(block) and tar.size - offset < 2 * _BLOCK:
+        found.ended = False
+        return None
+    if block == bytes(_BLOCK):
+        return None
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError, OverflowError) as error:
+        if not offset:
+            _refuse_compressed(tar, block)
+        raise tar.damaged(str(error), offset) from error
+
+
+def _refuse_compressed(tar: _Tar, block: bytes) -> None:
+    for mark, name in _COMPRESSED.items():
+        if block.startswith(mark):
+            raise DataError(
+                f"{tar.path} is compressed ({name}), so no sample can be read by its place: "
+                "unpack it first"
+            )
+
+
+def _long_name(tar: _Tar, member: tarfile.TarInfo, start: int) -> str:
+    """Return the name that an extended header gives to the next member; empty: none."""
+    if member.size > _LONGEST_NAME:
+        raise tar.damaged(f"a name of {member.size:,} bytes", start - _BLOCK)
+    content = tar.read(start, member.size + -member.size % _BLOCK)
+    if any(content[member.size :]):
+        raise tar.damaged("a name that is longer than it claims", start - _BLOCK)
+    content = content[: member.size]
+    records = {"path": content.rstrip(b"\0").decode("utf-8", "surrogateescape")}
+    if member.type == _PAX:
+        records = _pax_records(tar, content, start)
+    if records.get("path") == "":
+        raise tar.damaged("an empty name", start - _BLOCK)
+    for key in records:
+        if _TREACHEROUS.fullmatch(key):
+            raise DataError(
+                f"{tar.path} changes {key!r} of a member in a pax header at byte {start:,}: make "
+                "the tar again without sparse or outsized files"
+            )
+    return records.get("path", "")
+
+
+def _check_global(tar: _Tar, member: tarfile.TarInfo, start: int) -> None:
+    """Pass over what a header says of all members, such as git's commit or a comment.
+
+    Raises:
+        DataError: it says more, which tools take differently.
+    """
+    if member.size > _LONGEST_NAME:
+        raise tar.damaged(f"a global header of {member.size:,} bytes", start - _BLOCK)
+    for key in _pax_records(tar, tar.read(start, member.size), start):
+        if key in ("path", "linkpath") or _TREACHEROUS.fullmatch(key):
+            raise DataError(
+                f"{tar.path} changes {key!r} of all members in a global pax header at byte "
+                f"{start:,}: make the tar again without it"
+            )
+
+
+def _pax_records(tar: _Tar, content: bytes, start: int) -> dict[str, str]:
+    """Parse lines such as ``18 path=some/name``, whose number is their length in bytes."""
+    records: dict[str, str] = {}
+    while content:
+        digits = content[:8].partition(b" ")[0]
+        length = int(digits) if digits.isdigit() else 0
+        line, content = content[:length], content[length:]
+        key, equals, value = line[len(digits) + 1 : -1].partition(b"=")
+        if not equals or not line.endswith(b"\n") or len(line) != length:
+            raise tar.damaged("a pax header that cannot be read", start)
+        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+    return records
+
+
+def _check_end(tar: _Tar, offset: int) -> None:
+    """Refuse a tar without its end mark of two empty blocks, or with anything after it."""
+    rest = tar.size - offset
+    if rest < 2 * _BLOCK:
+        raise tar.damaged("it breaks off", offset)
+    if rest > _LONGEST_PADDING or any(tar.read(offset, rest)):
+        raise DataError(
+            f"{tar.path} goes on after its end mark at byte {offset:,}, like several tars in one "
+            "file: unpack it and make one tar, or keep them apart"
+        )
+
+
+def _folder(member: tarfile.TarInfo) -> bool:
+    return member.isdir() and not member.size  # with a size, tools disagree where it ends
+
+
+def _plain(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+    name = PurePosixPath(member.name)
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name.endswith("/"):
+        raise DataError(f"{path} holds {member.name!r}, which is no plain file; build it again")
+    if _UNFIT.search(member.name):
+        raise DataError(
+            f"{path} holds {member.name!r}, a name with control characters or not in UTF-8; "
+            "rename it and make the tar again"
+        )
+    if name.is_absolute() or ".." in name.parts or not name.stem:
+        raise DataError(f"{path} holds {member.name!r}, a path out of its folder; build it again")
+    return member
+
 
 __all__ = ["Record", "checksum", "index_tar", "members_of", "sample_names", "write_tar"]
 
@@ -75,15 +345,6 @@ def index_tar(path: Path) -> Index:
     with path.open("rb") as stream:
         rows = [_row(pair, stream.fileno(), path) for pair in _pair(members, path)]
     return np.array(rows, dtype=ROW)
-
-
-def checksum(image: bytes, text: bytes) -> int:
-    """Return what an index row keeps of a sample's two files: 64 bits of XXH3.
-
-    It takes a microsecond, so every read is compared with it; the tar's SHA-256 guards against
-    more than accidents.
-    """
-    return xxhash.xxh3_64_intdigest(text, seed=xxhash.xxh3_64_intdigest(image))
 
 
 def sample_names(path: Path) -> list[str]:

@@ -23,10 +23,10 @@ from typing import IO
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, size_text
 
-Beat = Callable[[], None]
+Heartbeat = Callable[[], None]
 _POLL = 0.05  # seconds between two looks at a lock
 _SETTLE = 5.0  # seconds in which a disk may still give back what was deleted
-_GRACE = 60.0  # seconds beyond patience after which a lock's holder counts as stuck
+_GRACE = 60.0  # seconds beyond retry_seconds after which a lock's holder counts as stuck
 _SPARE = 64 << 20  # bytes of the disk that are left free, but no more than
 _SPARE_PART = 20  # the 20th part of it: a small disk is used, too
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -39,17 +39,17 @@ class Cache:
     Args:
         given: the folder; empty: one of this user's in the node's folder for temporary files.
         limit: bytes that all copies may take.
-        patience: seconds for which a process that fetches may stand still.
+        retry_seconds: for which a process that fetches may make no progress.
 
     Raises:
         DataError: the folder cannot be made or belongs to someone else.
     """
 
-    def __init__(self, given: str, limit: int, patience: float) -> None:
+    def __init__(self, given: str, limit: int, retry_seconds: float) -> None:
         self.folder = _folder(given)
-        self.limit, self._patience = limit, patience
+        self.limit, self._stuck_after = limit, retry_seconds + _GRACE
 
-    def open(self, name: str, size: int, fetch: Callable[[IO[bytes], Beat], None]) -> int:
+    def open(self, name: str, size: int, fetch: Callable[[IO[bytes], Heartbeat], None]) -> int:
         """Return a descriptor of a copy, which is fetched if it is not there.
 
         Args:
@@ -62,9 +62,9 @@ class Cache:
         """
         path = self.folder / "shards" / name
         while (descriptor := _opened(path, size)) is None:
-            with self.locked(name) as beat:
+            with self.locked(name) as heartbeat:
                 if not path.exists():  # nobody else fetched it meanwhile
-                    self._add(path, size, fetch, beat)
+                    self._add(path, size, fetch, heartbeat)
         return descriptor
 
     def room(self) -> int:
@@ -80,11 +80,11 @@ class Cache:
                 path.unlink()
 
     @contextlib.contextmanager
-    def locked(self, name: str) -> Iterator[Beat]:
+    def locked(self, name: str) -> Iterator[Heartbeat]:
         """Hold the lock of a name; the block calls what it is given whenever there is progress.
 
         Raises:
-            DataError: its holder stands still, or the file system knows no locks.
+            DataError: its holder makes no progress, or the file system has no locks.
         """
         path = self.folder / "locks" / name[:2]  # few locks for many names: none need be removed
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -103,21 +103,25 @@ class Cache:
             latest = os.fstat(descriptor).st_mtime_ns
             if latest != moved:
                 begin, moved = time.monotonic(), latest
-            if time.monotonic() - begin > self._patience + _GRACE:
+            if time.monotonic() - begin > self._stuck_after:
                 raise DataError(
                     f"another process holds {path} and has fetched nothing for "
-                    f"{self._patience + _GRACE:.0f} s: end it or {_ELSEWHERE}"
+                    f"{self._stuck_after:.0f} s: end it or {_ELSEWHERE}"
                 )
             time.sleep(_POLL)
 
     def _add(
-        self, path: Path, size: int, fetch: Callable[[IO[bytes], Beat], None], beat: Beat
+        self,
+        path: Path,
+        size: int,
+        fetch: Callable[[IO[bytes], Heartbeat], None],
+        heartbeat: Heartbeat,
     ) -> None:
         part = path.with_suffix(".part")
         try:
             with part.open("w+b") as stream:
-                self._reserve(stream, size, beat)
-                fetch(stream, beat)
+                self._reserve(stream, size, heartbeat)
+                fetch(stream, heartbeat)
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(path)
@@ -130,7 +134,7 @@ class Cache:
         finally:
             part.unlink(missing_ok=True)
 
-    def _reserve(self, stream: IO[bytes], size: int, beat: Beat) -> None:
+    def _reserve(self, stream: IO[bytes], size: int, heartbeat: Heartbeat) -> None:
         """Take `size` bytes of the disk for a file, for which copies make room.
 
         What others are fetching can make no room yet: it is waited for.
@@ -146,12 +150,12 @@ class Cache:
                     short = 0 if _allocate(stream, size) else size  # a quota shows only now
                     if not short:
                         return
-            beat()
+            heartbeat()
             if (latest := self._fetched()) != fetched:
                 begin, fetched = time.monotonic(), latest
             alone = not any(path != Path(stream.name) for _, _, path in fetched)
             waited = time.monotonic() - begin
-            if (alone and waited > _SETTLE) or waited > self._patience + _GRACE:
+            if (alone and waited > _SETTLE) or waited > self._stuck_after:
                 raise DataError(
                     f"the disk of {self.folder} has {size_text(self._free())} left, too few for "
                     f"a shard of {size_text(size)}: free space there or {_ELSEWHERE}"
@@ -245,7 +249,7 @@ def _lock(descriptor: int, path: Path) -> bool:
         return False
     except OSError as error:
         raise DataError(
-            f"the file system of {path} knows no locks ({error.strerror}): {_ELSEWHERE}"
+            f"the file system of {path} has no file locks ({error.strerror}): {_ELSEWHERE}"
         ) from error
     return True
 

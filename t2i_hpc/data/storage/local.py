@@ -1,6 +1,4 @@
-"""What every storage of shards offers.
-
-Shards in a folder.
+"""Shards in a folder, and what every storage of shards offers.
 
 ``os.pread`` has no file position, so descriptors may be shared by forked workers; a copy that
 was pickled to another process opens its own. The number of open descriptors is bounded, since
@@ -19,13 +17,19 @@ from t2i_hpc.data.format.index import REBUILD, shard_name
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 
+OPEN_FILES = 64
+ADVICE = (
+    "see whether the file is whole and its file system answers, then start the same command "
+    f"again, or {REBUILD}; data.retry_seconds waits longer"
+)
+
 
 class Storage(Protocol):
     """Positioned reads from numbered shards; not for several threads at a time."""
 
     @property
-    def patience(self) -> RetryPolicy:
-        """How long reads that fail are tried again."""
+    def retry(self) -> RetryPolicy:
+        """How long failing reads are tried again."""
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard.
@@ -41,27 +45,20 @@ class Storage(Protocol):
         """Return the path or URL of a shard, for messages."""
 
 
-OPEN_FILES = 64
-ADVICE = (
-    "see whether the file is whole and its file system answers, then start the same command "
-    f"again, or {REBUILD}; data.retry_seconds waits longer"
-)
-
-
 class LocalStorage:
     """Positioned reads from the tars in the manifest's own folder.
 
     Args:
         manifest: of the split.
-        patience: seconds for which a read that fails is tried again.
+        retry_seconds: for which a failing read is tried again.
         open_files: tars that may be kept open; half of what the process may open at most.
     """
 
     def __init__(
-        self, manifest: Manifest, patience: float = 0.0, open_files: int = OPEN_FILES
+        self, manifest: Manifest, retry_seconds: float = 0.0, open_files: int = OPEN_FILES
     ) -> None:
         self._manifest = manifest
-        self.patience = RetryPolicy(patience)
+        self.retry = RetryPolicy(retry_seconds)
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if allowed != resource.RLIM_INFINITY:
             open_files = min(open_files, allowed // 2)
@@ -86,11 +83,11 @@ class LocalStorage:
                 content = b""
             if len(content) == count:
                 return content
-        return self.patience.attempt(
+        return self.retry.attempt(
             self.name_of(shard),
             lambda _: self._read_anew(shard, offset, count),
             ADVICE,
-            is_final,
+            is_permanent_here,
         )
 
     def forget(self, shard: int) -> None:
@@ -130,6 +127,6 @@ def read_whole(descriptor: int, offset: int, count: int) -> bytes:
     return content
 
 
-def is_final(error: Exception) -> bool:
+def is_permanent_here(error: Exception) -> bool:
     """Whether a failure to read a file here is permanent."""
     return isinstance(error, (PermissionError, IsADirectoryError))

@@ -1,53 +1,66 @@
-"""Shards of a server, each copied whole to the node when its first sample is wanted.
-
-Shards that are read where they are, sample by sample: nothing is kept on the node.
-
-Manifest, tables and vocabulary of a split on a server, fetched to the node.
+"""Splits on a server: its addresses, reads in ranges, copies of shards on the node.
 
 The manifest is fetched at every start, so what changed on the server is noticed; the tables
 are kept under the manifest's hash, which vouches for them, and fetched once a node. They are
 not counted in the cache's limit, since workers map them at any time.
 
-The storage that fits where a split lies and what the configuration asks for.
+Files are read through fsspec, in ranges, each with a time limit and retried on its own: a server
+that dies within a shard costs the range in flight. One that knows no ranges sends the whole file,
+of which nothing is thrown away. A client of fsspec belongs to the process that made it, since a
+fork leaves the thread of its event loop behind: each process makes its own when it first reads,
+and keeps that of its parent untouched, whose connections it would close.
+
+An address is data: what would run a command (``pipe:``) or open anything but the kinds of
+server that are offered is refused by name.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
+import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.common.files import fsync_folder, size_text, write_bytes
-from t2i_hpc.config.data import DataConfig
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.files import fsync_folder, write_bytes
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.index import INDEX, REBUILD, SHARDS, Shard, shard_name
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
-from t2i_hpc.data.storage.cache import Beat, Cache
+from t2i_hpc.data.storage.cache import Cache, Heartbeat
 from t2i_hpc.data.storage.local import (
     ADVICE,
-    OPEN_FILES,
-    LocalStorage,
-    Storage,
-    is_final,
+    is_permanent_here,
     read_whole,
 )
-from t2i_hpc.data.storage.retry import RetryPolicy
-from t2i_hpc.data.storage.server import BLOCK, Server
-from t2i_hpc.data.storage.urls import is_remote, join, shown
+from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy, scheme_of, shown
+
+NEEDED = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
+_OFFERED = "a folder or an address that begins with http://, https://, s3:// or gs://"
+BLOCK = 4 << 20  # bytes asked for at once
+_LONGEST_TRY = 30.0  # seconds for a block: 140 kB/s are enough
+_LARGEST_JSON = 64 << 20  # bytes
+_ADVICE = (
+    "see whether the address is right and the server answers, then start the same command "
+    "again; data.retry_seconds waits longer"
+)
+_Result = TypeVar("_Result")
+_clients: dict[tuple[int, str], Any] = {}
 
 
 class CachedStorage:
-    """Reads of copies; a copy whose bytes are not those of the manifest is never kept.
+    """Reads from copies of whole shards; a copy that does not match its hash is never kept.
 
-    A copy is open for the time of a read alone (opening takes microseconds on a node's disk):
-    bytes of a deleted file stay on the disk for as long as somebody has it open.
+    A copy is open only during a read (opening takes microseconds on a node's disk): bytes of a
+    deleted file stay on the disk for as long as some process has it open.
     """
 
     def __init__(self, manifest: Manifest, server: Server, cache: Cache) -> None:
@@ -55,17 +68,17 @@ class CachedStorage:
         self._latest: tuple[int, os.stat_result] | None = None  # shard and copy read last
 
     @property
-    def patience(self) -> RetryPolicy:
-        """How long reads that fail are tried again."""
-        return self._server.patience
+    def retry(self) -> RetryPolicy:
+        """How long failing reads are tried again."""
+        return self._server.retry
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard."""
-        return self._server.patience.attempt(
+        return self._server.retry.attempt(
             self.name_of(shard),
             lambda _: self._read_once(shard, offset, count),
             ADVICE,
-            is_final,
+            is_permanent_here,
         )
 
     def forget(self, shard: int) -> None:
@@ -83,8 +96,8 @@ class CachedStorage:
     def _read_once(self, number: int, offset: int, count: int) -> bytes:
         shard = self._manifest.shard(number)
 
-        def fetch(stream: IO[bytes], beat: Beat) -> None:
-            self._fetch(shard, stream, beat)
+        def fetch(stream: IO[bytes], heartbeat: Heartbeat) -> None:
+            self._fetch(shard, stream, heartbeat)
 
         descriptor = self._cache.open(_copy_of(shard), shard.bytes, fetch)
         try:
@@ -93,12 +106,12 @@ class CachedStorage:
         finally:
             os.close(descriptor)
 
-    def _fetch(self, shard: Shard, stream: IO[bytes], beat: Beat) -> None:
+    def _fetch(self, shard: Shard, stream: IO[bytes], heartbeat: Heartbeat) -> None:
         """Write a shard, twice if the first copy is damaged."""
         name = self.name_of(shard.number)
         for _ in range(2):
             stream.seek(0)
-            if self._copy(shard, stream, beat) == shard.sha256:
+            if self._copy(shard, stream, heartbeat) == shard.sha256:
                 return
             logging.getLogger(__name__).warning("%s arrived with another SHA-256", name)
         raise DataError(
@@ -106,7 +119,7 @@ class CachedStorage:
             f"twice); {REBUILD}"
         )
 
-    def _copy(self, shard: Shard, stream: IO[bytes], beat: Beat) -> str:
+    def _copy(self, shard: Shard, stream: IO[bytes], heartbeat: Heartbeat) -> str:
         """Write a shard and return the SHA-256 of what was written."""
         digest, done = hashlib.sha256(), 0
         while done < shard.bytes:
@@ -116,7 +129,7 @@ class CachedStorage:
             stream.write(content)
             digest.update(content)
             done += len(content)
-            beat()
+            heartbeat()
         return digest.hexdigest()
 
 
@@ -125,15 +138,15 @@ def _copy_of(shard: Shard) -> str:
 
 
 class RangedStorage:
-    """One request a sample."""
+    """One request a sample; nothing is kept on the node."""
 
     def __init__(self, manifest: Manifest, server: Server) -> None:
         self._manifest, self._server = manifest, server
 
     @property
-    def patience(self) -> RetryPolicy:
-        """How long reads that fail are tried again."""
-        return self._server.patience
+    def retry(self) -> RetryPolicy:
+        """How long failing reads are tried again."""
+        return self._server.retry
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard."""
@@ -159,13 +172,13 @@ def fetch_manifest(address: str, server: Server, cache: Cache) -> Manifest:
     content = server.json(join(address, MANIFEST))
     digest = hashlib.sha256(content).hexdigest()
     folder = cache.folder / "tables" / digest
-    with cache.locked(digest) as beat:
+    with cache.locked(digest) as heartbeat:
         if (kept := _kept(folder, address)) is not None:
             return kept
         shutil.rmtree(folder, ignore_errors=True)
         for last in (False, True):
             try:
-                _fetch_tables(address, content, folder, server, beat)
+                _fetch_tables(address, content, folder, server, heartbeat)
                 break
             except DataError as error:
                 if last:
@@ -193,7 +206,9 @@ def _kept(folder: Path, address: str) -> Manifest | None:
         return None
 
 
-def _fetch_tables(address: str, content: bytes, folder: Path, server: Server, beat: Beat) -> None:
+def _fetch_tables(
+    address: str, content: bytes, folder: Path, server: Server, heartbeat: Heartbeat
+) -> None:
     """Fetch both tables beside the manifest and compare every row before they count."""
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -201,7 +216,7 @@ def _fetch_tables(address: str, content: bytes, folder: Path, server: Server, be
     try:
         write_bytes(part / MANIFEST, content)
         for name in (SHARDS, INDEX):
-            _fetch_table(join(address, name), part / name, server, beat)
+            _fetch_table(join(address, name), part / name, server, heartbeat)
         manifest = Manifest.load(part, address)
         for number in range(manifest.shard_count):
             manifest.rows(number)
@@ -212,7 +227,7 @@ def _fetch_tables(address: str, content: bytes, folder: Path, server: Server, be
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _fetch_table(address: str, path: Path, server: Server, beat: Beat) -> None:
+def _fetch_table(address: str, path: Path, server: Server, heartbeat: Heartbeat) -> None:
     """Fetch a table, whose first bytes say how long it is."""
     content = server.head(address, BLOCK)
     size = _table_bytes(content, address)
@@ -221,7 +236,7 @@ def _fetch_table(address: str, path: Path, server: Server, beat: Beat) -> None:
         while True:
             stream.write(content[: size - done])
             done += len(content)
-            beat()
+            heartbeat()
             if done >= size:
                 break
             content = server.read_on(address, done, min(BLOCK, size - done))
@@ -243,58 +258,137 @@ def _table_bytes(head: bytes, address: str) -> int:
     return stream.tell() + int(np.prod(shape, dtype=np.int64)) * kind.itemsize
 
 
-def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
-    """Return the storage of a split's shards.
+# --- the server
+
+
+class Server:
+    """Reads of files on any server that is offered.
+
+    Args:
+        retry_seconds: for which a failing read is tried again.
+    """
+
+    def __init__(self, retry_seconds: float) -> None:
+        self.retry = RetryPolicy(retry_seconds)
+
+    def read(self, address: str, start: int, count: int) -> bytes:
+        """Return exactly `count` bytes from `start` on.
+
+        Raises:
+            DataError: they cannot be had.
+        """
+        return self.read_on(address, start, count)[:count]
+
+    def read_on(self, address: str, start: int, count: int) -> bytes:
+        """Return `count` bytes from `start` on, or more where the server sends more."""
+
+        def whole(seconds: float) -> bytes:
+            content = _fetch(address, start, count, seconds)
+            if len(content) < count:
+                raise IncompleteError(f"{len(content):,} of {count:,} bytes came")
+            return content
+
+        return self._attempt(address, whole)
+
+    def head(self, address: str, count: int) -> bytes:
+        """Return up to `count` bytes from the beginning on: fewer if the file is shorter."""
+        return self._attempt(address, lambda seconds: _fetch(address, 0, count, seconds))
+
+    def json(self, address: str) -> bytes:
+        """Return a JSON file as it is; one that is cut is fetched again."""
+
+        def whole(seconds: float) -> bytes:
+            content = _fetch(address, 0, _LARGEST_JSON, seconds)
+            try:
+                json.loads(content)
+            except (ValueError, RecursionError) as error:
+                raise IncompleteError(f"it is no whole JSON file: {error}") from error
+            return content
+
+        return self._attempt(address, whole)
+
+    def size(self, address: str) -> int:
+        """Return the length of a file in bytes."""
+
+        def asked(seconds: float) -> int:
+            size = _call(address, "_info", seconds)["size"]
+            if size is None:
+                raise IncompleteError("the server does not tell its length")
+            return int(size)
+
+        return self._attempt(address, asked)
+
+    def _attempt(self, address: str, action: Callable[[float], _Result]) -> _Result:
+        return self.retry.attempt(shown(address), action, _ADVICE)
+
+
+def _fetch(address: str, start: int, count: int, seconds: float) -> bytes:
+    content: bytes = _call(address, "_cat_file", seconds, start=start, end=start + count)
+    return content[start:] if len(content) > count else content  # the whole file came
+
+
+def _call(address: str, method: str, seconds: float, **arguments: Any) -> Any:
+    from fsspec.asyn import sync
+
+    client = _client(scheme_of(address))
+
+    async def bounded() -> Any:
+        limit = min(seconds, _LONGEST_TRY)
+        return await asyncio.wait_for(getattr(client, method)(address, **arguments), limit)
+
+    return sync(client.loop, bounded)
+
+
+def _client(scheme: str) -> Any:
+    process = os.getpid()
+    if (process, scheme) not in _clients:
+        _clients[process, scheme] = _connect(scheme)
+    return _clients[process, scheme]
+
+
+def _connect(scheme: str) -> Any:
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if scheme.startswith("http"):
+        # Proxies as the environment names them; bytes as they are, since ranges count those.
+        options = {
+            "client_kwargs": {"trust_env": True},
+            "headers": {"Accept-Encoding": "identity"},
+        }
+    try:
+        return fsspec.filesystem(scheme, **options)
+    except ImportError as error:
+        package = NEEDED[scheme]
+        raise DataError(
+            f"{scheme}:// needs the package {package}: pip install {package}"
+        ) from error
+
+
+def is_remote(address: str, setting: str) -> bool:
+    """Tell an address on a server from a path.
+
+    Args:
+        address: what was given.
+        setting: the key it was given as, for messages.
 
     Raises:
-        ConfigurationError: the cache is too small for a single shard.
-        DataError: the cache's folder cannot be used.
+        DataError: a command, or a kind of server that is not offered.
     """
-    if not is_remote(manifest.location, "data.path"):
-        return LocalStorage(manifest, config.retry_seconds, shards_kept(config.shuffle_window))
-    server = Server(config.retry_seconds)
-    if config.remote_reads == "ranges":
-        return RangedStorage(manifest, server)
-    cache = open_cache(config)
-    _check_room(manifest, config, cache)
-    return CachedStorage(manifest, server, cache)
-
-
-def shards_kept(window: int) -> int:
-    """Return of how many shards rows and descriptors are kept: windows overlap at their seams."""
-    return max(OPEN_FILES, 2 * window)
-
-
-def open_cache(config: DataConfig) -> Cache:
-    """Return the node's cache.
-
-    Raises:
-        DataError: its folder cannot be used.
-    """
-    return Cache(config.cache, int(config.cache_gigabytes * 1e9), config.retry_seconds)
-
-
-def _check_room(manifest: Manifest, config: DataConfig, cache: Cache) -> None:
-    largest = int(manifest.table["bytes"].max())
-    if largest > cache.limit:
-        raise ConfigurationError(
-            f"data.cache_gigabytes={config.cache_gigabytes:g} is less than a shard of "
-            f"{size_text(largest)}: raise it or take data.remote_reads=ranges"
+    if address.lower().startswith("pipe:"):
+        raise DataError(
+            f"{setting}=pipe:… would run a command, which is never done: name {_OFFERED}"
         )
-    window = min(config.shuffle_window, manifest.shard_count) * largest
-    room = cache.room()
-    if window > cache.limit:
-        small, more = f"data.cache_gigabytes={config.cache_gigabytes:g} holds", "raise it"
-    elif window > room:
-        small = f"the disk of {cache.folder} has room for {size_text(room)} of shards, which is"
-        more = "name a folder on a larger one with data.cache="
-    else:
-        return
-    logging.getLogger(__name__).warning(
-        "%s less than the %d shards that are shuffled together (%s): shards will be fetched again "
-        "and again; %s, lower data.shuffle_window or take data.remote_reads=ranges",
-        small,
-        min(config.shuffle_window, manifest.shard_count),
-        size_text(window),
-        more,
-    )
+    if "://" not in address:
+        return False
+    if scheme_of(address) not in NEEDED:
+        raise DataError(f"{setting}={shown(address)} is not offered: name {_OFFERED}")
+    return True
+
+
+def join(address: str, *names: str) -> str:
+    """Return the address of a file in a folder; a query, such as a signature, stays behind it."""
+    if not scheme_of(address).startswith("http"):
+        return "/".join([address.rstrip("/"), *names])
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path="/".join([parts.path.rstrip("/"), *names])))

@@ -1,8 +1,8 @@
-"""Trying again: file systems and servers come back, and a run should outlive their absence.
+"""The retry policy: file systems and servers come back, and a run should outlive their absence.
 
 Waits double from a tenth of a second to ten seconds, and each is a random part of that, so
 that the processes of a cluster do not come back all at once. The first failure is logged:
-whoever watches sees why nothing moves.
+whoever watches sees why nothing moves. Passwords and signatures never reach a message.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.storage.urls import without_secrets
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0  # seconds
 _SHORTEST_TRY = 1.0  # seconds; an attempt that may take none cannot succeed
@@ -28,15 +28,15 @@ class IncompleteError(OSError):
     """Fewer bytes came than there must be."""
 
 
-def passes(error: Exception) -> bool:
-    """Tell what a file system or a server may do in passing from defects of the program."""
+def is_transient(error: Exception) -> bool:
+    """Return True for errors of a file system or a server, False for defects of the program."""
     if isinstance(error, (OSError, asyncio.TimeoutError)):
         return True
     return type(error).__module__.partition(".")[0] in _CLIENTS
 
 
-def is_refusal(error: Exception) -> bool:
-    """Tell an answer, such as that a file is not there, from a failure to answer."""
+def is_permanent(error: Exception) -> bool:
+    """Return True for an answer, such as that there is no such file, False for a failed try."""
     if isinstance(error, (FileNotFoundError, PermissionError)):
         return True
     status = getattr(error, "status", 0)
@@ -54,10 +54,10 @@ class RetryPolicy:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._spent: float | None = None  # of a batch; None: each attempt has all the seconds
+        self._spent: float | None = None  # of a block; None: each attempt has all the seconds
 
     @contextlib.contextmanager
-    def for_a_batch(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         """Let the attempts of a block share the seconds: 24 bad reads take no longer than one."""
         self._spent = 0.0
         try:
@@ -70,7 +70,7 @@ class RetryPolicy:
         name: str,
         action: Callable[[float], _Result],
         advice: str,
-        refuses: Callable[[Exception], bool] = is_refusal,
+        permanent: Callable[[Exception], bool] = is_permanent,
     ) -> _Result:
         """Return what `action` returns, as soon as it succeeds.
 
@@ -78,7 +78,7 @@ class RetryPolicy:
             name: what is read, for messages.
             action: is given the seconds it may take, 1 at least.
             advice: what to do when it fails for good.
-            refuses: whether an error is an answer; such a one is believed the second time.
+            permanent: whether an error is an answer, which is believed the second time.
 
         Raises:
             DataError: time is up, or it was refused twice.
@@ -90,9 +90,9 @@ class RetryPolicy:
             try:
                 result = action(max(left, _SHORTEST_TRY))
             except Exception as error:
-                if isinstance(error, DataError) or not passes(error):
+                if isinstance(error, DataError) or not is_transient(error):
                     raise
-                tries, refusals = tries + 1, refusals + refuses(error)
+                tries, refusals = tries + 1, refusals + permanent(error)
                 waited = time.monotonic() - begin
                 if refusals > 1 or waited >= allowed:
                     raise DataError(_sentence(name, error, tries, waited, advice)) from None
@@ -132,3 +132,25 @@ def _tell(name: str, error: Exception, tries: int, seconds: float) -> None:
 def _wait(tries: int, left: float) -> None:
     longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(tries - 1, 10))
     time.sleep(min(longest * random.uniform(0.5, 1.0), max(left, 0.0)))
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+")
+
+
+def scheme_of(address: str) -> str:
+    """Return the part of an address before ``://``, in lower case."""
+    return address.partition("://")[0].lower()
+
+
+def shown(address: str) -> str:
+    """Return an address without user, password, query and fragment."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return address
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with every address in it as :func:`shown`."""
+    return _ADDRESS.sub(lambda found: shown(found.group()), text)

@@ -24,8 +24,8 @@ from t2i_hpc.common.files import append_json_line, read_json_lines, sha256_of_js
 from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.batches import Batch
+from t2i_hpc.data.captions import VOCABULARY_NOTE
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.vocabulary import VOCABULARY_NOTE
 from t2i_hpc.sampling.grids import save_picture
 from t2i_hpc.sampling.request import encode_captions, spelt
 from t2i_hpc.sampling.stages import WordMap, attention_grid

@@ -19,7 +19,7 @@ from torch import Tensor
 import t2i_hpc
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import CheckpointConfig
-from t2i_hpc.data.vocabulary import check_same_words
+from t2i_hpc.data.captions import check_same_words
 from t2i_hpc.runs.checkpoint import (
     Checkpoint,
     Progress,

@@ -18,7 +18,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.storage import cache as module
-from t2i_hpc.data.storage.cache import Beat, Cache
+from t2i_hpc.data.storage.cache import Cache, Heartbeat
 from tests.data.storage.conftest import LONG
 from tests.support.servers import FileServer, Handler
 
@@ -202,7 +202,7 @@ def test_a_copy_that_was_cut_is_fetched_again(server: FileServer, config: DataCo
 def test_a_copy_that_someone_replaced_is_kept(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 1000, 0.0)
 
-    def fetch(stream: IO[bytes], _: Beat) -> None:
+    def fetch(stream: IO[bytes], _: Heartbeat) -> None:
         stream.write(b"old")
 
     descriptor = cache.open("aa.tar", 3, fetch)

@@ -13,7 +13,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.training_data import Stream
+from t2i_hpc.data.training_data import indexed_loader
 from tests.support.data import make_shards
 
 moto = pytest.importorskip("moto.server")
@@ -52,7 +52,9 @@ def test_a_bucket_gives_the_batches_of_the_folder(
         config = DataConfig(
             path=path, cache=str(tmp_path), remote_reads=reads, workers=workers, retry_seconds=20
         )
-        batches = Stream(config, Split.open(config, "train"), 16, 3, RankSlice(8)).batches(0)
+        batches = indexed_loader(config, Split.open(config, "train"), 16, 3, RankSlice(8)).batches(
+            0
+        )
         found.append(list(itertools.islice(batches, 4)))
         batches.close()  # type: ignore[attr-defined]
     for ours, theirs in zip(*found, strict=True):

@@ -22,20 +22,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.data.build.sources.sample import (
+from t2i_hpc.data.build.sources.sample import SourceSample, Unfit, located, numbered, read_text
+from t2i_hpc.data.images import IMAGE_SUFFIXES
+from t2i_hpc.data.sidecars import (
     CAPTION_KEYS,
-    IMAGE_SUFFIXES,
     NAMES,
     NO_CAPTION,
     NO_CLASS,
     NO_IMAGE,
-    SourceSample,
-    Unfit,
     captions_in,
     lines_of,
-    located,
-    numbered,
-    read_text,
 )
 
 FORMS = (

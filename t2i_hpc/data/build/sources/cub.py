@@ -14,18 +14,17 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.sources.captions_beside import Texts
 from t2i_hpc.data.build.sources.sample import (
     SourceData,
     SourceSample,
+    Texts,
     folder_at,
-    lines_of,
     located,
     read_text,
     refuse,
 )
-from t2i_hpc.data.build.sources.webdataset_tars import Rules
 from t2i_hpc.data.images import Box
+from t2i_hpc.data.sidecars import Rules, lines_of
 
 _SPLITS = Path(__file__).with_name("cub_species_split.json")
 

@@ -25,18 +25,20 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.sources.captions_beside import Texts, read_beside, read_listed
 from t2i_hpc.data.build.sources.captions_files import ALL, read_rows, rows_of_split, samples_of
 from t2i_hpc.data.build.sources.pickles import keys_of_split, listed_splits
 from t2i_hpc.data.build.sources.sample import (
-    IMAGE_SUFFIXES,
     SourceData,
     SourceSample,
+    Texts,
     files_below,
     folder_at,
     numbered,
+    read_beside,
+    read_listed,
 )
-from t2i_hpc.data.build.sources.webdataset_tars import Rules
+from t2i_hpc.data.images import IMAGE_SUFFIXES
+from t2i_hpc.data.sidecars import Rules
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 

@@ -18,20 +18,20 @@ from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.sources.captions_beside import Texts, read_listed
 from t2i_hpc.data.build.sources.cub import read_boxes, read_names
 from t2i_hpc.data.build.sources.sample import (
-    NO_CAPTION,
     SourceData,
     SourceSample,
+    Texts,
     Unfit,
     folder_at,
+    read_listed,
     refuse,
 )
-from t2i_hpc.data.build.sources.webdataset_tars import Rules
 from t2i_hpc.data.captions import PADDING, PADDING_WORD
 from t2i_hpc.data.images import Box
 from t2i_hpc.data.restricted_pickle import load_data
+from t2i_hpc.data.sidecars import NO_CAPTION, Rules
 
 SPLITS = ("train", "test")
 _HOLDS = "captions and words of this literature"

@@ -8,43 +8,35 @@ What every source gives: image files, their captions and classes, and what canno
 A source reads captions and file names only; images are opened by the writer. A sample that
 cannot be used (no caption, no image, a damaged tar) is given as well, with the reason, so that
 it is listed, counted against ``max_rejected`` and summed up like an image that does not decode.
+
+Captions that lie beside images, a text file each: in the same folder or in another one.
+
+``a.jpg`` has its captions in ``a.txt``, one a line, or in ``a.json`` as img2dataset writes it.
+With a folder of texts apart, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.images import SUFFIXES, Box
-
-CAPTION_KEYS = (
-    "captions",
-    "caption",
-    "text",
-    "texts",
-    "sentences",
-    "sentence",
-    "raw",
-    "description",
-    "comment",
+from t2i_hpc.data.images import IMAGE_SUFFIXES, Box
+from t2i_hpc.data.sidecars import (
+    NO_CAPTION,
+    NO_CLASS,
+    NO_IMAGE,
+    Description,
+    Rules,
+    UnfitSample,
+    decode_text,
+    described,
+    is_about,
+    is_leftover,
 )
-NAMES = "'captions', 'caption' or 'text'"  # the most usual, for messages
-
-
-def decode_text(content: bytes) -> str:
-    """Decode UTF-8 with or without a byte order mark, or UTF-16 with one.
-
-    Bytes that are neither become U+FFFD.
-    """
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace")
-    return content.decode("utf-8-sig", errors="replace")
 
 
 def read_text(path: Path, holds: str) -> str:
@@ -74,76 +66,8 @@ def read_json(path: Path, holds: str) -> object:
     return value
 
 
-def lines_of(text: str) -> list[str]:
-    """Return the lines of a text; they end at line feeds, with or without a carriage return."""
-    return [line.removesuffix("\r") for line in text.split("\n")]
-
-
-def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts that say something, without surrounding space.
-
-    Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
-    """
-    whole = (text.encode(errors="replace").decode() for text in texts)
-    return tuple(text.strip() for text in whole if text.strip())
-
-
-def captions_in(content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
-    """Return the captions in the description of an image.
-
-    Args:
-        content: a JSON object or a row of a table.
-        key: the name under which they stand, in any case; empty: the first of
-            :data:`CAPTION_KEYS` that says something. The value is a text, or a list of texts or
-            of objects that hold one (Karpathy's ``sentences``).
-    """
-    by_name = {name.lower(): value for name, value in content.items() if isinstance(name, str)}
-    for name in [key.lower()] if key else CAPTION_KEYS:
-        if texts := _texts_in(by_name.get(name)):
-            return texts
-    return ()
-
-
-def captions_of(text: str, content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
-    """Return the captions of an image with a text file and a description beside it.
-
-    Those of the text file are taken, one a line, if it has any and no `key` is given. A text
-    that equals the description's caption up to white space is one caption: img2dataset writes
-    captions with line breaks into text files as they are.
-    """
-    described = captions_in(content, key)
-    lines = non_empty(lines_of(text))
-    if not lines or (key and described):
-        return described
-    if len(described) == 1 and described[0].split() == text.split():
-        return described
-    return lines
-
-
-def _texts_in(value: object) -> tuple[str, ...]:
-    found = value if isinstance(value, list) else [value]
-    texts = []
-    for one in found:
-        if isinstance(one, str):
-            texts.append(one)
-        elif isinstance(one, dict):
-            named = (one.get(name) for name in ("raw", "caption", "text", "sentence"))
-            texts += [text for text in named if isinstance(text, str)][:1]
-    return non_empty(texts)
-
-
-IMAGE_FORMATS_OF_SUFFIX = {
-    ".jpeg": "jpeg",
-    **{f".{suffix}": form for form, suffix in SUFFIXES.items()},
-}
-IMAGE_SUFFIXES = tuple(IMAGE_FORMATS_OF_SUFFIX)
-NO_CLASS = -1
-
-NO_CAPTION = "no caption"
-NO_IMAGE = "no image"
 MISSING_IMAGE = "missing image file"
 OUTSIDE = "image outside of its folder"
-_ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,17 +190,6 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def is_leftover(name: str) -> bool:
-    """Whether a path inside a data set is no part of it: a hidden name, or what macOS leaves."""
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def is_about(name: str) -> bool:
-    """Whether a text tells of the data set instead of an image: README.txt, LICENSE.txt, …"""
-    return PurePosixPath(name).name.partition(".")[0].lower() in _ABOUT
-
-
 def _walk(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
@@ -320,3 +233,94 @@ def refuse(names: Sequence[str], what: str, remedy: str) -> None:
     """
     if names:
         raise DataError(f"{len(names):,} {what}, the first is {names[0]}: {remedy}")
+
+
+_TEXTS = (".txt", ".json", ".cls")
+_NOTHING = Description((), NO_CLASS, "", 0)
+Files = dict[str, dict[str, Path]]  # by path without suffix, then by suffix in lower case
+
+
+class Texts:
+    """The text files of a folder, found by the name of the image that they belong to."""
+
+    def __init__(self, folder: Path, rules: Rules) -> None:
+        self.folder, self._rules = folder, rules
+        self._files = by_stem(files_below(folder), folder, _TEXTS)
+
+    def of(self, stem: str) -> tuple[Description, Unfit | None]:
+        """Return what is said of the image `stem`, and why it cannot be used, if so."""
+        files = self._files.get(stem, {})
+        if not {".txt", ".json"} & files.keys():
+            expected = self.folder / f"{stem}.txt"
+            return _NOTHING, Unfit(NO_CAPTION, f"there is no caption file {expected}")
+        try:
+            content = {suffix[1:]: path.read_bytes() for suffix, path in files.items()}
+            return described(content, self._rules, content), None
+        except UnfitSample as error:
+            names = ", ".join(str(path) for path in files.values())
+            return _NOTHING, Unfit(error.kind, f"{names}: {error.reason}")
+        except OSError as error:
+            reason = f"cannot read {error.filename}: {error.strerror}"
+            return _NOTHING, Unfit(NO_CAPTION, reason)
+
+    def all(self) -> list[str]:
+        """Return the captions of all files, by path; files without any are passed over."""
+        return [text for stem in self._files for text in self.of(stem)[0].captions]
+
+    def without_image(self, stems: set[str]) -> list[SourceSample]:
+        """Return caption files that belong to no image; JSON alone may be anything else."""
+        return [
+            SourceSample(
+                f"{stem}.txt",
+                files[".txt"],
+                unfit=Unfit(NO_IMAGE, f"there is no image for the captions {files['.txt']}"),
+            )
+            for stem, files in self._files.items()
+            if ".txt" in files and stem not in stems and not is_about(stem)
+        ]
+
+
+def by_stem(files: Sequence[Path], folder: Path, suffixes: Sequence[str]) -> Files:
+    """Sort files of some kinds by what images and texts have in common: their path less suffix."""
+    found: Files = {}
+    for path in files:
+        if path.suffix.lower() in suffixes:
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            found.setdefault(stem, {})[path.suffix.lower()] = path
+    return found
+
+
+def read_beside(images: Path, texts: Texts) -> list[SourceSample]:
+    """Give all images of a folder, sorted by path, and the captions that have none.
+
+    The key of an image is its path.
+    """
+    paths = [path for path in files_below(images) if path.suffix.lower() in IMAGE_SUFFIXES]
+    samples, stems = list[SourceSample](), set[str]()
+    for path in paths:
+        name = path.relative_to(images)
+        stem = name.with_suffix("").as_posix()
+        stems.add(stem)
+        told, unfit = texts.of(stem)
+        samples.append(_sample(name.as_posix(), path, told, unfit))
+    return samples + texts.without_image(stems)
+
+
+def read_listed(images: Path, texts: Texts, keys: Sequence[str]) -> list[SourceSample]:
+    """Give the images of a list of names without suffixes, in its order."""
+    there = by_stem(files_below(images), images, IMAGE_SUFFIXES)
+    samples = []
+    for key in keys:
+        path = next(iter(there.get(key, {}).values()), None)
+        told, unfit = texts.of(key)
+        if path is None:
+            reason = f"there is no image {images / key}.jpg (or {', '.join(IMAGE_SUFFIXES)})"
+            path, unfit = images / f"{key}.jpg", Unfit(MISSING_IMAGE, reason)
+        samples.append(_sample(key, path, told, unfit))
+    return samples
+
+
+def _sample(key: str, path: Path, told: Description, unfit: Unfit | None) -> SourceSample:
+    return SourceSample(
+        key, path, told.captions, told.class_id, orientation=told.orientation, unfit=unfit
+    )

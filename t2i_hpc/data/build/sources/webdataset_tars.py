@@ -16,241 +16,32 @@ under ``class`` in the JSON, or in ``.cls``. What cannot be used is listed with 
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources.sample import (
-    IMAGE_FORMATS_OF_SUFFIX,
-    NAMES,
-    NO_CAPTION,
-    NO_CLASS,
-    NO_IMAGE,
     Packed,
     SourceData,
     SourceSample,
     Unfit,
-    captions_in,
-    captions_of,
-    decode_text,
     files_below,
     folder_at,
-    is_about,
-    is_leftover,
     numbered,
 )
-from t2i_hpc.data.format.tar_members import LARGEST_IMAGE, LARGEST_TEXT, compression_of, scan
-
-UNREADABLE = "unreadable description"
-_LARGEST_CLASS = 1 << 62
-# How exifread, and so img2dataset's JSON, names the orientations of EXIF.
-_ORIENTATIONS = {
-    "Mirrored horizontal": 2,
-    "Rotated 180": 3,
-    "Mirrored vertical": 4,
-    "Mirrored horizontal then rotated 90 CCW": 5,
-    "Rotated 90 CW": 6,
-    "Mirrored horizontal then rotated 90 CW": 7,
-    "Rotated 90 CCW": 8,
-}
-
-
-class UnfitSample(Exception):  # noqa: N818 - it is no error: the sample is left out
-    """A sample that cannot be used: what it is counted as, and the reason."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Where image and captions stand in a sample, as far as a user says so.
-
-    Attributes:
-        image: extension of the image, such as ``input.jpg``; empty: the one of an image format.
-        caption: extension of the captions, such as ``syn.json``; empty: ``txt``, then ``json``.
-        caption_key: name of the captions in JSON; empty: one of the usual names.
-    """
-
-    image: str = ""
-    caption: str = ""
-    caption_key: str = ""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the members beside an image say of it.
-
-    Attributes:
-        captions: one or more texts.
-        class_id: NO_CLASS where none is given.
-        key: the image's name in its data set; empty: none is given.
-        orientation: that of EXIF which the image had before it was encoded anew; 0: unknown.
-    """
-
-    captions: tuple[str, ...]
-    class_id: int
-    key: str
-    orientation: int
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Return the key of a member's sample and the member's extension, in lower case.
-
-    Both are empty where the name has no extension or belongs to no sample: it begins with a
-    dot, as macOS's leftovers do, or tells of the data set, as README.txt does.
-    """
-    name = name.removeprefix("./")
-    folder, slash, last = name.rpartition("/")
-    stem, dot, extension = last.partition(".")
-    if not dot or not stem or is_leftover(name) or is_about(last):
-        return "", ""
-    return folder + slash + stem, extension.lower()
-
-
-def is_sample(extensions: Collection[str], rules: Rules) -> bool:
-    """Whether members of one key are meant as an image or its captions."""
-    kinds = {*IMAGE_FORMATS_OF_SUFFIX, ".txt", ".json"}
-    named = {rules.image.lower(), rules.caption.lower()} - {""}
-    return any(one in named or _suffix(one) in kinds for one in extensions)
-
-
-def is_wanted(extension: str, rules: Rules) -> bool:
-    """Whether a member of this extension may say something of a sample."""
-    return extension == "cls" or (bool(extension) and is_sample([extension], rules))
-
-
-def image_of(extensions: Collection[str], rules: Rules) -> str:
-    """Return the extension of a sample's image.
-
-    Raises:
-        UnfitSample: there is none, or more than one.
-    """
-    if rules.image:
-        if rules.image.lower() in extensions:
-            return rules.image.lower()
-        raise UnfitSample(NO_IMAGE, f"it has no member .{rules.image}, {_holds(extensions)}")
-    images = [one for one in extensions if f".{one}" in IMAGE_FORMATS_OF_SUFFIX]
-    if len(images) > 1:
-        raise UnfitSample(
-            "more than one image", f"it has more than one image, {_holds(extensions)}"
-        )
-    if not images:
-        others = [one for one in extensions if _suffix(one) in IMAGE_FORMATS_OF_SUFFIX]
-        hint = f": name it with image_member={others[0]}" if others else ""
-        raise UnfitSample(NO_IMAGE, f"it has no image, {_holds(extensions)}{hint}")
-    return images[0]
-
-
-def described(
-    members: Mapping[str, bytes], rules: Rules, extensions: Collection[str]
-) -> Description:
-    """Read what lies beside an image.
-
-    Args:
-        members: content of the sample's text members, by extension.
-        rules: where captions stand.
-        extensions: those of all members, for the reason.
-
-    Raises:
-        UnfitSample: there is no caption, or JSON cannot be read.
-    """
-    content = _json(members.get("json"), ".json")
-    return Description(
-        captions=_captions(members, content, rules, extensions),
-        class_id=_class(content.get("class"), members.get("cls")),
-        key=str(content.get("key") or ""),
-        orientation=orientation_in(content),
-    )
-
-
-def texts_of(extensions: Collection[str], rules: Rules) -> list[str]:
-    """Return the extensions of the members that :func:`described` reads."""
-    return [one for one in extensions if one in ("txt", "json", "cls", rules.caption.lower())]
-
-
-def orientation_in(content: Mapping[str, Any]) -> int:
-    """Return the orientation that img2dataset notes of a photograph's EXIF, 0 if it notes none."""
-    exif = content.get("exif")
-    if isinstance(exif, str):
-        try:
-            exif = json.loads(exif)
-        except (ValueError, RecursionError):
-            return 0
-    named = exif.get("Image Orientation") if isinstance(exif, dict) else None
-    return _ORIENTATIONS.get(named, 0) if isinstance(named, str) else 0
-
-
-def _captions(
-    members: Mapping[str, bytes],
-    content: Mapping[str, Any],
-    rules: Rules,
-    extensions: Collection[str],
-) -> tuple[str, ...]:
-    name = rules.caption.lower()
-    if name and name not in members:
-        raise UnfitSample(NO_CAPTION, f"it has no member .{rules.caption}, {_holds(extensions)}")
-    if _suffix(name) == ".json":
-        found = captions_in(_json(members[name], f".{name}"), rules.caption_key)
-    elif name:
-        found = captions_of(decode_text(members[name]), content)
-    else:
-        found = captions_of(decode_text(members.get("txt", b"")), content, rules.caption_key)
-    if not found:
-        named = f"{rules.caption_key!r}" if rules.caption_key else NAMES
-        raise UnfitSample(
-            NO_CAPTION,
-            f"it has no caption: a .txt, or {named} in .json{_where_else(extensions, rules)}",
-        )
-    return found
-
-
-def _where_else(extensions: Collection[str], rules: Rules) -> str:
-    """Say where captions may stand instead, for the reason."""
-    if not rules.caption:
-        others = [one for one in extensions if _suffix(one) in (".txt", ".json") and "." in one]
-        if others:
-            return f"; it holds .{', .'.join(others)}: name one with caption_member={others[0]}"
-    if "txt" in extensions or "json" in extensions:
-        return "; its text is empty" if "txt" in extensions else "; caption_key= takes other names"
-    return ""
-
-
-def _json(content: bytes | None, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(decode_text(content)) if content else {}
-    except RecursionError:
-        raise UnfitSample(UNREADABLE, f"its {name} is nested too deep") from None
-    except ValueError as error:
-        raise UnfitSample(UNREADABLE, f"its {name} is not readable JSON ({error})") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _class(given: object, member: bytes | None) -> int:
-    """Return the class of ``class`` in the JSON, else that of webdataset's ``.cls``."""
-    if type(given) is int and 0 <= given < _LARGEST_CLASS:
-        return given
-    text = decode_text(member or b"").strip()
-    if not text:
-        return NO_CLASS
-    if not (text.isascii() and text.isdecimal()) or int(text) >= _LARGEST_CLASS:
-        raise UnfitSample(UNREADABLE, f"its .cls is {text[:40]!r}, no whole number")
-    return int(text)
-
-
-def _holds(extensions: Collection[str]) -> str:
-    return f"it holds {', '.join(f'.{one}' for one in extensions)}"
-
-
-def _suffix(extension: str) -> str:
-    return PurePosixPath(f"a.{extension}").suffix.lower()
-
+from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, compression_of, scan
+from t2i_hpc.data.sidecars import (
+    Rules,
+    UnfitSample,
+    described,
+    image_of,
+    is_sample,
+    split_name,
+    texts_of,
+)
 
 DAMAGED_TAR = "damaged tar"
 _UNFIT_MEMBER = "member that is no plain file"

@@ -1,8 +1,8 @@
-"""What the plan of a very large data set costs: 10⁹ samples in 10⁶ shards.
+"""What the order of a very large data set costs: 10⁹ samples in 10⁶ shards.
 
-    python -m benchmarks.plan    # a second
+    python -m benchmarks.sampler    # a second
 
-A jump asks one plan for one random position; hardly any two of them fall into the same group of
+A jump asks one sampler for one random position; hardly any two of them fall into the same group of
 shards, so each shuffles its group, and in another epoch the groups too. The next positions of
 a stream find both already shuffled.
 """
@@ -38,42 +38,42 @@ def write_manifest(folder: Path) -> None:
     Manifest(folder, "big", "train", 304, 304, "jpeg", 10**9, 10**6, 5 * 10**13, digest).save()
 
 
-def open_plan(folder: Path) -> tuple[Sampler, float]:
-    """Open the split and build its plan; return the plan and the seconds both took."""
+def open_sampler(folder: Path) -> tuple[Sampler, float]:
+    """Open the split and build its sampler; return the sampler and the seconds both took."""
     start = time.perf_counter()
     manifest = Manifest.load(folder, location="elsewhere")  # there are no tars to look for
-    plan = Sampler(manifest.counts, seed=1, window=8)
-    return plan, time.perf_counter() - start
+    sampler = Sampler(manifest.counts, seed=1, window=8)
+    return sampler, time.perf_counter() - start
 
 
-def jumps(plan: Sampler, epochs: int) -> list[float]:
+def jumps(sampler: Sampler, epochs: int) -> list[float]:
     """Return the seconds of jumps to random positions of some epochs."""
     rng, seconds = np.random.default_rng(2), []
-    for position in rng.integers(epochs * plan.sample_count, size=_JUMPS).tolist():
+    for position in rng.integers(epochs * sampler.sample_count, size=_JUMPS).tolist():
         start = time.perf_counter()
-        plan.locate(position)
+        sampler.locate(position)
         seconds.append(time.perf_counter() - start)
     return seconds
 
 
-def reads(plan: Sampler, batch: int) -> list[float]:
+def reads(sampler: Sampler, batch: int) -> list[float]:
     """Return the seconds of consecutive batches of positions."""
     seconds = []
     for begin in range(0, _JUMPS * batch, batch):
         start = time.perf_counter()
-        plan.indices(range(begin, begin + batch))
+        sampler.samples(range(begin, begin + batch))
         seconds.append(time.perf_counter() - start)
     return seconds
 
 
-def memory_of_plan(folder: Path) -> int:
-    """Return how many bytes a fresh process grows by, opening, planning and jumping."""
+def memory_of_sampler(folder: Path) -> int:
+    """Return how many bytes a fresh process grows by, opening, building and jumping."""
     context = multiprocessing.get_context("fork")
     grown = context.SimpleQueue()
 
     def grow() -> None:
         before = _most_resident()
-        jumps(open_plan(folder)[0], 1000)
+        jumps(open_sampler(folder)[0], 1000)
         grown.put(_most_resident() - before)
 
     process = context.Process(target=grow)
@@ -90,19 +90,19 @@ def table(batch: int) -> str:
     """Return the figures as lines of text."""
     with TemporaryDirectory() as name:
         write_manifest(Path(name))
-        memory = memory_of_plan(Path(name))
+        memory = memory_of_sampler(Path(name))
         return _table(batch, Path(name), memory)
 
 
 def _table(batch: int, folder: Path, memory: int) -> str:
-    plan, ready = open_plan(folder)
+    sampler, ready = open_sampler(folder)
     timed = {
-        "jump in the same epoch, µs": jumps(plan, 1),
-        "jump to another epoch, µs": jumps(plan, 1000),
-        f"next {batch} positions, µs": reads(plan, batch),
+        "jump in the same epoch, µs": jumps(sampler, 1),
+        "jump to another epoch, µs": jumps(sampler, 1000),
+        f"next {batch} positions, µs": reads(sampler, batch),
     }
-    lines = [_ROW.format("plan of 10⁹ samples, 10⁶ shards", "median", "99 of 100")]
-    lines.append(_ROW.format("split open and plan ready, s", f"{ready:.3f}", ""))
+    lines = [_ROW.format("order of 10⁹ samples, 10⁶ shards", "median", "99 of 100")]
+    lines.append(_ROW.format("split open and sampler ready, s", f"{ready:.3f}", ""))
     lines.append(_ROW.format("memory at most, MB", f"{memory / 1e6:.0f}", ""))
     for name, seconds in timed.items():
         median, most = np.percentile(seconds, (50, 99)) * 1e6

@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2i_hpc.common.errors import DataError, RunError
+from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SourceSample
-from t2i_hpc.data.build.sources.captions_beside import Texts
 from t2i_hpc.data.build.sources.captions_files import FORMS, read_rows
 from t2i_hpc.data.build.sources.pickles import read_published
-from t2i_hpc.data.build.sources.webdataset_tars import Rules
+from t2i_hpc.data.build.sources.sample import Texts
 from t2i_hpc.data.captions import ASCII, UNICODE, Vocabulary
 from t2i_hpc.data.format.manifest import VOCABULARY
+from t2i_hpc.data.sidecars import Rules
 
 
 @dataclass(frozen=True)
@@ -155,35 +155,4 @@ def _remarks(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[str, ...]:
     return (f"{of} and are read as empty text, the first is {shown!r}{remedy}",)
 
 
-VOCABULARY_NOTE = "vocabulary"  # the key in the metadata of a safetensors file
 _LOG = logging.getLogger("t2i_hpc")
-_told: set[str] = set()
-
-
-def check_same_words(weights: str, trained_with: str, present: str, advice: str) -> None:
-    """Compare the vocabulary that weights were trained with with that of the data.
-
-    Args:
-        weights: what they are called in messages.
-        trained_with: its SHA-256; empty: not recorded, which is accepted and said once.
-        present: SHA-256 of the data's vocabulary or tokenizer; empty: there is none to compare.
-        advice: what to do where they differ.
-
-    Raises:
-        RunError: they differ.
-    """
-    if not present or trained_with == present:
-        return
-    if trained_with:
-        raise RunError(
-            f"{weights} was trained with another vocabulary than the data has now (SHA-256 "
-            f"{trained_with[:12]}…, not {present[:12]}…), so tokens would mean other words: "
-            f"{advice}"
-        )
-    if weights not in _told:
-        _told.add(weights)
-        _LOG.warning(
-            "%s does not record the vocabulary it was trained with: make sure that the data's "
-            "vocabulary numbers the words in the same order",
-            weights,
-        )
