@@ -25,7 +25,7 @@ from shards.demo.packages import NAMES, PICTURES, unpacked
 from shards.demo.phrases import Words
 from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, UserError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
 
 SPLITS = ("train", "test")
@@ -47,7 +47,9 @@ def build(pictures: Path, names: Path, output: Path) -> dict[str, int]:
         vocabulary = Path(workspace) / "vocabulary.json"
         Vocabulary.from_captions(all_captions(folders)).save(vocabulary)
         return {
-            split: write_shards(shards_config(split, folder, vocabulary, output)).sample_count
+            split: build_split(
+                shards_config(split, folder, vocabulary, output)
+            ).manifest.sample_count
             for split, folder in folders.items()
         }
 

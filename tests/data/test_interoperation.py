@@ -13,7 +13,7 @@ import pytest
 import webdataset
 
 from t2i_hpc.config.data import DataConfig, ShardsConfig
-from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.tars import members_of
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import verify_split
@@ -93,7 +93,7 @@ def webdatasets_own(folder: Path, form: str) -> None:
 def test_shards_of_webdatasets_writer_are_indexed_and_streamed(tmp_path: Path, form: str) -> None:
     webdatasets_own(tmp_path / "in", form)
     output = tmp_path / "out"
-    write_shards(
+    build_split(
         ShardsConfig(
             source="webdataset",
             format="original",

@@ -15,7 +15,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.resources import resource
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.index import ROW, SHARD_ROW, Shard, save_tables, sha256_of_rows
 from t2i_hpc.data.format.manifest import MANIFEST, Manifest, Storing
 from tests.support.data import make_image_folder, make_shards
@@ -163,7 +163,7 @@ def test_a_build_records_how_images_are_stored(tmp_path: Path) -> None:
     for form, storing in expected.items():
         output = str(tmp_path / form)
         config = ShardsConfig(images=pictures, output=output, format=form, workers=0)
-        write_shards(replace(config, quality=90) if form == "jpeg" else config)
+        build_split(replace(config, quality=90) if form == "jpeg" else config)
         manifest = Manifest.load(tmp_path / form / "train")
         assert manifest.storing == Storing(*storing)
         texts[form] = manifest.stored

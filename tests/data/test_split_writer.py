@@ -20,7 +20,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build import split_writer as writer
 from t2i_hpc.data.build import workspace
-from t2i_hpc.data.build.split_writer import build_split, write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.images import encode
@@ -49,7 +49,7 @@ def opened(config: ShardsConfig) -> Split:
 
 def test_what_a_split_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = folder_config(tmp_path)
-    manifest = write_shards(config)
+    manifest = build_split(config).manifest
     assert manifest.counts.tolist() == [3, 3, 1]
     assert (manifest.sample_count, manifest.size, manifest.smallest) == (7, 24, 24)
     assert "folder/train: 7 of 7 images" in capsys.readouterr().err
@@ -70,7 +70,7 @@ def test_members_are_named_for_webdataset(tmp_path: Path) -> None:
     config = ShardsConfig(
         source="cub", images=str(images), captions=str(captions), output=str(tmp_path / "out")
     )
-    manifest = write_shards(config)
+    manifest = build_split(config).manifest
     with tarfile.open(manifest.folder / "000000.tar") as tar:
         names = tar.getnames()
         description = json.loads(tar.extractfile(names[1]).read())  # type: ignore[union-attr]
@@ -85,7 +85,7 @@ def test_coco_end_to_end(tmp_path: Path) -> None:
     config = ShardsConfig(
         source="coco", images=str(images), captions=str(captions), output=str(tmp_path / "out")
     )
-    manifest = write_shards(config)
+    manifest = build_split(config).manifest
     assert (manifest.name, manifest.sample_count, manifest.smallest) == ("coco", 5, 48)
     image = opened(config).image(3).astype(int)
     assert image.shape == (48, 60, 3)  # smaller than `size`: kept
@@ -96,7 +96,7 @@ def test_coco_end_to_end(tmp_path: Path) -> None:
 def test_a_rebuild_is_bit_identical(tmp_path: Path, form: str) -> None:
     first = replace(folder_config(tmp_path), format=form)
     second = replace(first, output=str(tmp_path / "again"))
-    digests = [write_shards(config).digest for config in (first, second)]
+    digests = [build_split(config).manifest.digest for config in (first, second)]
     assert digests[0] == digests[1]
     files = sorted(path for path in Path(first.output).rglob("*") if path.is_file())
     assert len(files) == 3 + 3 + 1
@@ -107,30 +107,30 @@ def test_a_rebuild_is_bit_identical(tmp_path: Path, form: str) -> None:
 
 def test_other_pixels_another_digest(tmp_path: Path) -> None:
     config = folder_config(tmp_path)
-    first = write_shards(config).digest
+    first = build_split(config).manifest.digest
     draw_image(99, 48, 40).save(Path(config.images) / "0004.png")
-    assert write_shards(replace(config, output=str(tmp_path / "b"))).digest != first
+    assert build_split(replace(config, output=str(tmp_path / "b"))).manifest.digest != first
 
 
 def test_an_existing_split_is_never_touched(tmp_path: Path) -> None:
     config = folder_config(tmp_path)
-    manifest = write_shards(config)
+    manifest = build_split(config).manifest
     with pytest.raises(DataError, match="out/train is there already: delete"):
-        write_shards(replace(config, images="nowhere"))  # before anything is read
+        build_split(replace(config, images="nowhere"))  # before anything is read
     verify_split(Manifest.load(manifest.folder), lambda _: None)
 
 
 def test_a_limit_takes_the_first_samples_and_all_words(tmp_path: Path) -> None:
     config = replace(folder_config(tmp_path), limit=4)
-    assert write_shards(config).counts.tolist() == [3, 1]
+    assert build_split(config).manifest.counts.tolist() == [3, 1]
     assert "purple" in opened(config).vocabulary.words  # of image 5
 
 
 def test_a_second_split_keeps_the_vocabulary(tmp_path: Path) -> None:
     config = folder_config(tmp_path)
-    write_shards(config)
+    build_split(config)
     before = (tmp_path / "out" / "vocabulary.json").read_bytes()
-    write_shards(replace(config, split="test", limit=2))
+    build_split(replace(config, split="test", limit=2))
     assert (tmp_path / "out" / "vocabulary.json").read_bytes() == before
 
 
@@ -138,18 +138,18 @@ def test_a_named_vocabulary_is_copied(tmp_path: Path) -> None:
     texts = [" ".join(captions_of(number)) for number in range(9, -1, -1)]
     Vocabulary.from_captions(texts).save(tmp_path / "mine.json")
     config = replace(folder_config(tmp_path), vocabulary=str(tmp_path / "mine.json"))
-    write_shards(config)
+    build_split(config)
     assert opened(config).vocabulary.sha256 == Vocabulary.load(tmp_path / "mine.json").sha256
     Vocabulary.from_captions([*texts, "new"]).save(tmp_path / "mine.json")
     with pytest.raises(DataError, match="share one vocabulary"):
-        write_shards(replace(config, split="test"))
+        build_split(replace(config, split="test"))
 
 
 def test_a_vocabulary_of_other_captions_is_refused(tmp_path: Path) -> None:
     Vocabulary.from_captions(["ein roter Kreis"]).save(tmp_path / "mine.json")
     config = replace(folder_config(tmp_path), vocabulary=str(tmp_path / "mine.json"))
     with pytest.raises(DataError, match=r"words of the captions are not in .*mine\.json"):
-        write_shards(config)
+        build_split(config)
 
 
 CUT = image_bytes(5)[:60]
@@ -184,7 +184,7 @@ def test_a_bad_image_is_named_and_no_split_is_left_where_none_may_be_rejected(
 ) -> None:
     config = replace(with_bad_image(tmp_path, content), max_rejected=0.0)
     with pytest.raises(DataError, match=rf"1 of 7 samples were rejected, .*{reason}"):
-        write_shards(config)
+        build_split(config)
     assert [path.name for path in Path(config.output).iterdir()] == [".train.partial"]
 
 
@@ -194,7 +194,7 @@ def test_photographs_are_stored_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     path = Path(config.images) / "0001.png"
     draw_image(1, 30, 20).save(path, exif=exif)
-    write_shards(config)
+    build_split(config)
     assert opened(config).image(1).shape == (30, 20, 3)
 
 
@@ -205,9 +205,9 @@ def test_a_second_build_in_the_same_folder_is_refused(
     with another_build(config):
         monkeypatch.setattr(workspace, "PATIENCE", 0.0)
         with pytest.raises(DataError, match="out/train is being built already: wait"):
-            write_shards(config)
+            build_split(config)
         assert not Path(config.output, "train").exists()
-    write_shards(config)
+    build_split(config)
 
 
 @contextmanager
@@ -220,7 +220,7 @@ def another_build(config: ShardsConfig) -> Iterator[None]:
         theirs.send("building")
         theirs.recv()
 
-    process = context.Process(target=write_shards, args=(config,))
+    process = context.Process(target=build_split, args=(config,))
     with patch.object(writer, "_make", stay):
         process.start()
     try:
@@ -234,4 +234,4 @@ def another_build(config: ShardsConfig) -> Iterator[None]:
 @pytest.mark.parametrize("split", ["", "a/b", "..", "a b"])
 def test_a_split_must_be_a_plain_name(tmp_path: Path, split: str) -> None:
     with pytest.raises(DataError, match="is no folder name"):
-        write_shards(replace(folder_config(tmp_path), split=split))
+        build_split(replace(folder_config(tmp_path), split=split))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
-from t2i_hpc.data.build.split_writer import build_split, write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.split import Split
 from tests.support.data import captions_of, draw_image, image_bytes, make_shards
@@ -50,7 +50,7 @@ def build(tmp_path: Path, **settings: object) -> Split:
         shard_samples=3,
         **{"format": "original", "max_rejected": 1.0, **settings},  # type: ignore[arg-type]
     )
-    write_shards(config)
+    build_split(config)
     return Split.open(DataConfig(path=config.output), config.split)
 
 

@@ -10,7 +10,7 @@ import pytest
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.manifest import Manifest, Storing
 from t2i_hpc.evaluation.image_sets import scaled_jpegs, stored_twice
 from t2i_hpc.evaluation.sources import run_source
@@ -63,8 +63,8 @@ def test_the_protocol_and_a_warning_tell_how_shards_store_images(tmp_path: Path)
     pictures = str(make_image_folder(tmp_path / "pictures", range(4), size=90))
     output = tmp_path / "shards"
     config = ShardsConfig(images=pictures, output=str(output), workers=0)
-    write_shards(replace(config, size=80))
-    write_shards(replace(config, split="test", format="original"))
+    build_split(replace(config, size=80))
+    build_split(replace(config, split="test", format="original"))
     run = make_run(tmp_path / "run", output, checkpoints=(100,))
 
     def source(split: str) -> tuple[str, str | None]:

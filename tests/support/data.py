@@ -19,7 +19,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SOURCES, SourceSample
-from t2i_hpc.data.build.split_writer import write_shards
+from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.index import Shard, save_tables, sha256_of_rows
 from t2i_hpc.data.format.manifest import Manifest
@@ -135,7 +135,7 @@ def make_shards(folder: Path, count: int = 24, size: int = 40, shard_samples: in
     Vocabulary.from_captions(texts).save(output / "vocabulary.json")
     for split, chosen in numbers.items():
         images = make_image_folder(folder / f"images-{split}", chosen, size)
-        write_shards(
+        build_split(
             ShardsConfig(
                 source="folder",
                 images=str(images),

@@ -23,7 +23,6 @@ import numpy.typing as npt
 from t2i_hpc.common.errors import DataError, UserError
 from t2i_hpc.common.terminal import progress
 from t2i_hpc.data.build.shard import Rejection, Task, TooManyRejected
-from t2i_hpc.data.format.tars import tar_writer
 
 _MOST_BY_DEFAULT = 8
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -66,8 +65,6 @@ def make_shards(task: Task, shards: Sequence[int], limit: Limit) -> None:
         TooManyRejected: more images than allowed cannot be used.
     """
     title = f"{task.config.source}/{task.config.split}"
-    if shards:
-        tar_writer()  # imported here once, not in each process
     total = sum(len(task.numbers(shard)) for shard in shards)
     workers = min(_workers(task.config.workers), len(shards))
     if workers <= 1:

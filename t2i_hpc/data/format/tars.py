@@ -1,30 +1,30 @@
 """Tars as data: written so that the same samples give the same bytes, read with distrust.
 
 A tar from elsewhere can hold links, devices and paths that lead out of its folder, and a copy
-that broke off looks like a shorter tar. Nothing is ever extracted; what is not a plain pair of
-an image and a JSON file is refused with the tar's and the member's name. Images are looked at
-by their first bytes alone, which says what they claim to be; verify decodes them.
-
-Walking a tar with distrust: its headers are claims, each of which is checked before use.
-
-The standard library parses single headers; the walk is our own, since that of ``tarfile``
-follows a header before anyone can look at it: it reads as many bytes as a long name claims to
-have, recurses into chains of headers, expands sparse files, and ends quietly at a damaged
+that broke off is like a shorter tar. Nothing is ever extracted, and every claim of a header is
+checked before use. The standard library parses single headers; the walk is our own, since that of
+``tarfile`` follows a header before anyone can look at it: it reads as many bytes as a long name
+claims to have, recurses into chains of headers, expands sparse files, and ends quietly at a damaged
 header. Here nothing is read but headers and names, never more of them than a limit, and a
 walk only goes forward.
+
+In our own shards anything but a plain pair of an image and a JSON file is refused with the tar's
+and the member's name. Images are checked by their first bytes alone, which say what they claim to
+be; verify decodes them.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -50,6 +50,109 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
 }
+_FORMAT_OF_SUFFIX = {suffix: form for form, suffix in SUFFIXES.items()}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample as it is stored: key without dots and slashes, image file, description."""
+
+    key: str
+    image: bytes
+    image_format: str
+    description: dict[str, object]
+
+
+def write_tar(path: Path, records: Iterable[Record]) -> None:
+    """Write a shard as webdataset's writer does, and flush it to the disk.
+
+    Owner, mode, time and the order of members are fixed, so equal samples give equal bytes.
+    """
+    with path.open("wb") as stream:
+        with tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+            for record in records:
+                text = json.dumps(record.description, sort_keys=True, ensure_ascii=False)
+                files = {SUFFIXES[record.image_format]: record.image, "json": text.encode()}
+                for suffix, content in sorted(files.items()):
+                    member = tarfile.TarInfo(f"{record.key}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def index_tar(path: Path) -> Index:
+    """Return one index row a sample of a shard, by walking the tar's headers.
+
+    Raises:
+        DataError: no whole tar, a member that is not half of a plain (image, JSON) pair, or an
+            image that is of another format than its name says or claims too many pixels.
+    """
+    members = [_checked(member, path) for member in members_of(path)]
+    with path.open("rb") as stream:
+        rows = [_row(pair, stream.fileno(), path) for pair in _pair(members, path)]
+    return np.array(rows, dtype=ROW)
+
+
+def sample_names(path: Path) -> list[str]:
+    """Return the name of each sample's image member, in the order of :func:`index_tar`."""
+    return [member.name for member in members_of(path) if not member.name.endswith(".json")]
+
+
+def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+    name = PurePosixPath(member.name)
+    if name.suffix[1:] not in (*_FORMAT_OF_SUFFIX, "json"):
+        raise DataError(
+            f"{path} holds {member.name!r}; allowed are .json, ."
+            + ", .".join(_FORMAT_OF_SUFFIX)
+            + ": build it again"
+        )
+    largest = LARGEST_TEXT if name.suffix == ".json" else LARGEST_IMAGE
+    if member.size > largest:
+        raise DataError(
+            f"{path} holds {member.name!r} of {member.size:,} bytes, more than the {largest:,} "
+            "that are read; build it again without it"
+        )
+    return member
+
+
+def _pair(
+    members: list[tarfile.TarInfo], path: Path
+) -> list[tuple[tarfile.TarInfo, tarfile.TarInfo]]:
+    """Return (image, description) of each sample, in the order of the images."""
+    images: dict[str, tarfile.TarInfo] = {}
+    texts: dict[str, tarfile.TarInfo] = {}
+    for member in members:
+        key, suffix = member.name.rsplit(".", 1)
+        found = texts if suffix == "json" else images
+        if key in found:
+            raise DataError(f"{path} holds {member.name!r} twice; build it again")
+        found[key] = member
+    for key in images.keys() ^ texts.keys():
+        raise DataError(f"{path} holds {key!r} without its image or its .json; build it again")
+    return [(image, texts[key]) for key, image in images.items()]
+
+
+def _row(
+    pair: tuple[tarfile.TarInfo, tarfile.TarInfo], descriptor: int, path: Path
+) -> tuple[int, ...]:
+    image, text = pair
+    content, description = (
+        os.pread(descriptor, member.size, member.offset_data) for member in pair
+    )
+    form = _FORMAT_OF_SUFFIX[image.name.rsplit(".", 1)[1]]
+    check_image(content, form, f"{path}, member {image.name!r},")
+    return (
+        image.offset_data,
+        text.offset_data,
+        checksum(content, description),
+        image.size,
+        text.size,
+        IMAGE_FORMATS.index(form),
+    )
+
+
+# --- any tar
 
 
 def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
@@ -65,34 +168,16 @@ def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
             leads out, or a header that claims what cannot be.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
-        with path.open("rb") as stream:
-            tar = _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
+        with _opened(path) as tar:
             members = _walk(tar)
             return [_plain(found, path) for found in members if not (folders and _folder(found))]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-@dataclass(frozen=True)
-class _Tar:
-    path: Path
-    descriptor: int
-    size: int
-
-    def damaged(self, reason: str, offset: int) -> DataError:
-        return DataError(
-            f"{self.path} is not a whole tar ({reason} at byte {offset:,}); copy or build it again"
-        )
-
-    def read(self, offset: int, count: int) -> bytes:
-        return os.pread(self.descriptor, count, offset)
-
-
 @dataclass
 class Scan:
-    """What a tar of others holds, as far as it can be read.
+    """What a tar that others made holds, as far as it can be read.
 
     Attributes:
         members: plain files, in their order.
@@ -110,16 +195,13 @@ class Scan:
 
 
 def scan(path: Path) -> Scan:
-    """Walk a tar of others: what cannot be taken is told instead of refused.
+    """Walk a tar that others made: what cannot be taken is listed instead of refused.
 
     A tar that ends behind a whole member, without an end mark, gives all its members.
     """
     found = Scan()
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
-        with path.open("rb") as stream:
-            tar = _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
+        with _opened(path) as tar:
             if not tar.size:
                 raise DataError(f"{path} is an empty file: fetch or build it again")
             for member in _walk(tar, found):
@@ -143,7 +225,34 @@ def compression_of(path: Path) -> str:
             block = stream.read(_BLOCK)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return _compression(block)
+
+
+def _compression(block: bytes) -> str:
     return next((name for mark, name in _COMPRESSED.items() if block.startswith(mark)), "")
+
+
+@dataclass(frozen=True)
+class _Tar:
+    path: Path
+    descriptor: int
+    size: int
+
+    def damaged(self, reason: str, offset: int) -> DataError:
+        return DataError(
+            f"{self.path} is not a whole tar ({reason} at byte {offset:,}); copy or build it again"
+        )
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self.descriptor, count, offset)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Tar]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
+    with path.open("rb") as stream:
+        yield _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 
 def _take(member: tarfile.TarInfo, path: Path, found: Scan) -> None:
@@ -200,18 +309,12 @@ def _header(tar: _Tar, offset: int, found: Scan | None) -> tarfile.TarInfo | Non
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError, OverflowError) as error:
-        if not offset:
-            _refuse_compressed(tar, block)
-        raise tar.damaged(str(error), offset) from error
-
-
-def _refuse_compressed(tar: _Tar, block: bytes) -> None:
-    for mark, name in _COMPRESSED.items():
-        if block.startswith(mark):
+        if not offset and (name := _compression(block)):
             raise DataError(
                 f"{tar.path} is compressed ({name}), so no sample can be read by its place: "
                 "unpack it first"
-            )
+            ) from error
+        raise tar.damaged(str(error), offset) from error
 
 
 def _long_name(tar: _Tar, member: tarfile.TarInfo, start: int) -> str:
@@ -294,112 +397,3 @@ def _plain(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
     if name.is_absolute() or ".." in name.parts or not name.stem:
         raise DataError(f"{path} holds {member.name!r}, a path out of its folder; build it again")
     return member
-
-
-__all__ = ["Record", "checksum", "index_tar", "members_of", "sample_names", "write_tar"]
-
-_FORMAT_OF_SUFFIX = {suffix: form for form, suffix in SUFFIXES.items()}
-
-
-@dataclass(frozen=True)
-class Record:
-    """One sample as it is stored: key without dots and slashes, image file, description."""
-
-    key: str
-    image: bytes
-    image_format: str
-    description: dict[str, object]
-
-
-def tar_writer() -> Any:
-    """Return webdataset's writer of tars; it brings torch along, which nothing else here needs."""
-    from webdataset.writer import TarWriter
-
-    return TarWriter
-
-
-def write_tar(path: Path, records: Iterable[Record]) -> None:
-    """Write a shard with webdataset's writer, and flush it to the disk.
-
-    Owner, mode and time are fixed, so equal samples give equal bytes.
-    """
-    fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
-    with path.open("wb") as stream:
-        with tar_writer()(stream, encoder=False, **fixed) as tar:
-            for record in records:
-                text = json.dumps(record.description, sort_keys=True, ensure_ascii=False)
-                image = {SUFFIXES[record.image_format]: record.image}
-                tar.write({"__key__": record.key, **image, "json": text.encode()})
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def index_tar(path: Path) -> Index:
-    """Return one index row a sample of a shard, by walking the tar's headers.
-
-    Raises:
-        DataError: no whole tar, a member that is not half of a plain (image, JSON) pair, or an
-            image that is of another format than its name says or claims too many pixels.
-    """
-    members = [_checked(member, path) for member in members_of(path)]
-    with path.open("rb") as stream:
-        rows = [_row(pair, stream.fileno(), path) for pair in _pair(members, path)]
-    return np.array(rows, dtype=ROW)
-
-
-def sample_names(path: Path) -> list[str]:
-    """Return the name of each sample's image member, in the order of :func:`index_tar`."""
-    return [member.name for member in members_of(path) if not member.name.endswith(".json")]
-
-
-def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
-    name = PurePosixPath(member.name)
-    if name.suffix[1:] not in (*_FORMAT_OF_SUFFIX, "json"):
-        raise DataError(
-            f"{path} holds {member.name!r}; allowed are .json, ."
-            + ", .".join(_FORMAT_OF_SUFFIX)
-            + ": build it again"
-        )
-    largest = LARGEST_TEXT if name.suffix == ".json" else LARGEST_IMAGE
-    if member.size > largest:
-        raise DataError(
-            f"{path} holds {member.name!r} of {member.size:,} bytes, more than the {largest:,} "
-            "that are read; build it again without it"
-        )
-    return member
-
-
-def _pair(
-    members: list[tarfile.TarInfo], path: Path
-) -> list[tuple[tarfile.TarInfo, tarfile.TarInfo]]:
-    """Return (image, description) of each sample, in the order of the images."""
-    images: dict[str, tarfile.TarInfo] = {}
-    texts: dict[str, tarfile.TarInfo] = {}
-    for member in members:
-        key, suffix = member.name.rsplit(".", 1)
-        found = texts if suffix == "json" else images
-        if key in found:
-            raise DataError(f"{path} holds {member.name!r} twice; build it again")
-        found[key] = member
-    for key in images.keys() ^ texts.keys():
-        raise DataError(f"{path} holds {key!r} without its image or its .json; build it again")
-    return [(image, texts[key]) for key, image in images.items()]
-
-
-def _row(
-    pair: tuple[tarfile.TarInfo, tarfile.TarInfo], descriptor: int, path: Path
-) -> tuple[int, ...]:
-    image, text = pair
-    content, description = (
-        os.pread(descriptor, member.size, member.offset_data) for member in pair
-    )
-    form = _FORMAT_OF_SUFFIX[image.name.rsplit(".", 1)[1]]
-    check_image(content, form, f"{path}, member {image.name!r},")
-    return (
-        image.offset_data,
-        text.offset_data,
-        checksum(content, description),
-        image.size,
-        text.size,
-        IMAGE_FORMATS.index(form),
-    )
