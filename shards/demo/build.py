@@ -46,12 +46,8 @@ def build(pictures: Path, names: Path, output: Path) -> dict[str, int]:
         folders = write_folders(read_emoji(pictures, names), Path(workspace))
         vocabulary = Path(workspace) / "vocabulary.json"
         Vocabulary.from_captions(all_captions(folders)).save(vocabulary)
-        return {
-            split: build_split(
-                shards_config(split, folder, vocabulary, output)
-            ).manifest.sample_count
-            for split, folder in folders.items()
-        }
+        configs = [shards_config(split, folders[split], vocabulary, output) for split in folders]
+        return {config.split: build_split(config).manifest.sample_count for config in configs}
 
 
 def shards_config(split: str, folder: Path, vocabulary: Path, output: Path) -> ShardsConfig:
