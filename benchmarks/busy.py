@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.batches import Size
 from benchmarks.step import build_step
-from t2i_hpc.common.runtime import OURS
+from t2i_hpc.common.process import OURS
 
 # Setting the default keeps our own from being set.
 POLICIES = {

@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from benchmarks import sampler as order
-from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import encode_caption, pad

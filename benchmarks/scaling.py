@@ -25,7 +25,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.batches import Size, random_batch
 from benchmarks.step import build_system
-from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.training.engines import build_engine
 from t2i_hpc.training.step import Engine

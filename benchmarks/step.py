@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.batches import VOCABULARY, Size, random_batch
-from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.systems.encoders import scale_images

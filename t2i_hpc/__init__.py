@@ -2,7 +2,7 @@
 
 import os
 
-from t2i_hpc.common.runtime import wait_briefly
+from t2i_hpc.common.process import wait_briefly
 
 __version__ = "0.1.0"
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from t2i_hpc import train as training
 from t2i_hpc.cli.command import Command
-from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.errors import STOPPED, ConfigurationError
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.training_data import open_training_data
-from t2i_hpc.training.stopping import STOPPED_EXIT_CODE
 
 
 def pretrain(config: TrainConfig) -> int:
@@ -51,7 +50,7 @@ COMMAND = Command(
     "pretrain",
     "Trains the text and image encoders on real pairs by DAMSM: the same loop, checkpoints and\n"
     "resume as training. The run's text_encoder.safetensors is what training takes as\n"
-    f"system.text_encoder.weights. Ctrl-C saves and leaves with exit code {STOPPED_EXIT_CODE}.",
+    f"system.text_encoder.weights. Ctrl-C saves and leaves with exit code {STOPPED}.",
     TrainConfig,
     pretrain,
     (

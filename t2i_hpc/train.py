@@ -16,9 +16,7 @@ import torch
 from t2i_hpc.cli.command import Command
 from t2i_hpc.cluster.background_jobs import EvaluationsBeside
 from t2i_hpc.cluster.slurm.epilogue import on_term
-from t2i_hpc.common.errors import UserError
-from t2i_hpc.common.exit_codes import LOST_RANK, OUT_OF_MEMORY
-from t2i_hpc.common.out_of_memory import TRAINING_LEVERS
+from t2i_hpc.common.errors import LOST_RANK, OUT_OF_MEMORY, STOPPED, TRAINING_LEVERS, UserError
 from t2i_hpc.config.fields import file_entries
 from t2i_hpc.config.systems import SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
@@ -48,7 +46,7 @@ from t2i_hpc.training.loop import Job, Loop
 from t2i_hpc.training.place import Place, find_place
 from t2i_hpc.training.progress import ProgressLine, RunFiles, open_progress
 from t2i_hpc.training.session_record import gather_hosts, run_recorded
-from t2i_hpc.training.stopping import STOPPED_EXIT_CODE, listening
+from t2i_hpc.training.stopping import listening
 from t2i_hpc.training.threads import keep_threads, settle_threads
 from t2i_hpc.training.world import World, joined_world, raise_together
 
@@ -250,7 +248,7 @@ def _train(job: Job, line: ProgressLine) -> int:
     line.say(f"stopped and saved: the same command resumes {job.run}")
     if stop.reason == "SIGTERM" and job.world.is_main and "SLURM_JOB_ID" in os.environ:
         on_term(job.run)  # where the batch script was killed, nobody else requeues the job
-    return STOPPED_EXIT_CODE
+    return STOPPED
 
 
 def _evaluations(run: RunFiles, config: TrainConfig) -> Evaluations | None:
@@ -282,7 +280,7 @@ COMMAND = Command(
     "train",
     "Trains a text-to-image system on shards. The same command finds its run again and goes "
     "on.\nCtrl-C, a closed terminal, SIGTERM, SIGUSR1, SIGUSR2 or a file `stop` in the run\n"
-    f"directory: saves and leaves with exit code {STOPPED_EXIT_CODE}; a file `save` there: saves "
+    f"directory: saves and leaves with exit code {STOPPED}; a file `save` there: saves "
     f"and goes on.\nExit code {LOST_RANK}: a rank was lost. After either the same command goes on."
     f"\nExit code {OUT_OF_MEMORY}: out of memory, a GPU's or the machine's.",
     TrainConfig,

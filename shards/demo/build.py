@@ -23,7 +23,7 @@ from shards.demo.colors import dominant_colors
 from shards.demo.emoji import Emoji, read_emoji
 from shards.demo.packages import NAMES, PICTURES, unpacked
 from shards.demo.phrases import Words
-from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, UserError
+from t2i_hpc.common.errors import USER_ERROR, UserError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
@@ -129,7 +129,7 @@ def main(words: Sequence[str] | None = None) -> int:
             samples = build(pictures, names, options.output)
     except UserError as error:
         sys.stderr.write(f"shards.demo.build: {error}\n")
-        return USER_ERROR_EXIT_CODE
+        return USER_ERROR
     counts = ", ".join(f"{count:,} in {split}" for split, count in samples.items())
     sys.stdout.write(f"{options.output}: {sum(samples.values()):,} emoji, {counts}\n")
     return 0

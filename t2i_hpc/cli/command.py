@@ -15,9 +15,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE, ConfigurationError, UserError
-from t2i_hpc.common.exit_codes import INTERRUPTED
-from t2i_hpc.common.out_of_memory import memory_explained
+from t2i_hpc.common.errors import (
+    INTERRUPTED,
+    USER_ERROR,
+    ConfigurationError,
+    UserError,
+    memory_explained,
+)
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.compose import compose_config, group_choices, groups_of, quoted, to_yaml
 from t2i_hpc.config.fields import Entry, entries
@@ -104,7 +108,7 @@ def answered(task: str, work: Callable[[], int]) -> int:
             raise
         said = f"cannot write {error.filename}: {error.strerror}; name another place"
         say(f"t2i_hpc.{task}: {said}", sys.stderr)
-        return USER_ERROR_EXIT_CODE
+        return USER_ERROR
     except KeyboardInterrupt:
         say(f"\nt2i_hpc.{task}: interrupted", sys.stderr)
         return INTERRUPTED
@@ -145,7 +149,7 @@ def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:
 
 
 def _groups(task: str) -> list[str]:
-    from t2i_hpc.common.resources import resource
+    from t2i_hpc.common.files import resource
 
     found = {group: group_choices(group, [resource("configs")]) for group in groups_of(task)}
     lines = [f"  {group}={'|'.join(choices)}" for group, choices in found.items() if choices]

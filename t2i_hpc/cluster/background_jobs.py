@@ -16,9 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JOBS_FOLDER
+from t2i_hpc.cluster.network import without_chosen_interface
 from t2i_hpc.cluster.slurm.client import SETTINGS_OF_PEOPLE
-from t2i_hpc.common.exit_codes import STOP_SIGNALS
-from t2i_hpc.common.network import without_chosen_interface
+from t2i_hpc.common.process import STOP_SIGNALS
 
 _LAUNCHERS = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "OMPI_", "SUBMITIT_", "TORCHELASTIC_")
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

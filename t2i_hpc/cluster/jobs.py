@@ -21,8 +21,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.common.files import read_json_lines, write_json, write_text
-from t2i_hpc.common.resources import git
+from t2i_hpc.common.files import git, read_json_lines, write_json, write_text
 
 JOBS_FOLDER = "jobs"
 _RECORDS = "records"

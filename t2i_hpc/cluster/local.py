@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from t2i_hpc.common.errors import ClusterError
-from t2i_hpc.common.exit_codes import LOST_RANK, heeded_signals
-from t2i_hpc.common.network import ports
+from t2i_hpc.cluster.network import ports
+from t2i_hpc.common.errors import LOST_RANK, ClusterError
+from t2i_hpc.common.process import heeded_signals
 from t2i_hpc.common.terminal import say
 
 _POLL_SECONDS = 0.1

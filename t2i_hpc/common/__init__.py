@@ -1,4 +1,1 @@
-"""What every room may import: errors, files, seeds, collectives and the shape of a training step.
-
-This room imports nothing of the project, so that no circle can arise.
-"""
+"""What every package may import: errors, files, seeds, collectives. It imports nothing of ours."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, fsync, hashes.
+"""Files that are either whole or not there: atomic writes, fsync, hashes; files that we ship.
 
 A power cut between two system calls must leave the old file or the new one, never half of
 one, so everything goes to a temporary name in the same folder, is flushed to the disk and
@@ -12,11 +12,14 @@ import fcntl
 import hashlib
 import json
 import os
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from t2i_hpc.common.errors import UserError
 
 _LOCK_SECONDS = 10.0  # many times what an append takes
 
@@ -148,3 +151,51 @@ def sha256_of_json(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON: the identity of a configuration."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_PLACES = {"configs": "configs", "shards_demo": "shards/demo"}
+
+
+def resource(name: str) -> Path:
+    """Return the folder `configs` or `shards_demo`, from the installed wheel or the checkout.
+
+    Raises:
+        UserError: neither place has it (a broken installation).
+    """
+    for place in (_PACKAGE / name, _PACKAGE.parent / _PLACES[name]):
+        if place.is_dir():
+            return place
+    raise UserError(
+        f"the folder {name!r} that ships with t2i_hpc is missing beside {_PACKAGE}; "
+        "install the wheel again or use a complete checkout"
+    )
+
+
+_GIT_SECONDS = 20.0
+_HERE = Path(__file__)
+
+
+def git(*words: str, file: Path = _HERE) -> str:
+    """Return what git says of the checkout that `file` belongs to; "" where it belongs to none.
+
+    A package that is installed inside the checkout of another project (in its ``.venv``, say) does
+    not belong to it: its files are not tracked there.
+    """
+    try:
+        _run_git("ls-files", "--error-unmatch", file.name, folder=file.parent)
+        return _run_git(*words, folder=file.parent)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _run_git(*words: str, folder: Path) -> str:
+    return subprocess.run(
+        ["git", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=True,
+        timeout=_GIT_SECONDS,
+    ).stdout

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check, resolve_aliases
 from t2i_hpc.config.tasks import SYSTEM_SCHEMAS, TASK_SCHEMAS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.tasks import EvaluateConfig

@@ -27,8 +27,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.common.files import sha256_of_file, write_bytes
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource, sha256_of_file, write_bytes
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.index import REBUILD, ROW, Shard, shard_name
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest

@@ -31,8 +31,7 @@ from multiprocessing.util import Finalize
 import torch
 
 from t2i_hpc.common.errors import RunError, UserError
-from t2i_hpc.common.exit_codes import STOP_SIGNALS
-from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.common.process import STOP_SIGNALS, keep_freed_memory
 from t2i_hpc.data.batches import Arrays, Batch, BatchMaker, BatchPlan, Texts
 from t2i_hpc.data.sampler import RankSlice
 

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError, DataError, nearest
-from t2i_hpc.common.files import size_text
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource, size_text
 from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary, WordPieces

@@ -25,8 +25,7 @@ from typing import Any
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json, write_text
-from t2i_hpc.common.resources import git
+from t2i_hpc.common.files import git, sha256_of_file, sha256_of_json, write_json, write_text
 from t2i_hpc.config.compose import from_yaml, to_yaml
 from t2i_hpc.config.fields import file_entries, identity
 from t2i_hpc.config.tasks import TrainConfig

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from t2i_hpc.cluster.network import ports
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.common.network import ports
 
 
 @dataclass(frozen=True)

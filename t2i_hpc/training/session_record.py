@@ -17,15 +17,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from t2i_hpc.common.exit_codes import LOST_RANK
+from t2i_hpc.common.errors import LOST_RANK
+from t2i_hpc.common.process import add_exit_hook, briefly, remove_exit_hook
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.sessions import DONE, FAILED, LOST, STOPPED, job_of, write_begin, write_end
-from t2i_hpc.training.heartbeat import (
-    before_leaving,
-    briefly,
-    came_from_others,
-    no_longer_before_leaving,
-)
+from t2i_hpc.training.heartbeat import is_broken_collective
 from t2i_hpc.training.world import World
 
 _LOG = logging.getLogger("t2i_hpc")
@@ -71,20 +67,20 @@ class _Record:
         self._run, self._world, self._hosts = run, world, hosts
         self._ended = threading.Lock()
         self._identity = ""
-        before_leaving(self._leave)
+        add_exit_hook(self._leave)
         self._write(self._begin)
 
     def fail(self, error: BaseException) -> None:
         """Write that the session failed, unless its heartbeat is about to say what was lost."""
-        if self._world.size > 1 and came_from_others(error):
-            return  # the process leaves at once, with a verdict
+        if self._world.size > 1 and is_broken_collective(error):
+            return  # the process exits at once, with what the monitor found
         lines = str(error).strip().splitlines()
         self.end(FAILED, lines[0] if lines else type(error).__name__)
 
     def end(self, outcome: str, message: str = "", lost_hosts: tuple[str, ...] = ()) -> None:
         """Write how the session ended; the first that knows is believed."""
         if self._ended.acquire(blocking=False):
-            no_longer_before_leaving(self._leave)
+            remove_exit_hook(self._leave)
             briefly(partial(self._write, partial(self._finish, outcome, message, lost_hosts)))
 
     def _leave(self, code: int, sentence: str, lost_hosts: tuple[str, ...]) -> None:

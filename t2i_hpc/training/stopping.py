@@ -31,14 +31,12 @@ from pathlib import Path
 from types import FrameType
 
 from t2i_hpc.cluster.slurm.job_record import seconds_left
-from t2i_hpc.common.exit_codes import INTERRUPTED, STOP_SIGNALS, STOPPED, heeded_signals
+from t2i_hpc.common.errors import INTERRUPTED
+from t2i_hpc.common.process import STOP_SIGNALS, exit_at_once, heeded_signals
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.runs.checkpoint import Progress
 from t2i_hpc.runs.layout import folder_of
-from t2i_hpc.training.heartbeat import leave_at_once
 from t2i_hpc.training.progress import RunFiles
-
-STOPPED_EXIT_CODE = STOPPED
 
 _LOOK_SECONDS = 1.0
 
@@ -116,7 +114,7 @@ def _count_interrupts(heard: socket.socket) -> None:
         while numbers := heard.recv(64):
             interrupts += numbers.count(signal.SIGINT)
             if interrupts > 1:
-                leave_at_once(INTERRUPTED, "interrupted again: leaving without a save")
+                exit_at_once(INTERRUPTED, "interrupted again: exiting without a save")
 
 
 def _taken(path: Path) -> bool:

@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.common.network import GLOO, choose_interface
-from t2i_hpc.common.out_of_memory import TRAINING_LEVERS, memory_explained
-from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.cluster.network import GLOO, choose_interface
+from t2i_hpc.common.errors import TRAINING_LEVERS, ConfigurationError, RunError, memory_explained
+from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.training.health import check_devices, check_group
 from t2i_hpc.training.heartbeat import Heartbeat, start_heartbeat
@@ -76,11 +75,11 @@ class World:
         dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.control)
         return [bool(flag) for flag in raised]
 
-    def set_stage(self, what: str) -> None:
-        """Say what all ranks begin to do now, e.g. "saving"; errors about lost ranks name it."""
-        self.stage.name = what
+    def set_stage(self, stage: str) -> None:
+        """Say what all ranks begin to do, e.g. "saving"; errors about lost ranks name it."""
+        self.stage.name = stage
         if self.heartbeat is not None:
-            self.heartbeat.doing(what)
+            self.heartbeat.set_stage(stage)
 
     def memory_explained(self, levers: str) -> AbstractContextManager[None]:
         """Turn errors for want of memory into a sentence with rank, stage and device.

@@ -15,7 +15,7 @@ from t2i_hpc.cluster.slurm.epilogue import afterwards, cause_of, on_term
 from t2i_hpc.cluster.slurm.prologue import prologue
 from t2i_hpc.cluster.slurm.starts import Start, find_bad_nodes, note_begin, note_end, starts_of
 from t2i_hpc.cluster.states import mark_cancelled
-from t2i_hpc.common.exit_codes import GAVE_UP, NOTHING_LEFT
+from t2i_hpc.common.errors import GAVE_UP, NOTHING_LEFT
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.evaluation.partial_statistics import Header, Target, save_part
 from t2i_hpc.runs.sessions import Session, write_begin, write_end

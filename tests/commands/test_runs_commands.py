@@ -15,7 +15,7 @@ import pytest
 
 from t2i_hpc.cancel import COMMAND as CANCEL
 from t2i_hpc.cli.command import RunsCommand, gather_runs
-from t2i_hpc.common.exit_codes import STOPPED
+from t2i_hpc.common.errors import STOPPED
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.status import COMMAND as STATUS

@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import resource, sys, torch
-from t2i_hpc.common.runtime import keep_freed_memory
+from t2i_hpc.common.process import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def work():

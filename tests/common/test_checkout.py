@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from t2i_hpc.common.resources import git
+from t2i_hpc.common.files import git
 
 
 def test_the_checkout_of_another_project_is_not_ours(tmp_path: Path) -> None:

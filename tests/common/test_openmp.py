@@ -12,7 +12,7 @@ import torch
 
 from t2i_hpc.cluster.background_jobs import without_launcher
 from t2i_hpc.cluster.local import rank_environment
-from t2i_hpc.common.runtime import wait_briefly
+from t2i_hpc.common.process import wait_briefly
 from tests.support.training import environment
 
 COMMANDS = ("train", "pretrain", "evaluate", "generate", "launch", "shards", "report", "convert")

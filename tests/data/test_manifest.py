@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource, sha256_of_file
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.index import ROW, SHARD_ROW, Shard, save_tables, sha256_of_rows

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource
 from t2i_hpc.data.captions import Vocabulary, tokenize
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.images import decode

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from t2i_hpc.common.exit_codes import LOST_RANK
+from t2i_hpc.common.errors import LOST_RANK
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import list_checkpoints
 from tests.distributed.test_worlds import assert_near

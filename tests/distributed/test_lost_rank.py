@@ -1,4 +1,4 @@
-"""No silent hang when a rank is lost: the others leave and name it."""
+"""No silent hang when a rank is lost: the others exit and name it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE
-from t2i_hpc.common.exit_codes import LOST_RANK
+from t2i_hpc.common.errors import LOST_RANK, USER_ERROR
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.training import loop
@@ -40,7 +39,7 @@ def test_a_killed_rank_is_named(number: int, home: Nursery, shards: Path, tmp_pa
     for sentence in sentences:
         assert sentence.startswith(f"t2i_hpc: rank {number} (")
         assert f"pid {ranks[number].pid}), last at step" in sentence
-        assert "died; the checkpoints are intact: the same command goes on" in sentence
+        assert "died; the checkpoints are intact: the same command resumes" in sentence
 
 
 @pytest.mark.parametrize("number", [1, 0])
@@ -86,11 +85,11 @@ def test_an_error_of_one_rank_is_told_by_the_others(
     victim = ranks[1]
     children = Path(f"/proc/{victim.pid}/task/{victim.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    assert [rank.wait(40) for rank in ranks] == [LOST_RANK, USER_ERROR_EXIT_CODE, LOST_RANK]
+    assert [rank.wait(40) for rank in ranks] == [LOST_RANK, USER_ERROR, LOST_RANK]
     assert "a loader process (pid" in victim.log.read_text()
     (sentence,) = said(ranks)
     assert sentence.startswith("t2i_hpc: rank 1 (")
-    assert "left at step" in sentence
+    assert "exited at step" in sentence
     assert f"a loader process (pid {children[0]}) died of SIGKILL" in sentence
 
 

@@ -7,7 +7,7 @@ import socket
 import time
 from pathlib import Path
 
-from t2i_hpc.common.exit_codes import LOST_RANK, STOPPED
+from t2i_hpc.common.errors import LOST_RANK, STOPPED
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.sessions import read_sessions
 from tests.support.preloaded import ENDLESS, Nursery, Rank

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from t2i_hpc.common.errors import STOPPED
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import list_checkpoints
-from t2i_hpc.training.stopping import STOPPED_EXIT_CODE
 from tests.support.preloaded import ENDLESS, Nursery, start_endless
 from tests.support.training import TINY, only_run
 
@@ -29,7 +29,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(
 ) -> None:
     ranks = start_endless(home, shards, tmp_path)
     ranks[number].send(signal.SIGUSR1)
-    assert [rank.wait() for rank in ranks] == 3 * [STOPPED_EXIT_CODE]
+    assert [rank.wait() for rank in ranks] == 3 * [STOPPED]
     saved = saved_last(tmp_path)
     assert saved >= 18
     assert not any("t2i_hpc: " in rank.log.read_text() for rank in ranks)
@@ -51,7 +51,7 @@ def test_files_save_and_stop_by_hand(home: Nursery, shards: Path, tmp_path: Path
     assert rank.poll() is None
     assert not (run / "save").exists()
     (run / "stop").touch()
-    assert rank.wait() == STOPPED_EXIT_CODE
+    assert rank.wait() == STOPPED
     assert "the file stop: stopping to save" in rank.log.read_text()
     assert not (run / "stop").exists()
     assert saved_last(tmp_path) > 18
@@ -67,6 +67,6 @@ def test_a_session_stops_before_its_time_is_up(
     else:
         variables[by] = str(int(time.time()) + 10)
     rank = home.train(words, tmp_path / "log", variables)
-    assert rank.wait() == STOPPED_EXIT_CODE, rank.log.read_text()
+    assert rank.wait() == STOPPED, rank.log.read_text()
     assert " s: stopping to save" in rank.log.read_text().partition("time limit in ")[2]
     assert saved_last(tmp_path) > 0

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource
 from t2i_hpc.config.compose import compose_config, group_choices
 from t2i_hpc.config.evaluation import METRICS, EvaluationConfig
 from t2i_hpc.config.tasks import EvaluateConfig

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from t2i_hpc import train
-from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE
+from t2i_hpc.common.errors import USER_ERROR
 from t2i_hpc.config.engine import CheckpointConfig
 from t2i_hpc.runs.checkpoint import (
     DamagedFrozenError,
@@ -189,6 +189,6 @@ def test_training_restores_them_or_says_what_to_do(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "manual_seed", another)  # as if its file held another encoder now
-        assert train.COMMAND.main([*words, "engine.images=12"]) == USER_ERROR_EXIT_CODE
+        assert train.COMMAND.main([*words, "engine.images=12"]) == USER_ERROR
     assert f"{FROZEN} does not match" in capsys.readouterr().err
     assert list_checkpoints(run) == [4, 8]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from t2i_hpc import pretrain, train
-from t2i_hpc.common.errors import USER_ERROR_EXIT_CODE
+from t2i_hpc.common.errors import USER_ERROR
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
 from t2i_hpc.systems import SYSTEMS as REGISTERED
@@ -183,7 +183,7 @@ def test_it_is_refused_before_the_system_is_built(
         raise AssertionError("the system is built")
 
     monkeypatch.setattr(train, "_build", build)
-    assert opened(row, 8, shards, tmp_path) == USER_ERROR_EXIT_CODE
+    assert opened(row, 8, shards, tmp_path) == USER_ERROR
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.cluster.background_jobs import EvaluationsBeside
-from t2i_hpc.common.exit_codes import STOP_SIGNALS
+from t2i_hpc.common.process import STOP_SIGNALS
 from tests.support.data import make_shards
 from tests.support.training import TINY, environment
 
@@ -33,8 +33,8 @@ sys.exit(train.COMMAND.main(sys.argv[1:]))
 """
 LEAVING = """
 import threading, time
-from t2i_hpc.training.heartbeat import leave_at_once
-threading.Thread(target=leave_at_once, args=(76, "a rank is lost")).start()
+from t2i_hpc.common.process import exit_at_once
+threading.Thread(target=exit_at_once, args=(76, "a rank is lost")).start()
 time.sleep(60)
 """
 

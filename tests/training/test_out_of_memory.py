@@ -12,8 +12,12 @@ import torch
 
 from t2i_hpc import train
 from t2i_hpc.cli.command import answered
-from t2i_hpc.common.exit_codes import OUT_OF_MEMORY
-from t2i_hpc.common.out_of_memory import OutOfMemoryError, memory_explained, ran_out_of_memory
+from t2i_hpc.common.errors import (
+    OUT_OF_MEMORY,
+    OutOfMemoryError,
+    memory_explained,
+    ran_out_of_memory,
+)
 from t2i_hpc.runs.sessions import read_sessions
 from t2i_hpc.training.ddp import DDPEngine
 from tests.support.training import TINY, only_run

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from t2i_hpc.common.exit_codes import LOST_RANK, STOPPED
+from t2i_hpc.common.errors import LOST_RANK, STOPPED
 from t2i_hpc.runs.run_directory import locked
 from t2i_hpc.runs.sessions import is_held, job_of, read_sessions, write_begin, write_end
 from t2i_hpc.training.session_record import run_recorded
@@ -60,7 +60,7 @@ def test_a_record_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
         run_recorded(file, ALONE, HOSTS, lambda: raising(ValueError("the real one")))
 
 
-def test_an_error_of_a_broken_connection_waits_for_the_verdict(tmp_path: Path) -> None:
+def test_an_error_of_a_broken_connection_waits_for_the_heartbeat(tmp_path: Path) -> None:
     """The heartbeat knows better whose fault it was, and ends the process."""
     pair = replace(ALONE, size=2)
     with pytest.raises(dist.DistBackendError):
@@ -73,14 +73,14 @@ import os, sys
 from pathlib import Path
 import torch
 from t2i_hpc.training.session_record import run_recorded
-from t2i_hpc.training.heartbeat import leave_at_once
+from t2i_hpc.common.process import exit_at_once
 from t2i_hpc.training.world import World
 run = Path(sys.argv[1])
 def work():
     if len(sys.argv) > 2:
         (run / "sessions.jsonl").unlink()
         os.mkfifo(run / "sessions.jsonl")  # who opens it waits for ever, as on a dead server
-    leave_at_once(76, "t2i_hpc: rank 1 died", ("n2",))
+    exit_at_once(76, "t2i_hpc: rank 1 died", ("n2",))
 run_recorded(run, World(0, 2, 0, 2, torch.device("cpu")), ("n1", "n2"), work)
 """
 

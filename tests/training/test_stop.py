@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from t2i_hpc.common.exit_codes import INTERRUPTED, STOP_SIGNALS
+from t2i_hpc.common.errors import INTERRUPTED
+from t2i_hpc.common.process import STOP_SIGNALS
 from t2i_hpc.training.stopping import listening
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from t2i_hpc.common.errors import STOPPED
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import list_checkpoints
-from t2i_hpc.training.stopping import STOPPED_EXIT_CODE
 from tests.support.training import TINY, environment, only_run, run_door, train_tiny
 
 
@@ -116,7 +116,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     wait_for_steps(tmp_path, 2)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == STOPPED_EXIT_CODE, output
+    assert process.returncode == STOPPED, output
     assert "saved: the same command resumes" in output
     run = only_run(tmp_path)
     (images,) = [n for n in list_checkpoints(run) if n]

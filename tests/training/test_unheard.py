@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.common.exit_codes import STOP_SIGNALS, STOPPED, heeded_signals
+from t2i_hpc.common.errors import STOPPED
+from t2i_hpc.common.process import STOP_SIGNALS, heeded_signals
 from t2i_hpc.runs.layout import list_checkpoints
 from tests.support.data import make_shards
 from tests.support.training import TINY, environment, only_run

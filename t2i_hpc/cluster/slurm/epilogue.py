@@ -27,8 +27,7 @@ from t2i_hpc.cluster.slurm.job_record import KnownJob, know
 from t2i_hpc.cluster.slurm.prologue import gives_up
 from t2i_hpc.cluster.slurm.requeue import Fate, OwnJob
 from t2i_hpc.cluster.slurm.starts import count_idle, find_bad_nodes, note_end, spare_nodes
-from t2i_hpc.common.errors import ClusterError
-from t2i_hpc.common.exit_codes import GAVE_UP, LOST_RANK, NOTHING_LEFT, STOPPED, resumes
+from t2i_hpc.common.errors import GAVE_UP, LOST_RANK, NOTHING_LEFT, STOPPED, ClusterError, resumes
 from t2i_hpc.common.terminal import say_in_log
 from t2i_hpc.runs.sessions import LOST as SESSION_LOST
 from t2i_hpc.runs.sessions import STOPPED as SESSION_STOPPED

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
-from t2i_hpc.common.exit_codes import STOP_SIGNALS
+from t2i_hpc.common.process import STOP_SIGNALS
 
 _LISTENING = ("train", "pretrain")
 

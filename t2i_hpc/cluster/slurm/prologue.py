@@ -18,8 +18,7 @@ from t2i_hpc.cluster.slurm import requeue as going_on
 from t2i_hpc.cluster.slurm.job_record import KnownJob, know
 from t2i_hpc.cluster.slurm.starts import count_idle, note_begin, starts_of
 from t2i_hpc.cluster.states import states_of
-from t2i_hpc.common.errors import ClusterError
-from t2i_hpc.common.exit_codes import GAVE_UP, NOTHING_LEFT, resumes
+from t2i_hpc.common.errors import GAVE_UP, NOTHING_LEFT, ClusterError, resumes
 from t2i_hpc.common.terminal import say_in_log
 
 _USER_ERROR = 2

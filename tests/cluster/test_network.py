@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from t2i_hpc.cluster.background_jobs import without_launcher
-from t2i_hpc.common.network import GLOO, choose_interface, interface_to, without_chosen_interface
+from t2i_hpc.cluster.network import GLOO, choose_interface, interface_to, without_chosen_interface
 
 
 def test_the_interface_is_that_of_the_route() -> None:
