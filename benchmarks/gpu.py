@@ -23,7 +23,8 @@ import torch
 from benchmarks.batches import Size, random_batch
 from benchmarks.step import build_system, count_flops
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 
 _COMPILED = ["generator", "image_encoder"]
@@ -66,13 +67,13 @@ def measure(variant: str, size: Size, steps: int, device: torch.device) -> Speed
     system = build_system(size)
     system.modules.to(device)
     torch.backends.cudnn.benchmark = True
-    engine = DDPEngine(system, World(0, 1, 0, 1, device), config)
+    strategy = DDPStrategy(system, World(0, 1, 0, 1, device), config)
     batch, noise = random_batch(size, system, device)
     times = []
     for _ in range(_WARM_UP + steps):
         start = time.perf_counter()
-        engine.step(batch, noise)
-        engine.watch.first(float("inf"))  # as the loop does; waits for the step
+        train_step(strategy, batch, noise)
+        strategy.nonfinite.pop_first(float("inf"))  # as the loop does; waits for the step
         times.append(time.perf_counter() - start)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     return Speed(float(torch.tensor(times[_WARM_UP:]).median()), memory)
@@ -83,9 +84,9 @@ def flops_per_image(size: Size, device: torch.device) -> float:
     small = Size(size.width, size.resolution, 4, size.damsm)
     system = build_system(small)
     system.modules.to(device)
-    engine = DDPEngine(system, World(0, 1, 0, 1, device), EngineConfig(batch_size=4))
+    strategy = DDPStrategy(system, World(0, 1, 0, 1, device), EngineConfig(batch_size=4))
     batch, noise = random_batch(small, system, device)
-    return count_flops(lambda: engine.step(batch, noise)) / 4
+    return count_flops(lambda: train_step(strategy, batch, noise)) / 4
 
 
 def peak(name: str, precision: str) -> float | None:

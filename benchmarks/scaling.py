@@ -27,8 +27,7 @@ from benchmarks.batches import Size, random_batch
 from benchmarks.step import build_system
 from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.training.engines import build_engine
-from t2i_hpc.training.step import Engine
+from t2i_hpc.training.step import Strategy, build_strategy, train_step
 from t2i_hpc.training.world import World, choose_device
 
 _ROW = "{:<10}{:<8}{:>10}{:>12}{:>10}{:>12}{:>11}{:>15}\n"
@@ -89,16 +88,16 @@ def _seconds(plan: Plan, world: World, engine: str) -> float:
     )
     system = build_system(plan.size)
     system.modules.to(world.device)
-    built = build_engine(system, world, config)
+    built = build_strategy(system, world, config)
     times = [_step_seconds(built, plan, world) for _ in range(plan.steps + 1)]
     return float(torch.tensor(times[1:]).median())
 
 
-def _step_seconds(engine: Engine, plan: Plan, world: World) -> float:
-    batch, noise = random_batch(plan.size, engine.system, world.device)
+def _step_seconds(strategy: Strategy, plan: Plan, world: World) -> float:
+    batch, noise = random_batch(plan.size, strategy.system, world.device)
     world.barrier()
     start = time.perf_counter()
-    engine.step(batch, noise)
+    train_step(strategy, batch, noise)
     if world.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start

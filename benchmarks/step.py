@@ -32,7 +32,8 @@ from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.systems.encoders import scale_images
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.training.cost import count_flops
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.systems.plain_step import PlainStep
 
@@ -76,8 +77,8 @@ def build_step(variant: str, size: Size) -> Callable[[], object]:
     system = build_system(size)
     batch, noise = random_batch(size, system, torch.device("cpu"))
     if variant == "ours":
-        engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")))
-        return lambda: engine.step(batch, noise)
+        strategy = DDPStrategy(system, World(0, 1, 0, 1, torch.device("cpu")))
+        return lambda: train_step(strategy, batch, noise)
     plain, images = PlainStep(system), scale_images(batch.images)
     return lambda: plain.run(images, batch.tokens, batch.lengths, batch.classes, noise)
 

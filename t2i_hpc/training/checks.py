@@ -1,4 +1,4 @@
-"""What no engine can do as configured: refused before networks are built for it.
+"""What the ``engine`` settings cannot do: refused before any network is built.
 
 A system's outline is enough (:func:`t2i_hpc.systems.outline_system`), so a job that could not
 start is refused where it is submitted, and a training before it has waited for anything.
@@ -14,9 +14,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.base import System
 from t2i_hpc.training.deepspeed_build import require_compilation
-from t2i_hpc.training.optimizers import (
-    check_build,
-)
+from t2i_hpc.training.optimizers import check_build
 
 
 def check_engine(
@@ -28,7 +26,7 @@ def check_engine(
         system: what is to be trained, or its outline.
         config: of the engine.
         ranks: of the training.
-        device: of a rank; None: another machine's, which is not looked at.
+        device: of a rank; None: another machine's, which cannot be checked.
 
     Raises:
         ConfigurationError: names the setting, and what to take instead.
@@ -36,11 +34,11 @@ def check_engine(
     _check_micro_batches(config, ranks)
     _check_compiled(system, config.compile)
     if config.name == "deepspeed":
-        check_configuration(system, config)
+        check_deepspeed(system, config)
         require_compilation("engine=deepspeed", "take engine=ddp", here=device is not None)
     elif config.precision == "fp16" and config.on_nonfinite == "skip":
         raise ConfigurationError(
-            "engine.precision=fp16 leaves out updates that overflow by itself: take "
+            "engine.precision=fp16 skips updates that overflow by itself: take "
             "engine.on_nonfinite=stop with it"
         )
     check_build(config.optimizer, device)
@@ -48,7 +46,7 @@ def check_engine(
     on_cpu = device is not None and device.type == "cpu"
     if on_cpu and whole and config.optimizer == "deepspeed" and config.channels_last:
         raise ConfigurationError(
-            "engine.optimizer=deepspeed on a CPU updates a copy of weights that lie channels last, "
+            "engine.optimizer=deepspeed on a CPU updates a copy of channels-last weights, "
             "so they would never move: take engine.optimizer=adam, or engine.channels_last=false"
         )
 
@@ -82,7 +80,7 @@ def _check_compiled(system: System, names: Sequence[str]) -> None:
             )
 
 
-def check_configuration(system: System, config: EngineConfig) -> None:
+def check_deepspeed(system: System, config: EngineConfig) -> None:
     """Refuse what ZeRO cannot do exactly.
 
     Raises:
@@ -94,7 +92,7 @@ def check_configuration(system: System, config: EngineConfig) -> None:
         )
     if config.on_nonfinite == "skip":
         raise ConfigurationError(
-            "engine.on_nonfinite=skip must see whole gradients, which engine=deepspeed deals out: "
+            "engine.on_nonfinite=skip must see whole gradients, which engine=deepspeed partitions: "
             "take engine=ddp"
         )
     seen: dict[str, tuple[str, ...]] = {}

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems.base import System, trainable
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 
 _IMAGES = 4
@@ -47,10 +48,10 @@ def count_step(system: System, captions: Captions) -> float:
     The system's weights are changed by the step. It lies on the CPU, in one process, and sees a
     batch of four images: terms that compare all images with all captions count for four.
     """
-    engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")))
+    strategy = DDPStrategy(system, World(0, 1, 0, 1, torch.device("cpu")))
     batch = random_batch(_IMAGES, system.resolution, captions)
     noise = torch.randn(_IMAGES, system.noise_width)
-    return count_flops(lambda: engine.step(batch, noise)) / _IMAGES
+    return count_flops(lambda: train_step(strategy, batch, noise)) / _IMAGES
 
 
 def random_batch(images: int, resolution: int, captions: Captions) -> Batch:

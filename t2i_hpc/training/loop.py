@@ -26,9 +26,9 @@ from t2i_hpc.systems.base import System
 from t2i_hpc.training.callbacks.background_evaluation import Evaluations
 from t2i_hpc.training.checkpoints.saving import Saver
 from t2i_hpc.training.curves import Records
-from t2i_hpc.training.engines import build_engine
 from t2i_hpc.training.prefetch import on_device
 from t2i_hpc.training.progress import Meter, ProgressLine, RunFiles, Status, peak_memory, timed
+from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.stopping import Limits, StopRequest
 from t2i_hpc.training.world import World
 
@@ -67,7 +67,7 @@ class Loop:
 
     def __init__(self, job: Job, line: ProgressLine, stop: StopRequest) -> None:
         self.job, self.line, self.stop = job, line, stop
-        self.engine = build_engine(job.system, job.world, job.config)
+        self.engine = build_strategy(job.system, job.world, job.config)
         files = RunFiles(job.run, line)
         self.saver = Saver(files, self.engine, job.vocabulary, job.rebuild)
         self.limits = Limits(job.config, stop, files if job.world.is_main else None)
@@ -126,7 +126,7 @@ class Loop:
         world, system = self.job.world, self.job.system
         seed_step(self.job.seed, self.progress.images_seen)
         latent = noise(self.job.seed, "noise", batch.positions.tolist(), system.noise_width)
-        values = self.engine.step(batch, latent.to(world.device), self.progress.images_seen)
+        values = train_step(self.engine, batch, latent.to(world.device), self.progress.images_seen)
         seconds = meter.step_done()
         self.progress = Progress(
             self.progress.images_seen + self.job.config.batch_size,
@@ -161,7 +161,7 @@ class Loop:
 
     def _is_bad(self, before: float) -> bool:
         """Whether a step before number `before` made numbers that are none."""
-        self._bad = self._bad or self.engine.watch.first(before)
+        self._bad = self._bad or self.engine.nonfinite.pop_first(before)
         return self._bad is not None
 
     def _log(self, values: dict[str, Tensor], meter: Meter) -> None:

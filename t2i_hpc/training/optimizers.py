@@ -1,18 +1,17 @@
-"""Adam in the builds that clusters have: torch's, torch's fused, DeepSpeed's, NVIDIA apex's.
+"""Adam in the builds that clusters have (torch's, fused, DeepSpeed's, apex's), and its schedule.
 
-All of them keep the same moments (``exp_avg``, ``exp_avg_sq``) and a step count, which each puts
-somewhere else; so a run goes on with another one after a restart.
+All builds keep the same moments (``exp_avg``, ``exp_avg_sq``) and a step count, which each puts
+somewhere else; so a run resumes with another build.
 
-Learning rates and moments that follow the images seen.
-
-What changes over a training is set before every step from the number of images seen, the one
-integer from which a run resumes: there is no scheduler with a state of its own to save.
+Learning rates and restarts of moments are functions of the images seen, the one integer from
+which a run resumes: there is no scheduler with a state of its own to save.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,37 +25,39 @@ from t2i_hpc.training.deepspeed_build import compiling, require_compilation
 
 
 def build_optimizer(
-    part: nn.Module, settings: OptimizerSettings, kind: str, device: torch.device
+    module: nn.Module, settings: OptimizerSettings, kind: str, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Build Adam over the part's trainable parameters.
+    """Build Adam over a module's trainable parameters.
 
     Args:
-        part: its parameters must lie on `device` already.
+        module: its parameters must be on `device` already.
         settings: learning rate, β₁, β₂, ε.
         kind: ``adam``, ``fused``, ``deepspeed``, ``apex``, or ``auto``: fused on a GPU, else
             plain; see :func:`check_build`.
     """
-    parameters = [parameter for _, parameter in trainable(part)]
-    words: dict[str, Any] = {
+    parameters = [parameter for _, parameter in trainable(module)]
+    options: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": settings.betas,
         "eps": settings.epsilon,
     }
     if kind == "apex":
-        apex_adam: torch.optim.Optimizer = find_apex_adam()(parameters, adam_w_mode=False, **words)
+        apex_adam: torch.optim.Optimizer = find_apex_adam()(
+            parameters, adam_w_mode=False, **options
+        )
         return apex_adam
     if kind == "deepspeed":
-        return _deepspeed_adam(parameters, words, device)
+        return _deepspeed_adam(parameters, options, device)
     fused = kind == "fused" or (kind == "auto" and device.type == "cuda")
-    return torch.optim.Adam(parameters, fused=fused or None, **words)
+    return torch.optim.Adam(parameters, fused=fused or None, **options)
 
 
 def check_build(kind: str, device: torch.device | None) -> None:
-    """Refuse a build of Adam that is not there.
+    """Refuse a build of Adam that is not installed.
 
     Args:
         kind: as :func:`build_optimizer` takes it.
-        device: where it is to run; None: another machine's, which is not looked at.
+        device: where it is to run; None: another machine's, which cannot be checked.
 
     Raises:
         ConfigurationError: apex is not NVIDIA's or not there, or wants a GPU; or DeepSpeed's has
@@ -74,7 +75,7 @@ def check_build(kind: str, device: torch.device | None) -> None:
 
 
 def _deepspeed_adam(
-    parameters: list[nn.Parameter], words: dict[str, Any], device: torch.device
+    parameters: list[nn.Parameter], options: dict[str, Any], device: torch.device
 ) -> torch.optim.Optimizer:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -82,9 +83,11 @@ def _deepspeed_adam(
 
     with compiling():
         if device.type == "cpu":
-            on_cpu: torch.optim.Optimizer = DeepSpeedCPUAdam(parameters, adamw_mode=False, **words)
+            on_cpu: torch.optim.Optimizer = DeepSpeedCPUAdam(
+                parameters, adamw_mode=False, **options
+            )
             return on_cpu
-        on_gpu: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=False, **words)
+        on_gpu: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=False, **options)
         return on_gpu
 
 
@@ -115,10 +118,10 @@ def find_apex_adam() -> Any:
     return FusedAdam
 
 
-def read_moments(part: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def read_moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the moments and step counts by ``parameter/moment``; empty before the first step."""
     found: dict[str, Tensor] = {}
-    for name, parameter in trainable(part):
+    for name, parameter in trainable(module):
         state = optimizer.state.get(parameter, {})
         if MOMENTS[0] not in state:
             continue
@@ -128,10 +131,10 @@ def read_moments(part: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
 
 
 def write_moments(
-    part: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]
+    module: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]
 ) -> None:
     """Give an optimizer what :func:`read_moments` returned, from this or another build."""
-    for name, parameter in trainable(part):
+    for name, parameter in trainable(module):
         if f"{name}/{MOMENTS[0]}" not in moments:
             continue
         state: dict[str, Any] = {
@@ -139,6 +142,12 @@ def write_moments(
         }
         write_step(optimizer, state, moments[f"{name}/step"])
         optimizer.state[parameter] = state
+
+
+def moments_of(name: str, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the moments of one module, by ``parameter/moment``, out of those of all."""
+    prefix = f"{name}/"
+    return {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
 
 
 def read_step(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Tensor:
@@ -177,7 +186,7 @@ def _build_of(optimizer: torch.optim.Optimizer) -> str:
 
 
 def forget_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer begin anew, wherever its state lies."""
+    """Let an optimizer begin anew, whatever its build."""
     for state in optimizer.state.values():
         for key in MOMENTS:
             if key in state:
@@ -186,7 +195,7 @@ def forget_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def learning_rate(settings: OptimizerSettings, schedule: ScheduleConfig, images_seen: int) -> float:
-    """Return a part's learning rate of the step after `images_seen` images."""
+    """Return a module's learning rate of the step after `images_seen` images."""
     rate = settings.learning_rate
     if settings.learning_rate_at is not None:
         rate = settings.learning_rate_at(images_seen)
@@ -209,7 +218,7 @@ def factor(schedule: ScheduleConfig, images_seen: int) -> float:
 
 
 def restarts(settings: OptimizerSettings, images_seen: int, batch_size: int) -> bool:
-    """Whether a part's moments are forgotten before the step after `images_seen` images."""
+    """Whether a module's moments are forgotten before the step after `images_seen` images."""
     period = settings.restart_every or 0
     return bool(period) and images_seen // period > (images_seen - batch_size) // period
 
@@ -224,10 +233,10 @@ def keep_schedule(
     """Give an optimizer the learning rate of the step to come, and a new start where one is due.
 
     Args:
-        optimizer: of one part; its moments are forgotten at the first step of each period of
+        optimizer: of one module; its moments are forgotten at the first step of each period of
             ``settings.restart_every`` images.
-        settings: the part's.
-        schedule: warm-up and decay of all parts.
+        settings: the module's.
+        schedule: warm-up and decay of all modules.
         images_seen: before the step.
         batch_size: images of a step, over all ranks.
     """

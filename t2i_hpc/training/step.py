@@ -1,8 +1,7 @@
-"""One training step of any system: its phases in order, each a loss, gradients and an update.
+"""One training step of any system: :func:`train_step`, and the hooks that strategies implement.
 
-What differs between engines is how gradients are averaged over the ranks and who keeps the
-moments; what does not is here: precision, micro-batches, learning rates, clipping, and what is
-done about numbers that are none.
+A :class:`Strategy` is DDP (``ddp.py``) or DeepSpeed's ZeRO (``deepspeed.py``): how gradients are
+averaged over the ranks and who keeps Adam's moments. Everything else of a step is here.
 
 With ``engine.accumulate`` = k a rank's batch is cut into k micro-batches, whose gradients are
 averaged before the one update of a phase. Batch norm then normalizes over a micro-batch of all
@@ -13,7 +12,8 @@ the images a step sees are the same, the training is that of a smaller batch in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -24,44 +24,59 @@ from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems.base import Losses, Phase, System, Term, total
 from t2i_hpc.training.checks import check_engine
-from t2i_hpc.training.nonfinite import FiniteWatch
-from t2i_hpc.training.precision import Precision
+from t2i_hpc.training.precision import NonFiniteWatch, Precision
 from t2i_hpc.training.world import World
 
 Moments = Mapping[str, Tensor]
 
 
-class PhaseLoss(nn.Module):
-    """The parts a phase updates, with the loss as forward.
+def train_step(
+    strategy: Strategy, batch: Batch, noise: Tensor, images_seen: int = 0
+) -> dict[str, Tensor]:
+    """Run all phases once; return each loss term by ``phase/term``, on the device.
 
     Args:
-        parts: what is updated.
-        anchored: add a zero that every parameter is part of. So each gets a gradient, if only
-            zeros, on every rank and in every phase: Adam counts the step as the reference's
-            does, and no rank waits for what another does not send.
+        strategy: of the system.
+        batch: this rank's slice of the global batch, B images.
+        noise: (B, noise_width).
+        images_seen: before this step; learning rates follow it.
     """
+    system, world = strategy.system, strategy.world
+    batch_size = len(batch.images) * world.size
+    strategy.begin_step(images_seen, batch_size)  # learning rates; moments that restart
+    # What phases share, e.g. the fakes: drawn once, before any update.
+    contexts = [strategy.begin(*part) for part in strategy.micro_batches(batch, noise)]
+    values: dict[str, Tensor] = {}
+    for phase in system.phases:  # one optimizer step each, so later phases see updated networks
+        world.set_stage(f"step {strategy.step_number:,}, phase {phase.name}")
+        strategy.zero_grad(phase)
+        means: dict[str, Tensor] = {}
+        for context in contexts:
+            # Collectives: gradients are averaged over ranks inside the last backward alone.
+            with strategy.all_reduce(phase, last=context is contexts[-1]):
+                loss, terms = strategy.forward(phase, context)  # autocast; L = Σ weight · term
+                strategy.backward(phase, loss)  # float32 gradients, 1/k of a micro-batch's each
+            _add_mean(means, terms, len(contexts))
+        values |= {f"{phase.name}/{name}": value for name, value in means.items()}
+        # No sync: magnitudes travel to the CPU on the stream, and are read a step later.
+        strategy.nonfinite.record(
+            strategy.step_number, phase.name, means, strategy.gradients(phase)
+        )
+        if strategy.skips(phase):  # the one device sync, with engine.on_nonfinite=skip alone
+            continue
+        strategy.clip(phase)  # after averaging: the norm is that of the global batch's gradient
+        strategy.optimizer_step(phase)
+    strategy.end_step()
+    for ema in system.emas:  # after all phases: θ̄ ← θ̄ + (1 - 2^(-B/half-life)) (θ - θ̄)
+        ema.update(images_seen + batch_size, batch_size)
+    return values
 
-    def __init__(self, parts: list[nn.Module], anchored: bool = False) -> None:
-        super().__init__()
-        self.parts, self.anchored = nn.ModuleList(parts), anchored
 
-    def forward(self, loss: Callable[[Any], Losses], context: Any) -> tuple[Tensor, Losses]:
-        """Return the weighted sum (with graph) and the single terms."""
-        losses = loss(context)
-        value = total(losses)
-        if self.anchored:
-            trained = [p for p in self.parts.parameters() if p.requires_grad]
-            value = value + torch.stack([p.flatten()[0] * 0 for p in trained]).sum()
-        return value, {
-            name: Term(term.value.detach(), term.weight) for name, term in losses.items()
-        }
-
-
-class Engine(ABC):
-    """Runs the phases of a system.
+class Strategy(ABC):
+    """What DDP and DeepSpeed do differently in :func:`train_step`.
 
     Args:
-        system: what to run; its modules must already lie on the world's device.
+        system: what to train; its modules must be on the world's device.
         world: this rank's place.
         config: precision, layout, micro-batches, optimizer, schedule.
 
@@ -74,105 +89,134 @@ class Engine(ABC):
         self.config = config = config or EngineConfig()
         check_engine(system, config, world.size, world.device)
         self.precision = Precision(config.precision, world.device)
-        self.watch = FiniteWatch()
+        self.nonfinite = NonFiniteWatch()
         self.step_number = 0
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         for name in config.compile:
             system.modules[name].compile()
 
-    def step(self, batch: Batch, noise: Tensor, images_seen: int = 0) -> dict[str, Tensor]:
-        """Run all phases once; return each term's value by ``phase/term``, on the device.
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Name and version, for the run's record."""
 
-        `images_seen` before this step decides learning rates that have a schedule.
-        """
-        batch_size = len(batch.images) * self.world.size
+    def begin_step(self, images_seen: int, batch_size: int) -> None:
+        """Count the step, and give every optimizer its learning rate."""
         self.step_number = images_seen // batch_size + 1
-        self._schedule(images_seen, batch_size)
-        contexts = [self._begin(*part) for part in self._micro_batches(batch, noise)]
-        values: dict[str, Tensor] = {}
-        for phase in self.system.phases:
-            self.world.set_stage(f"step {self.step_number:,}, phase {phase.name}")
-            losses = self._run(phase, contexts)
-            self.watch.note(self.step_number, phase.name, losses, self._gradients(phase))
-            self._update(phase)
-            values |= {f"{phase.name}/{name}": value for name, value in losses.items()}
-        self._after_phases()
-        for average in self.system.emas:
-            average.update(images_seen + batch_size, batch_size)
-        return values
+        self.schedule(images_seen, batch_size)
 
-    def _begin(self, batch: Batch, noise: Tensor) -> Any:
+    @abstractmethod
+    def schedule(self, images_seen: int, batch_size: int) -> None:
+        """Set learning rates; forget the moments that restart."""
+
+    def micro_batches(self, batch: Batch, noise: Tensor) -> list[tuple[Batch, Tensor]]:
+        """Cut a batch and its noise into ``engine.accumulate`` equal parts, in order."""
+        count = self.config.accumulate
+        if count == 1:
+            return [(batch, noise)]
+        return list(zip(split_batch(batch, count), noise.chunk(count), strict=True))
+
+    def begin(self, batch: Batch, noise: Tensor) -> Any:
+        """Return the context that the phases of a micro-batch share."""
         images = batch.images.contiguous(memory_format=self.layout)
         with self.precision.autocast():
             return self.system.begin(replace(batch, images=images), noise)
 
-    def _run(self, phase: Phase, contexts: Sequence[Any]) -> dict[str, Tensor]:
-        """Add up the gradients of a phase over the micro-batches; return the mean terms."""
-        self._clear(phase)
-        values: dict[str, Tensor] = {}
-        for number, context in enumerate(contexts, 1):
-            losses = self._backward(phase, context, number == len(contexts))
-            for name, term in losses.items():
-                share = term.value / len(contexts)
-                values[name] = values[name] + share if name in values else share
-        return values
-
-    def _micro_batches(self, batch: Batch, noise: Tensor) -> list[tuple[Batch, Tensor]]:
-        parts = self.config.accumulate
-        if parts == 1:
-            return [(batch, noise)]
-        return list(zip(split_batch(batch, parts), noise.chunk(parts), strict=True))
-
-    @property
     @abstractmethod
-    def kind(self) -> str:
-        """Name and version of the engine, for the run's record."""
+    def zero_grad(self, phase: Phase) -> None:
+        """Forget the gradients of the modules that a phase updates."""
 
     @abstractmethod
-    def _schedule(self, images_seen: int, batch_size: int) -> None:
-        """Make ready for a step: give every optimizer its learning rate."""
+    def all_reduce(self, phase: Phase, last: bool) -> AbstractContextManager[None]:
+        """Average gradients over the ranks within the block, with the last micro-batch alone."""
 
     @abstractmethod
-    def _clear(self, phase: Phase) -> None:
-        """Forget the gradients of the parts that a phase updates."""
+    def forward(self, phase: Phase, context: Any) -> tuple[Tensor, Losses]:
+        """Return a phase's loss with graph, and its terms without."""
 
     @abstractmethod
-    def _backward(self, phase: Phase, context: Any, last: bool) -> Losses:
-        """Add a micro-batch's share of the gradients; average over the ranks with the last."""
+    def backward(self, phase: Phase, loss: Tensor) -> None:
+        """Add a micro-batch's gradients, divided by the number of micro-batches."""
 
     @abstractmethod
-    def _gradients(self, phase: Phase) -> dict[str, Tensor]:
+    def gradients(self, phase: Phase) -> dict[str, Tensor]:
         """Return what shows whether a phase's gradients are finite, by name."""
 
-    @abstractmethod
-    def _update(self, phase: Phase) -> None:
-        """Clip the gradients of a phase and take its optimizers' step."""
+    def skips(self, phase: Phase) -> bool:
+        """Whether the update of a phase is left out because its gradients are not finite."""
+        return False
 
     @abstractmethod
-    def _after_phases(self) -> None:
-        """Put right what phases left behind, before averages take it in."""
+    def clip(self, phase: Phase) -> None:
+        """Scale each module's whole gradient down to its largest norm."""
+
+    @abstractmethod
+    def optimizer_step(self, phase: Phase) -> None:
+        """Take the step of the phase's optimizers."""
+
+    @abstractmethod
+    def end_step(self) -> None:
+        """Repair what skipped updates left behind, before EMAs take it in."""
 
     @abstractmethod
     def read_moments(self) -> dict[str, Tensor]:
-        """Return the optimizers' state by ``part/parameter/moment``, whole on rank 0.
+        """Return the optimizers' state by ``module/parameter/moment``, whole on rank 0.
 
         All ranks call it; the others may get less.
         """
 
     @abstractmethod
     def write_moments(self, moments: Moments) -> None:
-        """Take over the optimizers' state of a checkpoint; all ranks call it."""
+        """Load the optimizers' state of a checkpoint; all ranks call it."""
 
 
-def lay_out(
-    modules: nn.Module, layout: torch.memory_format, but: Iterable[nn.Parameter] = ()
-) -> None:
-    """Put the weights of convolutions in memory as `layout` says; their values stay.
+def build_strategy(system: System, world: World, config: EngineConfig) -> Strategy:
+    """Build what the configuration names.
+
+    Raises:
+        ConfigurationError: it cannot run here, or not as configured.
+    """
+    if config.name == "deepspeed":
+        from t2i_hpc.training.deepspeed import DeepSpeedStrategy
+
+        return DeepSpeedStrategy(system, world, config)
+    from t2i_hpc.training.ddp import DDPStrategy
+
+    return DDPStrategy(system, world, config)
+
+
+class PhaseLoss(nn.Module):
+    """The modules a phase updates, with the loss as forward: what DDP and DeepSpeed wrap.
 
     Args:
-        modules: the networks.
-        layout: of the weights, and by them of the images that pass through.
-        but: weights that stay where they are.
+        trainable: what is updated.
+        anchored: add a zero that depends on every parameter. So each gets a gradient, if only
+            zeros, on every rank and in every phase: Adam counts the step as the reference's
+            does, and no rank waits for what another does not send.
+    """
+
+    def __init__(self, trainable: list[nn.Module], anchored: bool = False) -> None:
+        super().__init__()
+        self.trainable, self.anchored = nn.ModuleList(trainable), anchored
+
+    def forward(self, loss: Callable[[Any], Losses], context: Any) -> tuple[Tensor, Losses]:
+        """Return the weighted sum (with graph) and the single terms."""
+        losses = loss(context)
+        value = total(losses)
+        if self.anchored:
+            parameters = [p for p in self.trainable.parameters() if p.requires_grad]
+            value = value + torch.stack([p.flatten()[0] * 0 for p in parameters]).sum()
+        return value, {
+            name: Term(term.value.detach(), term.weight) for name, term in losses.items()
+        }
+
+
+def set_memory_format(
+    modules: nn.Module, layout: torch.memory_format, but: Iterable[nn.Parameter] = ()
+) -> None:
+    """Store the weights of convolutions as `layout` says, all `but` some; values stay.
+
+    The images that pass through follow the weights.
     """
     kept = {id(parameter) for parameter in but}
     for parameter in modules.parameters():
@@ -180,9 +224,16 @@ def lay_out(
             parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
+def split_batch(batch: Batch, count: int) -> list[Batch]:
     """Cut a batch into equal parts, in order."""
-    size = len(batch.images) // parts
-    cuts = [slice(part * size, (part + 1) * size) for part in range(parts)]
+    size = len(batch.images) // count
+    cuts = [slice(part * size, (part + 1) * size) for part in range(count)]
     names = ("images", "tokens", "lengths", "classes", "positions", "captions", "keys")
     return [replace(batch, **{name: getattr(batch, name)[cut] for name in names}) for cut in cuts]
+
+
+def _add_mean(means: dict[str, Tensor], terms: Losses, count: int) -> None:
+    """Add one of `count` micro-batches to the mean of each term."""
+    for name, term in terms.items():
+        value = term.value / count
+        means[name] = means[name] + value if name in means else value

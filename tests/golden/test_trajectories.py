@@ -21,7 +21,8 @@ from t2i_hpc.convert import import_reference
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.ssa_gan import SSAGAN, SSAGANStep
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.golden import fill
 from tests.golden.case import NORM, Case, case, names
@@ -95,12 +96,12 @@ def test_losses_weights_and_image(
         return steps[-1]
 
     monkeypatch.setattr(system, "begin", remember)
-    engine = DDPEngine(system, World(0, 1, 0, 1, torch.device("cpu")))
+    strategy = DDPStrategy(system, World(0, 1, 0, 1, torch.device("cpu")))
     positions = torch.arange(golden.batch)
     for step in range(_STEPS):
         captions, lengths = golden.array(f"captions{step}"), golden.array(f"lengths{step}")
         batch = Batch(golden.images(f"x{step}"), captions, lengths, positions, positions)
-        values = engine.step(batch, golden.input(f"z{step}", 100))
+        values = train_step(strategy, batch, golden.input(f"z{step}", 100))
         for key, value in as_recorded(values, golden).items():
             if golden.values[key].size:
                 stored = float(golden.values[key][step])

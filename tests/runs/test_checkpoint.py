@@ -19,26 +19,27 @@ from t2i_hpc.runs.checkpoint import (
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.training.checkpoints.writing import save_checkpoint
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from tests.support.checkpoints import NOISE, stepped
 from tests.support.training import tiny_batch
 
 
-def save(run: Path, images: int, system: SSAGAN, engine: DDPEngine) -> None:
+def save(run: Path, images: int, system: SSAGAN, strategy: DDPStrategy) -> None:
     progress = Progress(images, images // 4, 1.5)
-    save_checkpoint(run, system.modules, engine.read_moments(), progress)
+    save_checkpoint(run, system.modules, strategy.read_moments(), progress)
 
 
 def test_a_step_after_loading_equals_the_step_without(tmp_path: Path) -> None:
     system, engine = stepped(2)
     save(tmp_path, 8, system, engine)
-    engine.step(tiny_batch(), NOISE)
+    train_step(engine, tiny_batch(), NOISE)
     other, other_engine = stepped(0)
     checkpoint = open_checkpoint(tmp_path, 8)
     assert checkpoint.progress == Progress(8, 2, 1.5)
     load_weights(checkpoint, other.modules)
     other_engine.write_moments(read_moments(checkpoint))
-    other_engine.step(tiny_batch(), NOISE)
+    train_step(other_engine, tiny_batch(), NOISE)
     for name, value in system.modules.state_dict().items():
         assert torch.equal(value, other.modules.state_dict()[name]), name
 
@@ -46,10 +47,10 @@ def test_a_step_after_loading_equals_the_step_without(tmp_path: Path) -> None:
 def test_without_the_moments_the_step_would_differ(tmp_path: Path) -> None:
     system, engine = stepped(2)
     save(tmp_path, 8, system, engine)
-    engine.step(tiny_batch(), NOISE)
+    train_step(engine, tiny_batch(), NOISE)
     other, other_engine = stepped(0)
     load_weights(open_checkpoint(tmp_path, 8), other.modules)
-    other_engine.step(tiny_batch(), NOISE)
+    train_step(other_engine, tiny_batch(), NOISE)
     weights = other.modules.state_dict()
     assert any(not torch.equal(v, weights[n]) for n, v in system.modules.state_dict().items())
 

@@ -16,8 +16,9 @@ from t2i_hpc.runs.layout import folder_of
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.training.checkpoints.saving import Saver
 from t2i_hpc.training.checkpoints.writing import save_checkpoint
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.progress import RunFiles, Silence
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_system
 
@@ -25,18 +26,18 @@ CPU = World(0, 1, 0, 1, torch.device("cpu"))
 NOISE = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
 
 
-def stepped(steps: int = 1) -> tuple[SSAGAN, DDPEngine]:
+def stepped(steps: int = 1) -> tuple[SSAGAN, DDPStrategy]:
     """Return the tiny system and its engine after some steps."""
     system = tiny_system()
-    engine = DDPEngine(system, CPU)
+    strategy = DDPStrategy(system, CPU)
     for _ in range(steps):
-        engine.step(tiny_batch(), NOISE)
-    return system, engine
+        train_step(strategy, tiny_batch(), NOISE)
+    return system, strategy
 
 
-def saver_of(run: Path, engine: DDPEngine) -> Saver:
+def saver_of(run: Path, strategy: DDPStrategy) -> Saver:
     """Return what loads and writes a run's checkpoints."""
-    return Saver(RunFiles(run, Silence()), engine)
+    return Saver(RunFiles(run, Silence()), strategy)
 
 
 def progress_of(images: int) -> Progress:

@@ -26,7 +26,7 @@ from t2i_hpc.models.image_encoder import ImageEncoder
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.encoders import scale_images
 from t2i_hpc.systems.ssa_gan import SSAGAN
-from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
 
@@ -101,13 +101,13 @@ def train_case(case: Case, world: World) -> Outcome:
     system = build_case(case)
     start = copied(system)
     case.engine.batch_size = case.batch
-    engine = build_engine(system, world, case.engine)
+    strategy = build_strategy(system, world, case.engine)
     losses = []
     for step in range(case.steps):
-        values = engine.step(*samples(case, step, world), step * case.batch)
+        values = train_step(strategy, *samples(case, step, world), step * case.batch)
         means = mean_over_ranks(torch.stack([value.double() for value in values.values()]))
         losses.append(dict(zip(values, means.tolist(), strict=True)))
-    moments = {name: value.clone() for name, value in engine.read_moments().items()}
+    moments = {name: value.clone() for name, value in strategy.read_moments().items()}
     return Outcome(losses, start, copied(system), moments)
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from t2i_hpc.systems.base import EMA
 from t2i_hpc.systems.ssa_gan import SSAGAN
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import only_run, tiny_batch, tiny_config, tiny_system, train_tiny
 from tests.systems.tiny import built
@@ -67,10 +68,10 @@ def test_statistics_are_those_of_the_trained_network() -> None:
 
 def test_the_average_draws_and_is_not_trained() -> None:
     system = averaging()
-    engine = DDPEngine(system, CPU)
+    strategy = DDPStrategy(system, CPU)
     noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
     for step in range(3):
-        engine.step(tiny_batch(), noise, 1000 + 4 * step)
+        train_step(strategy, tiny_batch(), noise, 1000 + 4 * step)
     (average,) = system.emas
     assert all(p.grad is None for p in average.target.parameters())
     live, kept = average.source.state_dict(), average.target.state_dict()
@@ -87,7 +88,7 @@ def test_it_changes_nothing_of_the_training() -> None:
     for config in (tiny_config(), averaging().config):
         torch.manual_seed(0)
         system = SSAGAN(config, 20)
-        DDPEngine(system, CPU).step(tiny_batch(), noise)
+        train_step(DDPStrategy(system, CPU), tiny_batch(), noise)
         weights.append(system.generator.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not tiny_system().emas

@@ -14,7 +14,7 @@ from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.systems import BERTConfig
 from t2i_hpc.models.text_encoder import new_bert
 from t2i_hpc.systems.encoders import build_bert
-from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.bert import minilm_folder
 from tests.support.data import make_shards
@@ -32,8 +32,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_new_one_is_trained_along() -> None:
     system = built("bert")
     before = {name: value.clone() for name, value in system.text_encoder.state_dict().items()}
-    engine = build_engine(system, ALONE, EngineConfig(batch_size=4))
-    engine.step(tiny_batch(), torch.randn(4, system.noise_width), 0)
+    strategy = build_strategy(system, ALONE, EngineConfig(batch_size=4))
+    train_step(strategy, tiny_batch(), torch.randn(4, system.noise_width), 0)
     name = "bert.embeddings.LayerNorm.weight"
     assert not torch.equal(system.text_encoder.state_dict()[name], before[name])
 

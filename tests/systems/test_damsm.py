@@ -16,7 +16,8 @@ from t2i_hpc.systems import build_system
 from t2i_hpc.systems.base import RetrievalSystem, TextToImageSystem, total
 from t2i_hpc.systems.damsm import DAMSMPretraining
 from t2i_hpc.systems.encoders import vocabulary_of
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import (
     losses_of,
@@ -82,10 +83,10 @@ def test_both_encoders_learn_and_the_trunk_stays() -> None:
 
 def test_a_batch_is_learnt_by_heart() -> None:
     encoders = system()
-    engine = DDPEngine(encoders, ALONE)
+    strategy = DDPStrategy(encoders, ALONE)
     batch = tiny_batch()
     for _ in range(30):
-        engine.step(batch, torch.empty(4, 0))
+        train_step(strategy, batch, torch.empty(4, 0))
     similarities = encoders.match(batch.images, batch.tokens, batch.lengths)
     assert similarities.argmax(1).tolist() == [0, 1, 2, 3]
     assert not similarities.requires_grad
@@ -117,7 +118,7 @@ def test_inceptions_batch_statistics_move_where_they_are_to(moved: bool) -> None
     encoders = system(config)
     before = {name: value.clone() for name, value in encoders.image_encoder.trunk.named_buffers()}
     weights = [value.clone() for value in encoders.image_encoder.trunk.parameters()]
-    DDPEngine(encoders, ALONE).step(tiny_batch(), torch.empty(4, 0))
+    train_step(DDPStrategy(encoders, ALONE), tiny_batch(), torch.empty(4, 0))
     after = dict(encoders.image_encoder.trunk.named_buffers())
     means = [name for name in before if name.endswith("running_mean")]
     assert len(means) == 94

@@ -15,7 +15,8 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.pretrain import with_epoch
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.damsm import falling
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from tests.support.training import tiny_batch
 from tests.systems.test_damsm import ALONE, ENCODERS, settings, system
 
@@ -35,11 +36,11 @@ def test_the_learning_rate_falls_as_the_reference_loop_does() -> None:
 def test_rate_and_moments_follow_the_images_seen() -> None:
     config = replace(settings(), learning_rate_decay=0.5, epoch_images=8)
     encoders = system(config)
-    engine = DDPEngine(encoders, ALONE)
+    strategy = DDPStrategy(encoders, ALONE)
     rates, steps = [], []
     for seen in range(0, 20, 4):
-        engine.step(tiny_batch(4, seen), torch.empty(4, 0), seen)
-        for optimizer in engine.optimizers.values():
+        train_step(strategy, tiny_batch(4, seen), torch.empty(4, 0), seen)
+        for optimizer in strategy.optimizers.values():
             rates.append(optimizer.param_groups[0]["lr"])
             steps += [int(state["step"]) for state in list(optimizer.state.values())[:1]]
     assert rates == [r for r in (2e-3, 2e-3, 1e-3, 1e-3, 5e-4) for _ in range(2)]
@@ -48,10 +49,10 @@ def test_rate_and_moments_follow_the_images_seen() -> None:
 
 def test_moments_are_kept_where_they_are_to_be() -> None:
     encoders = system(replace(settings(), epoch_images=4, restart_moments=False))
-    engine = DDPEngine(encoders, ALONE)
+    strategy = DDPStrategy(encoders, ALONE)
     for seen in range(0, 12, 4):
-        engine.step(tiny_batch(4, seen), torch.empty(4, 0), seen)
-    state = next(iter(engine.optimizers["text_encoder"].state.values()))
+        train_step(strategy, tiny_batch(4, seen), torch.empty(4, 0), seen)
+    state = next(iter(strategy.optimizers["text_encoder"].state.values()))
     assert int(state["step"]) == 3
 
 
@@ -59,7 +60,7 @@ def test_only_the_text_encoders_gradient_is_clipped() -> None:
     config = settings()
     config.text_encoder.clip = 1e-3
     encoders = system(config)
-    DDPEngine(encoders, ALONE).step(tiny_batch(), torch.empty(4, 0))
+    train_step(DDPStrategy(encoders, ALONE), tiny_batch(), torch.empty(4, 0))
     norms = {
         name: torch.stack([p.grad.norm() for p in part.parameters() if p.grad is not None]).norm()
         for name, part in encoders.trainable.items()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from t2i_hpc.systems import df_gan
 from t2i_hpc.systems.df_gan import DFGAN, truncated
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch
 from tests.systems.tiny import built
@@ -38,7 +39,7 @@ def test_one_update_of_all_losses_together(monkeypatch: pytest.MonkeyPatch) -> N
     ours.modules.double()
     plain.modules.double()
     batch, noise = tiny_batch(), torch.randn(4, 8, dtype=torch.float64)
-    DDPEngine(ours, CPU).step(batch, noise)
+    train_step(DDPStrategy(ours, CPU), batch, noise)
 
     with torch.no_grad():
         encoded = plain.text_encoder.eval()(batch.tokens, batch.lengths)

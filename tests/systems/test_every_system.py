@@ -23,7 +23,7 @@ from t2i_hpc.runs.checkpoint import Progress
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.systems import damsm, df_gan, ssa_gan, staged_gan
 from t2i_hpc.training.curves import Records
-from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.preloaded import Nursery, nursery
 from tests.support.ranks import SmallTrunk, run_ranks
@@ -160,12 +160,12 @@ def train_all(world: World) -> dict[str, Trained]:
 def train_one(name: str, world: World, engine: str, precision: torch.dtype) -> Trained:
     """Run some steps; return their losses, means over the ranks, and the weights."""
     system = shaken(name, precision)
-    runner = build_engine(system, world, EngineConfig(name=engine, batch_size=BATCH))
+    runner = build_strategy(system, world, EngineConfig(name=engine, batch_size=BATCH))
     share, losses = BATCH // world.size, []
     for step in range(STEPS):
         first = step * BATCH + world.rank * share
         latent = noise(1, "noise", range(first, first + share), system.noise_width)
-        values = runner.step(tiny_batch(share, first), latent.to(precision), step * BATCH)
+        values = train_step(runner, tiny_batch(share, first), latent.to(precision), step * BATCH)
         means = mean_over_ranks(torch.stack([value.double() for value in values.values()]))
         losses.append(dict(zip(values, means.tolist(), strict=True)))
     state = system.modules.state_dict()

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems import build_system
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config, tiny_system
 
@@ -30,7 +31,7 @@ def test_phases_follow_the_training_of_the_text_encoder() -> None:
 def test_a_frozen_text_encoder_stays_as_it_is_and_the_rest_moves() -> None:
     system = tiny_system("frozen")
     before = {name: value.clone() for name, value in system.modules.state_dict().items()}
-    DDPEngine(system, CPU).step(tiny_batch(), torch.randn(4, 100))
+    train_step(DDPStrategy(system, CPU), tiny_batch(), torch.randn(4, 100))
     moved = {
         name.split(".")[0]
         for name, value in system.modules.state_dict().items()
@@ -41,7 +42,7 @@ def test_a_frozen_text_encoder_stays_as_it_is_and_the_rest_moves() -> None:
 
 def test_the_step_reports_unweighted_terms() -> None:
     system = tiny_system("frozen", damsm=0.05)
-    values = DDPEngine(system, CPU).step(tiny_batch(), torch.randn(4, 100))
+    values = train_step(DDPStrategy(system, CPU), tiny_batch(), torch.randn(4, 100))
     assert set(values) == {
         "discriminator/real",
         "discriminator/mismatch",
@@ -58,18 +59,18 @@ def test_the_step_reports_unweighted_terms() -> None:
 
 def test_the_penalty_lets_adam_see_zeros() -> None:
     system = tiny_system("frozen")
-    engine = DDPEngine(system, CPU)
-    engine.step(tiny_batch(), torch.randn(4, 100))
-    steps = {int(state["step"]) for state in engine.optimizers["discriminator"].state.values()}
+    strategy = DDPStrategy(system, CPU)
+    train_step(strategy, tiny_batch(), torch.randn(4, 100))
+    steps = {int(state["step"]) for state in strategy.optimizers["discriminator"].state.values()}
     assert steps == {2}
 
 
 def test_bf16_stays_near_fp32() -> None:
     values = []
     for precision in ("fp32", "bf16"):
-        engine = DDPEngine(tiny_system("frozen"), CPU, EngineConfig(precision=precision))
+        strategy = DDPStrategy(tiny_system("frozen"), CPU, EngineConfig(precision=precision))
         noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
-        values.append(engine.step(tiny_batch(), noise))
+        values.append(train_step(strategy, tiny_batch(), noise))
     for name, exact in values[0].items():
         assert abs(float(values[1][name]) - float(exact)) < 0.05 * max(1.0, abs(float(exact)))
 

@@ -16,7 +16,8 @@ from t2i_hpc.models.ssa_generator import parameter_count
 from t2i_hpc.systems import build_system, staged_gan
 from t2i_hpc.systems import staged_gan as staged_gan_networks
 from t2i_hpc.systems.staged_gan import StagedGAN, shrunk
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch
 from tests.systems.plain_staged_step import PlainStagedStep
@@ -47,10 +48,10 @@ def test_two_steps_equal_the_plain_steps(name: str, monkeypatch: pytest.MonkeyPa
     ours = system_of(name, NO_DAMSM)
     ours.modules.double()
     theirs = copy.deepcopy(ours)  # its losses are not entered: they belong to `ours`
-    engine, plain = DDPEngine(ours, CPU), PlainStagedStep(theirs)
+    strategy, plain = DDPStrategy(ours, CPU), PlainStagedStep(theirs)
     for step in range(2):
         batch, noise = tiny_batch(start=4 * step), noise_of(ours, step).double()
-        values = engine.step(batch, noise, 4 * step)
+        values = train_step(strategy, batch, noise, 4 * step)
         images = double_images(batch.images)
         expected = plain.run(images, batch.tokens, batch.lengths, noise)
         for phase, loss in expected.items():
@@ -71,7 +72,7 @@ def weighted_sum(phase: str, values: dict[str, Tensor], both_heads: bool) -> Ten
 
 
 def test_what_a_step_reports() -> None:
-    values = DDPEngine(system_of("attn_gan"), CPU).step(tiny_batch(), torch.randn(4, 13))
+    values = train_step(DDPStrategy(system_of("attn_gan"), CPU), tiny_batch(), torch.randn(4, 13))
     pairs = {"real", "fake", "mismatch", "real_alone", "fake_alone"}
     expected = {f"discriminator{side}/{term}" for side in (16, 32, 64) for term in pairs}
     expected |= {
@@ -87,7 +88,7 @@ def test_what_a_step_reports() -> None:
 def test_all_parts_move_and_encoders_stay(name: str) -> None:
     system = system_of(name)
     before = copy.deepcopy(system.modules.state_dict())
-    DDPEngine(system, CPU).step(tiny_batch(), noise_of(system))
+    train_step(DDPStrategy(system, CPU), tiny_batch(), noise_of(system))
     state = system.modules.state_dict().items()
     moved = {key.split(".")[0] for key, value in state if not torch.equal(value, before[key])}
     sides = {f"discriminator{side}" for side in (16, 32, 64)}
@@ -98,8 +99,8 @@ def test_bf16_stays_near_fp32() -> None:
     found = []
     for precision in ("fp32", "bf16"):
         system = system_of("dm_gan")
-        engine = DDPEngine(system, CPU, EngineConfig(precision=precision))
-        found.append(engine.step(tiny_batch(), noise_of(system)))
+        strategy = DDPStrategy(system, CPU, EngineConfig(precision=precision))
+        found.append(train_step(strategy, tiny_batch(), noise_of(system)))
     for name, exact in found[0].items():
         assert abs(float(found[1][name]) - float(exact)) < 0.05 * max(1.0, abs(float(exact))), name
 

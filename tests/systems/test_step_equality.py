@@ -9,7 +9,8 @@ from torch import Tensor
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.ssa_gan import SSAGAN
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
 from tests.systems.plain_step import PlainStep
@@ -57,10 +58,10 @@ def test_two_steps_equal_the_plain_steps(training: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(ssa_gan, "scale_images", double_images)
     ours, plain = double_system(training), double_system(training)
     start = {name: value.clone() for name, value in ours.modules.state_dict().items()}
-    engine, reference = DDPEngine(ours, CPU), PlainStep(plain)
+    strategy, reference = DDPStrategy(ours, CPU), PlainStep(plain)
     for step in range(STEPS):
         batch, noise = samples(step)
-        values = engine.step(batch, noise)
+        values = train_step(strategy, batch, noise)
         images = double_images(batch.images)
         expected = reference.run(images, batch.tokens, batch.lengths, batch.classes, noise)
         assert set(values) == set(expected)

@@ -14,7 +14,8 @@ from t2i_hpc.models.df_networks import EarlyDFGenerator
 from t2i_hpc.systems import encoders
 from t2i_hpc.systems.base import total
 from t2i_hpc.systems.ssa_gan import SSAGAN
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
 
@@ -111,10 +112,10 @@ def test_a_merged_schedule_is_the_sum_of_both_phases() -> None:
 
 def test_the_discriminator_steps_once_when_merged() -> None:
     system = option_system({"discriminator_schedule": "merged", "damsm.weight": 0.0})
-    engine = DDPEngine(system, CPU)
-    values = engine.step(tiny_batch(), torch.randn(4, 100))
+    strategy = DDPStrategy(system, CPU)
+    values = train_step(strategy, tiny_batch(), torch.randn(4, 100))
     assert "discriminator/gradient" in values
-    steps = {int(state["step"]) for state in engine.optimizers["discriminator"].state.values()}
+    steps = {int(state["step"]) for state in strategy.optimizers["discriminator"].state.values()}
     assert steps == {1}
 
 
@@ -131,9 +132,9 @@ def test_the_text_encoders_gradient_is_clipped_and_the_heads_are_not(training: s
     for clip in (None, 1e-3):
         torch.manual_seed(0)
         system = option_system({"text_encoder.training": training, "text_encoder.clip": clip})
-        engine = DDPEngine(system, CPU)
+        strategy = DDPStrategy(system, CPU)
         noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
-        engine.step(tiny_batch(), noise)
+        train_step(strategy, tiny_batch(), noise)
         norms[clip] = [length(system.trainable[name]) for name in ("text_encoder", "image_heads")]
     assert norms[None][0] > 2e-3
     assert norms[1e-3][0] == pytest.approx(1e-3, rel=1e-3)
@@ -152,8 +153,8 @@ def test_batch_statistics_move_while_fine_tuning(monkeypatch: pytest.MonkeyPatch
         }
     )
     state = system.modules["image_encoder"].state_dict()
-    engine = DDPEngine(system, CPU)
-    engine.step(tiny_batch(), torch.randn(4, 100))
+    strategy = DDPStrategy(system, CPU)
+    train_step(strategy, tiny_batch(), torch.randn(4, 100))
     assert int(state["trunk.early.0.bn.num_batches_tracked"]) == 2
 
 

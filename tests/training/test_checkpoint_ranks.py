@@ -15,7 +15,7 @@ from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
 from t2i_hpc.training.checkpoints.recovery import recover_together
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.world import World, raise_together, share_text
 from tests.support.checkpoints import make_checkpoints, progress_of, rewrite_state, saver_of
 from tests.support.ranks import run_ranks
@@ -67,7 +67,7 @@ def on_one_rank(world: World, run: Path) -> dict[str, Any]:
     seen["cut"] = said(recover_together, mine, world, 0.3)
 
     system = tiny_system()
-    saver = saver_of(run / "saved", DDPEngine(system, world))
+    saver = saver_of(run / "saved", DDPStrategy(system, world))
     saver.save(progress_of(4))
     saver.finish()
     if world.rank == 1:

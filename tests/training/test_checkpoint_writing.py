@@ -21,6 +21,7 @@ from t2i_hpc.runs.checkpoint import look_at, open_checkpoint
 from t2i_hpc.runs.checkpoint_folders import clear_leftovers
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
 from t2i_hpc.training.checkpoints.writing import BackgroundWriter, check_space, save_checkpoint
+from t2i_hpc.training.step import train_step
 from tests.support.checkpoints import (
     NOISE,
     make_checkpoints,
@@ -60,7 +61,7 @@ def test_training_goes_on_and_what_is_saved_is_from_before(tmp_path: Path, gate:
     saver = saver_of(tmp_path, engine)
     saver.save(progress_of(4))
     assert gate.reached.wait(60)
-    engine.step(tiny_batch(), NOISE, 4)
+    train_step(engine, tiny_batch(), NOISE, 4)
     assert list_checkpoints(tmp_path) == []
     gate.opened.set()
     saver.finish()
@@ -263,7 +264,7 @@ def test_a_deletion_that_is_killed_leaves_no_damaged_checkpoint(tmp_path: Path) 
 def test_one_of_the_same_number_is_replaced(tmp_path: Path) -> None:
     system, engine = stepped()
     make_checkpoints(tmp_path, 4)
-    engine.step(tiny_batch(), NOISE, 4)
+    train_step(engine, tiny_batch(), NOISE, 4)
     save_checkpoint(tmp_path, system.modules, engine.read_moments(), progress_of(4))
     loaded = load_file(folder_of(tmp_path, 4) / "weights.safetensors")
     now = system.modules.state_dict()

@@ -18,9 +18,9 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.base import Phase
 from t2i_hpc.systems.ssa_gan import SSAGAN
-from t2i_hpc.training.checks import check_configuration
-from t2i_hpc.training.deepspeed import settings
-from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.checks import check_deepspeed
+from t2i_hpc.training.deepspeed import deepspeed_config
+from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy
 from tests.support.training import environment, tiny_batch, tiny_system
@@ -31,7 +31,7 @@ CPU = World(0, 1, 0, 1, torch.device("cpu"))
 def refuse(system: Any, sentence: str, **words: Any) -> None:
     config = EngineConfig(name="deepspeed", **words)
     with pytest.raises(ConfigurationError, match=sentence) as caught:
-        build_engine(system, CPU, config)
+        build_strategy(system, CPU, config)
     assert "\n" not in str(caught.value)
 
 
@@ -52,7 +52,7 @@ def test_limits_of_parts_that_are_updated_together_are_refused() -> None:
     own = tiny_system("joint", 0.1)
     set_of(own, "text_encoder", clip=0.25)
     refuse(own, sentence)
-    check_configuration(tiny_system("frozen"), EngineConfig(clip=1.0, name="deepspeed"))
+    check_deepspeed(tiny_system("frozen"), EngineConfig(clip=1.0, name="deepspeed"))
     restarting = tiny_system("joint", 0.1)
     set_of(restarting, "generator", restart_every=8)
     refuse(restarting, "together with different restart_every")
@@ -84,25 +84,25 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clipping_is_off_unless_asked_for() -> None:
     config = EngineConfig(batch_size=8, accumulate=2, zero_stage=2)
-    said = settings(config, CPU, None)
+    said = deepspeed_config(config, CPU, None)
     assert said["gradient_clipping"] == 0.0
     assert said["train_micro_batch_size_per_gpu"] == 4
     assert said["gradient_accumulation_steps"] == 2
     assert said["zero_optimization"]["stage"] == 2
-    assert settings(config, CPU, 0.25)["gradient_clipping"] == 0.25
+    assert deepspeed_config(config, CPU, 0.25)["gradient_clipping"] == 0.25
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_images_are_channels_last_throughout(stage: int) -> None:
     words: dict[str, Any] = {"name": "deepspeed", "zero_stage": stage, "batch_size": 4}
     system = tiny_system()
-    engine = build_engine(system, CPU, EngineConfig(**words, channels_last=True))
+    strategy = build_strategy(system, CPU, EngineConfig(**words, channels_last=True))
     seen: list[Tensor] = []
     for network in (system.generator, system.discriminator):
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(lambda m, i, output: seen.append(output))
-    engine.step(tiny_batch(), torch.randn(4, system.noise_width))
+    train_step(strategy, tiny_batch(), torch.randn(4, system.noise_width))
     assert seen
     assert all(image.is_contiguous(memory_format=torch.channels_last) for image in seen)
 
@@ -110,14 +110,14 @@ def test_images_are_channels_last_throughout(stage: int) -> None:
 SCRIPT = """
 import torch
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.training.engines import build_engine
+from t2i_hpc.training.step import build_strategy
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy, toy_batch
 
 world = World(0, 1, 0, 1, torch.device("cpu"))
-engine = build_engine(Toy(), world, EngineConfig(name="deepspeed", batch_size=4))
+engine = build_strategy(Toy(), world, EngineConfig(name="deepspeed", batch_size=4))
 for step in range(2):
-    engine.step(*toy_batch(4, 4 * step), 4 * step)
+    train_step(engine, *toy_batch(4, 4 * step), 4 * step)
 print(engine.kind)
 """
 

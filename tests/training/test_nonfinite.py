@@ -14,10 +14,11 @@ from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import CheckpointConfig, EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.runs.layout import list_checkpoints
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.loop import Job, Loop
-from t2i_hpc.training.nonfinite import FiniteWatch
+from t2i_hpc.training.precision import NonFiniteWatch
 from t2i_hpc.training.progress import open_progress
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.stopping import StopRequest
 from t2i_hpc.training.world import World
 from tests.support.ranks import run_ranks
@@ -119,44 +120,44 @@ def test_the_error_names_step_phase_and_tensor(runs: Any, name: str) -> None:
         assert first.startswith("the gradient of b"), first
 
 
-def steps(engine: DDPEngine, first: int, last: int) -> dict[str, Tensor]:
+def steps(strategy: DDPStrategy, first: int, last: int) -> dict[str, Tensor]:
     for step in range(first, last):
-        engine.step(*toy_batch(4, 4 * step), 4 * step)
-    return {name: value.clone() for name, value in engine.system.modules.state_dict().items()}
+        train_step(strategy, *toy_batch(4, 4 * step), 4 * step)
+    return {name: value.clone() for name, value in strategy.system.modules.state_dict().items()}
 
 
-def skipping(at_most: int) -> DDPEngine:
+def skipping(at_most: int) -> DDPStrategy:
     config = EngineConfig(batch_size=4, on_nonfinite="skip", skip_at_most=at_most)
-    return DDPEngine(Toy(spoil("gradient")), CPU, config)
+    return DDPStrategy(Toy(spoil("gradient")), CPU, config)
 
 
 def test_an_update_is_left_out_and_the_training_goes_on() -> None:
-    engine = skipping(1)
-    before, after = steps(engine, 0, 2), steps(engine, 2, 3)
+    strategy = skipping(1)
+    before, after = steps(strategy, 0, 2), steps(strategy, 2, 3)
     for name, value in before.items():
         assert torch.equal(value, after[name]) == name.startswith("b."), name
-    assert engine.skipped == 1
-    later = steps(engine, 3, 5)
+    assert strategy.skipped == 1
+    later = steps(strategy, 3, 5)
     assert not torch.equal(later["b.rare"], after["b.rare"])
-    assert engine.watch.first(10) is None
-    assert int(engine.read_moments()["b/rare/step"]) == 4
+    assert strategy.nonfinite.pop_first(10) is None
+    assert int(strategy.read_moments()["b/rare/step"]) == 4
 
 
 def test_too_many_left_out_updates_stop_the_run() -> None:
-    engine = skipping(0)
+    strategy = skipping(0)
     with pytest.raises(RunError, match=r"phase b of step 3: engine\.skip_at_most=0"):
-        steps(engine, 0, 5)
+        steps(strategy, 0, 5)
 
 
 def test_running_statistics_do_not_keep_what_was_no_number() -> None:
     system = tiny_system()
     config = EngineConfig(batch_size=4, on_nonfinite="skip", skip_at_most=3)
-    engine = DDPEngine(system, CPU, config)
+    strategy = DDPStrategy(system, CPU, config)
     noise = torch.randn(4, 100)
-    engine.step(tiny_batch(), noise, 0)
+    train_step(strategy, tiny_batch(), noise, 0)
     before = {name: value.clone() for name, value in system.modules.state_dict().items()}
     noise[1, 2] = NAN
-    engine.step(tiny_batch(start=4), noise, 4)
+    train_step(strategy, tiny_batch(start=4), noise, 4)
     after = system.modules.state_dict()
     generator = [name for name in before if name.startswith("generator.")]
     assert any(name.endswith("running_mean") for name in generator)
@@ -167,24 +168,24 @@ def test_running_statistics_do_not_keep_what_was_no_number() -> None:
 
 
 def test_notes_are_read_once_their_step_is_over() -> None:
-    watch = FiniteWatch()
+    watch = NonFiniteWatch()
     good, bad = torch.ones(2), torch.tensor([1.0, NAN])
-    watch.note(1, "a", {"x": good[0]}, {"w": good})
-    watch.note(2, "a", {"x": good[0]}, {"w": bad, "v": bad})
-    assert watch.first(before=2) is None
-    assert watch.first(before=3) == "the gradient of w in phase a of step 2"
-    watch.note(3, "b", {"x": bad[1]}, {})
-    assert watch.first(before=4) == "the loss x in phase b of step 3"
+    watch.record(1, "a", {"x": good[0]}, {"w": good})
+    watch.record(2, "a", {"x": good[0]}, {"w": bad, "v": bad})
+    assert watch.pop_first(before=2) is None
+    assert watch.pop_first(before=3) == "the gradient of w in phase a of step 2"
+    watch.record(3, "b", {"x": bad[1]}, {})
+    assert watch.pop_first(before=4) == "the loss x in phase b of step 3"
 
 
 def test_what_was_not_looked_at_is_kept() -> None:
-    watch = FiniteWatch()
+    watch = NonFiniteWatch()
     bad = torch.tensor(NAN)
-    watch.note(1, "a", {"x": bad}, {})
-    watch.note(1, "b", {"y": bad}, {})
-    assert watch.first(before=2) == "the loss x in phase a of step 1"
-    assert watch.first(before=2) == "the loss y in phase b of step 1"
-    assert watch.first(before=2) is None
+    watch.record(1, "a", {"x": bad}, {})
+    watch.record(1, "b", {"y": bad}, {})
+    assert watch.pop_first(before=2) == "the loss x in phase a of step 1"
+    assert watch.pop_first(before=2) == "the loss y in phase b of step 1"
+    assert watch.pop_first(before=2) is None
 
 
 def test_leaving_an_update_out_hides_no_loss_of_another_phase() -> None:
@@ -194,17 +195,17 @@ def test_leaving_an_update_out_hides_no_loss_of_another_phase() -> None:
         return loss + (loss * 0).sqrt()
 
     config = EngineConfig(batch_size=4, on_nonfinite="skip", skip_at_most=3)
-    engine = DDPEngine(Toy(change), CPU, config)
-    engine.step(*toy_batch(4))
-    assert engine.skipped == 1
-    assert engine.watch.first(10) == "the loss size in phase a of step 1"
+    strategy = DDPStrategy(Toy(change), CPU, config)
+    train_step(strategy, *toy_batch(4))
+    assert strategy.skipped == 1
+    assert strategy.nonfinite.pop_first(10) == "the loss size in phase a of step 1"
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_one_number_among_many_is_seen(value: float, dtype: torch.dtype) -> None:
-    watch = FiniteWatch()
+    watch = NonFiniteWatch()
     tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
     tensor[617] = value
-    watch.note(1, "a", {}, {"w": tensor})
-    assert watch.first(2) is not None
+    watch.record(1, "a", {}, {"w": tensor})
+    assert watch.pop_first(2) is not None

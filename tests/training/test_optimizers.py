@@ -16,7 +16,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.base import OptimizerSettings
 from t2i_hpc.training import ddp
-from t2i_hpc.training.ddp import DDPEngine, clear_gradients
+from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.optimizers import (
     build_optimizer,
     check_build,
@@ -25,6 +25,7 @@ from t2i_hpc.training.optimizers import (
     read_moments,
     write_moments,
 )
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy, toy_batch
 
@@ -78,7 +79,7 @@ def network() -> nn.Module:
 def train(part: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
     for step in range(first, last):
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-        clear_gradients(optimizer)
+        part.zero_grad()
         part(inputs).square().mean().backward()
         with torch.no_grad():
             optimizer.step()
@@ -198,15 +199,15 @@ def test_checkpoints_count_the_steps_of_every_parameter(kind: str) -> None:
 
 @pytest.mark.usefixtures("apex", "kernel")
 @pytest.mark.parametrize("kind", ["fused", "apex", FUSED_DEEPSPEED])
-def test_the_engine_drives_every_build(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_drives_every_build(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the signatures of NVIDIA's and DeepSpeed's FusedAdam, which are not torch's."""
     found = []
     for name in ("adam", kind):
         monkeypatch.setattr(ddp, "build_optimizer", lambda part, *_, name=name: build(name, part))
-        engine = DDPEngine(Toy(), World(0, 1, 0, 1, CPU), EngineConfig(batch_size=4, clip=1.0))
+        strategy = DDPStrategy(Toy(), World(0, 1, 0, 1, CPU), EngineConfig(batch_size=4, clip=1.0))
         for step in range(3):
-            engine.step(*toy_batch(4, 4 * step), 4 * step)
-        found.append(engine)
+            train_step(strategy, *toy_batch(4, 4 * step), 4 * step)
+        found.append(strategy)
     for ours, theirs in zip(*(e.system.modules.parameters() for e in found), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     moments = found[1].read_moments()

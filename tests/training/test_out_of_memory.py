@@ -19,7 +19,7 @@ from t2i_hpc.common.errors import (
     ran_out_of_memory,
 )
 from t2i_hpc.runs.sessions import read_sessions
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
 from tests.support.training import TINY, only_run
 
 GPU = torch.device("cuda", 2)
@@ -96,14 +96,14 @@ def test_a_training_names_its_phase(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = DDPEngine._backward
+    run = DDPStrategy.backward
 
-    def backward(engine: DDPEngine, phase: Any, *rest: Any) -> Any:
-        if (engine.step_number, phase.name) == (2, "penalty"):
+    def backward(strategy: DDPStrategy, phase: Any, *rest: Any) -> Any:
+        if (strategy.step_number, phase.name) == (2, "penalty"):
             raise torch.OutOfMemoryError(OURS)
-        return run(engine, phase, *rest)
+        return run(strategy, phase, *rest)
 
-    monkeypatch.setattr(DDPEngine, "_backward", backward)
+    monkeypatch.setattr(DDPStrategy, "backward", backward)
     words = [*TINY, f"data.path={shards}", f"runs={tmp_path}", "engine.images=16"]
     assert train.COMMAND.main(words) == OUT_OF_MEMORY
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]

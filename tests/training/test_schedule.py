@@ -10,8 +10,9 @@ import torch
 
 from t2i_hpc.config.engine import EngineConfig, ScheduleConfig
 from t2i_hpc.systems.base import OptimizerSettings
-from t2i_hpc.training.ddp import DDPEngine
+from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.optimizers import factor, learning_rate, restarts
+from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy, toy_batch
 
@@ -55,11 +56,11 @@ def test_moments_are_forgotten_at_the_first_step_of_each_period() -> None:
     assert not any(restarts(SETTINGS, images, 4) for images in range(0, 60, 4))
 
 
-def rates(engine: DDPEngine, first: int, last: int) -> list[float]:
+def rates(strategy: DDPStrategy, first: int, last: int) -> list[float]:
     found = []
     for step in range(first, last):
-        engine.step(*toy_batch(4, 4 * step), 4 * step)
-        found.append(engine.optimizers["a"].param_groups[0]["lr"])
+        train_step(strategy, *toy_batch(4, 4 * step), 4 * step)
+        found.append(strategy.optimizers["a"].param_groups[0]["lr"])
     return found
 
 
@@ -67,11 +68,11 @@ def test_a_resumed_engine_has_the_rates_and_moments_of_the_undisturbed_one() -> 
     schedule = ScheduleConfig(warmup_images=8, decay="cosine", decay_images=16)
     config = EngineConfig(batch_size=4, schedule=schedule)
 
-    def engine() -> DDPEngine:
+    def engine() -> DDPStrategy:
         system = Toy()
         part = replace(system.optimizers["a"], restart_every=12)
         system.optimizers = {"a": part, "b": system.optimizers["b"]}
-        return DDPEngine(system, CPU, config)
+        return DDPStrategy(system, CPU, config)
 
     whole, before, after = engine(), engine(), engine()
     expected = rates(whole, 0, 6)

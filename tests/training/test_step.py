@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.training.ddp import DDPEngine
-from t2i_hpc.training.step import Engine
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import Strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.ranks import run_ranks
 from tests.support.toys import Toy, toy_batch
@@ -28,13 +28,13 @@ AOT_EAGER = "aot_eager"
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def weights(engine: Engine) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in engine.system.modules.state_dict().items()}
+def weights(strategy: Strategy) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in strategy.system.modules.state_dict().items()}
 
 
 def toy_steps(world: World, accumulate: int = 1) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Train the toy on batches of four; return its weights and what DDP sent."""
-    engine = DDPEngine(Toy(), world, EngineConfig(batch_size=4, accumulate=accumulate))
+    strategy = DDPStrategy(Toy(), world, EngineConfig(batch_size=4, accumulate=accumulate))
     sent: Counter[str] = Counter()
 
     def counted(name: str, bucket: Any) -> Any:
@@ -46,12 +46,12 @@ def toy_steps(world: World, accumulate: int = 1) -> tuple[dict[str, Tensor], dic
     share = 4 // world.size
     for step in range(3):
         batch, noise = toy_batch(share, step * 4 + world.rank * share)
-        for updates, module in engine.losses.items():
+        for updates, module in strategy.losses.items():
             if world.size > 1 and step == 1:  # buckets are laid out in the first step
                 assert isinstance(module, DistributedDataParallel)
                 module.register_comm_hook(updates[0], counted)
-        engine.step(batch, noise, step * 4)
-    return weights(engine), dict(sent)
+        train_step(strategy, batch, noise, step * 4)
+    return weights(strategy), dict(sent)
 
 
 def toy_ranks(world: World) -> list[tuple[dict[str, Tensor], dict[str, int]]]:
@@ -85,18 +85,20 @@ def test_ranks_that_miss_a_parameter_stay_replicas_and_send_once(tmp_path: Path)
 def test_micro_batches_that_do_not_divide_are_refused_at_once() -> None:
     config = EngineConfig(batch_size=8, accumulate=3)
     with pytest.raises(ConfigurationError, match="accumulate=3 does not divide the 8 images"):
-        DDPEngine(Toy(), CPU, config)
+        DDPStrategy(Toy(), CPU, config)
     world = World(0, 4, 0, 4, torch.device("cpu"))
     with pytest.raises(ConfigurationError, match="accumulate=4 does not divide the 2 images"):
-        DDPEngine(Toy(), world, EngineConfig(batch_size=8, accumulate=4))
+        DDPStrategy(Toy(), world, EngineConfig(batch_size=8, accumulate=4))
 
 
 def test_micro_batches_of_ssa_gan_report_mean_losses() -> None:
     """Norms and wrong captions span a micro-batch, so the numbers are others, not the terms."""
     noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
-    plain = DDPEngine(tiny_system(), CPU, EngineConfig(batch_size=4)).step(tiny_batch(), noise)
+    plain = train_step(
+        DDPStrategy(tiny_system(), CPU, EngineConfig(batch_size=4)), tiny_batch(), noise
+    )
     config = EngineConfig(batch_size=4, accumulate=2)
-    cut = DDPEngine(tiny_system(), CPU, config).step(tiny_batch(), noise)
+    cut = train_step(DDPStrategy(tiny_system(), CPU, config), tiny_batch(), noise)
     assert plain.keys() == cut.keys()
     real = "discriminator/real"  # a mean over samples without batch statistics
     assert float(cut[real]) == pytest.approx(float(plain[real]), rel=1e-5)
@@ -107,18 +109,18 @@ def test_the_layout_of_images_in_memory_is_rounding() -> None:
     for channels_last in (False, True):
         config = EngineConfig(batch_size=4, channels_last=channels_last)
         system = tiny_system("frozen", 0.125)
-        engine = DDPEngine(system, CPU, config)
+        strategy = DDPStrategy(system, CPU, config)
         weight = system.generator.to_rgb.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
-        values.append(ssa_steps(engine, 2))
+        values.append(ssa_steps(strategy, 2))
     assert_losses_near(values[0], values[1], 1e-4)
 
 
-def ssa_steps(engine: Engine, steps: int) -> list[dict[str, float]]:
+def ssa_steps(strategy: Strategy, steps: int) -> list[dict[str, float]]:
     found = []
     for step in range(steps):
         noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(step))
-        values = engine.step(tiny_batch(start=4 * step), noise, 4 * step)
+        values = train_step(strategy, tiny_batch(start=4 * step), noise, 4 * step)
         found.append({name: float(value) for name, value in values.items()})
     return found
 
@@ -145,9 +147,9 @@ def test_the_generator_compiled_to_machine_code_trains_alike() -> None:
 
 
 def check_compiled(names: list[str]) -> None:
-    plain = DDPEngine(tiny_system("frozen", 0.125), CPU, EngineConfig(batch_size=4))
+    plain = DDPStrategy(tiny_system("frozen", 0.125), CPU, EngineConfig(batch_size=4))
     config = EngineConfig(batch_size=4, compile=names)
-    compiled = DDPEngine(tiny_system("frozen", 0.125), CPU, config)
+    compiled = DDPStrategy(tiny_system("frozen", 0.125), CPU, config)
     torch._dynamo.reset()
     counters.clear()
     ours, theirs = ssa_steps(plain, 3), ssa_steps(compiled, 3)
@@ -171,4 +173,4 @@ def without_damsm(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 )
 def test_networks_that_cannot_be_compiled_are_refused(name: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
-        DDPEngine(tiny_system(), CPU, EngineConfig(compile=[name]))
+        DDPStrategy(tiny_system(), CPU, EngineConfig(compile=[name]))

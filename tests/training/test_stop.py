@@ -55,4 +55,4 @@ def test_a_second_interrupt_leaves_from_where_no_handler_runs(wait: str) -> None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == INTERRUPTED
-    assert errors == "interrupted again: leaving without a save\n"
+    assert errors == "interrupted again: exiting without a save\n"

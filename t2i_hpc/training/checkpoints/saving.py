@@ -44,7 +44,7 @@ from t2i_hpc.training.checkpoints.writing import (
     write_checkpoint,
 )
 from t2i_hpc.training.progress import RunFiles
-from t2i_hpc.training.step import Engine
+from t2i_hpc.training.step import Strategy
 from t2i_hpc.training.world import raise_together
 
 
@@ -86,14 +86,14 @@ class Saver:
     def __init__(
         self,
         run: RunFiles,
-        engine: Engine,
+        strategy: Strategy,
         vocabulary: str = "",
         rebuild: Callable[[], System] | None = None,
     ) -> None:
-        self._run, self._engine, self._vocabulary = run, engine, vocabulary
+        self._run, self._engine, self._vocabulary = run, strategy, vocabulary
         self._rebuild = rebuild
-        self._system, self._world = engine.system, engine.world
-        self._config = engine.config
+        self._system, self._world = strategy.system, strategy.world
+        self._config = strategy.config
         self._writer = BackgroundWriter()
         self._last = time.monotonic()
         self._saved: int | None = None
