@@ -35,11 +35,11 @@ def run(config: CheckpointsConfig) -> None:
 
 def show(folder: Path, metric: str) -> None:
     """Print a table of the checkpoints; their tensors are not read."""
-    from t2i_hpc.runs.checkpoint_folders import those_set_aside
     from t2i_hpc.runs.inventory import table
+    from t2i_hpc.runs.layout import damaged_checkpoints
 
     say("\n".join(table(folder, metric)))
-    for path in those_set_aside(folder):
+    for path in damaged_checkpoints(folder):
         say(f"{path.name}: was found damaged and set aside")
 
 

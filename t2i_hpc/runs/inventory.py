@@ -16,8 +16,9 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.terminal import aligned
 from t2i_hpc.runs.checkpoint import (
     Checkpoint,
-    look_at,
     open_checkpoint,
+    read_state,
+    read_tensors,
 )
 from t2i_hpc.runs.layout import list_checkpoints
 
@@ -57,7 +58,7 @@ def networks_of(checkpoint: Checkpoint, what: str) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: the checkpoint has no such network.
     """
-    tensors = checkpoint.tensors()
+    tensors = read_tensors(*checkpoint.files)
     if what == "all":
         return tensors
     prefix = f"{what}."
@@ -72,7 +73,7 @@ def networks_of(checkpoint: Checkpoint, what: str) -> dict[str, Tensor]:
 
 def _row(run: Path, images: int, scored: tuple[Score, int] | None) -> tuple[str, ...]:
     try:
-        checkpoint = look_at(run, images)
+        checkpoint = read_state(run, images)
     except RunError as error:
         return f"{images:,}", "", "", "", "", "", str(error)
     origin = checkpoint.state["origin"]
@@ -159,6 +160,6 @@ def _kind(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _is_of(row: Mapping[str, Any], run: Path) -> bool:
     """Whether a score is of the weights that lie there now, where it says of which it is."""
     try:
-        return row.get("checkpoint", "") in ("", look_at(run, row["images"]).sha256)
+        return row.get("checkpoint", "") in ("", read_state(run, row["images"]).sha256)
     except RunError:
         return False

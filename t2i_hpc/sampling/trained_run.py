@@ -26,7 +26,7 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
 from t2i_hpc.data.split import Split
 from t2i_hpc.models.outputs import GeneratedImages
-from t2i_hpc.runs.checkpoint import Checkpoint, check_fit, choose_checkpoint, look_at, read_tensors
+from t2i_hpc.runs.checkpoint import Checkpoint, choose_checkpoint, load_weights, read_state
 from t2i_hpc.runs.inputs import open_run_split, run_vocabulary, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.run_directory import open_run
@@ -145,9 +145,7 @@ class ChosenWeights:
         Raises:
             RunError: the networks have other names, shapes or types.
         """
-        found = {name: value for path in self._files for name, value in read_tensors(path).items()}
-        check_fit(self.path, found, modules.state_dict())
-        modules.load_state_dict(found)
+        load_weights(self._files, modules)
 
     @property
     def _files(self) -> list[Path]:
@@ -167,7 +165,7 @@ def choose_weights(run: Path, which: str) -> ChosenWeights:
 
 def recorded_weights(run: Path, images: int) -> ChosenWeights:
     """Return a checkpoint by what its record says, without reading its tensors."""
-    return _of_checkpoint(look_at(run, images))
+    return _of_checkpoint(read_state(run, images))
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> ChosenWeights:

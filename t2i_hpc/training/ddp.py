@@ -22,6 +22,7 @@ from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.base import Losses, Phase, System, trainable
 from t2i_hpc.training.optimizers import (
+    SCALER,
     build_optimizer,
     keep_schedule,
     moments_of,
@@ -32,7 +33,6 @@ from t2i_hpc.training.precision import largest
 from t2i_hpc.training.step import Moments, PhaseLoss, Strategy, set_memory_format
 from t2i_hpc.training.world import World
 
-_SCALER = "scaler"
 # A few small weights are copied; some systems use every parameter; the name that torch has now
 # for not sending buffers still sends them once, and older torch does not know it.
 _KNOWN_WARNINGS = (
@@ -208,7 +208,7 @@ class DDPStrategy(Strategy):
             if scaler is not None:
                 state = scaler.state_dict()
                 values = torch.tensor([state["scale"], state["_growth_tracker"]])
-                found[f"{_SCALER}/{'+'.join(names)}"] = values
+                found[f"{SCALER}/{'+'.join(names)}"] = values
         return found
 
     def write_moments(self, moments: Moments) -> None:
@@ -216,7 +216,7 @@ class DDPStrategy(Strategy):
         for name, optimizer in self.optimizers.items():
             write_moments(self.system.trainable[name], optimizer, moments_of(name, moments))
         for names, scaler in self.scalers.items():
-            values = moments.get(f"{_SCALER}/{'+'.join(names)}")
+            values = moments.get(f"{SCALER}/{'+'.join(names)}")
             if scaler is not None and values is not None:
                 scale, tracker = values.tolist()
                 scaler.load_state_dict(

@@ -27,10 +27,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.runs.checkpoint import MOMENTS
 from t2i_hpc.systems.base import Losses, Phase, System, trainable
 from t2i_hpc.training.deepspeed_build import compiling
 from t2i_hpc.training.optimizers import (
+    MOMENTS,
     build_optimizer,
     forget_moments,
     learning_rate,

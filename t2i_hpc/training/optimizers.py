@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import ScheduleConfig
-from t2i_hpc.runs.checkpoint import MOMENTS
-from t2i_hpc.systems.base import OptimizerSettings, trainable
+from t2i_hpc.runs.checkpoint import check_fit
+from t2i_hpc.systems.base import OptimizerSettings, System, trainable
 from t2i_hpc.training.deepspeed_build import compiling, require_compilation
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SCALER = "scaler"
 
 
 def build_optimizer(
@@ -148,6 +152,31 @@ def moments_of(name: str, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the moments of one module, by ``parameter/moment``, out of those of all."""
     prefix = f"{name}/"
     return {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+
+
+def check_moments(path: Path, found: Mapping[str, Tensor], system: System) -> None:
+    """Compare the optimizers' state; a module has all of its own, or none before its
+    first step.
+
+    Raises:
+        RunError: names the file and the first tensor that does not fit.
+    """
+    wanted: dict[str, Tensor] = {}
+    for name in system.trainable:
+        if any(key.startswith(f"{name}/") for key in found):
+            wanted |= _moments_of(name, system)
+    for key in found:
+        if key.startswith(f"{SCALER}/"):
+            wanted[key] = torch.empty(2)
+    check_fit(path, found, wanted)
+
+
+def _moments_of(name: str, system: System) -> dict[str, Tensor]:
+    wanted: dict[str, Tensor] = {}
+    for key, parameter in trainable(system.trainable[name]):
+        wanted |= {f"{name}/{key}/{moment}": parameter for moment in MOMENTS}
+        wanted[f"{name}/{key}/step"] = torch.empty(())
+    return wanted
 
 
 def read_step(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Tensor:

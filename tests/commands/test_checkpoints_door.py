@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from t2i_hpc.checkpoints import COMMAND
 from t2i_hpc.common.files import append_json_line
-from t2i_hpc.runs.checkpoint import look_at
+from t2i_hpc.runs.checkpoint import read_state
 from t2i_hpc.runs.inventory import _age
 from tests.commands.trained import make_run
 from tests.support.checkpoints import rewrite_state
@@ -85,7 +85,7 @@ def test_verify_reads_everything(
 def test_a_network_is_exported_under_its_own_names(made: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "generator.safetensors"
     assert COMMAND.main(["export", str(made), "checkpoint=200", f"output={output}"]) == 0
-    weights = load_file(look_at(made, 200).weights)
+    weights = load_file(read_state(made, 200).weights)
     exported = load_file(output)
     prefix = "generator."
     assert {prefix + name for name in exported} == {n for n in weights if n.startswith(prefix)}
@@ -102,7 +102,7 @@ def test_a_network_is_exported_under_its_own_names(made: Path, tmp_path: Path) -
 def test_all_networks_of_the_newest_are_exported(made: Path, tmp_path: Path) -> None:
     output = tmp_path / "all.safetensors"
     assert COMMAND.main(["export", str(made), "what=all", f"output={output}"]) == 0
-    weights = load_file(look_at(made, 300).weights)
+    weights = load_file(read_state(made, 300).weights)
     exported = load_file(output)
     assert exported.keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in exported.items())

@@ -14,7 +14,7 @@ from t2i_hpc.runs.checkpoint import (
     choose_checkpoint,
     load_weights,
     open_checkpoint,
-    read_moments,
+    read_tensors,
 )
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.systems.ssa_gan import SSAGAN
@@ -37,8 +37,8 @@ def test_a_step_after_loading_equals_the_step_without(tmp_path: Path) -> None:
     other, other_engine = stepped(0)
     checkpoint = open_checkpoint(tmp_path, 8)
     assert checkpoint.progress == Progress(8, 2, 1.5)
-    load_weights(checkpoint, other.modules)
-    other_engine.write_moments(read_moments(checkpoint))
+    load_weights(checkpoint.files, other.modules)
+    other_engine.write_moments(read_tensors(checkpoint.moments))
     train_step(other_engine, tiny_batch(), NOISE)
     for name, value in system.modules.state_dict().items():
         assert torch.equal(value, other.modules.state_dict()[name]), name
@@ -49,7 +49,7 @@ def test_without_the_moments_the_step_would_differ(tmp_path: Path) -> None:
     save(tmp_path, 8, system, engine)
     train_step(engine, tiny_batch(), NOISE)
     other, other_engine = stepped(0)
-    load_weights(open_checkpoint(tmp_path, 8), other.modules)
+    load_weights(open_checkpoint(tmp_path, 8).files, other.modules)
     train_step(other_engine, tiny_batch(), NOISE)
     weights = other.modules.state_dict()
     assert any(not torch.equal(v, weights[n]) for n, v in system.modules.state_dict().items())
@@ -79,4 +79,4 @@ def test_another_systems_weights_are_refused(tmp_path: Path) -> None:
     system, engine = stepped(0)
     save(tmp_path, 4, system, engine)
     with pytest.raises(RunError, match="does not fit this system"):
-        load_weights(open_checkpoint(tmp_path, 4), system.generator)
+        load_weights(open_checkpoint(tmp_path, 4).files, system.generator)

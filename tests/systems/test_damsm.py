@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.systems import DAMSMPretrainingConfig, PretrainedTrunkConfig
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.runs.checkpoint import look_at
+from t2i_hpc.runs.checkpoint import read_state, read_tensors
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.base import RetrievalSystem, TextToImageSystem, total
 from t2i_hpc.systems.damsm import DAMSMPretraining
@@ -140,12 +140,12 @@ def test_the_door_writes_encoders_that_training_takes(shards: Path, tmp_path: Pa
     weights = f"system.text_encoder.weights={run / 'text_encoder.safetensors'}"
     train_tiny(shards, tmp_path / "b", "engine.images=4", weights)
     trained = only_run(tmp_path / "b")
-    taken = look_at(trained, 4).tensors()
+    taken = read_tensors(*read_state(trained, 4).files)
     for name, value in load_file(run / "text_encoder.safetensors").items():
         assert torch.equal(taken[f"text_encoder.{name}"], value)
     vocabulary = Vocabulary.load(shards / "vocabulary.json").sha256
     assert vocabulary_of(run / "text_encoder.safetensors", "key") == vocabulary
-    assert look_at(trained, 4).vocabulary == vocabulary
+    assert read_state(trained, 4).vocabulary == vocabulary
 
     refused = run_door("generate", f"run={run}")
     assert refused.returncode == 2

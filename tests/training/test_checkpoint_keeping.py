@@ -9,7 +9,7 @@ import pytest
 
 from t2i_hpc.common.files import append_json_line
 from t2i_hpc.config.engine import CheckpointConfig
-from t2i_hpc.runs.checkpoint import look_at
+from t2i_hpc.runs.checkpoint import read_state
 from t2i_hpc.runs.inventory import ranking
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.training.checkpoints.saving import prune_checkpoints
@@ -77,7 +77,7 @@ def test_a_score_measured_again_counts_as_measured_last(run: Path) -> None:
 
 def test_a_score_of_other_weights_is_not_this_checkpoints(run: Path) -> None:
     score(run, 4, 5.0, checkpoint="0" * 64)
-    score(run, 8, 6.0, checkpoint=look_at(run, 8).sha256)
+    score(run, 8, 6.0, checkpoint=read_state(run, 8).sha256)
     assert [row.images for row in ranking(run)] == [8]
 
 

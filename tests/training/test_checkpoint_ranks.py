@@ -78,7 +78,7 @@ def on_one_rank(world: World, run: Path) -> dict[str, Any]:
     saver.save(progress_of(12))
     saver.finish()
 
-    with mock.patch("t2i_hpc.runs.checkpoint.save_file", full):
+    with mock.patch("t2i_hpc.training.checkpoints.writing.save_file", full):
         saver.save(progress_of(48))
         while world.is_main and not saver.due(progress_of(48)):
             time.sleep(0.01)

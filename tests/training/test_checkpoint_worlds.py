@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from t2i_hpc.runs.checkpoint import look_at
+from t2i_hpc.runs.checkpoint import read_state
 from t2i_hpc.runs.layout import list_checkpoints
 from tests.support.training import losses_of, only_run, train_tiny
 
@@ -19,7 +19,7 @@ def test_a_run_goes_from_ddp_to_deepspeed_and_back(shards: Path, tmp_path: Path)
     run, other = only_run(mixed), only_run(straight)
     assert run.name == other.name
     assert list_checkpoints(run) == [24, 36]
-    made = [look_at(run, images).state["origin"] for images in (24, 36)]
+    made = [read_state(run, images).state["origin"] for images in (24, 36)]
     assert made[0]["engine"].startswith("DeepSpeed")
     assert made[1]["engine"].startswith("DDP")
     assert [origin["world"] for origin in made] == [2, 1]

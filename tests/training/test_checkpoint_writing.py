@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.runs.checkpoint import look_at, open_checkpoint
-from t2i_hpc.runs.checkpoint_folders import clear_leftovers
-from t2i_hpc.runs.layout import folder_of, list_checkpoints
+from t2i_hpc.runs.checkpoint import open_checkpoint, read_state, read_tensors
+from t2i_hpc.runs.layout import clear_leftovers, folder_of, list_checkpoints
 from t2i_hpc.training.checkpoints.writing import BackgroundWriter, check_space, save_checkpoint
 from t2i_hpc.training.step import train_step
 from tests.support.checkpoints import (
@@ -49,7 +48,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
         assert made.opened.wait(60)
         save_file(tensors, path)
 
-    monkeypatch.setattr("t2i_hpc.runs.checkpoint.save_file", slow)
+    monkeypatch.setattr("t2i_hpc.training.checkpoints.writing.save_file", slow)
     yield made
     made.opened.set()
 
@@ -66,7 +65,7 @@ def test_training_goes_on_and_what_is_saved_is_from_before(tmp_path: Path, gate:
     gate.opened.set()
     saver.finish()
     checkpoint = open_checkpoint(tmp_path, 4)
-    written = checkpoint.tensors(), load_file(checkpoint.moments)
+    written = read_tensors(*checkpoint.files), load_file(checkpoint.moments)
     for saved, expected in zip(written, (weights, moments), strict=True):
         assert saved.keys() == expected.keys()
         assert all(torch.equal(value, expected[name]) for name, value in saved.items())
@@ -111,7 +110,7 @@ def test_an_error_beside_training_is_due_at_once_and_raised_once(
 ) -> None:
     make_checkpoints(tmp_path, 4)
     saver = saver_of(tmp_path, stepped()[1])
-    monkeypatch.setattr("t2i_hpc.runs.checkpoint.save_file", _full)
+    monkeypatch.setattr("t2i_hpc.training.checkpoints.writing.save_file", _full)
     saver.save(progress_of(8))
     saver._writer._thread.join(60)  # type: ignore[union-attr]
     assert saver.due(progress_of(48))
@@ -141,16 +140,16 @@ def test_a_defect_in_the_thread_keeps_its_own_type() -> None:
 def test_nothing_new_is_not_written_again(tmp_path: Path) -> None:
     make_checkpoints(tmp_path, 4)
     saver = saver_of(tmp_path, stepped(0)[1])
-    before = look_at(tmp_path, 4).state
+    before = read_state(tmp_path, 4).state
     saver.save(saver.resume())
     saver.finish()
-    assert look_at(tmp_path, 4).state == before
+    assert read_state(tmp_path, 4).state == before
 
 
 def test_the_state_says_what_made_it(tmp_path: Path) -> None:
     with saver_of(tmp_path, stepped()[1]) as saver:
         saver.save(progress_of(4))
-    origin = look_at(tmp_path, 4).state["origin"]
+    origin = read_state(tmp_path, 4).state["origin"]
     assert origin["engine"].startswith("DDP of torch")
     assert (origin["world"], origin["precision"], origin["run"]) == (1, "fp32", tmp_path.name)
     assert origin["versions"]["torch"] == torch.__version__
@@ -238,7 +237,7 @@ def test_what_killed_sessions_left_is_cleared_at_the_next_save(tmp_path: Path) -
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from t2i_hpc.runs import checkpoint_folders as folders
+from t2i_hpc.runs import layout as folders
 
 def half(path, **words):
     if Path(path).exists():

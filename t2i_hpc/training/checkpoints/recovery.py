@@ -3,29 +3,44 @@
 Rank 0 reads every byte, since it writes: it sets damaged checkpoints aside and says which one it
 takes. The others compare its checksum and the files' sizes, so that hundreds of ranks need not
 each hash what they load. On a network file system they may see it later, so they are given time.
+
+What damages a shared file of frozen networks damages all checkpoints at once. So it is verified
+before it is linked again, and is restored from another copy or from the initial weights of the
+configuration.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.errors import RunError, UserError
+from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.runs.checkpoint import (
+    FROZEN,
     Checkpoint,
     DamagedCheckpointError,
     DamagedFrozenError,
-    look_at,
     only_damaged,
     open_checkpoint,
+    read_state,
     verify,
 )
-from t2i_hpc.runs.checkpoint_folders import set_aside, those_set_aside
-from t2i_hpc.runs.frozen import is_shared, mend_frozen
-from t2i_hpc.runs.layout import folder_of, list_checkpoints
+from t2i_hpc.runs.layout import damaged_checkpoints, folder_of, list_checkpoints, set_aside
 from t2i_hpc.systems.base import System
+from t2i_hpc.training.checkpoints.writing import (
+    content_of,
+    frozen_records,
+    is_whole,
+    link_if_whole,
+    split_frozen,
+    take_snapshot,
+    write_tensors,
+)
 from t2i_hpc.training.world import World, raise_together, share_text
 
 _LOG = logging.getLogger("t2i_hpc")
@@ -45,11 +60,11 @@ def recover(run: Path, rebuild: Callable[[], System] | None = None) -> Checkpoin
         try:
             return _opened(run, images, rebuild)
         except DamagedCheckpointError as error:
-            if isinstance(error, DamagedFrozenError) and is_shared(run, images):
+            if isinstance(error, DamagedFrozenError) and _is_shared(run, images):
                 raise  # setting it aside would set all others aside
             aside = set_aside(folder_of(run, images))
             _LOG.warning("%s; it is kept as %s, and the one before is taken", error, aside.name)
-    damaged = [path.name for path in those_set_aside(run)]
+    damaged = [path.name for path in damaged_checkpoints(run)]
     if damaged:
         raise only_damaged(run, damaged)
     return None
@@ -111,7 +126,7 @@ def _await(
     end = time.monotonic() + patience
     while True:
         try:
-            found = look_at(run, images)
+            found = read_state(run, images)
             verify(found, by_size=True)
             if found.checksum == checksum:
                 return found, None
@@ -125,3 +140,72 @@ def _await(
         f"rank 0 goes on from {folder_of(run, images)}, which another rank does not see as it is "
         f"({reason}): put runs= on a file system that all nodes share"
     )
+
+
+def mend_frozen(run: Path, images: int, rebuild: Callable[[], System] | None) -> bool:
+    """Put frozen networks back that are missing or damaged, in all checkpoints that share them.
+
+    Args:
+        run: the run directory.
+        images: of one of these checkpoints.
+        rebuild: gives the system as it was when the run began; None: it cannot be had.
+
+    Returns:
+        Whether they are what was written again.
+    """
+    record, path = read_state(run, images).state["files"][FROZEN], folder_of(run, images) / FROZEN
+    sharing = list(frozen_records(run, record["content"]))
+    whole = path.with_name(f".{FROZEN}.tmp")
+    try:
+        whole.unlink(missing_ok=True)
+        linked = any(
+            link_if_whole(folder_of(run, n) / FROZEN, whole, theirs) for n, theirs in sharing
+        )
+        if not linked and not _rebuilt(whole, record, path, rebuild):
+            return False
+        for number, theirs in sharing:
+            if sha256_of_file(whole) == theirs["sha256"]:
+                _replace_damaged(folder_of(run, number) / FROZEN, whole, theirs)
+    finally:
+        whole.unlink(missing_ok=True)
+    return True
+
+
+def _replace_damaged(path: Path, whole: Path, record: Mapping[str, Any]) -> None:
+    """Put a link to a whole file, or a copy, in the place of one that is not what was written."""
+    beside = path.with_name(f".{FROZEN}.new")
+    try:
+        if is_whole(path, record):
+            return
+        if not link_if_whole(whole, beside, record):
+            shutil.copyfile(whole, beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _LOG.warning("%s was damaged or missing and is put back", path)
+
+
+def _rebuilt(
+    target: Path,
+    record: Mapping[str, Any],
+    damaged: Path,
+    rebuild: Callable[[], System] | None,
+) -> bool:
+    """Write the file from the weights that the run began with, where these are still the same."""
+    if rebuild is None:
+        return False
+    try:
+        system = rebuild()
+    except UserError as error:
+        _LOG.warning("%s cannot be restored from the initial weights: %s", damaged, error)
+        return False
+    tensors = take_snapshot(split_frozen(system, system.modules.state_dict())[1])
+    if content_of(tensors) != record["content"]:
+        return False
+    return bool(write_tensors(target, tensors)["sha256"] == record["sha256"])
+
+
+def _is_shared(run: Path, images: int) -> bool:
+    """Whether other checkpoints hold the same frozen networks."""
+    content = read_state(run, images).state["files"][FROZEN]["content"]
+    return any(other != images for other, _ in frozen_records(run, content))

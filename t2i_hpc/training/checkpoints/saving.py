@@ -20,18 +20,9 @@ import t2i_hpc
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import CheckpointConfig
 from t2i_hpc.data.captions import check_same_words
-from t2i_hpc.runs.checkpoint import (
-    Checkpoint,
-    Progress,
-    check_moments,
-    load_weights,
-    read_moments,
-    take_snapshot,
-)
-from t2i_hpc.runs.checkpoint_folders import clear_leftovers, remove
-from t2i_hpc.runs.frozen import split_frozen
+from t2i_hpc.runs.checkpoint import Checkpoint, Progress, load_weights, read_tensors
 from t2i_hpc.runs.inventory import ranking
-from t2i_hpc.runs.layout import folder_of, list_checkpoints
+from t2i_hpc.runs.layout import clear_leftovers, folder_of, list_checkpoints, remove
 from t2i_hpc.systems.base import System
 from t2i_hpc.training.callbacks.background_evaluation import waiting_for_scores
 from t2i_hpc.training.checkpoints.recovery import recover_together
@@ -41,8 +32,11 @@ from t2i_hpc.training.checkpoints.writing import (
     Snapshot,
     check_space,
     said_of_disk,
+    split_frozen,
+    take_snapshot,
     write_checkpoint,
 )
+from t2i_hpc.training.optimizers import check_moments
 from t2i_hpc.training.progress import RunFiles
 from t2i_hpc.training.step import Strategy
 from t2i_hpc.training.world import raise_together
@@ -186,9 +180,9 @@ class Saver:
                 self._vocabulary,
                 "put the vocabulary.json back that it was trained with",
             )
-            moments = read_moments(checkpoint)
+            moments = read_tensors(checkpoint.moments)
             check_moments(checkpoint.moments, moments, self._system)
-            load_weights(checkpoint, self._system.modules)
+            load_weights(checkpoint.files, self._system.modules)
         except RunError as error:
             return {}, error
         return moments, None

@@ -1,12 +1,19 @@
 """Writes checkpoints, so that each is whole or not there, and beside the training.
 
-What is to be written is copied to the CPU at once; then training goes on, and a thread writes,
+What is to be written is copied to the CPU at once; then training resumes, and a thread writes,
 hashes and flushes, all of which leave the interpreter to others. One is in flight at a time.
+
+Networks that a training never changes are in every checkpoint by name, but on the disk once a
+run: in a file of their own, which later checkpoints hard-link. So a folder stays whole by itself,
+wherever it is copied to, and the file system deletes the numbers with the last folder that has
+them. On a file system without hard links every checkpoint has a file of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import shutil
 import threading
 import time
@@ -15,11 +22,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.common.files import fsync_folder, sha256_of_json, write_json
+from t2i_hpc.common.files import fsync_folder, sha256_of_file, sha256_of_json, write_json
 from t2i_hpc.runs.checkpoint import (
     FORMAT,
     FROZEN,
@@ -28,14 +37,12 @@ from t2i_hpc.runs.checkpoint import (
     WEIGHTS,
     Checkpoint,
     Progress,
-    size_in_bytes,
-    take_snapshot,
-    write_tensors,
+    read_state,
 )
-from t2i_hpc.runs.checkpoint_folders import retire, temporary_of
-from t2i_hpc.runs.frozen import write_frozen
-from t2i_hpc.runs.layout import folder_of
+from t2i_hpc.runs.layout import folder_of, list_checkpoints, retire, temporary_of
+from t2i_hpc.systems.base import System
 
+Tensors = Mapping[str, Tensor]
 _HEADS = 1_000_000  # bytes that names, shapes and counters take beside the numbers
 
 
@@ -135,6 +142,115 @@ def check_space(run: Path, *tensors: Mapping[str, Tensor]) -> None:
             "smaller engine.checkpoint.keep needs less); nothing was deleted, and the same "
             "command goes on from the last checkpoint"
         )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write a file and flush it; return its SHA-256 and its size."""
+    path.touch()
+    allowed = path.stat().st_mode  # by the umask; save_file would leave a file for this user alone
+    save_file(dict(tensors), path)
+    path.chmod(allowed)
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    return {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}
+
+
+def take_snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies on the CPU.
+
+    From a GPU they come through pinned memory, all at once, and the call waits for the last:
+    then the optimizer may go on. torch keeps pinned memory that is given back, so later
+    snapshots find theirs.
+    """
+    copies = {name: _copy(value.detach()) for name, value in tensors.items()}
+    for device in {value.device for value in tensors.values() if value.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return copies
+
+
+def size_in_bytes(*groups: Mapping[str, Tensor]) -> int:
+    """Return how many bytes the numbers of the tensors take."""
+    return sum(value.nbytes for tensors in groups for value in tensors.values())
+
+
+def _copy(value: Tensor) -> Tensor:
+    copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    return copy.copy_(value, non_blocking=True)
+
+
+def split_frozen(system: System, tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return what training may change and what it does not, of a system's networks.
+
+    Whatever is taken for frozen is compared before it is shared, so a mistake costs room alone.
+    """
+    trained = {id(p) for part in system.trainable.values() for p in part.parameters()}
+    trained |= {id(p) for average in system.emas for p in average.target.parameters()}
+    prefixes = tuple(f"{name}." for name in _frozen_modules(system.modules, "", trained))
+    frozen = {name: value for name, value in tensors.items() if name.startswith(prefixes)}
+    return {name: value for name, value in tensors.items() if name not in frozen}, frozen
+
+
+def _frozen_modules(module: nn.Module, name: str, trained: set[int]) -> Iterator[str]:
+    """Yield the names of the largest modules that have parameters, none of them trained."""
+    own = [id(parameter) for parameter in module.parameters()]
+    if name and own and trained.isdisjoint(own):
+        yield name
+        return
+    for key, child in module.named_children():
+        yield from _frozen_modules(child, f"{name}.{key}" if name else key, trained)
+
+
+def write_frozen(run: Path, path: Path, tensors: Tensors) -> dict[str, Any]:
+    """Write a checkpoint's frozen networks, or link them to an earlier checkpoint's.
+
+    Returns:
+        What its state.json says of the file.
+    """
+    content = content_of(tensors)
+    for images, record in frozen_records(run, content):
+        if link_if_whole(folder_of(run, images) / FROZEN, path, record):
+            return record
+    return {**write_tensors(path, tensors), "content": content}
+
+
+def frozen_records(run: Path, content: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the checkpoints that hold these frozen networks, newest first, and what they say."""
+    for images in reversed(list_checkpoints(run)):
+        try:
+            record = read_state(run, images).state["files"].get(FROZEN)
+        except RunError:
+            continue
+        if record is not None and record.get("content") == content:
+            yield images, record
+
+
+def link_if_whole(source: Path, target: Path, record: Mapping[str, Any]) -> bool:
+    """Link a file that is what was written; return whether it is, and could be."""
+    try:
+        os.link(source, target)
+        if is_whole(target, record):
+            return True
+    except OSError:
+        pass
+    target.unlink(missing_ok=True)
+    return False
+
+
+def is_whole(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a file is there and is what was written."""
+    try:
+        return bool(sha256_of_file(path) == record["sha256"])
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+
+
+def content_of(tensors: Tensors) -> str:
+    """Return the SHA-256 of names, types, shapes and numbers, whatever file they lie in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class BackgroundWriter:

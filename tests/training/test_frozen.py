@@ -22,12 +22,12 @@ from t2i_hpc.runs.checkpoint import (
     open_checkpoint,
     verify,
 )
-from t2i_hpc.runs.frozen import split_frozen
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
 from t2i_hpc.systems.base import System
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.training.checkpoints.recovery import recover
 from t2i_hpc.training.checkpoints.saving import prune_checkpoints
+from t2i_hpc.training.checkpoints.writing import split_frozen
 from tests.support.checkpoints import (
     make_checkpoints,
     progress_of,
@@ -73,7 +73,7 @@ def test_they_are_on_the_disk_once_and_in_every_checkpoint(saved: tuple[Path, SS
     other = tiny_system()
     for parameter in other.modules.parameters():
         torch.nn.init.zeros_(parameter)
-    load_weights(open_checkpoint(run, 8), other.modules)
+    load_weights(open_checkpoint(run, 8).files, other.modules)
     for name, value in system.modules.state_dict().items():
         assert torch.equal(other.modules.state_dict()[name], value), name
 
@@ -161,7 +161,7 @@ def test_the_next_save_shares_no_damage(saved: tuple[Path, SSAGAN]) -> None:
 def test_checkpoints_of_the_format_before_are_read(tmp_path: Path) -> None:
     (folder,) = make_checkpoints(tmp_path, 8)
     rewrite_state(folder, {"format": 2})
-    load_weights(open_checkpoint(tmp_path, 8), tiny_system().modules)
+    load_weights(open_checkpoint(tmp_path, 8).files, tiny_system().modules)
 
 
 def test_the_trunk_under_trained_heads_is_apart() -> None:
