@@ -56,9 +56,9 @@ def measure_start(words: list[str], started: float) -> list[float]:
     marks = [started, time.time()]
     from t2i_hpc.config.compose import compose_config
     from t2i_hpc.config.tasks import TrainConfig
-    from t2i_hpc.train import make_job, open_data
     from t2i_hpc.training.loop import Loop
     from t2i_hpc.training.place import find_place
+    from t2i_hpc.training.session import build_setup, open_data
     from t2i_hpc.training.stopping import listening
     from t2i_hpc.training.world import joined_world
 
@@ -69,9 +69,9 @@ def measure_start(words: list[str], started: float) -> list[float]:
     marks.append(time.time())
     with joined_world(config.engine) as world, listening() as stop:
         line = FirstStep(stop)
-        job = make_job(config, world, opened, line)
+        setup = build_setup(config, world, opened, line)
         marks.append(time.time())
-        loop = Loop(job, line, stop)
+        loop = Loop(setup, line, stop)
         marks.append(time.time())
         loop.run()
     marks.append(line.seen or time.time())

@@ -1,4 +1,4 @@
-"""Door: pre-train DAMSM's text and image encoders."""
+"""Command: pre-train DAMSM's text and image encoders."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from t2i_hpc import train as training
 from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import STOPPED, ConfigurationError
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.training_data import open_training_data
+from t2i_hpc.training import session
 
 
 def pretrain(config: TrainConfig) -> int:
     """Train the encoders to the end or to a request to stop; return the exit code."""
-    return training.train(with_epoch(config))
+    return session.train(with_epoch(config))
 
 
 def locate(config: TrainConfig) -> Path:
     """Return the run directory of a configuration, whether it exists or not."""
-    return training.locate(with_epoch(config))
+    return session.locate(with_epoch(config))
 
 
 def check_start(config: TrainConfig, ranks: int = 1) -> Path:
-    """Look at what a training would refuse as soon as it starts; return its run directory."""
-    return training.check_start(with_epoch(config), ranks)
+    """Check what a training would refuse as soon as it starts; return its run directory."""
+    return session.check_start(with_epoch(config), ranks)
 
 
 def with_epoch(config: TrainConfig) -> TrainConfig:
@@ -50,7 +50,7 @@ COMMAND = Command(
     "pretrain",
     "Trains the text and image encoders on real pairs by DAMSM: the same loop, checkpoints and\n"
     "resume as training. The run's text_encoder.safetensors is what training takes as\n"
-    f"system.text_encoder.weights. Ctrl-C saves and leaves with exit code {STOPPED}.",
+    f"system.text_encoder.weights. Ctrl-C saves and exits with code {STOPPED}.",
     TrainConfig,
     pretrain,
     (

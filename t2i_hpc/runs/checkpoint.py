@@ -39,7 +39,7 @@ FROZEN = "frozen.safetensors"
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """How far a run is: images and steps done, seconds of training over all sessions."""
 
     images_seen: int = 0
@@ -57,7 +57,7 @@ class Checkpoint:
     """A checkpoint on the disk; `state` is what its state.json says."""
 
     folder: Path
-    progress: Progress
+    progress: TrainingProgress
     state: Mapping[str, Any]
 
     @property
@@ -174,7 +174,9 @@ def read_state(run: Path, images: int) -> Checkpoint:
         written = {key: value for key, value in state.items() if key != "checksum"}
         known = state["format"]
         whole = state.get("checksum") == sha256_of_json(written)
-        progress = Progress(**state["progress"]) if known in _READ else Progress(images)
+        progress = (
+            TrainingProgress(**state["progress"]) if known in _READ else TrainingProgress(images)
+        )
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DamagedCheckpointError(f"checkpoint {folder} has no {STATE}") from error
     except OSError as error:

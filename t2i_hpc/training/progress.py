@@ -1,16 +1,8 @@
-"""How much memory a training takes.
-
-How fast a run is, and how long it waits for data.
-
-What a person sees while a run trains: a live line on a terminal, plain lines in a log.
-
-Where a session writes and speaks.
-"""
+"""What a person sees while a run trains: a live line on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,65 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from t2i_hpc.common.terminal import discard, say
-from t2i_hpc.data.batches import Batch
-
-
-def peak_memory(device: torch.device) -> float:
-    """Return this process's largest memory so far in GB (10⁹ bytes).
-
-    On a GPU that of all tensors together, else what was resident of the whole process.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-class Meter:
-    """Speed and share of waiting since it was last read."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self._mark = self._start = time.monotonic()
-        self._waited = 0.0
-        self._steps = 0
-
-    def waited(self, seconds: float) -> None:
-        """Count time spent waiting for a batch."""
-        self._waited += seconds
-
-    def step_done(self) -> float:
-        """Count a step; return the seconds since the one before."""
-        now = time.monotonic()
-        seconds, self._mark = now - self._mark, now
-        self._steps += 1
-        return seconds
-
-    def read(self) -> tuple[float, float]:
-        """Return (images per second, share of waiting) and start anew."""
-        elapsed = max(1e-9, time.monotonic() - self._start)
-        result = self._steps * self.batch_size / elapsed, min(1.0, self._waited / elapsed)
-        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
-        return result
-
-
-def timed(batches: Iterator[Batch], meter: Meter) -> Iterator[Batch]:
-    """Pass batches on and tell the meter how long each was waited for."""
-    while True:
-        start = time.monotonic()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        meter.waited(time.monotonic() - start)
-        yield batch
-
 
 _PLAIN_SECONDS = 10.0
+
+
+def open_progress(is_main: bool) -> ProgressLine:
+    """Return the progress line that fits where the output goes."""
+    if not is_main:
+        return Silence()
+    seen = sys.stdout is not None and sys.stdout.isatty()
+    return LiveLine() if seen else PlainLines()
 
 
 @dataclass(frozen=True)
@@ -125,6 +73,14 @@ class ProgressLine(Protocol):
         """End the line."""
 
 
+@dataclass(frozen=True)
+class RunOutput:
+    """Where a session writes: a run directory, and the line that people read."""
+
+    folder: Path
+    line: ProgressLine
+
+
 class PlainLines:
     """Lines for logs, at most one in ten seconds."""
 
@@ -139,7 +95,7 @@ class PlainLines:
 
     def say(self, message: str) -> None:
         """Print a message."""
-        with _heard_or_not():
+        with _survives_closed_output():
             say(message)
 
     def close(self) -> None:
@@ -156,17 +112,17 @@ class LiveLine:
 
     def show(self, status: Status) -> None:
         """Redraw the line."""
-        with _heard_or_not():
+        with _survives_closed_output():
             self._live.update(Text(status.line()))
 
     def say(self, message: str) -> None:
         """Print a message above the line."""
-        with _heard_or_not():
+        with _survives_closed_output():
             self._console.print(message, markup=False)
 
     def close(self) -> None:
         """Leave the last status standing."""
-        with _heard_or_not():
+        with _survives_closed_output():
             self._live.stop()
 
 
@@ -183,17 +139,9 @@ class Silence:
         """Nothing to end."""
 
 
-def open_progress(is_main: bool) -> ProgressLine:
-    """Return the progress line that fits where the output goes."""
-    if not is_main:
-        return Silence()
-    seen = sys.stdout is not None and sys.stdout.isatty()
-    return LiveLine() if seen else PlainLines()
-
-
 @contextlib.contextmanager
-def _heard_or_not() -> Iterator[None]:
-    """Let no training end of it that its terminal was closed or the disk of its log is full."""
+def _survives_closed_output() -> Iterator[None]:
+    """Keep training though its terminal was closed or the disk of its log is full."""
     try:
         yield
     except OSError:
@@ -212,11 +160,3 @@ def _short(name: str) -> str:
     phase, _, term = name.partition("/")
     number = phase[len(phase.rstrip("0123456789")) :]
     return f"{phase[:1]}{number}.{term}"
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """A run directory and the line that tells people about it."""
-
-    folder: Path
-    line: ProgressLine

@@ -1,6 +1,6 @@
 """The record of a session while it lasts: its beginning, and how it ends, however it does.
 
-Only a session that is cut off (kill -9, power) leaves no end. Writing the record never hides an
+Only a session that is cut off (kill -9, power) has no end. Writing the record never hides an
 error and holds up no exit: what cannot be written in a moment is left out.
 """
 
@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-
-import torch
-import torch.distributed as dist
 
 from t2i_hpc.common.errors import LOST_RANK
 from t2i_hpc.common.process import add_exit_hook, briefly, remove_exit_hook
@@ -25,20 +21,6 @@ from t2i_hpc.training.heartbeat import is_broken_collective
 from t2i_hpc.training.world import World
 
 _LOG = logging.getLogger("t2i_hpc")
-_NAME_BYTES = 256  # longer than any host's name
-
-
-def gather_hosts(world: World) -> tuple[str, ...]:
-    """Return the names of the nodes, in order of their ranks, each once; a collective call."""
-    own = socket.gethostname()
-    if world.control is None:
-        return (own,)
-    mine = torch.zeros(_NAME_BYTES, dtype=torch.uint8)
-    name = torch.tensor(list(own.encode()[:_NAME_BYTES]), dtype=torch.uint8)
-    mine[: len(name)] = name
-    names = [torch.empty_like(mine) for _ in range(world.size)]
-    dist.all_gather(names, mine, group=world.control)
-    return tuple(dict.fromkeys(bytes(each.tolist()).rstrip(b"\0").decode() for each in names))
 
 
 def run_recorded(run: Path, world: World, hosts: tuple[str, ...], work: Callable[[], int]) -> int:
@@ -47,7 +29,7 @@ def run_recorded(run: Path, world: World, hosts: tuple[str, ...], work: Callable
     Args:
         run: the run directory.
         world: of the session.
-        hosts: what :func:`gather_hosts` gave.
+        hosts: of all ranks.
         work: returns the exit code, 0 for done and another for stopped and saved.
     """
     record = _Record(run, world, hosts)
@@ -67,7 +49,7 @@ class _Record:
         self._run, self._world, self._hosts = run, world, hosts
         self._ended = threading.Lock()
         self._identity = ""
-        add_exit_hook(self._leave)
+        add_exit_hook(self._on_exit)
         self._write(self._begin)
 
     def fail(self, error: BaseException) -> None:
@@ -80,10 +62,10 @@ class _Record:
     def end(self, outcome: str, message: str = "", lost_hosts: tuple[str, ...] = ()) -> None:
         """Write how the session ended; the first that knows is believed."""
         if self._ended.acquire(blocking=False):
-            remove_exit_hook(self._leave)
+            remove_exit_hook(self._on_exit)
             briefly(partial(self._write, partial(self._finish, outcome, message, lost_hosts)))
 
-    def _leave(self, code: int, sentence: str, lost_hosts: tuple[str, ...]) -> None:
+    def _on_exit(self, code: int, sentence: str, lost_hosts: tuple[str, ...]) -> None:
         outcome = LOST if code == LOST_RANK else FAILED
         self.end(outcome, sentence.removeprefix("t2i_hpc: "), lost_hosts)
 

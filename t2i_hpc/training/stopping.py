@@ -1,19 +1,16 @@
-"""Requests to stop or to save: signals, and files that a person puts into the run directory.
+"""When a training ends, and why a session stops before that: signals, files, a time limit.
 
-A handler only raises a flag; the loop looks at it between steps, all ranks agree, and then
+A signal handler only sets a flag; the loop reads it between steps, all ranks agree, and then
 the checkpoint is written. Saving inside a handler hangs in collectives. A second Ctrl-C
-leaves at once, even from a collective that never returns: a thread of its own hears it.
+exits at once, even from a collective that never returns: a thread of its own hears it.
 
 ``touch RUN/stop`` stops like a signal, ``touch RUN/save`` saves once. Either file is deleted
-when it is obeyed; one that was left by a session that ended before is obeyed by the next.
+when it is obeyed; one that an earlier session did not see is obeyed by the next.
 
-How far a training goes, and why a session ends before that.
-
-A session that has a last instant, by ``engine.max_minutes`` or because its Slurm job has one,
-stops early enough for the checkpoint. How early is learnt: twice the longest save of this
-session, twice its longest step, and a few seconds. Before the first save is known, half a
-minute stands for it, or a twentieth of the session where that is shorter. Rank 0 decides, which
-writes the checkpoints.
+A session with a time limit, by ``engine.max_minutes`` or its Slurm job's, stops early enough for
+the checkpoint: twice the longest save of this session, twice its longest step, and a few seconds.
+Before the first save is known, half a minute stands for it, or a twentieth of the session where
+that is shorter. Rank 0 decides, which writes the checkpoints.
 """
 
 from __future__ import annotations
@@ -34,11 +31,11 @@ from t2i_hpc.cluster.slurm.job_record import seconds_left
 from t2i_hpc.common.errors import INTERRUPTED
 from t2i_hpc.common.process import STOP_SIGNALS, exit_at_once, heeded_signals
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.runs.checkpoint import Progress
+from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.layout import folder_of
-from t2i_hpc.training.progress import RunFiles
+from t2i_hpc.training.progress import RunOutput
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 class StopRequest:
@@ -61,18 +58,18 @@ class StopRequest:
 
 
 class RequestFiles:
-    """The files ``stop`` and ``save`` of a run directory, looked at once a second at most."""
+    """The files ``stop`` and ``save`` of a run directory, polled once a second at most."""
 
     def __init__(self, folder: Path) -> None:
         self._stop, self._save = folder / "stop", folder / "save"
-        self._looked = float("-inf")
+        self._polled = float("-inf")
         self.stop = self.save = False
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Notice the files that are there, and delete them."""
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+        if time.monotonic() - self._polled < _POLL_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         self.stop = _taken(self._stop) or self.stop
         self.save = _taken(self._save) or self.save
 
@@ -87,7 +84,7 @@ def listening() -> Iterator[StopRequest]:
     before = {number: signal.signal(number, request) for number in heeded_signals()}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
-        with _second_interrupt_leaves():
+        with _second_interrupt_exits():
             yield request
     finally:
         for number, handler in before.items():
@@ -95,7 +92,7 @@ def listening() -> Iterator[StopRequest]:
 
 
 @contextmanager
-def _second_interrupt_leaves() -> Iterator[None]:
+def _second_interrupt_exits() -> Iterator[None]:
     """Hear signals in a thread: Python's handlers wait for the main thread, this does not."""
     heard, told = socket.socketpair()
     told.setblocking(False)
@@ -135,33 +132,33 @@ class Limits:
     Args:
         config: the limits asked for.
         stop: what signals asked for.
-        run: where rank 0 looks for requests and checkpoints; None on other ranks.
+        output: where rank 0 looks for requests and checkpoints; None on other ranks.
     """
 
-    def __init__(self, config: EngineConfig, stop: StopRequest, run: RunFiles | None) -> None:
-        self._config, self._stop, self._run = config, stop, run
-        self._files = RequestFiles(run.folder) if run else None
+    def __init__(self, config: EngineConfig, stop: StopRequest, output: RunOutput | None) -> None:
+        self._config, self._stop, self._output = config, stop, output
+        self._files = RequestFiles(output.folder) if output else None
         # Rank 0 decides, so it alone asks Slurm; the others learn of a stop with the step.
-        self.clock = SessionClock(config.max_minutes, seconds_left(os.environ) if run else None)
+        self.clock = SessionClock(config.max_minutes, seconds_left(os.environ) if output else None)
         self._written: _Written | None = None
         self._told = False
 
-    def reached(self, progress: Progress) -> bool:
+    def reached(self, progress: TrainingProgress) -> bool:
         """Whether the training is at its end."""
         config = self._config
         late = config.minutes is not None and progress.seconds >= 60 * config.minutes
         return late or progress.images_seen >= config.images
 
-    def stop(self, progress: Progress) -> bool:
+    def stop(self, progress: TrainingProgress) -> bool:
         """Whether the session ends after this step; to be asked once a step."""
         self.clock.step_done()
         if self._files:
-            self._files.look()
+            self._files.poll()
         self._learn_of_save()
         reason = self._reason()
-        if reason and self._run and not self._told:
+        if reason and self._output and not self._told:
             self._told = True
-            self._run.line.say(f"{reason}: stopping to save")
+            self._output.line.say(f"{reason}: stopping to save")
         return reason is not None or self.reached(progress)
 
     def save_is_asked_for(self) -> bool:
@@ -171,10 +168,10 @@ class Limits:
         self._files.save = False
         return True
 
-    def saving(self, progress: Progress) -> None:
+    def saving(self, progress: TrainingProgress) -> None:
         """Take note that a checkpoint begins to be written, to learn how long it takes."""
-        if self._run:
-            folder = folder_of(self._run.folder, progress.images_seen)
+        if self._output:
+            folder = folder_of(self._output.folder, progress.images_seen)
             self._written = _Written(folder, time.monotonic())
 
     def _learn_of_save(self) -> None:
@@ -187,11 +184,13 @@ class Limits:
             return self._stop.reason
         if self._files and self._files.stop:
             return "the file stop"
-        if self._run and self.clock.is_late():
+        if self._output and self.clock.is_late():
             return f"time limit in {max(0.0, self.clock.left):.0f} s"
         return None
 
-    def outlook(self, progress: Progress, images_per_second: float) -> tuple[float, float | None]:
+    def eta(
+        self, progress: TrainingProgress, images_per_second: float
+    ) -> tuple[float, float | None]:
         """Return the share done and the seconds left, by whichever end comes first."""
         config = self._config
         share = progress.images_seen / config.images
@@ -231,7 +230,7 @@ class SessionClock:
 
     @property
     def left(self) -> float:
-        """Seconds to the session's last instant; infinite where it has none."""
+        """Seconds to the session's time limit; infinite where it has none."""
         return self._end - time.monotonic()
 
     @property

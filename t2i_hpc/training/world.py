@@ -1,13 +1,12 @@
-"""Which rank am I, of how many, on which device: from torchrun, srun, MPI or nothing.
+"""Which rank am I, of how many, on which device; and what ranks tell each other.
 
-One function answers for every launcher, so that a task never cares who started it. With one
-rank there is no process group at all. With several, a heartbeat watches over them, and before any
-work is done they find out whether each has a device of its own and whether all can be heard.
+One context answers for every launcher (torchrun, srun, MPI or nothing), so a task never cares who
+started it. With one rank there is no process group at all. With several, a heartbeat watches over
+them, and before any work they find out whether each has a device of its own and whether the first
+all-reduce works, so that a bad node is named at once.
 
-What one rank knows or fails at, told to all.
-
-An error that stops one rank alone leaves the others waiting in their next collective call, so
-errors are shared first and raised everywhere.
+An error that stops one rank alone leaves the others waiting in their next collective, so errors
+are shared first and raised everywhere (:func:`raise_together`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import datetime
 import gc
 import os
 import socket
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -28,14 +28,15 @@ from t2i_hpc.cluster.network import GLOO, choose_interface
 from t2i_hpc.common.errors import TRAINING_LEVERS, ConfigurationError, RunError, memory_explained
 from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.training.health import check_devices, check_group
 from t2i_hpc.training.heartbeat import Heartbeat, start_heartbeat
 from t2i_hpc.training.place import Place, find_place
+
+_NAME_BYTES = 256  # longer than any host's name
 
 
 @dataclass
 class Stage:
-    """What a rank is doing, e.g. "step 12, phase generator"."""
+    """The stage of a rank, e.g. "step 12, phase generator"."""
 
     name: str = "its start"
 
@@ -50,7 +51,7 @@ class World:
         device: where this rank computes.
         control: group of CPU ranks for decisions (None with one rank).
         heartbeat: names a rank that is lost (None with one rank).
-        stage: what this rank is doing.
+        stage: of this rank.
     """
 
     rank: int
@@ -82,7 +83,7 @@ class World:
             self.heartbeat.set_stage(stage)
 
     def memory_explained(self, levers: str) -> AbstractContextManager[None]:
-        """Turn errors for want of memory into a sentence with rank, stage and device.
+        """Turn out-of-memory errors into a sentence with rank, stage and device.
 
         Args:
             levers: what to do, as the end of the sentence.
@@ -100,11 +101,11 @@ class World:
 
 @contextlib.contextmanager
 def joined_world(config: EngineConfig, levers: str = TRAINING_LEVERS) -> Iterator[World]:
-    """Join the process group this process was started for, and leave it at the end.
+    """Join the process group this process was started for, and destroy it at the end.
 
     Args:
         config: device, threads and timeout.
-        levers: what to do where memory is used up, as the end of a sentence.
+        levers: what to do where memory runs out, as the end of a sentence.
 
     Raises:
         OutOfMemoryError: names rank, stage and device.
@@ -121,24 +122,24 @@ def joined_world(config: EngineConfig, levers: str = TRAINING_LEVERS) -> Iterato
             yield world
         return
     control = _join(place, device, config.timeout)
-    life = start_heartbeat(place.rank, place.size, place.address, config.timeout, control)
+    heartbeat = start_heartbeat(place.rank, place.size, place.address, config.timeout, control)
     try:
         check_devices(place, device, control)
         check_group(place, device)
         world = World(
-            place.rank, place.size, place.local_rank, place.local_size, device, control, life
+            place.rank, place.size, place.local_rank, place.local_size, device, control, heartbeat
         )
         with world.memory_explained(levers):
             yield world
     except BaseException as error:
-        life.close(error)
-        _leave_group()
+        heartbeat.close(error)
+        _destroy_group()
         raise
-    _leave_group()
-    life.close()
+    _destroy_group()
+    heartbeat.close()
 
 
-def _leave_group() -> None:
+def _destroy_group() -> None:
     # gloo can abort at interpreter exit while a wrapped module still holds the group.
     gc.collect()
     dist.destroy_process_group()
@@ -195,6 +196,78 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def _limit_threads(threads: int | None, local_size: int) -> None:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads or max(1, cores // local_size))
+
+
+def check_devices(place: Place, device: torch.device, control: dist.ProcessGroup) -> None:
+    """Refuse two ranks on one GPU; a collective call.
+
+    Raises:
+        ConfigurationError: names the ranks and their GPU.
+    """
+    if device.type != "cuda":
+        return
+    own = f"GPU {torch.cuda.get_device_properties(device).uuid} of {socket.gethostname()}"
+    devices: list[str] = [""] * place.size
+    dist.all_gather_object(devices, own, group=control)
+    refuse_shared(devices)
+
+
+def refuse_shared(devices: Sequence[str]) -> None:
+    """Refuse two ranks on one device.
+
+    Args:
+        devices: a unique name of each rank's.
+
+    Raises:
+        ConfigurationError: names the ranks and their device.
+    """
+    ranks: defaultdict[str, list[str]] = defaultdict(list)
+    for rank, device in enumerate(devices):
+        ranks[device].append(str(rank))
+    for device, shared in ranks.items():
+        if len(shared) > 1:
+            raise ConfigurationError(
+                f"ranks {' and '.join(shared)} are both on {device}: start one process a GPU "
+                "(cluster.tasks_per_node=, or srun's --ntasks-per-node and --gpus-per-node)"
+            )
+
+
+def check_group(place: Place, device: torch.device) -> None:
+    """All-reduce one number on the device that trains; a collective call.
+
+    Raises:
+        RunError: names this rank's node.
+    """
+    here = f"rank {place.rank} on {socket.gethostname()} ({device})"
+    try:
+        total = torch.ones(1, device=device)
+        dist.all_reduce(total)
+        found = int(total)
+    except (dist.DistError, RuntimeError) as error:
+        raise RunError(
+            f"{here} failed in the first all-reduce of {place.size} ranks "
+            f"({str(error).splitlines()[0]}): look at that node's GPU and network "
+            "(nvidia-smi; NCCL_DEBUG=INFO says more; NCCL_SOCKET_IFNAME= names the network's "
+            "interface), and leave it out with cluster.exclude="
+        ) from error
+    if found != place.size:
+        raise RunError(
+            f"{here} computed {found} in the first all-reduce, not {place.size}: its GPU or "
+            "network does not work; leave that node out with cluster.exclude="
+        )
+
+
+def gather_hosts(world: World) -> tuple[str, ...]:
+    """Return the names of the nodes, in order of their ranks, each once; a collective call."""
+    own = socket.gethostname()
+    if world.control is None:
+        return (own,)
+    mine = torch.zeros(_NAME_BYTES, dtype=torch.uint8)
+    name = torch.tensor(list(own.encode()[:_NAME_BYTES]), dtype=torch.uint8)
+    mine[: len(name)] = name
+    names = [torch.empty_like(mine) for _ in range(world.size)]
+    dist.all_gather(names, mine, group=world.control)
+    return tuple(dict.fromkeys(bytes(each.tolist()).rstrip(b"\0").decode() for each in names))
 
 
 def share_text(world: World, text: str, source: int = 0) -> str:

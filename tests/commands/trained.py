@@ -13,7 +13,7 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
-from t2i_hpc.runs.checkpoint import Progress
+from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.run_directory import open_run, prepare_run
 from t2i_hpc.systems import build_system
 from t2i_hpc.training.checkpoints.writing import save_checkpoint
@@ -36,7 +36,7 @@ def make_run(folder: Path, shards: Path, checkpoints: tuple[int, ...] = (100, 20
     for images in checkpoints:
         torch.manual_seed(images)
         system = build_system(system_config, vocabulary.size)
-        save_checkpoint(folder, system.modules, {}, Progress(images, images // 10, 1.0))
+        save_checkpoint(folder, system.modules, {}, TrainingProgress(images, images // 10, 1.0))
     return folder
 
 

@@ -95,7 +95,7 @@ def test_loader_processes_are_there_before_the_process_group(
         waiting.extend(multiprocessing.active_children())
         return joined_world(config)
 
-    monkeypatch.setattr("t2i_hpc.train.joined_world", joined)
+    monkeypatch.setattr("t2i_hpc.training.session.joined_world", joined)
     made = Mock(wraps=loader._Worker)
     monkeypatch.setattr(loader, "_Worker", made)
     assert train.COMMAND.main(words) == 0
@@ -107,7 +107,7 @@ def test_an_error_of_the_data_is_told_when_all_ranks_have_met(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     joined = Mock(wraps=joined_world)
-    monkeypatch.setattr("t2i_hpc.train.joined_world", joined)
+    monkeypatch.setattr("t2i_hpc.training.session.joined_world", joined)
     assert train.COMMAND.main([f"data.path={tmp_path / 'none'}", *TINY]) == 2
     assert "there is no folder" in capsys.readouterr().err
     joined.assert_called_once()

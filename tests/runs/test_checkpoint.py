@@ -10,7 +10,7 @@ import torch
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.runs.checkpoint import (
-    Progress,
+    TrainingProgress,
     choose_checkpoint,
     load_weights,
     open_checkpoint,
@@ -26,7 +26,7 @@ from tests.support.training import tiny_batch
 
 
 def save(run: Path, images: int, system: SSAGAN, strategy: DDPStrategy) -> None:
-    progress = Progress(images, images // 4, 1.5)
+    progress = TrainingProgress(images, images // 4, 1.5)
     save_checkpoint(run, system.modules, strategy.read_moments(), progress)
 
 
@@ -36,7 +36,7 @@ def test_a_step_after_loading_equals_the_step_without(tmp_path: Path) -> None:
     train_step(engine, tiny_batch(), NOISE)
     other, other_engine = stepped(0)
     checkpoint = open_checkpoint(tmp_path, 8)
-    assert checkpoint.progress == Progress(8, 2, 1.5)
+    assert checkpoint.progress == TrainingProgress(8, 2, 1.5)
     load_weights(checkpoint.files, other.modules)
     other_engine.write_moments(read_tensors(checkpoint.moments))
     train_step(other_engine, tiny_batch(), NOISE)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
-from t2i_hpc.runs.checkpoint import Progress
+from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.layout import folder_of
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.training.checkpoints.saving import Saver
 from t2i_hpc.training.checkpoints.writing import save_checkpoint
 from t2i_hpc.training.ddp import DDPStrategy
-from t2i_hpc.training.progress import RunFiles, Silence
+from t2i_hpc.training.progress import RunOutput, Silence
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_system
@@ -37,12 +37,12 @@ def stepped(steps: int = 1) -> tuple[SSAGAN, DDPStrategy]:
 
 def saver_of(run: Path, strategy: DDPStrategy) -> Saver:
     """Return what loads and writes a run's checkpoints."""
-    return Saver(RunFiles(run, Silence()), strategy)
+    return Saver(RunOutput(run, Silence()), strategy)
 
 
-def progress_of(images: int) -> Progress:
+def progress_of(images: int) -> TrainingProgress:
     """Return the progress after so many images in batches of four."""
-    return Progress(images, images // 4, 1.5)
+    return TrainingProgress(images, images // 4, 1.5)
 
 
 @lru_cache

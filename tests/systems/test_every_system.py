@@ -19,10 +19,10 @@ from t2i_hpc.common.collectives import mean_over_ranks
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.runs.checkpoint import Progress
+from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.systems import damsm, df_gan, ssa_gan, staged_gan
-from t2i_hpc.training.curves import Records
+from t2i_hpc.training.metrics import MetricsLog
 from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.preloaded import Nursery, nursery
@@ -82,14 +82,14 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_scores(
 
 def die_in_the_third_step() -> None:
     """Let this process kill itself, by kill -9, when it is about to write that step down."""
-    add = Records.add
+    add = MetricsLog.add
 
-    def killing(records: Records, progress: Progress, *values: Any) -> None:
+    def killing(records: MetricsLog, progress: TrainingProgress, *values: Any) -> None:
         if progress.step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         add(records, progress, *values)
 
-    setattr(Records, "add", killing)  # noqa: B010 (mypy lets nobody assign to a method)
+    setattr(MetricsLog, "add", killing)  # noqa: B010 (mypy lets nobody assign to a method)
 
 
 def assert_same_bits(one: Path, two: Path) -> None:

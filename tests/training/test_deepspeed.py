@@ -110,15 +110,15 @@ def test_images_are_channels_last_throughout(stage: int) -> None:
 SCRIPT = """
 import torch
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.training.step import build_strategy
+from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy, toy_batch
 
 world = World(0, 1, 0, 1, torch.device("cpu"))
-engine = build_strategy(Toy(), world, EngineConfig(name="deepspeed", batch_size=4))
+strategy = build_strategy(Toy(), world, EngineConfig(name="deepspeed", batch_size=4))
 for step in range(2):
-    train_step(engine, *toy_batch(4, 4 * step), 4 * step)
-print(engine.kind)
+    train_step(strategy, *toy_batch(4, 4 * step), 4 * step)
+print(strategy.kind)
 """
 
 

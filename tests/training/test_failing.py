@@ -21,14 +21,14 @@ import sys
 from t2i_hpc import train
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.training.world import raise_together
-from t2i_hpc.training.curves import Records
+from t2i_hpc.training.metrics import MetricsLog
 from t2i_hpc.training.world import World
 import torch
 
 def fail(*_):
     raise_together(World(0, 1, 0, 1, torch.device("cpu")), {error}("no step more"))
 
-Records.add = fail
+MetricsLog.add = fail
 sys.exit(train.COMMAND.main(sys.argv[1:]))
 """
 LEAVING = """

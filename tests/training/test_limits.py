@@ -8,27 +8,27 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.runs.checkpoint import Progress
-from t2i_hpc.training.progress import PlainLines, RunFiles
+from t2i_hpc.runs.checkpoint import TrainingProgress
+from t2i_hpc.training.progress import PlainLines, RunOutput
 from t2i_hpc.training.stopping import Limits, SessionClock, StopRequest
 
 
 def limits(folder: Path, config: EngineConfig | None = None) -> Limits:
-    return Limits(config or EngineConfig(), StopRequest(), RunFiles(folder, PlainLines()))
+    return Limits(config or EngineConfig(), StopRequest(), RunOutput(folder, PlainLines()))
 
 
 def test_a_training_ends_after_images_or_minutes(tmp_path: Path) -> None:
     watched = limits(tmp_path, EngineConfig(images=100, minutes=2))
-    assert not watched.reached(Progress(99, 9, 119))
-    assert watched.reached(Progress(100, 10, 0))
-    assert watched.reached(Progress(0, 0, 120))
+    assert not watched.reached(TrainingProgress(99, 9, 119))
+    assert watched.reached(TrainingProgress(100, 10, 0))
+    assert watched.reached(TrainingProgress(0, 0, 120))
 
 
 @pytest.mark.parametrize("name", ["stop", "save"])
 def test_a_file_is_obeyed_once_and_deleted(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     watched = limits(tmp_path)
-    assert watched.stop(Progress()) is (name == "stop")
+    assert watched.stop(TrainingProgress()) is (name == "stop")
     assert [watched.save_is_asked_for() for _ in range(2)] == [name == "save", False]
     assert not (tmp_path / name).exists()
 
@@ -39,12 +39,12 @@ def test_files_are_looked_for_once_a_second(
     now = 50.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     watched = limits(tmp_path)
-    watched.stop(Progress())
+    watched.stop(TrainingProgress())
     (tmp_path / "stop").touch()
     now = 50.9
-    assert not watched.stop(Progress())
+    assert not watched.stop(TrainingProgress())
     now = 51.1
-    assert watched.stop(Progress())
+    assert watched.stop(TrainingProgress())
 
 
 def test_other_ranks_leave_files_and_the_clock_to_rank_0(
@@ -53,7 +53,7 @@ def test_other_ranks_leave_files_and_the_clock_to_rank_0(
     (tmp_path / "stop").touch()
     monkeypatch.chdir(tmp_path)
     watched = Limits(EngineConfig(max_minutes=0.01), StopRequest(), None)
-    assert not watched.stop(Progress())
+    assert not watched.stop(TrainingProgress())
     assert (tmp_path / "stop").exists()
 
 
@@ -93,11 +93,11 @@ def test_a_save_is_timed_until_the_checkpoint_is_there(
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     watched = limits(tmp_path)
-    watched.saving(Progress(8))
+    watched.saving(TrainingProgress(8))
     now = 4.0
-    watched.stop(Progress(12))
+    watched.stop(TrainingProgress(12))
     assert watched.clock.longest_save == 30.0
     (tmp_path / "checkpoints" / f"{8:010d}").mkdir(parents=True)
     now = 6.0
-    watched.stop(Progress(16))
+    watched.stop(TrainingProgress(16))
     assert watched.clock.longest_save == 6.0

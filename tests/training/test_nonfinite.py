@@ -15,7 +15,7 @@ from t2i_hpc.config.engine import CheckpointConfig, EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.training.ddp import DDPStrategy
-from t2i_hpc.training.loop import Job, Loop
+from t2i_hpc.training.loop import Loop, TrainingSetup
 from t2i_hpc.training.precision import NonFiniteWatch
 from t2i_hpc.training.progress import open_progress
 from t2i_hpc.training.step import train_step
@@ -51,7 +51,7 @@ def train(world: World, folder: str, kind: str, words: dict[str, Any]) -> dict[s
         for first in range(images_seen, 1000, 4):
             yield toy_batch(share, first + world.rank * share)[0]
 
-    job = Job(run, system, batches, lambda images: None, 1, config, world)
+    job = TrainingSetup(run, system, batches, lambda images: None, 1, config, world)
     loop = Loop(job, open_progress(False), StopRequest())
     try:
         loop.run()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.training.prefetch import on_device
+from t2i_hpc.training.loop import on_device
 
 # On a CPU there is nothing to move.
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

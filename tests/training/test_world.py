@@ -11,9 +11,8 @@ import torch
 from t2i_hpc.cluster.local import free_port
 from t2i_hpc.cluster.network import ports
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.training.health import refuse_shared
 from t2i_hpc.training.place import Place, expand_tasks, find_place, first_node
-from t2i_hpc.training.world import choose_device
+from t2i_hpc.training.world import choose_device, refuse_shared
 
 
 def test_nothing_is_one_rank_alone() -> None:

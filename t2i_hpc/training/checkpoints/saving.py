@@ -1,7 +1,4 @@
-"""Which checkpoints stay: the newest, the best by score, and one in so many images.
-
-A session's checkpoints: the one it starts from, and those that it writes.
-"""
+"""A session's checkpoints: the one it resumes from, those that it writes, and which stay."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ import t2i_hpc
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import CheckpointConfig
 from t2i_hpc.data.captions import check_same_words
-from t2i_hpc.runs.checkpoint import Checkpoint, Progress, load_weights, read_tensors
+from t2i_hpc.runs.checkpoint import Checkpoint, TrainingProgress, load_weights, read_tensors
 from t2i_hpc.runs.inventory import ranking
 from t2i_hpc.runs.layout import clear_leftovers, folder_of, list_checkpoints, remove
 from t2i_hpc.systems.base import System
@@ -37,54 +34,35 @@ from t2i_hpc.training.checkpoints.writing import (
     write_checkpoint,
 )
 from t2i_hpc.training.optimizers import check_moments
-from t2i_hpc.training.progress import RunFiles
+from t2i_hpc.training.progress import RunOutput
 from t2i_hpc.training.step import Strategy
 from t2i_hpc.training.world import raise_together
-
-
-def prune_checkpoints(run: Path, config: CheckpointConfig) -> None:
-    """Delete all checkpoints but those that the configuration keeps.
-
-    Of `milestones` the first that reaches each multiple stays. What waits for its score, stays.
-    """
-    there = list_checkpoints(run)
-    kept = set(there[-config.keep :])
-    if config.milestones:
-        periods = {images // config.milestones for images in there}
-        kept |= {min(n for n in there if n // config.milestones == k) for k in periods}
-    if config.keep_best:
-        kept |= {score.images for score in ranking(run, config.best_metric)[: config.keep_best]}
-    kept |= set(waiting_for_scores(run))
-    for images in there:
-        if images not in kept:
-            remove(folder_of(run, images))
-
 
 _WORTH_TELLING_SECONDS = 1.0
 
 
 class Saver:
-    """Loads the newest checkpoint of a run, and writes new ones beside the training.
+    """Loads the newest checkpoint of a run, and writes new ones in the background.
 
     All ranks call it. As a context it waits at the end for what is being written; after an
     error too, but not when a person insists on leaving.
 
     Args:
-        run: whose checkpoints.
-        engine: what is saved.
-        vocabulary: SHA-256 of what numbers the words of the captions.
+        output: the run whose checkpoints they are.
+        strategy: what is saved.
+        vocabulary: SHA-256 of what numbers the tokens of captions.
         rebuild: gives the system as it was when the run began, from which frozen networks are
             restored that the disk has lost.
     """
 
     def __init__(
         self,
-        run: RunFiles,
+        output: RunOutput,
         strategy: Strategy,
         vocabulary: str = "",
         rebuild: Callable[[], System] | None = None,
     ) -> None:
-        self._run, self._engine, self._vocabulary = run, strategy, vocabulary
+        self._output, self._strategy, self._vocabulary = output, strategy, vocabulary
         self._rebuild = rebuild
         self._system, self._world = strategy.system, strategy.world
         self._config = strategy.config
@@ -106,24 +84,24 @@ class Saver:
         elif issubclass(kind, Exception):
             self._writer.wait()  # the other ranks may be gone: no agreement
 
-    def resume(self) -> Progress:
+    def resume(self) -> TrainingProgress:
         """Load the newest valid checkpoint, if there is one; return how far the run is.
 
         Raises:
             RunError: on all ranks; none is valid though there are some, or it does not fit.
         """
-        checkpoint = recover_together(self._run.folder, self._world, rebuild=self._rebuild)
+        checkpoint = recover_together(self._output.folder, self._world, rebuild=self._rebuild)
         if checkpoint is None:
-            return Progress()
+            return TrainingProgress()
         moments, error = self._load(checkpoint)
         raise_together(self._world, error)
-        self._engine.write_moments(moments)
+        self._strategy.write_moments(moments)
         done = checkpoint.progress
         self._saved = done.images_seen
-        self._run.line.say(f"resuming at step {done.step:,}, {done.images_seen:,} images seen")
+        self._output.line.say(f"resuming at step {done.step:,}, {done.images_seen:,} images seen")
         return done
 
-    def due(self, progress: Progress) -> bool:
+    def due(self, progress: TrainingProgress) -> bool:
         """Whether a checkpoint is due after the step that `progress` counts last.
 
         One that failed is due at once, so that all ranks hear of it.
@@ -134,12 +112,12 @@ class Saver:
         regular = progress.crossed(config.every_images, self._config.batch_size)
         return old or milestone or regular or self._writer.failed
 
-    def save(self, progress: Progress, then: Callable[[], None] | None = None) -> None:
+    def save(self, progress: TrainingProgress, then: Callable[[], None] | None = None) -> None:
         """Take a snapshot and begin to write it; then delete what is not kept.
 
         Args:
             progress: of the training.
-            then: what rank 0 does beside the training once the checkpoint is on the disk.
+            then: what rank 0's writer thread does once the checkpoint is on the disk.
 
         Raises:
             RunError: on all ranks; replicas differ, the disk has no room, or what was written
@@ -149,7 +127,7 @@ class Saver:
         if progress.images_seen == self._saved:
             return
         compare_replicas(self._system.modules, self._world)
-        moments = self._engine.read_moments()
+        moments = self._strategy.read_moments()
         error: Exception | None = None
         if self._world.is_main:
             error = self._begin(moments, progress, then)
@@ -164,7 +142,7 @@ class Saver:
         """
         error, waited = self._writer.wait()
         if waited > _WORTH_TELLING_SECONDS:
-            self._run.line.say(f"waited {waited:.1f} s for a checkpoint to be written")
+            self._output.line.say(f"waited {waited:.1f} s for a checkpoint to be written")
         try:
             raise_together(self._world, error)
         except Exception:
@@ -188,9 +166,12 @@ class Saver:
         return moments, None
 
     def _begin(
-        self, moments: Mapping[str, Tensor], progress: Progress, then: Callable[[], None] | None
+        self,
+        moments: Mapping[str, Tensor],
+        progress: TrainingProgress,
+        then: Callable[[], None] | None,
     ) -> Exception | None:
-        folder = self._run.folder
+        folder = self._output.folder
         weights, frozen = split_frozen(self._system, self._system.modules.state_dict())
         try:
             with said_of_disk(folder):
@@ -206,7 +187,7 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, then: Callable[[], None] | None) -> None:
         """Run in the writer's thread."""
-        folder = self._run.folder
+        folder = self._output.folder
         write_checkpoint(folder, snapshot)
         with said_of_disk(folder):
             if then:
@@ -216,11 +197,29 @@ class Saver:
     def _origin(self) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.timezone.utc)
         return {
-            "run": self._run.folder.name,
+            "run": self._output.folder.name,
             "vocabulary": self._vocabulary,
-            "engine": self._engine.kind,
+            "engine": self._strategy.kind,
             "world": self._world.size,
             "precision": self._config.precision,
             "versions": {"t2i_hpc": t2i_hpc.__version__, "torch": str(torch.__version__)},
             "time": now.isoformat(timespec="seconds"),
         }
+
+
+def prune_checkpoints(run: Path, config: CheckpointConfig) -> None:
+    """Delete all checkpoints but those that the configuration keeps.
+
+    Of `milestones` the first that reaches each multiple stays. What waits for its score, stays.
+    """
+    there = list_checkpoints(run)
+    kept = set(there[-config.keep :])
+    if config.milestones:
+        periods = {images // config.milestones for images in there}
+        kept |= {min(n for n in there if n // config.milestones == k) for k in periods}
+    if config.keep_best:
+        kept |= {score.images for score in ranking(run, config.best_metric)[: config.keep_best]}
+    kept |= set(waiting_for_scores(run))
+    for images in there:
+        if images not in kept:
+            remove(folder_of(run, images))

@@ -36,7 +36,7 @@ from t2i_hpc.runs.checkpoint import (
     STATE,
     WEIGHTS,
     Checkpoint,
-    Progress,
+    TrainingProgress,
     read_state,
 )
 from t2i_hpc.runs.layout import folder_of, list_checkpoints, retire, temporary_of
@@ -56,13 +56,13 @@ class Snapshot:
 
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
-    progress: Progress
+    progress: TrainingProgress
     origin: Mapping[str, Any]
     frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    run: Path, modules: nn.Module, moments: Mapping[str, Tensor], progress: Progress
+    run: Path, modules: nn.Module, moments: Mapping[str, Tensor], progress: TrainingProgress
 ) -> Checkpoint:
     """Write a checkpoint of networks and moments as they are now, and wait for it."""
     weights = take_snapshot(modules.state_dict())

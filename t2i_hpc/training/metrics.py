@@ -1,23 +1,75 @@
-"""The run's curves: metrics.jsonl (the truth) and TensorBoard (the same numbers)."""
+"""What a training measures of itself: speed, waiting, memory; and the curves of a run.
+
+``metrics.jsonl`` is the truth; TensorBoard shows the same numbers.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import resource
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
+
 from t2i_hpc.common.files import append_json_line, read_json_lines, write_text
-from t2i_hpc.runs.checkpoint import Progress
+from t2i_hpc.data.batches import Batch
+from t2i_hpc.runs.checkpoint import TrainingProgress
 
 
-class Records:
+class Meter:
+    """Speed and share of waiting since it was last read."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._mark = self._start = time.monotonic()
+        self._waited = 0.0
+        self._steps = 0
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass batches on; count the time that each was waited for."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self._waited += time.monotonic() - start
+            yield batch
+
+    def step_done(self) -> float:
+        """Count a step; return the seconds since the one before."""
+        now = time.monotonic()
+        seconds, self._mark = now - self._mark, now
+        self._steps += 1
+        return seconds
+
+    def read(self) -> tuple[float, float]:
+        """Return (images per second, share of waiting) and start anew."""
+        elapsed = max(1e-9, time.monotonic() - self._start)
+        result = self._steps * self.batch_size / elapsed, min(1.0, self._waited / elapsed)
+        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
+        return result
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return this process's largest memory so far in GB (10⁹ bytes).
+
+    On a GPU that of all tensors together, else what was resident of the whole process.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+class MetricsLog:
     """Appends to a run's curves, starting from a checkpoint.
 
-    Lines after the checkpoint, from a session that was cut off, are taken away first: those
-    steps are about to happen again.
+    Lines after the checkpoint, from a session that was cut off, are removed first: those steps
+    are about to happen again.
     """
 
-    def __init__(self, run: Path, start: Progress) -> None:
+    def __init__(self, run: Path, start: TrainingProgress) -> None:
         self.path = run / "metrics.jsonl"
         rows = read_json_lines(self.path)
         kept = [row for row in rows if row.get("images", 0) <= start.images_seen]
@@ -30,7 +82,7 @@ class Records:
 
     def add(
         self,
-        progress: Progress,
+        progress: TrainingProgress,
         images_per_second: float,
         data_wait: float,
         memory: float,

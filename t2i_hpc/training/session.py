@@ -1,0 +1,271 @@
+"""One session of a training: what it opens, checks and builds, in order, and how it ends.
+
+The same command finds its run again and resumes it from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from t2i_hpc.cluster.background_jobs import EvaluationsBeside
+from t2i_hpc.common.errors import STOPPED, TRAINING_LEVERS, UserError
+from t2i_hpc.config.fields import file_entries
+from t2i_hpc.config.systems import SystemConfig
+from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.data.captions import Vocabulary
+from t2i_hpc.data.loader import Loader
+from t2i_hpc.data.sampler import RankSlice
+from t2i_hpc.data.split import Split
+from t2i_hpc.data.training_data import TrainingData, fit_to_timeout, open_training_data
+from t2i_hpc.runs.inputs import keep_inputs, with_inputs
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.run_directory import (
+    check_relatives,
+    data_record,
+    locked,
+    prepare_run,
+    recorded_files,
+    run_folder,
+)
+from t2i_hpc.systems import build_system, outline_system
+from t2i_hpc.systems.base import RetrievalSystem, System, TextToImageSystem
+from t2i_hpc.systems.encoders import check_text_encoder, checkpoint_follows
+from t2i_hpc.training.callbacks.background_evaluation import BackgroundEvaluations
+from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, telling_of_one_class
+from t2i_hpc.training.callbacks.sample_grids import SampleGrids
+from t2i_hpc.training.checks import check_engine
+from t2i_hpc.training.loop import Loop, TrainingSetup
+from t2i_hpc.training.place import Place, find_place
+from t2i_hpc.training.progress import ProgressLine, RunOutput, open_progress
+from t2i_hpc.training.session_record import run_recorded
+from t2i_hpc.training.stopping import listening
+from t2i_hpc.training.threads import keep_threads, settle_threads
+from t2i_hpc.training.world import World, gather_hosts, joined_world, raise_together
+
+
+def train(config: TrainConfig) -> int:
+    """Train to the end or to a request to stop; return the exit code."""
+    with _loading(config) as opened, joined_world(config.engine) as world:
+        if isinstance(opened, Exception):
+            raise opened
+        data = opened.data
+        folder = run_folder(config, data.identity)
+        raise_together(world, _refusal(folder, config, data, world) if world.is_main else None)
+        line = open_progress(world.is_main)
+        try:
+            settle_threads(folder, config.engine, world, line.say)
+            setup = build_setup(config, world, opened, line)
+            hosts = gather_hosts(world)
+            if not world.is_main:
+                return _run(setup, line)
+            with locked(folder):
+                record = _record(folder, config, data)
+                prepare_run(folder, config, world.size, world.device, record)
+                keep_threads(folder, config.engine, world)
+                keep_inputs(folder, config, data.vocabulary)
+                return run_recorded(folder, world, hosts, partial(_run, setup, line))
+        finally:
+            line.close()
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """What a rank trains on, and what makes its batches."""
+
+    data: TrainingData
+    loader: Loader
+
+
+@contextmanager
+def _loading(config: TrainConfig) -> Iterator[OpenedData | Exception]:
+    """Start the loader processes before CUDA and the process group are.
+
+    Gives an error of the data instead: other ranks can hear of it only once all have met.
+    """
+    try:
+        opened = open_data(config, find_place(os.environ))
+    except Exception as error:
+        yield error
+        return
+    try:
+        opened.loader.start()
+        yield opened
+    finally:
+        opened.loader.close()
+
+
+def open_data(config: TrainConfig, place: Place) -> OpenedData:
+    """Open what a rank trains on; no process is started yet.
+
+    Raises:
+        UserError: whatever is wrong with the data or its values.
+    """
+    engine = config.engine
+    settings, answer_within = fit_to_timeout(config.data, engine.timeout, place.size)
+    data = open_training_data(settings, check_tars=False)
+    # Rank 0 says what is worth knowing; how weights begin matters to a new run only.
+    level = logging.WARNING if list_checkpoints(run_folder(config, data.identity)) else logging.INFO
+    logging.basicConfig(level=level if place.rank == 0 else logging.ERROR, format="%(message)s")
+    rank_slice = RankSlice(engine.batch_size, place.rank, place.size, engine.accumulate)
+    resolution = config.system.resolution
+    loader = data.loader(resolution, config.seed, rank_slice, answer_within=answer_within)
+    return OpenedData(data, loader)
+
+
+def check_start(config: TrainConfig, ranks: int = 1) -> Path:
+    """Check what a training of so many ranks would refuse as soon as it starts.
+
+    Returns:
+        Its run directory.
+
+    Raises:
+        UserError: the data or the text encoder's weights do not fit, or settings do not.
+    """
+    data = open_training_data(config.data)
+    folder = run_folder(config, data.identity)
+    _check(folder, config, data, ranks, None)
+    return folder
+
+
+def locate(config: TrainConfig) -> Path:
+    """Return the run directory of a configuration, whether it exists or not."""
+    return run_folder(config, open_training_data(config.data).identity)
+
+
+def _refusal(
+    folder: Path, config: TrainConfig, data: TrainingData, world: World
+) -> UserError | None:
+    """Return what rank 0 finds for all: a file system is not asked for each tar by each rank."""
+    try:
+        _check(folder, config, data, world.size, world.device)
+        open_training_data(config.data)
+        Split.open(config.data, config.data.test_split)
+    except UserError as error:
+        return error
+    return None
+
+
+def _check(
+    folder: Path, config: TrainConfig, data: TrainingData, ranks: int, device: torch.device | None
+) -> None:
+    """Refuse what does not go together, before anything is built; `device` None: not known."""
+    check_relatives(folder, config, _record(folder, config, data))
+    resumes = bool(list_checkpoints(folder))
+    if not resumes:
+        check_text_encoder(config.system, data.vocabulary.sha256)
+    used = with_inputs(folder, config) if resumes else config
+    outline = outline_system(used.system, data.vocabulary.size)
+    if outline is not None:
+        check_engine(outline, config.engine, ranks, device)
+
+
+def _record(folder: Path, config: TrainConfig, data: TrainingData) -> dict[str, str]:
+    return data_record(config, data.content, data.vocabulary.sha256, recorded_files(folder))
+
+
+def build_setup(
+    config: TrainConfig, world: World, opened: OpenedData, line: ProgressLine
+) -> TrainingSetup:
+    """Build everything the loop needs; nothing is written yet.
+
+    Raises:
+        UserError: whatever is wrong with weights or values.
+    """
+    data = opened.data
+    batches: Batches = opened.loader.batches
+    folder = run_folder(config, data.identity)
+    torch.manual_seed(config.seed)
+    system = _build(folder, config, data.vocabulary)
+    system.modules.to(world.device)
+    sample = _sampler_of(folder, config, system, line)
+    line.say(
+        f"run {folder}: {config.system.name} at {config.system.resolution} px on "
+        f"{data.summary}, batch {config.engine.batch_size} "
+        f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
+    )
+    for notice in (data.notice, _lost_files(config)):
+        if notice:
+            line.say(notice)
+    if _learns_by_damsm(config.system):
+        batches = telling_of_one_class(batches, world, line.say)
+    return TrainingSetup(
+        folder,
+        system,
+        batches,
+        sample,
+        config.seed,
+        config.engine,
+        world,
+        _evaluations(RunOutput(folder, line), config) if world.is_main else None,
+        data.vocabulary.sha256,
+        partial(_build_anew, config, data.vocabulary.size),
+    )
+
+
+def _build(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> System:
+    """Build the system; a run that has a checkpoint needs no files of initial weights."""
+    if not list_checkpoints(folder):
+        return _build_anew(config, vocabulary.size)
+    with checkpoint_follows():
+        return build_system(with_inputs(folder, config).system, vocabulary.size)
+
+
+def _build_anew(config: TrainConfig, vocabulary_size: int) -> System:
+    """Build the system with the weights that a run begins with."""
+    torch.manual_seed(config.seed)
+    return build_system(config.system, vocabulary_size)
+
+
+def _lost_files(config: TrainConfig) -> str:
+    """Return a notice of files that a resumed run does without, "" where all are there."""
+    lost = [f"{e.key}={e.value}" for e in file_entries(config) if not Path(e.value).is_file()]
+    return f"{', '.join(lost)}: no such file, the checkpoint holds its weights" if lost else ""
+
+
+def _sampler_of(
+    folder: Path, config: TrainConfig, system: System, line: ProgressLine
+) -> Callable[[int], None]:
+    """Return what a system shows of itself from time to time."""
+    held_out = Split.open(config.data, config.data.test_split, check_tars=False)
+    if isinstance(system, TextToImageSystem):
+        return SampleGrids(folder, config, held_out, system)
+    if isinstance(system, RetrievalSystem):
+        return RetrievalReport(folder, config, held_out, system, line)
+    raise TypeError(f"{type(system).__name__} neither generates nor retrieves")
+
+
+def _learns_by_damsm(system: SystemConfig) -> bool:
+    damsm = getattr(system, "damsm", None)
+    return damsm is not None and getattr(damsm, "weight", 1.0) > 0
+
+
+def _evaluations(output: RunOutput, config: TrainConfig) -> BackgroundEvaluations | None:
+    every = config.evaluation.every_images
+    if not every:
+        return None
+    starter = EvaluationsBeside(output.folder, config.evaluation.overrides)
+    return BackgroundEvaluations(output, every, config.engine.batch_size, starter)
+
+
+def _run(setup: TrainingSetup, line: ProgressLine) -> int:
+    with setup.world.memory_explained(TRAINING_LEVERS), listening() as stop:
+        done = Loop(setup, line, stop).run()
+    if done:
+        line.say(f"done: {setup.run}")
+        return 0
+    line.say(f"stopped and saved: the same command resumes {setup.run}")
+    if stop.reason == "SIGTERM" and setup.world.is_main and "SLURM_JOB_ID" in os.environ:
+        # Slurm may have ended the batch script as well: then nobody else requeues the job.
+        command = [sys.executable, "-m", "t2i_hpc.cluster.slurm.job", str(setup.run), "TERM"]
+        subprocess.run(command, check=False)
+    return STOPPED
