@@ -45,9 +45,9 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         rows = value.detach().contiguous()
-        parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows)
-        return torch.cat(parts)
+        slices = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(slices, rows)
+        return torch.cat(slices)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ _GIT_SECONDS = 20.0
 _HERE = Path(__file__)
 
 
-def git(*words: str, file: Path = _HERE) -> str:
+def git(*arguments: str, file: Path = _HERE) -> str:
     """Return what git says of the checkout that `file` belongs to; "" where it belongs to none.
 
     A package that is installed inside the checkout of another project (in its ``.venv``, say) does
@@ -184,14 +184,14 @@ def git(*words: str, file: Path = _HERE) -> str:
     """
     try:
         _run_git("ls-files", "--error-unmatch", file.name, folder=file.parent)
-        return _run_git(*words, folder=file.parent)
+        return _run_git(*arguments, folder=file.parent)
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-def _run_git(*words: str, folder: Path) -> str:
+def _run_git(*arguments: str, folder: Path) -> str:
     return subprocess.run(
-        ["git", *words],
+        ["git", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -130,7 +130,7 @@ def _shown(seconds: float) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' reports to itself: what matters is said by a refusal."""
+    """Keep transformers' reports to itself: what matters is said by our errors."""
     logging = import_module("transformers.utils.logging")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -128,7 +128,7 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
     """Return the newest valid checkpoint, naming the damaged ones; None where there is none.
 
     Raises:
-        RunError: one cannot be read, or there are damaged ones alone.
+        RunError: one cannot be read, or all are damaged.
     """
     damaged = [path.name for path in damaged_checkpoints(run)]
     for images in reversed(list_checkpoints(run)):
@@ -145,8 +145,8 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
 def only_damaged(run: Path, names: Sequence[str]) -> RunError:
     """Return the error of a run all of whose checkpoints are damaged."""
     return RunError(
-        f"{run / 'checkpoints'} holds damaged checkpoints alone ({', '.join(names)}): put a whole "
-        "copy of one back under its number, or delete them all to begin the run anew"
+        f"{run / 'checkpoints'} holds damaged checkpoints alone ({', '.join(names)}): restore a "
+        "whole copy of one under its number, or delete them all to begin the run anew"
     )
 
 
@@ -279,13 +279,13 @@ def _damaged(checkpoint: Checkpoint, name: str, how: str) -> DamagedCheckpointEr
     if name != FROZEN:
         return DamagedCheckpointError(said)
     return DamagedFrozenError(
-        f"{said}; put back the files of initial weights that the run's config.yaml names, and "
-        "training the run on restores it from them, or put a copy back of another checkpoint's"
+        f"{said}; restore the files of initial weights that the run's config.yaml names, and "
+        "training the run on restores it from them, or copy the file of another checkpoint there"
     )
 
 
 def _unreadable(folder: Path, error: OSError) -> RunError:
     return RunError(
-        f"checkpoint {folder} cannot be read: {error}; mend that and start the same command again, "
-        "or move the folder away and the one before is taken"
+        f"checkpoint {folder} cannot be read: {error}; repair that and start the same command "
+        "again, or move the folder away and the one before is taken"
     )

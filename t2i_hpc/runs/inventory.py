@@ -158,7 +158,7 @@ def _kind(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _is_of(row: Mapping[str, Any], run: Path) -> bool:
-    """Whether a score is of the weights that lie there now, where it says of which it is."""
+    """Whether a score is of the weights that are there now, where it says of which it is."""
     try:
         return row.get("checkpoint", "") in ("", read_state(run, row["images"]).sha256)
     except RunError:

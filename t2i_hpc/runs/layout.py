@@ -3,7 +3,7 @@
 In ``checkpoints/`` are ``<images seen, ten digits>`` and, only while something is under way or
 after a session was killed, ``.<images>.tmp`` (being written) and ``.deleted-<images>`` (being
 deleted). What was found damaged is renamed to ``damaged-<images>``, ``damaged-<images>-2`` …
-and stays for a person to look at.
+and stays for a person to inspect.
 """
 
 from __future__ import annotations

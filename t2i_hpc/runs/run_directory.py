@@ -90,7 +90,7 @@ def data_record(
 def check_relatives(folder: Path, config: TrainConfig, data: Mapping[str, str]) -> None:
     """Refuse to begin a run that another folder holds but for the vocabulary.
 
-    A vocabulary.json that was replaced by mistake would start a training anew without a word.
+    A vocabulary.json that was replaced by mistake would silently start a training anew.
 
     Args:
         folder: of the run, which need not exist.
@@ -115,7 +115,7 @@ def check_relatives(folder: Path, config: TrainConfig, data: Mapping[str, str]) 
         if same and known.get("vocabulary") != data["vocabulary"]:
             raise RunError(
                 f"{path.parent} holds this training with another vocabulary: tokens would mean "
-                "other words now, so put the vocabulary.json back that it was trained with (or "
+                "other words now, so restore the vocabulary.json that it was trained with (or "
                 "its data.tokenizer) to resume it, or choose another name= to begin a new run"
             )
 

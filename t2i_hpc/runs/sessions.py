@@ -1,8 +1,8 @@
 """The sessions of a run: every start and end of it, in ``RUN/sessions.jsonl``.
 
-A run lives in many sessions: time limits, preemption and lost nodes end one, and the next goes on.
+A run lives in many sessions: time limits, preemption and lost nodes end one, and the next resumes.
 The first rank writes a line when a session begins and one when it ends; a session that has no
-second line was cut off (kill -9, power) or still runs, which the run's lock tells. Who shows a
+second line was cut off (kill -9, power) or still runs, as the run's lock shows. Who shows a
 run's state, and who decides whether a job is started again, reads them.
 """
 

@@ -1,4 +1,4 @@
 """Engines run systems: world, phases, optimizers, the loop, checkpoints, progress.
 
-This room knows no system by name: it sees ``t2i_hpc.systems.base.System``.
+This package knows no system by name: it sees ``t2i_hpc.systems.base.System``.
 """

@@ -52,16 +52,16 @@ def check_engine(
 
 
 def _check_micro_batches(config: EngineConfig, ranks: int) -> None:
-    parts = config.accumulate
-    if parts > 1 and config.batch_size % (parts * ranks):
+    count = config.accumulate
+    if count > 1 and config.batch_size % (count * ranks):
         raise ConfigurationError(
-            f"engine.accumulate={parts} does not divide the {config.batch_size // ranks} images "
+            f"engine.accumulate={count} does not divide the {config.batch_size // ranks} images "
             f"that each of {ranks} ranks has of engine.batch_size={config.batch_size}: take a "
             "divisor of them"
         )
-    if config.batch_size // parts < 2:
+    if config.batch_size // count < 2:
         raise ConfigurationError(
-            f"engine.batch_size={config.batch_size} over engine.accumulate={parts} is 1 image, "
+            f"engine.batch_size={config.batch_size} over engine.accumulate={count} is 1 image, "
             "which has no batch statistics and no wrong caption: take a smaller accumulate"
         )
 
@@ -97,17 +97,17 @@ def check_deepspeed(system: System, config: EngineConfig) -> None:
         )
     seen: dict[str, tuple[str, ...]] = {}
     for phase in system.phases:
-        for part in phase.updates:
-            if seen.setdefault(part, phase.updates) != phase.updates:
+        for name in phase.updates:
+            if seen.setdefault(name, phase.updates) != phase.updates:
                 raise ConfigurationError(
-                    f"engine=deepspeed updates {part} either alone or with others, and this system "
+                    f"engine=deepspeed updates {name} either alone or with others, and this system "
                     "does both: take engine=ddp"
                 )
         _check_together(system, config, phase.updates)
 
 
 def _check_together(system: System, config: EngineConfig, updates: tuple[str, ...]) -> None:
-    """Refuse what one optimizer of several parts does otherwise than one of each."""
+    """Refuse what one optimizer of several modules does otherwise than one of each."""
     if len(updates) == 1:
         return
     settings = [system.optimizers[name] for name in updates]
@@ -115,7 +115,7 @@ def _check_together(system: System, config: EngineConfig, updates: tuple[str, ..
     if config.clip is not None or any(one.clip is not None for one in settings):
         raise ConfigurationError(
             f"{together}, and engine=deepspeed would clip the gradient of all of them instead of "
-            "each part's: leave clip empty, or take engine=ddp"
+            "each module's: leave clip empty, or take engine=ddp"
         )
     if len({one.restart_every for one in settings}) > 1:
         raise ConfigurationError(

@@ -1,6 +1,6 @@
 """What a training step costs: its parameters and operations, counted on a small random batch.
 
-Counting takes place outside of any training: torch's counter may take operators apart, and so
+Counting takes place outside of any training: torch's counter may decompose operators, and so
 change the last bits of what they give.
 """
 
@@ -25,9 +25,9 @@ _IMAGES = 4
 
 @dataclass(frozen=True)
 class Captions:
-    """Random captions: their longest length, and how many word ids there are."""
+    """Random captions: their longest length in tokens, and how many tokens there are."""
 
-    words: int
+    max_tokens: int
     vocabulary: int
 
 
@@ -45,7 +45,7 @@ def count_flops(step: Callable[[], object]) -> int:
 def count_step(system: System, captions: Captions) -> float:
     """Return the floating-point operations per image of one step, all phases together.
 
-    The system's weights are changed by the step. It lies on the CPU, in one process, and sees a
+    The system's weights are changed by the step. It is on the CPU, in one process, and sees a
     batch of four images: terms that compare all images with all captions count for four.
     """
     strategy = DDPStrategy(system, World(0, 1, 0, 1, torch.device("cpu")))
@@ -57,10 +57,10 @@ def count_step(system: System, captions: Captions) -> float:
 def random_batch(images: int, resolution: int, captions: Captions) -> Batch:
     """Return random images of `resolution` px with random captions of several lengths."""
     # Captions of one length take a kernel for LSTMs that the counter does not know.
-    lengths = (captions.words - torch.arange(images)).clamp(min=1)
+    lengths = (captions.max_tokens - torch.arange(images)).clamp(min=1)
     return Batch(
         torch.randint(0, 256, (images, 3, resolution, resolution), dtype=torch.uint8),
-        torch.randint(1, captions.vocabulary, (images, captions.words)),
+        torch.randint(1, captions.vocabulary, (images, captions.max_tokens)),
         lengths,
         torch.arange(images),
         torch.arange(images),

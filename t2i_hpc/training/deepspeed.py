@@ -266,7 +266,7 @@ def import_deepspeed(world: World) -> Any:
             rank=0,
             world_size=1,
         )
-    # What it says of its small parts would stand in the middle of the progress line.
+    # What it prints of its extensions would stand in the middle of the progress line.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated")
     with contextlib.redirect_stdout(io.StringIO()), compiling():

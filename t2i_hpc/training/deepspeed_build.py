@@ -1,4 +1,4 @@
-"""What DeepSpeed compiles its small parts with at its first start, and that it gets done.
+"""What DeepSpeed compiles its extensions with at its first start, and a lock that never hangs.
 
 torch has one process compile while the others wait for a lock file to vanish. A process that is
 killed meanwhile leaves the file behind, and all later ones would wait for ever. So processes of
@@ -43,7 +43,7 @@ def require_compilation(wanted: str, otherwise: str, *, here: bool = True) -> No
     compiler = os.environ.get("CXX", "g++")
     if here and shutil.which(compiler) is None:
         raise ConfigurationError(
-            f"{wanted} compiles a small part of DeepSpeed at its first start and finds no "
+            f"{wanted} compiles an extension of DeepSpeed at its first start and finds no "
             f"{compiler}: load a compiler module or set CXX, or {otherwise}"
         )
 

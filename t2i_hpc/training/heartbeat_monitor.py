@@ -141,7 +141,7 @@ class HeartbeatMonitor:
 
 
 def lost_ranks(lost: Sequence[RankReport], how: str) -> str:
-    """Return the sentence about ranks that were lost without a word."""
+    """Return the sentence about ranks that were lost silently."""
     names = [f"{report.name()}, last at {report.place()}," for report in lost[:_NAMED]]
     names += [f"{len(lost) - _NAMED} more"] if len(lost) > _NAMED else []
     return f"{' and '.join(names)} {how}{_ADVICE}"

@@ -24,9 +24,9 @@ from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.systems.base import System
-from t2i_hpc.training.callbacks.background_evaluation import BackgroundEvaluations
+from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
 from t2i_hpc.training.checkpoints.saving import Saver
-from t2i_hpc.training.metrics import Meter, MetricsLog, peak_memory
+from t2i_hpc.training.metrics_log import Meter, MetricsLog, peak_memory
 from t2i_hpc.training.progress import ProgressLine, RunOutput, Status
 from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.stopping import Limits, StopRequest
@@ -57,7 +57,7 @@ class TrainingSetup:
     seed: int
     config: EngineConfig
     world: World
-    evaluations: BackgroundEvaluations | None = None
+    evaluations: EvaluationRequests | None = None
     vocabulary: str = ""
     rebuild: Callable[[], System] | None = None
 

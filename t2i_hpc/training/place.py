@@ -1,6 +1,6 @@
 """This process's place among all ranks, as the launcher's environment tells it.
 
-torchrun, srun and MPI each have variables of their own; without any of them a process is alone.
+torchrun, srun and MPI each have variables of their own; without any of them there is one rank.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from t2i_hpc.runs.run_directory import (
 from t2i_hpc.systems import build_system, outline_system
 from t2i_hpc.systems.base import RetrievalSystem, System, TextToImageSystem
 from t2i_hpc.systems.encoders import check_text_encoder, checkpoint_follows
-from t2i_hpc.training.callbacks.background_evaluation import BackgroundEvaluations
+from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
 from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, telling_of_one_class
 from t2i_hpc.training.callbacks.sample_grids import SampleGrids
 from t2i_hpc.training.checks import check_engine
@@ -249,12 +249,12 @@ def _learns_by_damsm(system: SystemConfig) -> bool:
     return damsm is not None and getattr(damsm, "weight", 1.0) > 0
 
 
-def _evaluations(output: RunOutput, config: TrainConfig) -> BackgroundEvaluations | None:
+def _evaluations(output: RunOutput, config: TrainConfig) -> EvaluationRequests | None:
     every = config.evaluation.every_images
     if not every:
         return None
     starter = EvaluationsBeside(output.folder, config.evaluation.overrides)
-    return BackgroundEvaluations(output, every, config.engine.batch_size, starter)
+    return EvaluationRequests(output, every, config.engine.batch_size, starter)
 
 
 def _run(setup: TrainingSetup, line: ProgressLine) -> int:

@@ -2,7 +2,7 @@
 
 A signal handler only sets a flag; the loop reads it between steps, all ranks agree, and then
 the checkpoint is written. Saving inside a handler hangs in collectives. A second Ctrl-C
-exits at once, even from a collective that never returns: a thread of its own hears it.
+exits at once, even from a collective that never returns: a thread of its own receives it.
 
 ``touch RUN/stop`` stops like a signal, ``touch RUN/save`` saves once. Either file is deleted
 when it is obeyed; one that an earlier session did not see is obeyed by the next.
@@ -93,22 +93,22 @@ def listening() -> Iterator[StopRequest]:
 
 @contextmanager
 def _second_interrupt_exits() -> Iterator[None]:
-    """Hear signals in a thread: Python's handlers wait for the main thread, this does not."""
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_count_interrupts, args=(heard,), name="signals", daemon=True).start()
+    """Count interrupts in a thread: Python's handlers wait for the main thread, this does not."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_count_interrupts, args=(reader,), name="signals", daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        told.close()
+        writer.close()
 
 
-def _count_interrupts(heard: socket.socket) -> None:
+def _count_interrupts(reader: socket.socket) -> None:
     interrupts = 0
-    with heard:
-        while numbers := heard.recv(64):
+    with reader:
+        while numbers := reader.recv(64):
             interrupts += numbers.count(signal.SIGINT)
             if interrupts > 1:
                 exit_at_once(INTERRUPTED, "interrupted again: exiting without a save")
@@ -122,7 +122,7 @@ def _taken(path: Path) -> bool:
     return True
 
 
-_FIRST_GUESS, _SHARE = 30.0, 0.05
+_FIRST_GUESS_SECONDS, _FIRST_GUESS = 30.0, 0.05
 _SPARE_SECONDS = 3.0
 
 
@@ -223,7 +223,7 @@ class SessionClock:
         now = time.monotonic()
         own = math.inf if max_minutes is None else 60 * max_minutes
         self._end = now + min(own, math.inf if job_left is None else job_left)
-        self.longest_save = max(0.0, min(_FIRST_GUESS, _SHARE * (self._end - now)))
+        self.longest_save = max(0.0, min(_FIRST_GUESS_SECONDS, _FIRST_GUESS * (self._end - now)))
         self._longest_step = 0.0
         self._saves_known = False
         self._mark: float | None = None

@@ -1,8 +1,8 @@
-"""How many CPU threads a rank computes on: its share of the cores, or one where that is quicker.
+"""How many CPU threads a rank computes on: its cores, or one where that is quicker.
 
-Threads of one operation wait for each other, so beside other work, or where waking a thread takes
+Threads of one operation wait for each other, so next to other work, or where waking a thread takes
 long, several are slower than one (``benchmarks/busy.py``). A new run measures that on convolutions
-for a second. Sums are split among threads, so a run keeps its number: it resumes to the bit.
+for a second. Sums are split among threads, so a run keeps its number: a resume is bit-identical.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from t2i_hpc.training.world import World, share_text
 
 _FILE = "threads.json"
 _SECONDS = 0.4  # of measuring each number
-_IMAGES = 4  # for each thread of the share, so that many threads have work
+_IMAGES = 4  # for each thread, so that many threads have work
 _CHANNELS, _SIZE = 16, 32  # of convolutions as a small GAN has them
 
 
 def settle_threads(
     run: Path, config: EngineConfig, world: World, say: Callable[[str], None]
 ) -> None:
-    """Let this rank compute on its share of the cores or on one thread; a collective call.
+    """Let this rank compute on all its cores or on one thread; a collective call.
 
     Nothing is done where the configuration names a number, or where a GPU computes.
 
@@ -37,21 +37,21 @@ def settle_threads(
         run: the run directory, which need not be there yet.
         config: of the engine.
         world: whose ranks all take one number.
-        say: is told of a share that is left unused.
+        say: prints that cores are left unused.
     """
-    share = torch.get_num_threads()
-    if config.threads or world.device.type != "cpu" or share == 1:
+    cores = torch.get_num_threads()
+    if config.threads or world.device.type != "cpu" or cores == 1:
         return
     kept = share_text(world, str(_kept(run, world.size) or "") if world.is_main else "")
     if kept:
-        torch.set_num_threads(min(share, int(kept)))
+        torch.set_num_threads(min(cores, int(kept)))
         return
-    chosen = int(share_text(world, str(_quickest(share))))
+    chosen = int(share_text(world, str(_quickest(cores))))
     torch.set_num_threads(chosen)
-    if chosen < share:
+    if chosen < cores:
         say(
-            f"one CPU thread a rank: {share} were slower just now, as beside other work; "
-            f"engine.threads={share} takes them all the same"
+            f"one CPU thread a rank: {cores} were slower just now, as next to other work; "
+            f"engine.threads={cores} takes them all the same"
         )
 
 
@@ -71,12 +71,12 @@ def _kept(run: Path, ranks: int) -> int | None:
         return None
 
 
-def _quickest(share: int) -> int:
+def _quickest(cores: int) -> int:
     taken = {}
-    for threads in (share, 1):
+    for threads in (cores, 1):
         torch.set_num_threads(threads)
-        taken[threads] = _seconds_a_step(_IMAGES * share)
-    return share if taken[share] <= taken[1] else 1
+        taken[threads] = _seconds_a_step(_IMAGES * cores)
+    return cores if taken[cores] <= taken[1] else 1
 
 
 def _seconds_a_step(count: int) -> float:

@@ -146,7 +146,7 @@ def _destroy_group() -> None:
 
 
 def _join(place: Place, device: torch.device, timeout: float) -> dist.ProcessGroup:
-    # Twice the timeout: the heartbeat, which knows more, is to speak before a collective does.
+    # Twice the timeout: the heartbeat, which knows more, reports before a collective fails.
     limit = datetime.timedelta(seconds=2 * timeout)
     choose_interface(place.address, os.environ, local=place.size == place.local_size)
     try:
@@ -246,7 +246,7 @@ def check_group(place: Place, device: torch.device) -> None:
     except (dist.DistError, RuntimeError) as error:
         raise RunError(
             f"{here} failed in the first all-reduce of {place.size} ranks "
-            f"({str(error).splitlines()[0]}): look at that node's GPU and network "
+            f"({str(error).splitlines()[0]}): check that node's GPU and network "
             "(nvidia-smi; NCCL_DEBUG=INFO says more; NCCL_SOCKET_IFNAME= names the network's "
             "interface), and leave it out with cluster.exclude="
         ) from error

@@ -1,4 +1,4 @@
-"""kill -9 at random instants, during steps and saves: a run goes on as if nothing had happened."""
+"""kill -9 at random instants, during steps and saves: a run resumes as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.systems import damsm, df_gan, ssa_gan, staged_gan
-from t2i_hpc.training.metrics import MetricsLog
+from t2i_hpc.training.metrics_log import MetricsLog
 from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.preloaded import Nursery, nursery

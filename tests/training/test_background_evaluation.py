@@ -14,7 +14,7 @@ from t2i_hpc.config.engine import CheckpointConfig
 from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.training.callbacks.background_evaluation import (
-    BackgroundEvaluations,
+    EvaluationRequests,
     waiting_for_scores,
 )
 from t2i_hpc.training.checkpoints.saving import prune_checkpoints
@@ -51,7 +51,7 @@ def score(run: Path, images: int) -> None:
 def test_what_waits_for_its_score_is_kept_and_asked_again(tmp_path: Path) -> None:
     make_checkpoints(tmp_path, 0, 4, 8, 12)
     files, first = RunOutput(tmp_path, Silence()), Recorder()
-    evaluations = BackgroundEvaluations(files, 4, 2, first)
+    evaluations = EvaluationRequests(files, 4, 2, first)
     assert [n for n in range(2, 14, 2) if evaluations.due(TrainingProgress(n, 1))] == [4, 8, 12]
     for images in (0, 4, 8):
         evaluations.request(images)
@@ -60,13 +60,13 @@ def test_what_waits_for_its_score_is_kept_and_asked_again(tmp_path: Path) -> Non
     prune_checkpoints(tmp_path, CheckpointConfig(keep=1, keep_best=0))
     assert list_checkpoints(tmp_path) == [0, 8, 12]
     again = Recorder()
-    BackgroundEvaluations(files, 4, 2, again)
+    EvaluationRequests(files, 4, 2, again)
     assert (first.started, first.closed) == ([0, 4, 8], True)
     assert (again.started, again.closed) == ([0, 8], False)
 
 
 def test_evaluations_that_always_fail_do_not_fill_the_disk(tmp_path: Path) -> None:
-    evaluations = BackgroundEvaluations(RunOutput(tmp_path, Silence()), 1, 1, Recorder())
+    evaluations = EvaluationRequests(RunOutput(tmp_path, Silence()), 1, 1, Recorder())
     for images in range(20):
         evaluations.request(images)
     assert waiting_for_scores(tmp_path) == [16, 17, 18, 19]

@@ -114,7 +114,7 @@ def test_all_ranks_take_one_checkpoint_and_hear_of_one_another(tmp_path: Path) -
     assert "damaged checkpoints alone" in main["damaged"]
     assert "another rank does not see" in main["unseen"]
     assert "no state.json" in main["unseen"]
-    assert "another one lies there" in main["stale"]
+    assert "another one is there" in main["stale"]
     assert "the replicas have parted" in main["parted"]
     assert "conv2.weight of rank 1 is not that of rank 0" in main["parted"]
     assert main["due"] is True

@@ -218,7 +218,7 @@ def test_a_disk_that_is_full_in_the_middle(tmp_path: Path) -> None:
     for line in lines:
         assert "could not be written or deleted: " in line
         assert "File too large" in line
-        assert line.endswith("the same command goes on from the last one 0000000004")
+        assert line.endswith("the same command resumes from the last one 0000000004")
     open_checkpoint(tmp_path, 4)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.training.cost import Captions, count_flops, count_parameters, count_step, random_batch
-from t2i_hpc.training.metrics import peak_memory
+from t2i_hpc.training.metrics_log import peak_memory
 from tests.support.toys import Toy
 
 

@@ -21,7 +21,7 @@ import sys
 from t2i_hpc import train
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.training.world import raise_together
-from t2i_hpc.training.metrics import MetricsLog
+from t2i_hpc.training.metrics_log import MetricsLog
 from t2i_hpc.training.world import World
 import torch
 

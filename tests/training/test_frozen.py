@@ -130,7 +130,7 @@ def test_what_damages_all_is_restored_from_the_initial_weights(
     found = recover(run, tiny_system)
     assert found is not None
     assert found.progress.images_seen == 8
-    assert "put back" in caplog.text
+    assert "is restored" in caplog.text
     assert [open_checkpoint(run, images) for images in (4, 8)]
 
 

@@ -53,7 +53,7 @@ def test_several_threads_that_are_slower_are_left_unused_and_told(
     taken, said, _ = session(tmp_path, 1.5, monkeypatch)
     assert taken == 1
     assert said == [
-        "one CPU thread a rank: 4 were slower just now, as beside other work; "
+        "one CPU thread a rank: 4 were slower just now, as next to other work; "
         "engine.threads=4 takes them all the same"
     ]
 

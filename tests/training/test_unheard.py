@@ -1,4 +1,4 @@
-"""A training goes on when nobody reads what it prints; a closed terminal lets it save."""
+"""A training continues when nobody reads what it prints; a closed terminal lets it save."""
 
 from __future__ import annotations
 

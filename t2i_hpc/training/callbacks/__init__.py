@@ -1,1 +1,1 @@
-"""What a training does beside its steps: sample grids, retrieval, background evaluations."""
+"""What a training does between its steps: sample grids, retrieval, background evaluations."""

@@ -32,7 +32,7 @@ class Starter(Protocol):
         """Say what failed, and end what still runs."""
 
 
-class BackgroundEvaluations:
+class EvaluationRequests:
     """Requests evaluations while a run trains; first those that an earlier session left.
 
     Args:

@@ -44,7 +44,7 @@ from t2i_hpc.training.checkpoints.writing import (
 from t2i_hpc.training.world import World, raise_together, share_text
 
 _LOG = logging.getLogger("t2i_hpc")
-_PATIENCE_SECONDS = 30.0
+_WAIT_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 
 
@@ -74,7 +74,7 @@ def _opened(run: Path, images: int, rebuild: Callable[[], System] | None) -> Che
     try:
         return open_checkpoint(run, images)
     except DamagedFrozenError:
-        if not mend_frozen(run, images, rebuild):
+        if not restore_frozen(run, images, rebuild):
             raise
         return open_checkpoint(run, images)
 
@@ -82,7 +82,7 @@ def _opened(run: Path, images: int, rebuild: Callable[[], System] | None) -> Che
 def recover_together(
     run: Path,
     world: World,
-    patience: float = _PATIENCE_SECONDS,
+    wait_seconds: float = _WAIT_SECONDS,
     rebuild: Callable[[], System] | None = None,
 ) -> Checkpoint | None:
     """Return the checkpoint that rank 0 takes, on every rank; a collective call.
@@ -90,7 +90,7 @@ def recover_together(
     Args:
         run: the run directory.
         world: this rank's place.
-        patience: seconds that a rank waits for what it does not see yet.
+        wait_seconds: that a rank waits for what it does not see yet.
         rebuild: see :func:`recover`; rank 0 calls it.
 
     Raises:
@@ -106,7 +106,7 @@ def recover_together(
         return None
     if not world.is_main:
         images, checksum = text.split()
-        chosen, error = _await(run, int(images), checksum, patience)
+        chosen, error = _await(run, int(images), checksum, wait_seconds)
     raise_together(world, error)
     return chosen
 
@@ -121,29 +121,29 @@ def _attempt_recovery(
 
 
 def _await(
-    run: Path, images: int, checksum: str, patience: float
+    run: Path, images: int, checksum: str, wait_seconds: float
 ) -> tuple[Checkpoint | None, RunError | None]:
-    end = time.monotonic() + patience
+    end = time.monotonic() + wait_seconds
     while True:
         try:
             found = read_state(run, images)
             verify(found, by_size=True)
             if found.checksum == checksum:
                 return found, None
-            reason = "another one lies there"
+            reason = "another one is there"
         except RunError as error:
             reason = str(error)
         if time.monotonic() >= end:
             break
         time.sleep(_POLL_SECONDS)
     return None, RunError(
-        f"rank 0 goes on from {folder_of(run, images)}, which another rank does not see as it is "
+        f"rank 0 resumes from {folder_of(run, images)}, which another rank does not see as it is "
         f"({reason}): put runs= on a file system that all nodes share"
     )
 
 
-def mend_frozen(run: Path, images: int, rebuild: Callable[[], System] | None) -> bool:
-    """Put frozen networks back that are missing or damaged, in all checkpoints that share them.
+def restore_frozen(run: Path, images: int, rebuild: Callable[[], System] | None) -> bool:
+    """Restore frozen networks that are missing or damaged, in all checkpoints that share them.
 
     Args:
         run: the run directory.
@@ -173,16 +173,16 @@ def mend_frozen(run: Path, images: int, rebuild: Callable[[], System] | None) ->
 
 def _replace_damaged(path: Path, whole: Path, record: Mapping[str, Any]) -> None:
     """Put a link to a whole file, or a copy, in the place of one that is not what was written."""
-    beside = path.with_name(f".{FROZEN}.new")
+    fresh = path.with_name(f".{FROZEN}.new")
     try:
         if is_whole(path, record):
             return
-        if not link_if_whole(whole, beside, record):
-            shutil.copyfile(whole, beside)
-        beside.replace(path)
+        if not link_if_whole(whole, fresh, record):
+            shutil.copyfile(whole, fresh)
+        fresh.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
-    _LOG.warning("%s was damaged or missing and is put back", path)
+        fresh.unlink(missing_ok=True)
+    _LOG.warning("%s was damaged or missing and is restored", path)
 
 
 def _rebuilt(

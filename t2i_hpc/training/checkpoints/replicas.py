@@ -1,4 +1,4 @@
-"""Whether all ranks hold the same networks, to the bit.
+"""Whether all ranks hold bit-identical networks.
 
 Every rank computes the same updates, so its weights are those of the others as long as nothing
 goes wrong; a bad memory cell, a kernel that adds in another order or a forgotten reduction
@@ -56,7 +56,7 @@ def compare_replicas(modules: nn.Module, world: World) -> None:
         raise RunError(
             f"the replicas have parted: {name} {_odd_ones(table[:, different[0]].tolist())}, as "
             f"{len(different)} of {len(tensors)} tensors; nothing was saved: the same command "
-            "goes on from the last checkpoint, and if it comes again, suspect that rank's node"
+            "resumes from the last checkpoint, and if it comes again, suspect that rank's node"
         )
 
 
@@ -67,8 +67,8 @@ def _weights(count: int, device: torch.device) -> Tensor:
 def _weighted_sum(value: Tensor, weights: Tensor) -> Tensor:
     numbers = value.detach().contiguous().reshape(-1).view(_INTEGERS[value.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=value.device)
-    for part in numbers.split(_AT_ONCE):
-        total = total * _MIX + (part * weights[: len(part)]).sum()
+    for chunk in numbers.split(_AT_ONCE):
+        total = total * _MIX + (chunk * weights[: len(chunk)]).sum()
     return total
 
 

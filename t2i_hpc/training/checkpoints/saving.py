@@ -104,7 +104,7 @@ class Saver:
     def due(self, progress: TrainingProgress) -> bool:
         """Whether a checkpoint is due after the step that `progress` counts last.
 
-        One that failed is due at once, so that all ranks hear of it.
+        One that failed is due at once, so that all ranks raise it.
         """
         config = self._config.checkpoint
         old = time.monotonic() - self._last >= 60 * config.every_minutes
@@ -179,7 +179,7 @@ class Saver:
                 check_space(folder, weights, moments, {} if list_checkpoints(folder) else frozen)
             copies = take_snapshot(weights), take_snapshot(moments)
             apart = take_snapshot(frozen)
-        except Exception as error:  # the others wait to hear of it
+        except Exception as error:  # the others wait for it
             return error
         snapshot = Snapshot(*copies, progress, self._origin(), apart)
         self._writer.start(partial(self._write, snapshot, then))

@@ -1,4 +1,4 @@
-"""Writes checkpoints, so that each is whole or not there, and beside the training.
+"""Writes checkpoints, so that each is whole or not there, while the training runs.
 
 What is to be written is copied to the CPU at once; then training resumes, and a thread writes,
 hashes and flushes, all of which leave the interpreter to others. One is in flight at a time.
@@ -43,7 +43,7 @@ from t2i_hpc.runs.layout import folder_of, list_checkpoints, retire, temporary_o
 from t2i_hpc.systems.base import System
 
 Tensors = Mapping[str, Tensor]
-_HEADS = 1_000_000  # bytes that names, shapes and counters take beside the numbers
+_HEADS = 1_000_000  # bytes that names, shapes and counters take besides the numbers
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Snapshot:
     """A training at one instant: networks and optimizers' state, both on the CPU.
 
     `origin` says what made it: engine, world, precision, versions. `frozen` holds the networks
-    that lie apart because nothing trains them.
+    that have a file of their own because nothing trains them.
     """
 
     weights: Mapping[str, Tensor]
@@ -123,13 +123,13 @@ def said_of_disk(run: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"a checkpoint in {run / 'checkpoints'} could not be written or deleted: {error}; "
-            "those before are intact: make room or mend the folder, and the same command goes on "
+            "those before are intact: make room or repair the folder, and the same command resumes "
             "from the last one"
         ) from error
 
 
 def check_space(run: Path, *tensors: Mapping[str, Tensor]) -> None:
-    """Refuse to begin what the disk has no room for.
+    """Refuse what the disk has no room for.
 
     Raises:
         RunError: says how much is missing, and where.
@@ -140,7 +140,7 @@ def check_space(run: Path, *tensors: Mapping[str, Tensor]) -> None:
             f"the disk of {run} has {free / 1e6:,.1f} MB left and a checkpoint takes "
             f"{needed / 1e6:,.1f} MB: make room for {(needed - free) / 1e6:,.1f} MB more (a "
             "smaller engine.checkpoint.keep needs less); nothing was deleted, and the same "
-            "command goes on from the last checkpoint"
+            "command resumes from the last checkpoint"
         )
 
 
@@ -159,7 +159,7 @@ def take_snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous copies on the CPU.
 
     From a GPU they come through pinned memory, all at once, and the call waits for the last:
-    then the optimizer may go on. torch keeps pinned memory that is given back, so later
+    then the optimizer may continue. torch keeps pinned memory that is given back, so later
     snapshots find theirs.
     """
     copies = {name: _copy(value.detach()) for name, value in tensors.items()}
@@ -181,10 +181,10 @@ def _copy(value: Tensor) -> Tensor:
 def split_frozen(system: System, tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return what training may change and what it does not, of a system's networks.
 
-    Whatever is taken for frozen is compared before it is shared, so a mistake costs room alone.
+    Whatever is taken for frozen is compared before it is shared, so a mistake costs space alone.
     """
-    trained = {id(p) for part in system.trainable.values() for p in part.parameters()}
-    trained |= {id(p) for average in system.emas for p in average.target.parameters()}
+    trained = {id(p) for module in system.trainable.values() for p in module.parameters()}
+    trained |= {id(p) for ema in system.emas for p in ema.target.parameters()}
     prefixes = tuple(f"{name}." for name in _frozen_modules(system.modules, "", trained))
     frozen = {name: value for name, value in tensors.items() if name.startswith(prefixes)}
     return {name: value for name, value in tensors.items() if name not in frozen}, frozen
@@ -245,7 +245,7 @@ def is_whole(path: Path, record: Mapping[str, Any]) -> bool:
 
 
 def content_of(tensors: Tensors) -> str:
-    """Return the SHA-256 of names, types, shapes and numbers, whatever file they lie in."""
+    """Return the SHA-256 of names, types, shapes and numbers, whatever file they are in."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
