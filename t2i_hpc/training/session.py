@@ -41,7 +41,7 @@ from t2i_hpc.systems import build_system, outline_system
 from t2i_hpc.systems.base import RetrievalSystem, System, TextToImageSystem
 from t2i_hpc.systems.encoders import check_text_encoder, checkpoint_follows
 from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
-from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, telling_of_one_class
+from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, warning_of_one_class
 from t2i_hpc.training.callbacks.sample_grids import SampleGrids
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.loop import Loop, TrainingSetup
@@ -197,7 +197,7 @@ def build_setup(
         if notice:
             line.say(notice)
     if _learns_by_damsm(config.system):
-        batches = telling_of_one_class(batches, world, line.say)
+        batches = warning_of_one_class(batches, world, line.say)
     return TrainingSetup(
         folder,
         system,

@@ -16,7 +16,7 @@ from tests.support.toys import Toy
 def test_all_phases_of_a_step_count_by_the_image() -> None:
     """Two networks with one matrix of 3 by 5, each forward and for the gradient of its weights."""
     toy = Toy()
-    assert count_step(toy, Captions(words=2, vocabulary=9)) == 2 * 2 * (2 * 3 * 5)
+    assert count_step(toy, Captions(max_tokens=2, vocabulary=9)) == 2 * 2 * (2 * 3 * 5)
     assert count_parameters(toy.modules["a"]) == 3 * 5 + 5 + 5
 
 

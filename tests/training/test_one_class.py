@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.training.callbacks.retrieval import telling_of_one_class
+from t2i_hpc.training.callbacks.retrieval import warning_of_one_class
 from t2i_hpc.training.world import World
 from tests.support.ranks import run_ranks
 from tests.support.toys import toy_batch
@@ -30,12 +30,12 @@ def said(world: World, *classes: int) -> list[str]:
         finally:
             closed.append(True)
 
-    found = telling_of_one_class(batches, world, lines.append)(4)
+    found = warning_of_one_class(batches, world, lines.append)(4)
     assert int(next(iter(found)).positions[0]) == 4
     assert not closed
     found.close()  # type: ignore[attr-defined]
     assert closed
-    assert len(list(telling_of_one_class(batches, world, lambda line: None)(0))) == 2
+    assert len(list(warning_of_one_class(batches, world, lambda line: None)(0))) == 2
     return lines
 
 

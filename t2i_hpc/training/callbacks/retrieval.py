@@ -1,12 +1,7 @@
-"""Where the words of held-out captions look in their images, as encoders learn it.
+"""How well DAMSM's encoders match held-out images and captions, as they are pre-trained.
 
-After AttnGAN's Fig. 4, which shows the five most attended words of a caption. A word's map sums
-to 1 over the regions of the picture, so a word that is attended to evenly says nothing; the most
-attended words are those with the highest peaks.
-
-How well encoders in pre-training match held-out images and captions.
-
-Says at the start of a training by DAMSM that all images are of one class.
+The score is :func:`top_1`; the pictures are after AttnGAN's Fig. 4, which shows the five most
+attended tokens of a caption over its image.
 """
 
 from __future__ import annotations
@@ -33,97 +28,13 @@ from t2i_hpc.systems.base import RetrievalSystem
 from t2i_hpc.training.progress import ProgressLine
 from t2i_hpc.training.world import World
 
-_WORDS = 5
-
-
-class AttentionPictures:
-    """Writes ``attention/<images>.png`` into a run.
-
-    A row is a held-out image with its caption, then its most attended words over the image.
-    Images and captions are the same each time.
-    """
-
-    def __init__(
-        self, run: Path, config: TrainConfig, split: Split, system: RetrievalSystem
-    ) -> None:
-        self.run, self.system = run, system
-        rows = min(config.engine.sample_rows, split.count)
-        numbers = [row * split.count // rows for row in range(rows)]
-        self.captions = [split.caption(number, config.seed)[1] for number in numbers]
-        self.images = split.evaluation_images(numbers, system.resolution)
-        self.tokens, self.lengths = encode_captions(
-            self.captions, split.vocabulary, config.data.max_tokens, config.seed
-        )
-        self.words = spelt(self.tokens, self.lengths, split.vocabulary)
-
-    def __call__(self, images_seen: int) -> None:
-        """Write the maps of the system as it is now."""
-        device = next(self.system.modules.parameters()).device
-        inputs = (value.to(device) for value in (self.images, self.tokens, self.lengths))
-        maps = self.system.attend(*inputs).float().cpu()
-        rows = [most_attended(*row) for row in zip(self.words, maps, strict=True)]
-        grid = attention_grid(self.images, rows, self.captions)
-        save_picture(grid, self.run / "attention" / f"{images_seen:010d}.png")
-
-
-def most_attended(words: list[str], maps: Tensor, most: int = _WORDS) -> list[WordMap]:
-    """Return the words with the highest peaks, highest first; a repeated word counts once.
-
-    Args:
-        words: n words.
-        maps: (T, r, r) with T ≥ n.
-        most: how many words to return, where there are so many.
-    """
-    ranked = sorted(
-        (WordMap(word, own) for word, own in zip(words, maps, strict=False)),
-        key=lambda word_map: -word_map.peak,
-    )
-    first = {word_map.word: word_map for word_map in reversed(ranked)}
-    return sorted(first.values(), key=lambda word_map: -word_map.peak)[:most]
-
-
+Batches = Callable[[int], Iterator[Batch]]
 _IMAGES, _CAPTIONS = 256, 5
+_TOKENS = 5  # of a caption that are shown
 _RULE = (
     "the nearest of all captions is one of the image's own; captions of other images of its "
     "class do not count"
 )
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Images and captions of a split that are to find each other.
-
-    Attributes:
-        images: uint8 (N, 3, R, R).
-        classes: (N,), one a species where there are any.
-        captions: M texts, those of one image after those of another.
-        owners: (M,), the image of each caption.
-    """
-
-    images: Tensor
-    classes: Tensor
-    captions: Sequence[str]
-    owners: Tensor
-
-    @classmethod
-    def of(cls, split: Split, resolution: int, seed: int) -> HeldOut:
-        """Take images evenly from the whole split, and up to five seeded captions of each."""
-        count = min(split.count, _IMAGES)
-        numbers = [place * split.count // count for place in range(count)]
-        samples = [split.sample(number) for number in numbers]
-        captions: list[str] = []
-        owners: list[int] = []
-        for place, sample in enumerate(samples):
-            rng = generator(seed, "captions to be retrieved", numbers[place])
-            chosen = sorted(rng.permutation(len(sample.captions))[:_CAPTIONS].tolist())
-            captions += [sample.captions[caption] for caption in chosen]
-            owners += [place] * len(chosen)
-        return cls(
-            split.evaluation_images(numbers, resolution),
-            torch.tensor([sample.class_id for sample in samples]),
-            captions,
-            torch.tensor(owners),
-        )
 
 
 class RetrievalReport:
@@ -200,18 +111,55 @@ class RetrievalReport:
         write_bytes(self.run / f"{name}.safetensors", save(whole, self.notes))
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Images and captions of a split that are to find each other.
+
+    Attributes:
+        images: uint8 (N, 3, R, R).
+        classes: (N,), one a species where there are any.
+        captions: M texts, those of one image after those of another.
+        owners: (M,), the image of each caption.
+    """
+
+    images: Tensor
+    classes: Tensor
+    captions: Sequence[str]
+    owners: Tensor
+
+    @classmethod
+    def of(cls, split: Split, resolution: int, seed: int) -> HeldOut:
+        """Take images evenly from the whole split, and up to five seeded captions of each."""
+        count = min(split.count, _IMAGES)
+        numbers = [place * split.count // count for place in range(count)]
+        samples = [split.sample(number) for number in numbers]
+        captions: list[str] = []
+        owners: list[int] = []
+        for place, sample in enumerate(samples):
+            rng = generator(seed, "captions to be retrieved", numbers[place])
+            chosen = sorted(rng.permutation(len(sample.captions))[:_CAPTIONS].tolist())
+            captions += [sample.captions[caption] for caption in chosen]
+            owners += [place] * len(chosen)
+        return cls(
+            split.evaluation_images(numbers, resolution),
+            torch.tensor([sample.class_id for sample in samples]),
+            captions,
+            torch.tensor(owners),
+        )
+
+
 def top_1(similarities: Tensor, pairs: HeldOut) -> float:
     """Return the share of images that are nearer to a caption of their own than to any other.
 
-    A caption with the words of one of an image's own is right as well. Captions of other images
+    A caption with the text of one of an image's own is right as well. Captions of other images
     of the same class may be as true as its own: like DAMSM's losses, the score leaves them out.
-    A tie between right and wrong is lost, so encoders that tell nothing apart score nothing.
+    A tie between right and wrong counts as wrong, so encoders that tell nothing apart score 0.
 
     Args:
         similarities: (N, M).
         pairs: N images and M captions.
     """
-    right, wrong = _judged(pairs)
+    right, wrong = _right_and_wrong(pairs)
     lowest = torch.full_like(similarities, float("-inf"))
     best_right = torch.where(right, similarities, lowest).amax(1)
     best_wrong = torch.where(wrong, similarities, lowest).amax(1)
@@ -220,11 +168,11 @@ def top_1(similarities: Tensor, pairs: HeldOut) -> float:
 
 def top_1_by_chance(pairs: HeldOut) -> float:
     """Return the :func:`top_1` to be expected of random similarities."""
-    right, wrong = (judged.sum(1).float() for judged in _judged(pairs))
+    right, wrong = (matches.sum(1).float() for matches in _right_and_wrong(pairs))
     return float((right / (right + wrong)).mean())
 
 
-def _judged(pairs: HeldOut) -> tuple[Tensor, Tensor]:
+def _right_and_wrong(pairs: HeldOut) -> tuple[Tensor, Tensor]:
     """Return which captions are right for which images, and which are wrong: bool (N, M)."""
     images = torch.arange(len(pairs.images))
     own: list[set[str]] = [set() for _ in images]
@@ -235,33 +183,81 @@ def _judged(pairs: HeldOut) -> tuple[Tensor, Tensor]:
     return right, ~right & ~same_class
 
 
-Batches = Callable[[int], Iterator[Batch]]
+class AttentionPictures:
+    """Writes ``attention/<images>.png`` into a run.
+
+    A row is a held-out image with its caption, then its most attended words over the image.
+    Images and captions are the same each time.
+    """
+
+    def __init__(
+        self, run: Path, config: TrainConfig, split: Split, system: RetrievalSystem
+    ) -> None:
+        self.run, self.system = run, system
+        rows = min(config.engine.sample_rows, split.count)
+        numbers = [row * split.count // rows for row in range(rows)]
+        self.captions = [split.caption(number, config.seed)[1] for number in numbers]
+        self.images = split.evaluation_images(numbers, system.resolution)
+        self.tokens, self.lengths = encode_captions(
+            self.captions, split.vocabulary, config.data.max_tokens, config.seed
+        )
+        self.words = spelt(self.tokens, self.lengths, split.vocabulary)
+
+    def __call__(self, images_seen: int) -> None:
+        """Write the maps of the system as it is now."""
+        device = next(self.system.modules.parameters()).device
+        inputs = (value.to(device) for value in (self.images, self.tokens, self.lengths))
+        maps = self.system.attend(*inputs).float().cpu()
+        rows = [most_attended(*row) for row in zip(self.words, maps, strict=True)]
+        grid = attention_grid(self.images, rows, self.captions)
+        save_picture(grid, self.run / "attention" / f"{images_seen:010d}.png")
 
 
-def telling_of_one_class(batches: Batches, world: World, say: Callable[[str], None]) -> Batches:
-    """Return the same batches; where the first of a session is of one class, that is said.
+def most_attended(words: list[str], maps: Tensor, most: int = _TOKENS) -> list[WordMap]:
+    """Return the words with the highest peaks, highest first; a repeated word counts once.
+
+    A word's map sums to 1 over the regions, so one that is attended to evenly has no peak.
+
+    Args:
+        words: n words, as the tokens spell them.
+        maps: (T, r, r) with T ≥ n.
+        most: how many words to return, where there are so many.
+    """
+    ranked = sorted(
+        (WordMap(word, own) for word, own in zip(words, maps, strict=False)),
+        key=lambda word_map: -word_map.peak,
+    )
+    first = {word_map.word: word_map for word_map in reversed(ranked)}
+    return sorted(first.values(), key=lambda word_map: -word_map.peak)[:most]
+
+
+_IMAGES, _CAPTIONS = 256, 5
+
+
+def warning_of_one_class(batches: Batches, world: World, say: Callable[[str], None]) -> Batches:
+    """Return the same batches; warn where the first of a session is of one class.
 
     DAMSM hides captions of the same class from each other, so its losses are then those of a
     single choice: 0, whatever the encoders do.
 
     Args:
         batches: of this rank, from a number of samples on.
-        world: its ranks look together.
-        say: tells people a line.
+        world: its ranks compare their slices.
+        say: prints a line.
     """
 
-    def told(images_seen: int) -> Generator[Batch, None, None]:
+    def checked(images_seen: int) -> Generator[Batch, None, None]:
         rest = batches(images_seen)
         try:
-            yield from _told(rest, world, say)
+            yield from _checked(rest, world, say)
         finally:  # its loader processes end with it
             if isinstance(rest, Generator):
                 rest.close()
 
-    return told
+    return checked
 
 
-def _told(batches: Iterator[Batch], world: World, say: Callable[[str], None]) -> Iterator[Batch]:
+def _checked(batches: Iterator[Batch], world: World, say: Callable[[str], None]) -> Iterator[Batch]:
     first = next(batches, None)
     if first is None:
         return
