@@ -15,6 +15,7 @@ import pytest
 import torch.distributed as dist
 
 from t2i_hpc.common.errors import LOST_RANK
+from t2i_hpc.training import heartbeat_monitor
 from t2i_hpc.training.heartbeat import HeartbeatClient, HeartbeatServer, is_broken_collective
 from t2i_hpc.training.heartbeat_monitor import SILENCE_TICKS, HeartbeatMonitor, RankReport
 
@@ -164,7 +165,11 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no such color")])
-def test_a_rank_left_behind_follows_an_error_but_not_a_good_end(error: Exception | None) -> None:
+def test_a_rank_left_behind_follows_an_error_but_not_a_good_end(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine the other process starts slowly, and silence would end this one.
+    monkeypatch.setattr(heartbeat_monitor, "SILENCE_TICKS", 60)
     server = HeartbeatServer(2, 60.0)
     words = [sys.executable, "-c", EXIT, str(server.port), str(server.secret)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as other:
