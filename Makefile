@@ -1,6 +1,7 @@
 # make demo   trains on the demo data, scores it and writes a page with pictures
 # make test   the whole suite
-# Both set up what they need: a virtual environment in .venv with the versions of constraints.txt.
+# make docs   the pages of docs/ as a site, in site/
+# All set up what they need: a virtual environment in .venv with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,11 +10,11 @@ READY := $(VENV)/.ready
 MINUTES ?= 5
 WORKERS ?= 2
 
-.PHONY: demo test slurm lint format wheel clean help
+.PHONY: demo test slurm lint format docs wheel clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -29,11 +30,11 @@ DEMO = experiment=demo engine.minutes=$(MINUTES) engine.checkpoint.milestones=$(
 demo: $(READY)
 	@echo "1/4 text encoder (about 90 seconds on two cores)"
 	@$(RUN).pretrain experiment=demo_encoders
-	@echo "2/4 SSA-GAN ($(MINUTES) minutes of training in all; Ctrl-C saves, make demo goes on)"
+	@echo "2/4 SSA-GAN ($(MINUTES) minutes of training in all; Ctrl-C saves, make demo resumes)"
 	@text=$$($(RUN).pretrain experiment=demo_encoders --print-run)/text_encoder.safetensors && \
 	  $(RUN).train $(DEMO) system.text_encoder.weights=$$text && \
 	  run=$$($(RUN).train $(DEMO) system.text_encoder.weights=$$text --print-run) && \
-	  echo "3/4 scores, each in two parts" && \
+	  echo "3/4 scores, each in two evaluation shards" && \
 	  $(RUN).evaluate run=$$run checkpoint=all evaluation=demo && \
 	  echo "4/4 page and picture" && \
 	  $(RUN).report run=$$run
@@ -61,8 +62,13 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m docs.generate_reference
+	$(BIN)/zensical build --strict
+
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

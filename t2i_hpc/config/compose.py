@@ -210,7 +210,7 @@ def _system_schema(name: str) -> type[Any]:
     if name not in SYSTEM_SCHEMAS:
         raise ConfigurationError(
             f"its system {name!r} is not registered here: use the script that registers it "
-            "(docs/new-system.md)"
+            "(docs/how-to/new-system.md)"
         )
     return SYSTEM_SCHEMAS[name]
 

@@ -76,7 +76,7 @@ class Framing:
 
 
 _LOSSY = ("jpeg", "webp")
-_ADVICE = "build that split with format=original (docs/evaluation.md, The real images)"
+_ADVICE = "build that split with format=original (docs/explanation/protocols.md, The real images)"
 
 
 def stored_twice(manifest: Manifest, where: str, resolution: int) -> str | None:

@@ -7,16 +7,22 @@ import pickle
 import shutil
 from pathlib import Path
 
+import torch
+
 from t2i_hpc.launch import main as launch
 from tests.commands.trained import write_encoders
 from tests.data.test_pickles_source import make_pickles
 from tests.evaluation.pretrained import save_clip, save_dinov2
+from tests.golden.case import case
 from tests.support.data import captions_of, image_bytes, make_coco, make_cub, make_image_folder
 from tests.support.documents import ROOT, blocks_of
 from tests.support.training import TINY
 
 IMAGES = 24
-RUNS = ("coco_ssagan-1f3a5b7c", "…", "first-…", "second-…", "coco_ssagan-…", "demo_bert-1a2b3c4d")
+RUNS = (
+    *("coco_ssagan-1f3a5b7c", "coco_ssagan-…", "demo_bert-1a2b3c4d"),
+    *("…", "mine-…", "first-…", "second-…"),
+)
 
 
 def make_standins(folder: Path, shards: Path) -> Path:
@@ -44,7 +50,8 @@ def _write_sources(folder: Path) -> None:
         (folder / name).mkdir()
         for number in range(IMAGES):
             (folder / name / f"{number}.png").write_bytes(image_bytes(number))
-    (ours,) = [b for b in blocks_of(ROOT / "docs" / "clusters.md") if b.language == "yaml"]
+    page = ROOT / "docs" / "how-to" / "cluster.md"
+    (ours,) = [block for block in blocks_of(page) if block.language == "yaml"]
     (folder / "mine" / "cluster").mkdir()
     (folder / "mine" / "cluster" / "ours.yaml").write_text(ours.text)
     make_image_folder(folder / "zh", range(4))
@@ -117,3 +124,5 @@ def _write_weights(folder: Path, run: Path) -> None:
     (folder / "text_encoder.safetensors").symlink_to(run / "text.safetensors")
     save_dinov2(folder / "dinov2-large")
     save_clip(folder / "clip-vit-base-patch32")
+    torch.save(case("damsm").weights("text"), folder / "text_encoder200.pth")
+    torch.save(case("ssagan_ngf4").weights("G"), folder / "netG_600.pth")

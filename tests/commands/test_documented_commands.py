@@ -41,6 +41,7 @@ NOT_RUN = {
     "git clone": "needs the internet",
     "pip": "needs the internet; its files and extras are looked for",
     "python3 -m venv": "takes seconds, and says nothing of ours",
+    "python -m pytest": "tests run tests; its files are looked for",
     "python -c": "ran while the block was read",
     "python -m tests.slurm.lab": "tests/slurm starts that lab",
     "python -m benchmarks.": "measures for minutes; looked for",
@@ -84,6 +85,10 @@ PUT_BEHIND: dict[str, tuple[str, ...]] = {
 MADE_SMALLER = {
     "evaluation.shards=16": "evaluation.shards=2",
     "evaluation.images=1000": "evaluation.images=8",
+}
+WITHOUT_INCEPTION_SCORE = {  # its weights are not here
+    "evaluation=clean": "evaluation.metrics=[fid,kid,prc]",
+    "evaluation=ssagan_paper": "evaluation.metrics=[fid]",
 }
 ELSEWHERE = (("=/archive/", "=archive/"), ("=/data/shards", "=data/shards"))
 _FORM = re.compile(r"…|\w\|\w|\[key=value|\bDIR\b|=FILE\b")  # of a command, not one
@@ -231,8 +236,8 @@ def run_command(task: str, words: list[str]) -> int:
     if task == "shards" and "=" not in words[0]:
         return open_command(task, words)
     behind = PUT_BEHIND.get(task, ())
-    if "evaluation=clean" in words:  # but for the Inception score: its weights are not here
-        behind = (*behind, "evaluation.metrics=[fid,kid,prc]")
+    for preset, metrics in WITHOUT_INCEPTION_SCORE.items():
+        behind = (*behind, metrics) if preset in words else behind
     if "evaluation.detector=dinov2" in words:
         behind = tuple(word for word in behind if "detector" not in word)
     if "--print-run" in words:
@@ -278,6 +283,8 @@ def check(call: Call) -> int:
         missing = [name for name in extras if name and f"\n{name} = [" not in known]
         files = [word for word in words if word.endswith(".txt") and not (ROOT / word).is_file()]
         return len(missing) + len(files)
+    if words[:2] == ["-m", "pytest"]:
+        return sum(not (ROOT / word).exists() for word in words if word.startswith("tests/"))
     if "-m" in words and words[1].startswith(("tests.", "benchmarks.")):
         return int(find_spec(words[1]) is None)
     return 0

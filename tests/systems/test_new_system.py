@@ -1,4 +1,4 @@
-"""docs/new-system.md, as it stands there: its files are written and its commands run."""
+"""docs/how-to/new-system.md, as it stands there: its files are written and its commands run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from t2i_hpc.systems.ssa_gan import SSAGAN
 from tests.support.training import only_run
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "new-system.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "how-to" / "new-system.md").read_text(encoding="utf-8")
 SMALL = (
     "system.resolution=64",
     "system.width=2",
