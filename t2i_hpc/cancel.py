@@ -1,4 +1,4 @@
-"""Door: end the jobs of runs."""
+"""End the jobs of runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from t2i_hpc.cli.command import RunsCommand
-from t2i_hpc.cluster.cancelling import Cancelled, find_runs
+from t2i_hpc.cluster.cancelling import Cancelled
 from t2i_hpc.cluster.cancelling import cancel as end_work
-from t2i_hpc.cluster.sweeps import is_sweep
+from t2i_hpc.cluster.sweeps import find_runs, is_sweep
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import CancelConfig
@@ -20,7 +20,7 @@ def cancel(config: CancelConfig) -> None:
     if not config.run:
         raise RunError("no run is named: say python -m t2i_hpc.cancel runs/<name>-<hash>")
     runs = find_runs(config.run)
-    sweeps = [Path(word) for word in config.run if is_sweep(Path(word))]
+    sweeps = [folder for folder in map(Path, config.run) if is_sweep(folder)]
     ended = end_work([*runs, *sweeps], config.wait)
     if not ended.jobs and not ended.local:
         say("nothing to cancel: no job waits or runs, and no training runs here")
@@ -42,8 +42,8 @@ def _account(ended: Cancelled, runs: list[Path]) -> list[str]:
 COMMAND = RunsCommand(
     "cancel",
     "Ends all jobs of runs and sweeps, waiting and running ones, and waits until they are gone;\n"
-    "none is put back into the queue. A training saves first as far as the cluster lets it (its\n"
-    "KillWait); one without a job is stopped as by the file `stop`. Words without a key are runs.",
+    "none is requeued. A training saves first as far as the cluster lets it (its KillWait); one\n"
+    "without a job is stopped as by the file `stop`. Arguments without a key are runs.",
     CancelConfig,
     cancel,
     (

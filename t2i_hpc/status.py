@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from t2i_hpc.cli.command import RunsCommand
-from t2i_hpc.cluster.cancelling import find_runs
+from t2i_hpc.cluster.sweeps import find_runs
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import StatusConfig

@@ -1,79 +1,34 @@
-"""Which runs a person means: a run directory, a sweep, or a folder that holds some of them.
+"""Ends the work of runs: nothing is requeued afterwards, and no process stays behind.
 
-Ending the work of runs, so that nothing is put back and nothing is left over.
-
-Jobs are marked in the run's folder first, then Slurm is told, which lets a training save for as
-long as the cluster's KillWait. A training without a job gets the file ``stop``, and saves.
+Jobs are marked as cancelled in the run's folder before Slurm is told. Slurm lets a training save
+for as long as the cluster's KillWait. A training without a job gets the file ``stop``, and saves.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from t2i_hpc.cluster.jobs import JOBS_FOLDER, read_jobs
-from t2i_hpc.cluster.slurm.client import Pace, Polling, run_client
-from t2i_hpc.cluster.states import Answer, JobState, ask_states, mark_cancelled, name_jobs
-from t2i_hpc.cluster.sweeps import is_sweep, read_sweep
-from t2i_hpc.common.errors import ClusterError, RunError, nearest
-from t2i_hpc.runs.sessions import is_held, read_sessions
+from t2i_hpc.cluster.jobs import find_jobs, mark_cancelled
+from t2i_hpc.cluster.slurm.client import (
+    Answer,
+    JobState,
+    Pace,
+    Polling,
+    ask_states,
+    name_jobs,
+    run_client,
+)
+from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.runs.sessions import is_held
 
-
-def find_runs(words: Iterable[str]) -> list[Path]:
-    """Return the run directories of some words, each once, in their order.
-
-    A point of a sweep counts whether or not it has begun.
-
-    Raises:
-        RunError: a word names no run, no sweep and no folder of runs.
-    """
-    found: dict[Path, None] = {}
-    for word in words:
-        found.update(dict.fromkeys(_runs_of(Path(word))))
-    return list(found)
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether a run was begun or submitted in a folder."""
-    return (folder / "config.yaml").is_file() or (folder / JOBS_FOLDER).is_dir()
-
-
-def find_jobs(folder: Path) -> list[str]:
-    """Return the numbers of a folder's jobs: those submitted, and what its last session ran as.
-
-    A script that a person submits by hand is known by the session alone.
-    """
-    submitted = [record.job for record in read_jobs(folder)]
-    begun = [session.job for session in read_sessions(folder)[-1:] if session.job]
-    return list(dict.fromkeys([*submitted, *begun]))
-
-
-def _runs_of(folder: Path) -> list[Path]:
-    if is_sweep(folder):
-        return [point.run for point in read_sweep(folder).points]
-    if is_run(folder):
-        return [folder]
-    inside = sorted(path for path in folder.glob("*") if is_run(path) or is_sweep(path))
-    if not inside:
-        raise RunError(_nothing(folder))
-    return [run for path in inside for run in _runs_of(path)]
-
-
-def _nothing(folder: Path) -> str:
-    if folder.is_dir():
-        return f"{folder} holds no run yet: name a run directory or a sweep, or start a run"
-    known = [path.name for path in folder.parent.glob("*") if is_run(path) or is_sweep(path)]
-    hint = f": {nearest(folder.name, known)}" if known else ""
-    return f"{folder}: there is no such folder{hint or '; runs lie in runs/<name>-<hash>'}"
-
-
-_LOOK_SECONDS = 1.0  # at this machine's own trainings
+_LOCAL_SECONDS = 1.0  # between two looks at this machine's own trainings
 _NO_ANSWER = "UNKNOWN"
 
 Living = Mapping[Path, Sequence[JobState]]
-"""The jobs of each folder that are not over, of folders that have such."""
+"""By folder, the jobs that are not over."""
 
 
 @dataclass
@@ -103,7 +58,7 @@ def cancel(folders: Sequence[Path], wait: float, pace: Pace | None = None) -> Ca
     ended, polling, end = Cancelled(), Polling(pace), time.monotonic() + wait
     answer = _ask(folders)
     if not any(map(is_held, folders)):
-        answer.living()  # there is nothing here that could be stopped without Slurm
+        answer.living()  # nothing here can be stopped without Slurm
     polling.asked(news=True)
     while True:
         living = _living(folders, answer, ended)
@@ -111,14 +66,14 @@ def cancel(folders: Sequence[Path], wait: float, pace: Pace | None = None) -> Ca
         held = _stop_local(folders, living, ended)
         if not living and not held:
             break
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOCAL_SECONDS)
         late = time.monotonic() > end
         if living and (late or polling.is_due()):
             before, answer = answer, _ask(folders)
             polling.asked(news=answer.states != before.states)
         if late and (_living(folders, answer, ended) or any(map(is_held, folders))):
             raise ClusterError(_still(_living(folders, answer, ended), held, wait))
-    for folder in ended.local:  # one that was at its end never read it
+    for folder in ended.local:  # a training that was at its end never read it
         (folder / "stop").unlink(missing_ok=True)
     if unknown := answer.unanswered - set(ended.jobs):
         stopped = ", ".join(map(str, ended.local))
@@ -134,7 +89,7 @@ def _ask(folders: Sequence[Path]) -> Answer:
 
 
 def _living(folders: Sequence[Path], answer: Answer, ended: Cancelled) -> Living:
-    """Return the jobs that are not over, and those cancelled ones of which nobody knows."""
+    """Return the jobs that are not over, and cancelled ones whose state is unknown."""
     living: dict[Path, list[JobState]] = {}
     for folder in folders:
         for job in find_jobs(folder):
@@ -160,13 +115,13 @@ def _cancel_jobs(living: Living, ended: Cancelled) -> None:
 
 
 def _stop_local(folders: Sequence[Path], living: Living, ended: Cancelled) -> list[Path]:
-    """Ask trainings that no running job explains to stop; return those that go on."""
+    """Ask trainings that no running job explains to stop; return those that still run."""
     explained = {folder for folder, states in living.items() if any(s.runs for s in states)}
     held = [folder for folder in folders if folder not in explained and is_held(folder)]
     for folder in held:
         if folder not in ended.local:
             ended.local.append(folder)
-            if jobs := find_jobs(folder):  # one that Slurm does not tell of from here
+            if jobs := find_jobs(folder):  # perhaps a job that Slurm does not show here
                 mark_cancelled(folder, [jobs[-1]])
             (folder / "stop").touch()
     return held
@@ -177,5 +132,5 @@ def _still(living: Living, held: Sequence[Path], wait: float) -> str:
     what = [f"job {job}" for job in jobs] + [f"the training in {folder}" for folder in held]
     return (
         f"{', '.join(what[:4])} {'have' if len(what) > 1 else 'has'} not ended after {wait:.0f} s: "
-        "it was asked to; look again with t2i_hpc.status, or give wait= more seconds"
+        "it was asked to; see t2i_hpc.status, or give wait= more seconds"
     )

@@ -1,12 +1,11 @@
-"""What is put on a cluster, and the record of it in the folder that the work belongs to.
+"""Work for a cluster, and the records of its jobs.
 
-A :class:`Work` is one command line and the folder it writes into (a run directory, a folder of
-shards). A :class:`Plan` is works that run side by side as one job array, and perhaps one that
-follows them all. What was submitted is in ``FOLDER/jobs/records``, one file a job: several nodes
-write there in the same second, and appending to one file is not safe on NFS. From it `status`,
-`cancel` and a resubmitted job know what there is; Slurm is only asked for their states.
-
-What a job was submitted with: code, packages, configuration; written beside its log.
+A :class:`Work` is one command line and the folder it writes into: a run directory, a folder of
+shards. A :class:`Plan` is one or more works that run side by side as a job array, and perhaps a
+last one, e.g. a merge. Submitted jobs are in ``FOLDER/jobs/records``, cancelled ones in
+``FOLDER/jobs/cancels``, one file a job: several nodes write in the same second, and appending to
+one file is not safe on NFS. `status`, `cancel` and a job that starts again read which jobs there
+are from these files, and ask Slurm for nothing but their states.
 """
 
 from __future__ import annotations
@@ -17,41 +16,40 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.common.files import git, read_json_lines, write_json, write_text
+from t2i_hpc.common.files import write_json
+from t2i_hpc.runs.sessions import read_sessions
 
 JOBS_FOLDER = "jobs"
-_RECORDS = "records"
-_OLD_LIST = "jobs.jsonl"  # of versions that appended
+_RECORDS, _CANCELS = "records", "cancels"
 
 
 @dataclass(frozen=True)
 class Work:
-    """One command, ``python -m t2i_hpc.<task> <words>``.
+    """One command, ``python -m t2i_hpc.<task> <arguments>``.
 
     Attributes:
-        task: name of the door.
-        words: its command line, including ``--config-dir=…`` where one is used.
-        folder: what it writes into; its job's files lie in ``folder/jobs``.
-        merge_gpus: for a merge of what other jobs computed, the GPUs that it can use; None for
-            all other work.
+        task: name of the command.
+        arguments: its command line, including ``--config-dir=…`` where one is used.
+        folder: what it writes into; its job's files are in ``folder/jobs``.
+        merge_gpus: for a merge of other jobs' results, the GPUs that it can use; None for all
+            other work.
     """
 
     task: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     folder: Path
     merge_gpus: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Works side by side, and one that follows when all of them have ended, however they did.
+    """Works side by side, and one that starts when all of them have ended, however they did.
 
     Attributes:
-        name: what the job is called in the queue.
+        name: of the job in the queue.
         works: one or more; more than one are a job array.
         folder: what the plan as a whole belongs to.
         then: the last work, e.g. a merge.
@@ -72,24 +70,24 @@ class JobRecord:
     Attributes:
         job: Slurm's number, ``123`` or ``123_4`` for an element of an array.
         name: in the queue.
-        task, words: as in :class:`Work`.
+        task, arguments: as in :class:`Work`.
         folder: of the work, as it was given.
         log: file of the first rank's output.
         cluster: the cluster's configuration by key, for a successor.
         submitted: time, ISO 8601 with zone.
-        follows: the job whose successor this is (chain), "" for none.
+        predecessor: the job whose work this one resumes (chain), "" for none.
         after: the jobs that it waits for, e.g. an array that it merges.
     """
 
     job: str
     name: str
     task: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     folder: str
     log: str
     cluster: dict[str, Any]
     submitted: str
-    follows: str = ""
+    predecessor: str = ""
     after: tuple[str, ...] = ()
 
 
@@ -101,11 +99,21 @@ def record_jobs(folder: Path, records: Sequence[JobRecord]) -> None:
 
 def read_jobs(folder: Path) -> list[JobRecord]:
     """Return the jobs that were submitted for a folder, oldest first."""
-    rows = read_json_lines(folder / JOBS_FOLDER / _OLD_LIST)
+    records = []
     for path in (folder / JOBS_FOLDER / _RECORDS).glob("*.json"):
         with contextlib.suppress(OSError, ValueError):  # withdrawn meanwhile
-            rows.append(json.loads(path.read_text(encoding="utf-8")))
-    return sorted((_record(row) for row in rows), key=_age)
+            records.append(_record(json.loads(path.read_text(encoding="utf-8"))))
+    return sorted(records, key=_age)
+
+
+def find_jobs(folder: Path) -> list[str]:
+    """Return the numbers of a folder's jobs: those submitted, and what its last session ran as.
+
+    A script that a person submits by hand is known by the session alone.
+    """
+    submitted = [record.job for record in read_jobs(folder)]
+    begun = [session.job for session in read_sessions(folder)[-1:] if session.job]
+    return list(dict.fromkeys([*submitted, *begun]))
 
 
 def forget_job(folder: Path, job: str) -> None:
@@ -117,17 +125,30 @@ def forget_job(folder: Path, job: str) -> None:
 
 
 def chain_of(records: Sequence[JobRecord], job: str) -> list[str]:
-    """Return a job and those that it is the successor of, newest first."""
-    before = {record.job: record.follows for record in records}
+    """Return a job and its predecessors, newest first."""
+    predecessors = {record.job: record.predecessor for record in records}
     chain = [job]
-    while (earlier := before.get(chain[-1], "")) and earlier not in chain:
+    while (earlier := predecessors.get(chain[-1], "")) and earlier not in chain:
         chain.append(earlier)
     return chain
 
 
 def successor_of(records: Sequence[JobRecord], job: str) -> JobRecord | None:
     """Return the job that is to resume a job's work (chain); None where there is none."""
-    return next((record for record in reversed(records) if record.follows == job), None)
+    return next((record for record in reversed(records) if record.predecessor == job), None)
+
+
+def mark_cancelled(folder: Path, jobs: Sequence[str]) -> None:
+    """Note that these jobs of a folder are not to be requeued."""
+    marks = folder / JOBS_FOLDER / _CANCELS
+    marks.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        (marks / job).touch()
+
+
+def cancelled_jobs(folder: Path) -> set[str]:
+    """Return the jobs of a folder that a person cancelled."""
+    return {path.name for path in (folder / JOBS_FOLDER / _CANCELS).glob("[0-9]*")}
 
 
 def _path(folder: Path, job: str) -> Path:
@@ -135,40 +156,8 @@ def _path(folder: Path, job: str) -> Path:
 
 
 def _record(row: dict[str, Any]) -> JobRecord:
-    return JobRecord(**{**row, "words": tuple(row["words"]), "after": tuple(row.get("after", ()))})
+    return JobRecord(**{**row, "arguments": tuple(row["arguments"]), "after": tuple(row["after"])})
 
 
 def _age(record: JobRecord) -> tuple[str, list[int]]:
     return record.submitted, [int(number) for number in re.findall(r"\d+", record.job)]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The state of code and packages at one moment.
-
-    Attributes:
-        commit: of the checkout that the code runs from; "" outside of one.
-        changes: what differs from it, as git shows it.
-        packages: installed versions by name.
-        configuration: YAML, resolved.
-    """
-
-    commit: str
-    changes: str
-    packages: dict[str, str]
-    configuration: str
-
-    @classmethod
-    def take(cls, configuration: str) -> Snapshot:
-        """Look at the checkout and the packages as they are now."""
-        found = {each.metadata["Name"]: each.version for each in distributions()}
-        packages = dict(sorted((name, version) for name, version in found.items() if name))
-        return cls(git("rev-parse", "HEAD").strip(), git("diff", "HEAD"), packages, configuration)
-
-    def write(self, folder: Path, job: str) -> None:
-        """Write ``JOB_code.json``, ``JOB_config.yaml`` and perhaps ``JOB_changes.diff``."""
-        state = {"commit": self.commit, "changed": bool(self.changes), "packages": self.packages}
-        write_json(folder / f"{job}_code.json", state)
-        write_text(folder / f"{job}_config.yaml", self.configuration)
-        if self.changes:
-            write_text(folder / f"{job}_changes.diff", self.changes)

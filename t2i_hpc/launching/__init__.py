@@ -1,1 +1,1 @@
-"""What each task is when it is put somewhere: one job or an array, and what is checked before."""
+"""What a task becomes when it is launched: a plan of jobs, validated, then submitted."""

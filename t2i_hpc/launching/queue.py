@@ -1,36 +1,61 @@
-"""Between a plan and the queue: what the cluster cannot do, what is there already, what is next."""
+"""Between a plan and the queue: what runs already, what the cluster cannot do, submission."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
-from t2i_hpc.cluster.local import check_shared
-from t2i_hpc.cluster.slurm.client import NoAnswerError, has_client, run_client
+from t2i_hpc.cluster.local import run_plan, show_plan
+from t2i_hpc.cluster.slurm.client import NoAnswerError, ask_states, has_client, run_client
+from t2i_hpc.cluster.slurm.follow import follow
 from t2i_hpc.cluster.slurm.options import cluster_of
-from t2i_hpc.cluster.slurm.partitions import check_job, check_notice
-from t2i_hpc.cluster.slurm.submission import batch_scripts
-from t2i_hpc.cluster.states import ask_states
+from t2i_hpc.cluster.slurm.submission import Snapshot, batch_scripts, submit
+from t2i_hpc.cluster.slurm.validation import check_job, check_notice, check_shared
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.cluster import ClusterConfig
+from t2i_hpc.launching.plans import LaunchRequest
 
 _ONE_WRITER = ("train", "pretrain")
 _MERGE = "evaluation.merge=true"
 
 Living = Mapping[Work, JobRecord]
-"""The works of a plan that a job in the queue does already, with that job."""
+"""The works of a plan that are in the queue already, each with its job."""
+
+
+def launch_plan(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) -> int:
+    """Run a plan here or submit it; with ``cluster.dry_run`` print what would be run or submitted.
+
+    Args:
+        plan: of the request.
+        request: what `arguments` ask for.
+        arguments: the command line of `launch`.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        ClusterError: all of it is in the queue, nobody knows whether it is, or the cluster refuses.
+    """
+    cluster = request.config.cluster
+    if not plan.works and not plan.then:
+        say(f"nothing is left to do: see python -m t2i_hpc.table {plan.folder}")
+        return 0
+    if cluster.name == "local":
+        return (show_plan if cluster.dry_run else run_plan)(plan, cluster.processes)
+    return _show_scripts(plan, cluster) if cluster.dry_run else _submit(plan, request, arguments)
 
 
 def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
     """Refuse what the cluster cannot do.
 
     Raises:
-        ClusterError: Slurm is not here (which a dry run bears) or refuses the job, its time is too
-            short, or a folder is not shared.
+        ClusterError: Slurm is not here (a dry run needs none) or refuses the job, its time is
+            too short, or a folder is not shared.
     """
     submits = has_client("sbatch")
     if not submits and not cluster.dry_run:
@@ -76,16 +101,18 @@ def living_works(plan: Plan) -> Living:
     }
     living = ask_states(record.job for records in same.values() for record in records).living()
     found = {work: [each for each in same[work] if each.job in living] for work in works}
-    firsts = {work: records[0] for work, records in found.items() if records}  # then its successor
+    firsts = {
+        work: records[0] for work, records in found.items() if records
+    }  # the next is its successor
     if plan.then in firsts and not living[firsts[plan.then].job].waits:
-        del firsts[plan.then]  # it began too early for what is missing: another is to follow
+        del firsts[plan.then]  # it began too early for what is missing
     return firsts
 
 
 def without_living(plan: Plan, living: Living) -> Plan:
     """Return a plan of the works that no job in the queue does.
 
-    What follows the works waits for the jobs in the queue as well.
+    The last work waits for the jobs in the queue as well.
 
     Raises:
         ClusterError: nothing is left to submit; names a job.
@@ -138,9 +165,36 @@ def let_wait(plan: Plan, living: Living, records: Sequence[JobRecord]) -> None:
     say(f"job {merge.job}, the merge, waits for them as well")
 
 
-def say_what_next(plan: Plan, records: Sequence[JobRecord], words: Sequence[str]) -> str:
-    """Return what a person wants to know now: jobs, folder, and how to follow, check and cancel."""
-    folder, own = shlex.quote(str(plan.folder)), [word for word in words if word != "--follow"]
+def _submit(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) -> int:
+    """Submit what of a plan is not in the queue already, or follow what is."""
+    cluster = request.config.cluster
+    living = living_works(plan)
+    if request.follow and living:
+        return follow(list(living.values()), plan.folder)
+    fresh = without_living(plan, living)
+    check_plan(fresh, cluster)
+    say_what_lives(plan, living)
+    records = submit(fresh, cluster, Snapshot.take(request.configuration()))
+    let_wait(plan, living, records)
+    say(_next_commands(plan, records, arguments))
+    return follow(records, plan.folder) if request.follow else 0
+
+
+def _show_scripts(plan: Plan, cluster: ClusterConfig) -> int:
+    """Print what would be submitted; without Slurm's clients all of it, and unchecked."""
+    if has_client("sbatch"):
+        plan = without_living(plan, living_works(plan))
+    else:
+        say("sbatch is not installed here: nobody knows whether the cluster takes this", sys.stderr)
+    check_plan(plan, cluster)
+    for title, script in batch_scripts(plan, cluster):
+        say(f"{title}\n\n{script}")
+    return 0
+
+
+def _next_commands(plan: Plan, records: Sequence[JobRecord], arguments: Sequence[str]) -> str:
+    """Return what a user wants to know now: jobs, folder, and how to follow, check and cancel."""
+    folder, own = shlex.quote(str(plan.folder)), [each for each in arguments if each != "--follow"]
     lines = [
         f"{_jobs(records)} in the queue: {plan.name}",
         f"  folder  {plan.folder}",
@@ -161,30 +215,31 @@ def _jobs(records: Sequence[JobRecord]) -> str:
 def _is_same(record: JobRecord, work: Work) -> bool:
     """Whether a job, submitted for the folder of a work, does that work.
 
-    A run has one writer at a time, whatever the words.
+    A run has one writer at a time, whatever the arguments.
     """
     folder = Path(record.folder)
     elsewhere = folder.is_absolute() and folder.resolve() != work.folder.resolve()
     if record.task != work.task or elsewhere:  # elsewhere: of a run that this one is a copy of
         return False
-    if record.task in _ONE_WRITER or _located(record.words) == _located(work.words):
+    if record.task in _ONE_WRITER or _located(record.arguments) == _located(work.arguments):
         return True
-    if work.merge_gpus is None or _MERGE in record.words:
+    if work.merge_gpus is None or _MERGE in record.arguments:
         return False
-    return _located(_whole(record.words)) == _located(_whole(work.words))
+    return _located(_whole(record.arguments)) == _located(_whole(work.arguments))
 
 
-def _whole(words: Sequence[str]) -> list[str]:
-    """Return the words of the evaluation that merges as well, in one job of several ranks."""
-    return [word for word in words if word != _MERGE and not word.startswith("evaluation.shards=")]
+def _whole(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of the evaluation that merges as well, in one job of several ranks."""
+    given = [each for each in arguments if each != _MERGE]
+    return [each for each in given if not each.startswith("evaluation.shards=")]
 
 
-def _located(words: Sequence[str]) -> list[str]:
-    """Return words in one order, with one name for each path: runs/x and /home/me/runs/x."""
-    return sorted(map(_located_word, words))
+def _located(arguments: Sequence[str]) -> list[str]:
+    """Return arguments in one order, and one name for each path: runs/x and /home/me/runs/x."""
+    return sorted(map(_located_argument, arguments))
 
 
-def _located_word(word: str) -> str:
-    key, equals, value = word.partition("=")
-    path = Path((value if equals else word).strip("\"'"))
-    return f"{key if equals else ''}={path.resolve()}" if path.exists() else word
+def _located_argument(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    path = Path((value if equals else argument).strip("\"'"))
+    return f"{key if equals else ''}={path.resolve()}" if path.exists() else argument

@@ -17,8 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.cluster.cancelling import find_runs, is_run
-from t2i_hpc.cluster.sweeps import is_sweep, read_sweep
+from t2i_hpc.cluster.sweeps import find_runs, is_run, is_sweep, read_sweep
 from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.terminal import aligned

@@ -17,10 +17,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from t2i_hpc.cluster.cancelling import find_jobs
-from t2i_hpc.cluster.jobs import JobRecord, read_jobs
-from t2i_hpc.cluster.slurm.client import has_client
-from t2i_hpc.cluster.states import JobState, ask_states
+from t2i_hpc.cluster.jobs import JobRecord, find_jobs, read_jobs
+from t2i_hpc.cluster.slurm.client import JobState, ask_states, has_client
 from t2i_hpc.common.terminal import aligned
 from t2i_hpc.evaluation.scores import measured
 from t2i_hpc.reporting.run_record import last_error, last_row
@@ -256,23 +254,23 @@ def _of_job(record: JobRecord, state: JobState | None) -> tuple[str, str]:
     """Return how a job ended that left no session."""
     if state is None:
         return LOST, f"job {record.job} is gone, and Slurm does not say how it ended"
-    if state.word == "COMPLETED":
+    if state.name == "COMPLETED":
         return DONE, ""
-    if state.word == "CANCELLED":
+    if state.name == "CANCELLED":
         return STOPPED, f"job {state.job} was cancelled"
     if not Path(record.log).exists():
         return FAILED, (
-            f"job {state.job} ended as {state.word} without a line in {record.log}: probably its "
+            f"job {state.job} ended as {state.name} without a line in {record.log}: probably its "
             "node does not see that folder (/tmp and other local disks are not shared)"
         )
-    return FAILED, last_error(Path(record.log)) or f"job {state.job} ended as {state.word}"
+    return FAILED, last_error(Path(record.log)) or f"job {state.job} ended as {state.name}"
 
 
 def _without_end(session: Session, state: JobState | None) -> tuple[str, str]:
     """Return how a session ended that wrote no end: it was killed, or its node failed."""
-    if state is not None and state.word == "CANCELLED":
+    if state is not None and state.name == "CANCELLED":
         return STOPPED, f"job {state.job} was cancelled before it saved"
-    slurm = f" (Slurm: {state.word})" if state is not None else ""
+    slurm = f" (Slurm: {state.name})" if state is not None else ""
     return LOST, f"stopped without saving on {', '.join(session.hosts)}{slurm}"
 
 

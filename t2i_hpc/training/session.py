@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.cluster.background_jobs import EvaluationsBeside
+from t2i_hpc.cluster.local import BackgroundEvaluations
 from t2i_hpc.common.errors import STOPPED, TRAINING_LEVERS, UserError
 from t2i_hpc.config.fields import file_entries
 from t2i_hpc.config.systems import SystemConfig
@@ -253,7 +253,7 @@ def _evaluations(output: RunOutput, config: TrainConfig) -> EvaluationRequests |
     every = config.evaluation.every_images
     if not every:
         return None
-    starter = EvaluationsBeside(output.folder, config.evaluation.overrides)
+    starter = BackgroundEvaluations(output.folder, config.evaluation.overrides)
     return EvaluationRequests(output, every, config.engine.batch_size, starter)
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2i_hpc.cluster.jobs import JobRecord, chain_of, read_jobs, record_jobs
-from t2i_hpc.cluster.slurm.epilogue import afterwards, cause_of, on_term
-from t2i_hpc.cluster.slurm.prologue import prologue
-from t2i_hpc.cluster.slurm.starts import Start, find_bad_nodes, note_begin, note_end, starts_of
-from t2i_hpc.cluster.states import mark_cancelled
+from t2i_hpc.cluster.jobs import JobRecord, chain_of, mark_cancelled, read_jobs, record_jobs
+from t2i_hpc.cluster.slurm.job import cause_of, epilogue, on_term, prologue
+from t2i_hpc.cluster.slurm.requeue import find_bad_nodes
+from t2i_hpc.cluster.slurm.starts import Start, note_begin, note_end, read_starts
 from t2i_hpc.common.errors import GAVE_UP, NOTHING_LEFT
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.evaluation.partial_statistics import Header, Target, save_part
@@ -83,14 +82,14 @@ def lose(folder: Path, job: str, *hosts: str) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2, 77])
 def test_an_end_that_stays_what_it_is(here: Here, tmp_path: Path, code: int) -> None:
-    assert afterwards(submitted(tmp_path / "run", here.job), code) == code
+    assert epilogue(submitted(tmp_path / "run", here.job), code) == code
     assert here.changes == []
 
 
 @pytest.mark.parametrize("code", [75, 76, 137, 143])
 def test_a_task_that_can_resume_is_requeued_alone(here: Here, tmp_path: Path, code: int) -> None:
     """Never by SLURM_JOB_ID, which is all of an array to Slurm."""
-    afterwards(submitted(tmp_path / "run", here.job), code)
+    epilogue(submitted(tmp_path / "run", here.job), code)
     assert here.changes == [here.requeue]
 
 
@@ -101,17 +100,17 @@ def test_what_the_run_says_counts_where_torchrun_always_ends_with_1(
     run = submitted(tmp_path / "run", here.job)
     words: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
     write_end(run, write_begin(run, job=here.job, hosts=("n1",), **words), outcome, 0)
-    afterwards(run, 1)
+    epilogue(run, 1)
     assert here.requeues == requeues
 
 
 def test_a_script_without_a_record_is_requeued(here: Here, tmp_path: Path) -> None:
-    afterwards(tmp_path / "run", 75)
+    epilogue(tmp_path / "run", 75)
     assert here.requeues == 1
 
 
 def test_a_job_that_is_to_end_ends(here: Here, tmp_path: Path) -> None:
-    assert afterwards(submitted(tmp_path / "run", here.job, on_stop="end"), 75) == 75
+    assert epilogue(submitted(tmp_path / "run", here.job, on_stop="end"), 75) == 75
     on_term(tmp_path / "run")
     assert here.requeues == 0
 
@@ -136,7 +135,7 @@ def test_a_job_that_slurm_ends_is_requeued_where_nobody_wants_its_end(
     run = submitted(tmp_path / "run", here.job)
     on_term(run)
     assert here.requeues == requeued
-    assert afterwards(run, 75) == 75
+    assert epilogue(run, 75) == 75
     assert here.requeues == 2 * requeued
 
 
@@ -160,23 +159,23 @@ def test_a_launcher_that_ends_with_1_because_slurm_ends_the_job_is_no_defect(
             words: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
             write_end(run, write_begin(run, job=here.job, hosts=("n1",), **words), outcome, 0)
     submitted(chain, "8", here.job)
-    afterwards(requeued, 1)
-    afterwards(chain, 1)
+    epilogue(requeued, 1)
+    epilogue(chain, 1)
     assert here.changes == [here.requeue if resumed else "scancel --quiet 8"]
 
 
 def test_what_was_requeued_while_its_task_saved_is_no_failure(here: Here, tmp_path: Path) -> None:
     here.is_in("JobState=PENDING Reason=BeginTime Restarts=1")
     run = submitted(tmp_path / "run", here.job)
-    assert (afterwards(run, 75), afterwards(run, 1)) == (75, 143)
-    assert not starts_of(run, [here.job])
+    assert (epilogue(run, 75), epilogue(run, 1)) == (75, 143)
+    assert not read_starts(run, [here.job])
     assert here.requeues == 0
 
 
 def test_a_job_that_a_person_cancelled_is_left_alone(here: Here, tmp_path: Path) -> None:
     mark_cancelled(tmp_path / "run", ["7"])
     here.is_in(COMPLETING.format("TimeLimit", 0, "None"))
-    assert afterwards(submitted(tmp_path / "run", here.job), 75) == 75
+    assert epilogue(submitted(tmp_path / "run", here.job), 75) == 75
     on_term(tmp_path / "run")
     assert here.requeues == 0
 
@@ -190,7 +189,7 @@ def test_starts_without_a_new_checkpoint_are_counted(
         nonlocal restart
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         restart += 1
-        return prologue(run) or afterwards(run, 76)
+        return prologue(run) or epilogue(run, 76)
 
     save(run, 0)
     for images in (100, 200):
@@ -234,11 +233,11 @@ def test_another_submission_is_counted_by_itself(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = submitted(tmp_path / "run", here.job, max_restarts=0)
-    assert afterwards(run, 76) == GAVE_UP
+    assert epilogue(run, 76) == GAVE_UP
     submitted(run, "8", max_restarts=1)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "8")
-    assert afterwards(run, 76) == 76
+    assert epilogue(run, 76) == 76
 
 
 def save_statistics(folder: Path, part: int, job: str) -> Path:
@@ -258,7 +257,7 @@ def test_an_evaluation_is_measured_by_its_own_part(
     codes = []
     for restart in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
-        codes.append(prologue(run) or afterwards(run, 137))
+        codes.append(prologue(run) or epilogue(run, 137))
         save(run, 1000 * (restart + 1))
         save_statistics(run / "evaluations/1a2b" / f"{400:010d}-3c4d", restart, here.job)
         other = run / f"evaluations/other-{restart}" / f"{400:010d}-3c4d"
@@ -275,9 +274,9 @@ def test_an_evaluation_that_computes_part_after_part_makes_progress(
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         assert prologue(run) == 0
         last = save_statistics(tmp_path / where, restart, here.job)
-        assert afterwards(run, 137) == 137
+        assert epilogue(run, 137) == 137
     last.write_bytes(last.read_bytes()[:-8])  # cut off: what this start wrote is nothing
-    assert afterwards(run, 137) == GAVE_UP
+    assert epilogue(run, 137) == GAVE_UP
 
 
 def test_a_build_is_measured_by_its_own_finished_shards(
@@ -294,11 +293,11 @@ def test_a_build_is_measured_by_its_own_finished_shards(
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         assert prologue(folder) == 0
         workspace.tar(shard).touch()
-        assert afterwards(folder, 137) == 137
+        assert epilogue(folder, 137) == 137
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert prologue(folder) == 0
     workspace.tar(0).touch()  # another's
-    assert afterwards(folder, 137) == GAVE_UP
+    assert epilogue(folder, 137) == GAVE_UP
 
 
 def test_a_node_that_was_lost_twice_is_left_out(
@@ -307,10 +306,10 @@ def test_a_node_that_was_lost_twice_is_left_out(
     here.is_in(RUNNING.format("n9"))  # as a person said to sbatch
     run = submitted(tmp_path / "run", here.job)
     lose(run, here.job, "n2")
-    afterwards(run, 76)
+    epilogue(run, 76)
     assert here.changes == [here.requeue]
     lose(run, here.job, "n2")
-    afterwards(run, 76)
+    epilogue(run, 76)
     assert here.changes[-1] == f"scontrol update JobId={here.job} ExcNodeList=n9,n2"
     assert "n2 failed twice and is not used again" in capfd.readouterr().err
 
@@ -323,7 +322,7 @@ def test_no_node_is_left_out_of_what_a_job_needs(
     run = tmp_path / "run"
     for _ in range(2):
         lose(run, here.job, "n2")
-    afterwards(run, 76)
+    epilogue(run, 76)
     assert here.changes == [here.requeue]
     assert "no other nodes" in capfd.readouterr().err
 
@@ -332,7 +331,7 @@ def test_a_refusal_of_slurm_is_said(
     here: Here, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     here.clients.answer("scontrol", "Requested operation is presently disabled", 1)
-    assert afterwards(submitted(tmp_path / "run", here.job), 75) == 75
+    assert epilogue(submitted(tmp_path / "run", here.job), 75) == 75
     said = capfd.readouterr().err
     assert "could not be resumed (scontrol refused: Requested" in said
     assert "run the same command again" in said
@@ -404,7 +403,7 @@ def test_a_successor_leaves_at_once_where_nothing_is_left(
         here.clients.answer("squeue", f"5|{end}|None|n1")
     assert prologue(run) == (NOTHING_LEFT if left else 0)
     assert (left or "") in capfd.readouterr().err
-    assert afterwards(run, NOTHING_LEFT) == 0
+    assert epilogue(run, NOTHING_LEFT) == 0
 
 
 def test_a_chain_that_vanishes_each_time_gives_up(
@@ -420,7 +419,7 @@ def test_a_chain_that_vanishes_each_time_gives_up(
         monkeypatch.setenv("SLURM_JOB_ID", str(job))
         codes.append(prologue(run))
     assert codes == [0, 0, 0, 0, 0, GAVE_UP]
-    assert len(starts_of(run, ["5", "4", "3"])) == 3
+    assert len(read_starts(run, ["5", "4", "3"])) == 3
 
 
 def test_a_working_directory_that_the_node_does_not_see_is_said(

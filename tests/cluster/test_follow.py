@@ -8,9 +8,8 @@ import pytest
 
 from t2i_hpc.cluster.jobs import JobRecord, record_jobs
 from t2i_hpc.cluster.slurm import follow as module
-from t2i_hpc.cluster.slurm.client import Pace
+from t2i_hpc.cluster.slurm.client import Answer, JobState, Pace
 from t2i_hpc.cluster.slurm.follow import follow
-from t2i_hpc.cluster.states import Answer, JobState
 from tests.cluster.clients import Clients
 
 

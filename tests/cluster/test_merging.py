@@ -10,7 +10,7 @@ import pytest
 
 from t2i_hpc.cluster.jobs import Plan, Work, read_jobs
 from t2i_hpc.cluster.slurm import submission
-from t2i_hpc.cluster.slurm.job_record import know
+from t2i_hpc.cluster.slurm.current_job import read_current_job
 from t2i_hpc.cluster.slurm.options import cluster_of
 from t2i_hpc.cluster.slurm.requeue import ensure_successor
 from t2i_hpc.cluster.slurm.submission import batch_scripts
@@ -117,7 +117,7 @@ def test_the_next_job_of_a_merge_reserves_the_same(
     *_, shard, merge = read_jobs(tmp_path / "birds")
     assert [each.cluster["gpus_per_node"] for each in (shard, merge)] == [4, 0]
     monkeypatch.setenv("SLURM_JOB_ID", merge.job)
-    successor = ensure_successor(know(tmp_path / "birds"))
+    successor = ensure_successor(read_current_job(tmp_path / "birds"))
     script = (tmp_path / "birds" / "jobs" / f"{successor.job}_submission.sh").read_text()
     assert "--mem=8192M\n" in script
     assert not re.search("--[a-z-]*gpu", script)

@@ -10,9 +10,9 @@ import pytest
 from t2i_hpc.cluster.slurm.options import (
     joined,
     outside_of_jobs,
-    own_options,
     partitions_of,
     resource_options,
+    user_options,
 )
 from t2i_hpc.common.errors import ClusterError, ConfigurationError
 from t2i_hpc.config.cluster import ClusterConfig, check_cluster
@@ -61,15 +61,15 @@ def test_gpus_and_memory(settings: dict[str, Any], options: dict[str, str]) -> N
 )
 def test_own_options_that_repeat_a_setting(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ClusterError) as refusal:
-        own_options(slurm(**settings))
+        user_options(slurm(**settings))
     assert sentence in str(refusal.value)
 
 
 def test_own_options_that_no_setting_makes() -> None:
     options = ["--mem-per-cpu=4G", "--partition=a", "--hold", "--gres=nvme:1", "--exclusive=user"]
-    own = own_options(slurm(options=options))
+    own = user_options(slurm(options=options))
     assert list(own.values()) == ["4G", "a", True, "nvme:1", "user"]
-    assert own_options(slurm(gpus_per_node=0, options=["--gres=gpu:2"])) == {"gres": "gpu:2"}
+    assert user_options(slurm(gpus_per_node=0, options=["--gres=gpu:2"])) == {"gres": "gpu:2"}
     assert joined("afterany:7", "afterok:9") == "afterany:7,afterok:9"
     assert joined(None, "afterok:9") == "afterok:9"
 

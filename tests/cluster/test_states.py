@@ -6,14 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.states import (
-    JobState,
-    ask_states,
-    cancelled_jobs,
-    expand,
-    mark_cancelled,
-    states_of,
-)
+from t2i_hpc.cluster.jobs import cancelled_jobs, mark_cancelled
+from t2i_hpc.cluster.slurm.client import JobState, ask_states, expand, states_of
 from t2i_hpc.common.errors import ClusterError
 from tests.cluster.clients import Clients
 
@@ -83,7 +77,7 @@ def test_no_answer_is_not_the_end_of_a_job(clients: Clients) -> None:
         answer.living()
     clients.answer("sacct", "7|FAILED|None|n1\n8_1|RUNNING|None|n1")
     answer = ask_states(["7", "8_1"])
-    assert answer.states["7"].word == "FAILED"
+    assert answer.states["7"].name == "FAILED"
     assert answer.unanswered == {"8_1"}
 
 
@@ -105,7 +99,7 @@ def test_what_slurm_prints_is_read_with_distrust(clients: Clients) -> None:
     assert "cannot be read: a notice of this site" in answer.reason
     clients.answer("squeue", "7_[0,2,...%2]|PENDING|Resources|\n7_1|RUNNING|None|n1")
     living = ask_states(["7_0", "7_1", "7_9"]).living()
-    assert [living[job].word for job in sorted(living)] == ["PENDING", "RUNNING", "PENDING"]
+    assert [living[job].name for job in sorted(living)] == ["PENDING", "RUNNING", "PENDING"]
 
 
 def test_lists_of_elements_are_asked_for_whole(clients: Clients) -> None:

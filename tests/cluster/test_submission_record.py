@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.jobs import JobRecord, Snapshot, forget_job, read_jobs, record_jobs
-from t2i_hpc.cluster.local import check_shared, file_system
+from t2i_hpc.cluster.jobs import JobRecord, forget_job, read_jobs, record_jobs
+from t2i_hpc.cluster.slurm.submission import Snapshot
+from t2i_hpc.cluster.slurm.validation import check_shared, file_system
 from t2i_hpc.common.errors import ClusterError
-from t2i_hpc.common.files import append_json_line
 
 
 def test_code_packages_and_configuration_are_kept(tmp_path: Path) -> None:
@@ -39,7 +38,7 @@ def test_changes_of_the_code_are_kept(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this machine has no /dev/shm")
 def test_memory_is_no_shared_folder() -> None:
     assert file_system(Path("/dev/shm/not/there")) == "tmpfs"
-    with pytest.raises(ClusterError, match=r"lies in the memory of this machine \(tmpfs\)"):
+    with pytest.raises(ClusterError, match=r"is in the memory of this machine \(tmpfs\)"):
         check_shared(Path("/dev/shm/runs"))
     check_shared(Path(__file__).parent)
 
@@ -48,13 +47,12 @@ def test_each_job_has_a_file_of_its_own(tmp_path: Path) -> None:
     """Elements of an array are recorded by several nodes in the same second."""
     made = {
         job: JobRecord(job, "x", "train", ("seed=1",), "runs/x", "log", {}, "2026", after=("1",))
-        for job in ("10", "9_0", "9_11", "9_2", "3")
+        for job in ("10", "9_0", "9_11", "9_2")
     }
     record_jobs(tmp_path, [made["10"], made["9_11"], made["9_0"]])
     record_jobs(tmp_path, [made["9_2"]])
     assert len(list((tmp_path / "jobs/records").iterdir())) == 4
-    append_json_line(tmp_path / "jobs/jobs.jsonl", asdict(made["3"]))  # by an older version
-    assert read_jobs(tmp_path) == [made[job] for job in ("3", "9_0", "9_2", "9_11", "10")]
+    assert read_jobs(tmp_path) == [made[job] for job in ("9_0", "9_2", "9_11", "10")]
 
 
 def test_a_job_that_is_withdrawn_leaves_nothing_but_logs(tmp_path: Path) -> None:

@@ -50,24 +50,24 @@ def test_points_are_the_product_of_the_axes(plan: Planner, shards: Path) -> None
     assert made.name.startswith("masks-")
     assert len({work.folder for work in made.works}) == 6
     for work in made.works:
-        config = compose_config("train", work.words, TrainConfig)
+        config = compose_config("train", work.arguments, TrainConfig)
         assert work.task == "train"
         assert work.folder == locate(config)
-    values = [(w.words[2].partition("=")[2], w.words[3]) for w in made.works]
+    values = [(w.arguments[2].partition("=")[2], w.arguments[3]) for w in made.works]
     assert values == [(mask, seed) for mask in "234" for seed in ("seed=1", "seed=2")]
 
 
 @pytest.mark.parametrize("written", ["1e5,2e5", "choice(1e5, 2e5)", "'1e5',2e5"])
 def test_a_sweep_over_names_takes_them_as_they_were_written(plan: Planner, written: str) -> None:
     made = plan(f"name={written}", "seed=1,2")
-    names = [compose_config("train", work.words, TrainConfig).name for work in made.works]
+    names = [compose_config("train", work.arguments, TrainConfig).name for work in made.works]
     assert names == ["1e5", "1e5", "2e5", "2e5"]
 
 
 @pytest.mark.parametrize("written", ['"a,b",c', r"a\,b,c", '"a,b",c,c'])
 def test_names_of_a_sweep_may_hold_commas(plan: Planner, written: str) -> None:
     made = plan(f"name={written}")
-    configs = [compose_config("train", work.words, TrainConfig) for work in made.works]
+    configs = [compose_config("train", work.arguments, TrainConfig) for work in made.works]
     assert [config.name for config in configs] == ["a,b", "c"]
 
 
@@ -81,7 +81,7 @@ def test_what_is_written_is_read_again(plan: Planner, tmp_path: Path) -> None:
     assert [point.values["seed"] for point in sweep.points] == ["1", "2"]
     names = [work.folder.name for work in made.works]
     assert [point.run for point in sweep.points] == [moved / name for name in names]
-    assert [point.words for point in sweep.points] == [work.words for work in made.works]
+    assert [point.overrides for point in sweep.points] == [work.arguments for work in made.works]
 
 
 def test_groups_and_quoted_values_are_values(plan: Planner, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_groups_and_quoted_values_are_values(plan: Planner, tmp_path: Path) -> N
         text = f"# @package _global_\nname: own\nsystem:\n  generator_width: {width}\n"
         (own / "experiment" / f"w{width}.yaml").write_text(text)
     made = plan("experiment=w2,w4", "name='a b','c,d'", folder=own)
-    assert [work.words[0] for work in made.works] == 4 * [f"--config-dir={own}"]
+    assert [work.arguments[0] for work in made.works] == 4 * [f"--config-dir={own}"]
     names = [work.folder.name.rpartition("-")[0] for work in made.works]
     assert names == ["a b", "c,d", "a b", "c,d"]
     assert made.name.startswith("sweep-")
@@ -107,10 +107,10 @@ def test_points_that_are_done_are_left_out(plan: Planner) -> None:
     images = "engine.images=40"
     made = plan("seed=1,2,3,4", images)
     one, two, three, four = made.works
-    train(one.folder, one.words, 40)
-    train(two.folder, two.words, 20, "done")  # by another limit that was asked for
-    train(three.folder, three.words, 20, "stopped")
-    train(four.folder, four.words, 20)
+    train(one.folder, one.arguments, 40)
+    train(two.folder, two.arguments, 20, "done")  # by another limit that was asked for
+    train(three.folder, three.arguments, 20, "stopped")
+    train(four.folder, four.arguments, 20)
     assert [w.folder for w in plan("seed=1,2,3,4", images).works] == [three.folder, four.folder]
     assert len(plan("seed=1,2", "engine.images=60").works) == 2
     train_all = plan("seed=1,2", images)
@@ -119,9 +119,9 @@ def test_points_that_are_done_are_left_out(plan: Planner) -> None:
 
 
 def test_what_is_no_sweep_is_refused(plan: Planner) -> None:
-    with pytest.raises(ConfigurationError, match="a sweep wants a key with several values"):
+    with pytest.raises(ConfigurationError, match="a sweep needs a key with several values"):
         plan("seed=1")
-    with pytest.raises(ConfigurationError, match=r"interval\(1,2\) cannot be counted"):
+    with pytest.raises(ConfigurationError, match=r"interval\(1,2\) is no list of values"):
         plan("seed=interval(1,2)")
     with pytest.raises(ConfigurationError, match="seed= is given twice"):
         plan("seed=1,2", "seed=3")

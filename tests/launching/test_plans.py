@@ -14,7 +14,7 @@ from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TASK_SCHEMAS
 from t2i_hpc.evaluate import COMMAND as EVALUATE
-from t2i_hpc.launching.plans import Order, plan_of, sweep_of
+from t2i_hpc.launching.plans import TaskRequest, plan_of, sweep_of
 from tests.commands.trained import make_run
 from tests.support.data import make_image_folder
 from tests.support.training import TINY
@@ -22,7 +22,7 @@ from tests.support.training import TINY
 
 def plan(task: str, *words: str, **cluster: Any) -> Plan:
     config = compose_config(task, words, TASK_SCHEMAS[task])
-    return plan_of(Order(task, words, config, ClusterConfig(name="slurm", **cluster)))
+    return plan_of(TaskRequest(task, words, config, ClusterConfig(name="slurm", **cluster)))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_training_is_one_job_in_its_run(shards: Path, tmp_path: Path) -> None:
     words = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
     made = plan("train", *words, nodes=2)
     (work,) = made.works
-    assert (work.task, work.words, made.then) == ("train", words, None)
+    assert (work.task, work.arguments, made.then) == ("train", words, None)
     assert work.folder == made.folder
     assert made.folder.parent == tmp_path
     assert made.name == made.folder.name
@@ -44,17 +44,17 @@ def test_shards_of_an_evaluation_take_one_checkpoint(run: Path) -> None:
     words = (f"run={run}", "evaluation=demo", "evaluation.shards=3")
     made = plan("evaluate", *words)
     pinned = (*words, "checkpoint=200")  # a training that goes on makes newer ones
-    assert [work.words for work in made.works] == [
+    assert [work.arguments for work in made.works] == [
         (*pinned, f"evaluation.shard={shard}") for shard in range(3)
     ]
     assert made.then is not None
-    assert made.then.words == (*pinned, "evaluation.merge=true")
+    assert made.then.arguments == (*pinned, "evaluation.merge=true")
     assert made.name == "evaluate-birds"
-    assert "checkpoint=200" not in plan("evaluate", *words, "checkpoint=100").works[0].words
-    all_of_them = plan("evaluate", *words, "checkpoint=all").works[1].words
+    assert "checkpoint=200" not in plan("evaluate", *words, "checkpoint=100").works[0].arguments
+    all_of_them = plan("evaluate", *words, "checkpoint=all").works[1].arguments
     assert all_of_them[-2:] == ('checkpoint="100,200"', "evaluation.shard=1")
     again = plan("evaluate", *all_of_them[:-1])  # a shard reads them as they were written
-    assert [work.words[:-1] for work in again.works] == [all_of_them[:-1]] * 3
+    assert [work.arguments[:-1] for work in again.works] == [all_of_them[:-1]] * 3
 
 
 def test_a_whole_evaluation_is_one_job_of_any_ranks(run: Path) -> None:
@@ -91,15 +91,15 @@ def test_an_evaluation_of_which_the_merge_is_left_is_a_merge(run: Path, tmp_path
         made = plan("evaluate", *words, *more, gpus_per_node=ranks)
         (merge,) = made.works
         assert (merge.merge_gpus, made.then) == (0, None)
-        assert merge.words[-1] == "evaluation.merge=true"
-        assert "evaluation.shards=3" in merge.words
+        assert merge.arguments[-1] == "evaluation.merge=true"
+        assert "evaluation.shards=3" in merge.arguments
 
 
 def test_parts_of_shards_and_their_merge(tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "images", range(3))
     words = (f"images={images}", f"output={tmp_path / 'out'}")
     made = plan("shards", *words, build_partitions=2)
-    assert [work.words[-1] for work in made.works] == ["partition=1/2", "partition=2/2"]
+    assert [work.arguments[-1] for work in made.works] == ["partition=1/2", "partition=2/2"]
     target = str(tmp_path / "out" / "train")
     assert made.then == Work("shards", ("merge", target), tmp_path / "out", merge_gpus=0)
     assert not (tmp_path / "out").exists()
@@ -116,7 +116,7 @@ def test_a_report_belongs_to_its_run(run: Path) -> None:
 def test_a_sweep_is_one_work_a_point(shards: Path, tmp_path: Path) -> None:
     words = ("seed=1,2", f"data.path={shards}", f"runs={tmp_path}", *TINY)
     made = sweep_of("train", words, None, ClusterConfig())
-    assert [work.words[0] for work in made.works] == ["seed=1", "seed=2"]
+    assert [work.arguments[0] for work in made.works] == ["seed=1", "seed=2"]
     with pytest.raises(UserError, match="cannot be divided by 3 ranks"):
         sweep_of("train", words, None, ClusterConfig(processes=3))
 

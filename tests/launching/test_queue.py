@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.jobs import JobRecord, Plan, Snapshot, Work, read_jobs, record_jobs
-from t2i_hpc.cluster.slurm.submission import submit
+from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
+from t2i_hpc.cluster.slurm.submission import Snapshot, submit
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.launch import main
@@ -59,7 +59,7 @@ def work(folder: Path, *words: str, task: str = "train") -> Work:
 def submitted(job: str, done: Work, folder: str = "") -> None:
     """Record a job that does a work."""
     written = folder or str(done.folder)
-    record = JobRecord(job, "x", done.task, done.words, written, "log", {}, "now")
+    record = JobRecord(job, "x", done.task, done.arguments, written, "log", {}, "now")
     record_jobs(done.folder, [record])
 
 
@@ -143,7 +143,7 @@ def test_a_merge_waits_for_new_and_living_shards(clients: Clients, tmp_path: Pat
     living = living_works(plan)
     fresh = without_living(plan, living)
     assert (fresh.works, fresh.then) == ((shards[2],), None)
-    new = JobRecord("500", "x", "evaluate", shards[2].words, str(run), "log", {}, "now")
+    new = JobRecord("500", "x", "evaluate", shards[2].arguments, str(run), "log", {}, "now")
     let_wait(plan, living, [new])
     assert clients.calls[-1] == "scontrol update JobId=6 Dependency=afterany:5_0:5_1:500"
     after = {record.job: record.after for record in read_jobs(run)}

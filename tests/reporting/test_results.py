@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = plan_sweep("train", words, None, locate)
     for number, work in enumerate(plan.works[:3]):
         (work.folder / "checkpoints" / "0000000400").mkdir(parents=True)
-        config = compose_config("train", work.words, TrainConfig)
+        config = compose_config("train", work.arguments, TrainConfig)
         (work.folder / "config.yaml").write_text(to_yaml(config))
         score(work.folder, 100, 90.0)
         score(work.folder, 400, 20.0 + 2 * number)

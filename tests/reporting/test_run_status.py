@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.cancelling import find_jobs, find_runs
-from t2i_hpc.cluster.jobs import JobRecord, record_jobs
-from t2i_hpc.cluster.states import Answer, JobState
+from t2i_hpc.cluster.jobs import JobRecord, find_jobs, record_jobs
+from t2i_hpc.cluster.slurm.client import Answer, JobState
+from t2i_hpc.cluster.sweeps import find_runs
 from t2i_hpc.common.files import append_json_line
 from t2i_hpc.reporting import run_status
 from t2i_hpc.reporting.run_record import last_error, last_row
@@ -170,7 +170,7 @@ def test_a_job_that_waits_to_resume_a_running_one_is_not_the_run(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session(run, number="7")
-    record_jobs(run, [job("7", run), replace(job("8", run), follows="7")])
+    record_jobs(run, [job("7", run), replace(job("8", run), predecessor="7")])
     states = {
         "7": JobState("7", "RUNNING", "", "n[1-2]"),
         "8": JobState("8", "PENDING", "Dependency"),

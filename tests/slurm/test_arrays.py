@@ -48,7 +48,9 @@ def test_a_killed_shard_is_all_that_is_computed_again(lab: Lab, run: Path) -> No
     whole = shutil.copytree(run, run.with_name("whole"))
     run_script(lab, "evaluate.sh", *settings, "cluster.array_parallelism=2")
     *shards, merge = read_jobs(run)
-    assert [record.words[-1] for record in shards] == [f"evaluation.shard={n}" for n in range(5)]
+    assert [record.arguments[-1] for record in shards] == [
+        f"evaluation.shard={n}" for n in range(5)
+    ]
     assert [record.job.count("_") for record in shards] == [1, 1, 1, 1, 0]
     assert merge.after == (shards[0].job.partition("_")[0], shards[4].job)
     lab.run("scancel", shards[3].job)
@@ -60,7 +62,7 @@ def test_a_killed_shard_is_all_that_is_computed_again(lab: Lab, run: Path) -> No
     assert not (run / "scores.jsonl").exists()
 
     *again, merge = launched(lab, run, "task=evaluate", *settings)
-    assert [record.words[-1] for record in again] == ["evaluation.shard=3"]
+    assert [record.arguments[-1] for record in again] == ["evaluation.shard=3"]
     wait_for(lab, merge.job, DONE, run)
     (ours,), (theirs,) = (read_json_lines(each / "scores.jsonl") for each in (run, whole))
     assert ours["value"] == pytest.approx(theirs["value"], rel=1e-9)
@@ -74,7 +76,7 @@ def test_a_merge_that_waits_waits_for_new_shards_as_well(lab: Lab, run: Path) ->
     changed = {record.job: record for record in launched(lab, run, *words)}
     known = changed.pop(merge.job).after
     (again,) = changed.values()
-    assert again.words == second.words
+    assert again.arguments == second.arguments
     awaited = detail(lab, merge.job, "Dependency")
     lab.run("scancel", first.job, again.job, merge.job)
     assert {first.job.partition("_")[0], again.job} <= set(re.findall(r"\d+", awaited))
@@ -90,7 +92,7 @@ def test_parts_of_a_split_are_followed_to_their_merge(lab: Lab, tmp_path: Path) 
     assert "4 jobs: 4 COMPLETED" in said
     assert "12 samples in 4 shards" in said
     records = read_jobs(output)
-    assert [record.words[-1] for record in records[:3]] == [
+    assert [record.arguments[-1] for record in records[:3]] == [
         "partition=1/3",
         "partition=2/3",
         "partition=3/3",

@@ -198,7 +198,7 @@ def test_a_job_that_slurm_ends_while_it_saves_has_a_successor(
     lab: Lab, ended: dict[str, Disturbed], kind: str
 ) -> None:
     first, successor, *_ = read_jobs(ended[kind].folder)
-    assert successor.follows == first.job == ended[kind].job
+    assert successor.predecessor == first.job == ended[kind].job
     wait_until(lambda: state_of(lab, successor.job) == "FAILED", "the successor's own end")
     assert "holds no split" in Path(successor.log).read_text()
     assert [each.job for each in read_jobs(ended[kind].folder)] == [first.job, successor.job]
@@ -250,7 +250,7 @@ def test_a_merge_waits_for_the_jobs_that_resume_what_it_merges(lab: Lab, tmp_pat
     merge = Script(folder, "echo merges", after=job).submit(lab)
     wait_for(lab, job, DONE, folder)
     wait_for(lab, merge, DONE, folder)
-    resumes = {record.follows: record for record in read_jobs(folder)}
+    resumes = {record.predecessor: record for record in read_jobs(folder)}
     again = resumes[merge]
     assert resumes[job].job in again.after
     assert f"job {again.job} follows it" in said(folder, merge)

@@ -31,7 +31,7 @@ def jobs_of(lab: Lab) -> set[str]:
         (("cluster.constraint=h100",), "sbatch refused: "),
         (("data.path=/nowhere",), "/nowhere"),
         (("system.text_encoder.weights=/nowhere",), "there is no such file"),
-        (("runs=/dev/shm/runs",), "lies in the memory of this machine"),
+        (("runs=/dev/shm/runs",), "is in the memory of this machine"),
         (("seed=1,2",), "add --sweep"),
     ],
 )

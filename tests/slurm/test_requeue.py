@@ -16,7 +16,7 @@ from t2i_hpc.config.cluster import ClusterConfig
 from tests.slurm.jobs import detail, state_of, wait_until
 from tests.slurm.lab import Lab
 
-AFTERWARDS = f"{sys.executable} -m t2i_hpc.cluster.slurm.epilogue"
+AFTERWARDS = f"{sys.executable} -m t2i_hpc.cluster.slurm.job"
 
 
 def wrapped(lab: Lab, folder: Path, *lines: str, options: tuple[str, ...] = ()) -> str:

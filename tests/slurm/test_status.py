@@ -17,7 +17,8 @@ import pytest
 
 from t2i_hpc.cancel import COMMAND as CANCEL
 from t2i_hpc.cli.command import Command
-from t2i_hpc.cluster.states import cancelled_jobs, states_of
+from t2i_hpc.cluster.jobs import cancelled_jobs
+from t2i_hpc.cluster.slurm.client import states_of
 from t2i_hpc.runs.checkpoint import open_checkpoint
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.sessions import is_held
@@ -139,7 +140,7 @@ def test_accounting_answers_when_the_queue_has_forgotten(
     jobs = [f"{array}_0", f"{array}_1", f"{held}_2", "999999"]
     wait_until(lambda: not any(each.lives for each in states_of(jobs[:2]).values()), "the end")
     now = states_of(jobs)
-    assert [now[job].word for job in jobs[:3]] == ["FAILED", "FAILED", "PENDING"]
+    assert [now[job].name for job in jobs[:3]] == ["FAILED", "FAILED", "PENDING"]
     assert now[jobs[2]].reason == "JobHeldUser"
     assert "999999" not in now
     assert states_of(["999999"]) == {}
@@ -151,7 +152,7 @@ def test_accounting_answers_when_the_queue_has_forgotten(
     monkeypatch.setenv("PATH", f"{empty}:{os.environ['PATH']}")
     wait_until(lambda: set(jobs[:2]) <= states_of(jobs).keys(), "accounting knows them")
     past = states_of(jobs)
-    assert [past[job].word for job in jobs[:2]] == ["FAILED", "FAILED"]
+    assert [past[job].name for job in jobs[:2]] == ["FAILED", "FAILED"]
     assert jobs[2] not in past  # waits for ever as far as accounting knows
 
     monkeypatch.setenv("PATH", str(empty))  # no sacct

@@ -193,7 +193,7 @@ def test_a_job_that_has_to_end_is_followed_by_another(lab: Lab, told: Told) -> N
     jobs = [record.job for record in told.jobs("chained")]
     states = [state_of(lab, job) for job in jobs]
     assert states == ["COMPLETED", "PREEMPTED", "COMPLETED"], told.log("chained")
-    assert [each.follows for each in told.jobs("chained")] == ["", *jobs[:2]]
+    assert [each.predecessor for each in told.jobs("chained")] == ["", *jobs[:2]]
     assert told.log("chained").count("resuming at step") == 2
     assert equal_bits(told.runs("here2"), told.runs("chained"))
 

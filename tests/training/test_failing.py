@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.background_jobs import EvaluationsBeside
+from t2i_hpc.cluster.local import BackgroundEvaluations
 from t2i_hpc.common.process import STOP_SIGNALS
 from tests.support.data import make_shards
 from tests.support.training import TINY, environment
@@ -68,7 +68,7 @@ def test_leaving_needs_no_reader() -> None:
 def test_an_evaluation_beside_hears_that_it_is_to_end(tmp_path: Path) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        beside = EvaluationsBeside(tmp_path, ())
+        beside = BackgroundEvaluations(tmp_path, ())
         beside.start(0)
         while beside._process is None:
             time.sleep(0.01)

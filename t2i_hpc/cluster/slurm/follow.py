@@ -1,8 +1,7 @@
-"""Watching jobs from the terminal that submitted them: their log, and how they end.
+"""Follows jobs from the terminal that submitted them: their log, and how they end.
 
-Ctrl-C ends the watching, never the job. A job that is requeued, or that another
-one follows, is watched until the work is at its end. The log is read every second; Slurm is asked
-less often.
+Ctrl-C ends the following, never the job. A job that is requeued, or whose successor resumes it, is
+followed until its work ends. The log is read every second; Slurm is asked less often.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs, successor_of
-from t2i_hpc.cluster.slurm.client import Pace, Polling, has_client
-from t2i_hpc.cluster.states import Answer, ask_states
+from t2i_hpc.cluster.slurm.client import Answer, Pace, Polling, ask_states, has_client
 from t2i_hpc.common.errors import ClusterError
 
 _LOG_SECONDS = 1.0
-_SURE_SECONDS = 6.0  # a job that is put back may be shown as failed for a moment
+_SURE_SECONDS = 6.0  # a requeued job may be shown as failed for a moment
 _FORGOTTEN_SECONDS = 120.0  # the queue may know a new job later, accounting an old one
 _UNKNOWN = "UNKNOWN"
 _DONE = "COMPLETED"
@@ -29,9 +27,9 @@ def follow(records: Sequence[JobRecord], folder: Path, pace: Pace | None = None)
     """Show what jobs print until they are over; return 0 if all were completed.
 
     Args:
-        records: of one job, whose log is shown, or of an array and what follows it, whose
-            numbers are shown.
-        folder: where the jobs that resume others (chain) are recorded.
+        records: of one job, whose log is shown, or of an array and its merge, whose states are
+            counted.
+        folder: where successors (chain) are recorded.
         pace: how often Slurm is asked.
 
     Raises:
@@ -48,7 +46,7 @@ def follow(records: Sequence[JobRecord], folder: Path, pace: Pace | None = None)
         return _Watch(records, pace, folder).until_over()
     except KeyboardInterrupt:
         jobs = " ".join(sorted({record.job.partition("_")[0] for record in records}))
-        sys.stderr.write(f"\nno longer following; job {jobs} goes on\n")
+        sys.stderr.write(f"\nno longer following; job {jobs} continues\n")
         return 0
 
 
@@ -56,25 +54,25 @@ def _follow_one(record: JobRecord, folder: Path, pace: Pace | None) -> int:
     while True:
         watch = _Watch([record], pace)
         code = watch.until_over()
-        successors = [each for each in read_jobs(folder) if each.follows == record.job]
+        successors = [each for each in read_jobs(folder) if each.predecessor == record.job]
         if not successors:
-            sys.stdout.write(f"job {record.job}: {watch.word}\n")
+            sys.stdout.write(f"job {record.job}: {watch.state}\n")
             return code
         record = successors[-1]
         sys.stdout.write(f"job {record.job} resumes it\n")
 
 
 class _Watch:
-    """Some jobs that are watched to their end.
+    """Some jobs that are followed to their end.
 
     Attributes:
-        word: Slurm's word for how the first one ended.
+        state: Slurm's name of the state in which the first one ended.
     """
 
     def __init__(
         self, records: Sequence[JobRecord], pace: Pace | None, folder: Path | None = None
     ) -> None:
-        self.word, self._folder = _UNKNOWN, folder
+        self.state, self._folder = _UNKNOWN, folder
         self._records, self._polling = list(records), Polling(pace)
         self._log = Path(records[0].log) if len(records) == 1 else None
         self._shown, self._line, self._over, self._silent = 0, "", 0.0, False
@@ -82,45 +80,43 @@ class _Watch:
     def until_over(self) -> int:
         """Show what is new until all jobs are over; return 0 if all were completed."""
         while True:
-            asked = ask_states(each.job for each in self._records) if self._is_due() else None
+            due = self._polling.is_due()
+            asked = ask_states(each.job for each in self._records) if due else None
             if self._log:
                 self._shown = _copy(self._log, self._shown)
             if asked and self._is_over(asked):
                 if not self._log:
                     _copy(Path(self._records[-1].log), 0)
-                return 0 if all(self._word(asked, each) == _DONE for each in self._records) else 1
+                return 0 if all(self._state(asked, each) == _DONE for each in self._records) else 1
             time.sleep(_LOG_SECONDS)
 
-    def _is_due(self) -> bool:
-        return self._polling.is_due()
-
     def _is_over(self, asked: Answer) -> bool:
-        """Tell of news; whether the answer is the last one."""
+        """Print what changed; return whether the answer is the last one."""
         if asked.unanswered:
-            self._tell_of_silence(asked.reason)
+            self._report_silence(asked.reason)
             self._polling.asked(news=False)
             return False
         self._silent = False
-        self.word = self._word(asked, self._records[0])
+        self.state = self._state(asked, self._records[0])
         line = self._line_of(asked)
         self._polling.asked(news=line != self._line)
         if line != self._line and line:
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
         self._line = line
-        if self._follow_successors(asked):
+        if self._replace_by_successors(asked):
             return False
         if any(state.lives for state in asked.states.values()):
             self._over = 0.0
             return False
-        if all(self._word(asked, each) == _DONE for each in self._records):
+        if all(self._state(asked, each) == _DONE for each in self._records):
             return True
         self._over = self._over or time.monotonic()
         known = len(asked.states) == len(self._records)
         return time.monotonic() - self._over > (_SURE_SECONDS if known else _FORGOTTEN_SECONDS)
 
-    def _follow_successors(self, asked: Answer) -> bool:
-        """Watch the jobs that resume those that have ended, in their place; whether there are."""
+    def _replace_by_successors(self, asked: Answer) -> bool:
+        """Follow the successors of jobs that have ended; return whether there are any."""
         if self._folder is None:
             return False
         jobs, before = read_jobs(self._folder), self._records
@@ -132,22 +128,22 @@ class _Watch:
 
     def _line_of(self, asked: Answer) -> str:
         if self._log is None:
-            words = Counter(state.word for state in asked.states.values())
-            counts = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
+            names = Counter(state.name for state in asked.states.values())
+            counts = ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
             return f"{len(self._records)} jobs: {counts or _UNKNOWN}"
         state = asked.states.get(self._records[0].job)
         if state is None or not state.waits:
             return ""
         return f"job {state.job} waits{state.reason and f' ({state.reason})'}"
 
-    def _tell_of_silence(self, reason: str) -> None:
+    def _report_silence(self, reason: str) -> None:
         if not self._silent:
-            sys.stderr.write(f"{reason}; still following, Ctrl-C ends that\n")
+            sys.stderr.write(f"{reason}; still following, Ctrl-C to end\n")
         self._silent = True
 
-    def _word(self, asked: Answer, record: JobRecord) -> str:
+    def _state(self, asked: Answer, record: JobRecord) -> str:
         state = asked.states.get(record.job)
-        return state.word if state else _UNKNOWN
+        return state.name if state else _UNKNOWN
 
 
 def _copy(log: Path, start: int) -> int:

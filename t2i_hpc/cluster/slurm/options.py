@@ -1,12 +1,7 @@
-"""What the job reserves that merges the shards of other jobs.
+"""The options of a job's sbatch: what the settings of ``cluster`` say, and the user's own.
 
-A merge is one task: it reads files, and at most one GPU has something to do for it. It keeps the
-settings of the shards' jobs in everything else.
-
-The options of a job's sbatch: what the settings of ``cluster`` say, and a person's own.
-
-What a setting says is never overridden in silence: an own option that repeats it is refused, and
-an ``SBATCH_`` variable of the environment, which sbatch would let win over the script, is hidden.
+A setting is never overridden in silence: a user's option that repeats it is refused, and an
+``SBATCH_`` variable of the environment, which sbatch would let win over the script, is hidden.
 """
 
 from __future__ import annotations
@@ -18,51 +13,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from t2i_hpc.cluster.jobs import Work
-from t2i_hpc.cluster.slurm.client import SETTINGS_OF_PEOPLE
+from t2i_hpc.cluster.slurm.client import CLIENT_SETTINGS
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
-
-_GENERIC = ("--gres", "--tres-per-task")  # lists of resources, GPUs among others
-
-
-def cluster_of(work: Work, cluster: ClusterConfig) -> ClusterConfig:
-    """Return the cluster configuration of a work's own job.
-
-    Args:
-        work: what the job does.
-        cluster: the configuration of the plan that the work belongs to.
-    """
-    if work.merge_gpus is None:
-        return cluster
-    wanted = work.merge_gpus if cluster.merge_gpus is None else cluster.merge_gpus
-    gpus = min(wanted, cluster.gpus_per_node)
-    one = dataclasses.replace(cluster, nodes=1, tasks_per_node=1, gpus_per_node=gpus)
-    return one if wanted else _without_gpus(one)
-
-
-def _without_gpus(cluster: ClusterConfig) -> ClusterConfig:
-    """Return a configuration of one task that asks for no GPU; memory of a GPU is the node's."""
-    return dataclasses.replace(
-        cluster,
-        gpu_type="",
-        memory_per_gpu=None,
-        memory_per_node=cluster.memory_per_gpu or cluster.memory_per_node,
-        options=list(_options_without_gpus(cluster.options)),
-    )
-
-
-def _options_without_gpus(options: Sequence[str]) -> Iterator[str]:
-    for option in options:
-        name, _, value = option.partition("=")
-        if name in _GENERIC:
-            others = ",".join(each for each in value.split(",") if "gpu" not in each)
-            if others:
-                yield f"{name}={others}"
-        elif name == "--mem-per-gpu":
-            yield f"--mem={value}"
-        elif "gpu" not in name:
-            yield option
-
 
 Options = dict[str, str | bool]
 """Options of sbatch by their long names; True for one without a value."""
@@ -103,10 +56,10 @@ _KEYS = {
 _ALWAYS_OURS = {"nodes", "time", "signal", *_TASKS, *_CPUS, *_REQUEUE}
 _NOT_FOR_LAUNCH = {
     "array": "launch makes the arrays (--sweep, evaluation.shards, cluster.build_partitions)",
-    "job-name": "a job is called as its run: set name=",
-    "output": "a job's log lies in the folder jobs of its run",
-    "error": "a job's log lies in the folder jobs of its run",
-    "open-mode": "a job's log lies in the folder jobs of its run",
+    "job-name": "a job has the name of its run: set name=",
+    "output": "a job's log is in the folder jobs of its run",
+    "error": "a job's log is in the folder jobs of its run",
+    "open-mode": "a job's log is in the folder jobs of its run",
     "clusters": "set SLURM_CLUSTERS, which all of Slurm's clients read",
     "test-only": "say cluster.dry_run=true",
     "wait": "say --follow",
@@ -115,6 +68,7 @@ _NOT_FOR_LAUNCH = {
     "quiet": "launch reads what sbatch prints",
 }
 _VARIABLES = {"time": "TIMELIMIT", "array": "ARRAY_INX", "mem": "MEM_PER_NODE"}
+_GENERIC = ("--gres", "--tres-per-task")  # lists of resources, GPUs among others
 
 
 def resource_options(cluster: ClusterConfig) -> Options:
@@ -135,26 +89,26 @@ def resource_options(cluster: ClusterConfig) -> Options:
     return options
 
 
-def own_options(cluster: ClusterConfig) -> Options:
+def user_options(cluster: ClusterConfig) -> Options:
     """Read ``cluster.options``.
 
     Raises:
         ClusterError: one cannot be read, stands there twice, or repeats a setting.
     """
     ours = _given(cluster)
-    own: Options = {}
+    found: Options = {}
     for option in cluster.options:
         name, value = _read(option)
-        if name in own:
-            raise ClusterError(f"cluster.options gives --{name} twice: give it once")
+        if name in found:
+            raise ClusterError(f"cluster.options gives --{name} twice")
         if reason := _NOT_FOR_LAUNCH.get(name):
             raise ClusterError(f"cluster.options: --{name} has no place there: {reason}")
         if name in _ALWAYS_OURS or _repeats(name, value, ours):
             raise ClusterError(
                 f"cluster.options: {option} repeats a setting: set {_KEYS[name]} instead"
             )
-        own[name] = value
-    return own
+        found[name] = value
+    return found
 
 
 def joined(ours: str | bool | None, own: str | bool | None) -> str | bool | None:
@@ -163,9 +117,9 @@ def joined(ours: str | bool | None, own: str | bool | None) -> str | bool | None
 
 
 def partitions_of(cluster: ClusterConfig) -> list[str]:
-    """Return the partitions that a job names, by whatever way sbatch would take them."""
-    own = own_options(cluster).get("partition", "")
-    names = cluster.partition or str(own) or os.environ.get("SBATCH_PARTITION", "")
+    """Return the partitions that a job names: by a setting, an option or SBATCH_PARTITION."""
+    given = user_options(cluster).get("partition", "")
+    names = cluster.partition or str(given) or os.environ.get("SBATCH_PARTITION", "")
     return [name for name in names.split(",") if name]
 
 
@@ -173,7 +127,7 @@ def partitions_of(cluster: ClusterConfig) -> list[str]:
 def outside_of_jobs(script: str) -> Iterator[None]:
     """Hide the job that this process may itself be in, and what would override a script.
 
-    A job that is submitted from inside another one is a job of its own; settings of a person for
+    A job that is submitted from inside another one is independent of it; a user's settings for
     all clients, and ``SBATCH_`` variables of which the script says nothing, are kept.
     """
     overriding = _overriding(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
@@ -182,12 +136,30 @@ def outside_of_jobs(script: str) -> Iterator[None]:
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if (name.startswith(_OF_JOB) and name not in SETTINGS_OF_PEOPLE) or name in overriding
+        if (name.startswith(_OF_JOB) and name not in CLIENT_SETTINGS) or name in overriding
     }
     try:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def cluster_of(work: Work, cluster: ClusterConfig) -> ClusterConfig:
+    """Return the cluster configuration of a work's job.
+
+    A merge is one task: it reads files, and at most one GPU has something to do for it. In all
+    else it keeps the settings of the shards' jobs.
+
+    Args:
+        work: what the job does.
+        cluster: the configuration of the plan that the work belongs to.
+    """
+    if work.merge_gpus is None:
+        return cluster
+    wanted = work.merge_gpus if cluster.merge_gpus is None else cluster.merge_gpus
+    gpus = min(wanted, cluster.gpus_per_node)
+    one = dataclasses.replace(cluster, nodes=1, tasks_per_node=1, gpus_per_node=gpus)
+    return one if wanted else _without_gpus(one)
 
 
 def _given(cluster: ClusterConfig) -> set[str]:
@@ -222,3 +194,27 @@ def _overriding(names: Collection[str]) -> set[str]:
         for same in _alike(name):
             found.add(f"SBATCH_{_VARIABLES.get(same, same.replace('-', '_').upper())}")
     return found
+
+
+def _without_gpus(cluster: ClusterConfig) -> ClusterConfig:
+    """Return a configuration of one task that asks for no GPU; memory of a GPU is the node's."""
+    return dataclasses.replace(
+        cluster,
+        gpu_type="",
+        memory_per_gpu=None,
+        memory_per_node=cluster.memory_per_gpu or cluster.memory_per_node,
+        options=list(_options_without_gpus(cluster.options)),
+    )
+
+
+def _options_without_gpus(options: Sequence[str]) -> Iterator[str]:
+    for option in options:
+        name, _, value = option.partition("=")
+        if name in _GENERIC:
+            others = ",".join(each for each in value.split(",") if "gpu" not in each)
+            if others:
+                yield f"{name}={others}"
+        elif name == "--mem-per-gpu":
+            yield f"--mem={value}"
+        elif "gpu" not in name:
+            yield option

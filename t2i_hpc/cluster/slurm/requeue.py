@@ -1,25 +1,24 @@
-"""The two ways in which a job's work is resumed: a requeue, or another job that was submitted.
+"""How a job's work is resumed: by a requeue, or by another job that was submitted before.
 
 A successor (``on_stop=chain``) is submitted when its job *begins* and waits for the job's end. So
 it is there whatever ends the job, also what leaves nobody to submit anything: a power cut, a
-preemption without grace time, a killed batch script. A job whose work is at its end withdraws it.
+preemption without grace time, a killed batch script. A job whose work is done withdraws it.
 
-What Slurm has decided about the job that this process is in, while that job still lives.
-
-At a time limit, after a preemption, or when the batch script is killed, a job is COMPLETING for as
-long as ``KillWait``, and nobody requeues it; at that moment ``scontrol requeue`` is still taken.
-A job that a person cancelled looks nearly the same. Only ``scontrol show job`` tells them apart.
+Bad-node exclusion: a node that lost this job's ranks twice within a day is not used again by it.
+Only what is certain counts: a node that the ranks of a start *named* as lost, where the task then
+ended by itself. Preemption, a time limit and ``kill -9`` say nothing of a node, and a node that
+went down is taken out by Slurm itself. A wrong exclusion is worse than a third failure, so the job
+keeps at least as many nodes like its own as it needs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
+import datetime
 import os
-import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import (
@@ -31,23 +30,26 @@ from t2i_hpc.cluster.jobs import (
     read_jobs,
     successor_of,
 )
-from t2i_hpc.cluster.slurm.client import run_client
-from t2i_hpc.cluster.slurm.job_record import KnownJob
-from t2i_hpc.cluster.states import ask_states
+from t2i_hpc.cluster.slurm.client import ask_states, run_client, split_rows
+from t2i_hpc.cluster.slurm.current_job import CurrentJob
+from t2i_hpc.cluster.slurm.starts import Start
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.terminal import say_in_log
+from t2i_hpc.runs.sessions import Session
 
-_PATIENCE_SECONDS = 5.0
-_BACK_ALREADY = "pending execution"
+_UPDATE_SECONDS = 5.0
+_REQUEUED_ALREADY = "pending execution"
+_BAD_FAILURES, _BAD_WITHIN = 2, datetime.timedelta(days=1)
+_USABLE = "idle,mixed,allocated,completing,reserved"
 
 
-def put_back(job: str, exclude: str = "") -> None:
+def requeue(job: str, exclude: str = "") -> None:
     """Requeue this process's job under its number; return when Slurm ends it.
 
     Args:
         job: its number, ``123_4`` for an element of an array. Never SLURM_JOB_ID: one element has
             the number of the whole array there, and Slurm would requeue all of them.
-        exclude: nodes it shall not get any more. Slurm takes this only of jobs that wait, so it
+        exclude: nodes it shall not get any more. Slurm accepts this of waiting jobs only, so it
             is said after the requeue, while the job's script still lives.
 
     Raises:
@@ -56,19 +58,19 @@ def put_back(job: str, exclude: str = "") -> None:
     try:
         run_client("scontrol", "requeue", job)
     except ClusterError as error:
-        if _BACK_ALREADY not in str(error):
+        if _REQUEUED_ALREADY not in str(error):
             raise
     if exclude:
         exclude_nodes(job, exclude)
 
 
 def exclude_nodes(job: str, nodes: str) -> None:
-    """Let a job that waits, or is about to, not have some nodes.
+    """Keep a job that waits, or is about to, from some nodes.
 
     Raises:
         ClusterError: Slurm refuses.
     """
-    end = time.monotonic() + _PATIENCE_SECONDS
+    end = time.monotonic() + _UPDATE_SECONDS
     while True:
         try:
             run_client("scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}")
@@ -79,19 +81,18 @@ def exclude_nodes(job: str, nodes: str) -> None:
             time.sleep(0.2)
 
 
-def ensure_successor(known: KnownJob) -> JobRecord:
+def ensure_successor(current: CurrentJob) -> JobRecord:
     """Return the job that resumes a job's work; submit it if there is none yet.
 
     Raises:
         ClusterError: Slurm refuses.
     """
-    assert known.record is not None
-    there = successor_of(read_jobs(known.folder), known.job)
-    return there or _submit_again(known, ())
+    there = successor_of(read_jobs(current.folder), current.job)
+    return there or _resubmit(current, ())
 
 
-def wait_for_successors(known: KnownJob) -> JobRecord | None:
-    """Submit a job again behind the successors of those that it waited for, e.g. of a merge.
+def wait_for_successors(current: CurrentJob) -> JobRecord | None:
+    """Resubmit a job behind the successors of those that it waited for, e.g. of a merge.
 
     Returns:
         the new job; None where no successor waits or runs: then this job may begin.
@@ -99,20 +100,25 @@ def wait_for_successors(known: KnownJob) -> JobRecord | None:
     Raises:
         ClusterError: Slurm refuses, or gives no answer.
     """
-    record = known.record
-    if record is None or not record.after or record.follows in record.after or "_" in record.job:
-        return None  # it waits for nothing, for the job that it resumes, or for its turn
-    records = read_jobs(known.folder)
+    record = current.record
+    if (
+        record is None
+        or not record.after  # it waited for nothing,
+        or record.predecessor in record.after  # for the job that it resumes,
+        or "_" in record.job  # or for its turn in an array
+    ):
+        return None
+    records = read_jobs(current.folder)
     awaited = _parents(record.after)
     resumed = {each.job: _parents(chain_of(records, each.job)[1:]) for each in records}
-    heirs = [job for job, before in resumed.items() if awaited & before]
-    living = list(ask_states(heirs).living())
-    return _submit_again(known, living) if living else None
+    successors = [job for job, before in resumed.items() if awaited & before]
+    living = list(ask_states(successors).living())
+    return _resubmit(current, living) if living else None
 
 
-def withdraw_successor(known: KnownJob) -> None:
+def withdraw_successor(current: CurrentJob) -> None:
     """Take the job that was to resume this one's work out of the queue, and forget it."""
-    successor = successor_of(read_jobs(known.folder), known.job)
+    successor = successor_of(read_jobs(current.folder), current.job)
     if successor is None:
         return
     try:
@@ -120,23 +126,69 @@ def withdraw_successor(known: KnownJob) -> None:
     except ClusterError as error:  # it ends by itself as soon as it begins
         say_in_log(f"job {successor.job} stays in the queue: {error}")
         return
-    for folder in {known.folder, known.work}:
+    for folder in {current.folder, current.work}:
         forget_job(folder, successor.job)
 
 
-def _submit_again(known: KnownJob, after: Sequence[str]) -> JobRecord:
+def find_bad_nodes(
+    sessions: Iterable[Session], starts: Sequence[Start], now: datetime.datetime | None = None
+) -> list[str]:
+    """Return the nodes that lost a rank twice.
+
+    Args:
+        sessions: of the run.
+        starts: of this job and its predecessors.
+        now: the time, if not this moment.
+    """
+    ended = {(start.job, start.restart) for start in starts if start.code is not None}
+    since = (now or datetime.datetime.now(datetime.timezone.utc)) - _BAD_WITHIN
+    failures: Counter[str] = Counter()
+    for session in sessions:
+        recent = session.ended and datetime.datetime.fromisoformat(session.ended) >= since
+        if recent and (session.job, session.restart) in ended:
+            failures.update(set(session.lost_hosts))
+    return sorted(node for node, count in failures.items() if count >= _BAD_FAILURES)
+
+
+def dispensable(bad: Sequence[str]) -> list[str]:
+    """Return the bad nodes if the job can do without them, else none; say which.
+
+    The nodes that this job has now fit it; so do others of the same partition with equal
+    processors, memory, GPUs and features.
+    """
+    if not bad:
+        return []
+    nodes = ", ".join(bad)
+    try:
+        alike = _nodes_alike()
+    except ClusterError as error:
+        say_in_log(f"{nodes} failed twice, but is not excluded: {error}")
+        return []
+    if len(alike - set(bad)) < int(os.environ.get("SLURM_JOB_NUM_NODES") or 1):
+        say_in_log(f"{nodes} failed twice, but there are no other nodes like it")
+        return []
+    say_in_log(f"{nodes} failed twice and is not used again by this job")
+    return list(bad)
+
+
+def _resubmit(current: CurrentJob, after: Sequence[str]) -> JobRecord:
     """Submit a job's work as another job. Where a person had the first held, this one is not."""
-    from t2i_hpc.cluster.jobs import Snapshot
-    from t2i_hpc.cluster.slurm.submission import submit
+    # At call time: submitit is not needed at most ends of a job, which have seconds.
+    from t2i_hpc.cluster.slurm.submission import Snapshot, submit
     from t2i_hpc.config.compose import to_yaml
 
-    assert known.record is not None
-    record = known.record
-    plan = Plan(record.name, (Work(record.task, record.words, Path(record.folder)),), known.folder)
-    options = [each for each in known.cluster.options if each not in ("--hold", "-H")]
-    cluster = dataclasses.replace(known.cluster, options=options)
-    snapshot = Snapshot.take(to_yaml(cluster))
-    (again,) = submit(plan, cluster, snapshot, follows=record.job, after=after)
+    assert current.record is not None
+    record = current.record
+    work = Work(record.task, record.arguments, Path(record.folder))
+    options = [each for each in current.cluster.options if each not in ("--hold", "-H")]
+    cluster = dataclasses.replace(current.cluster, options=options)
+    (again,) = submit(
+        Plan(record.name, (work,), current.folder),
+        cluster,
+        Snapshot.take(to_yaml(cluster)),
+        predecessor=record.job,
+        after=after,
+    )
     return again
 
 
@@ -144,86 +196,22 @@ def _parents(jobs: Iterable[str]) -> set[str]:
     return {job.partition("_")[0] for job in jobs}
 
 
-_FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
-_NOTHING = {"", "None", "(null)", "N/A"}
+def _nodes_alike() -> set[str]:
+    """Return the usable nodes that are like one of this job's own.
 
-
-class Fate(enum.Enum):
-    """What becomes of a job."""
-
-    RUNS = "it runs"
-    TIME_LIMIT = "its time limit is reached"
-    PREEMPTED = "it was preempted"
-    SCRIPT_LOST = "its batch script was killed"
-    STALE_END = "Slurm took the end of an earlier start for that of this one"
-    REQUEUED = "it is requeued"
-    CANCELLED = "it was cancelled"
-    OTHER = "Slurm ends it"
-    UNKNOWN = "Slurm gives no answer"
-
-    @property
-    def can_be_requeued(self) -> bool:
-        """Whether Slurm takes a requeue now, and nobody asked for one or for the job's end."""
-        return self in _CAN_BE_REQUEUED
-
-    @property
-    def ends_work(self) -> bool:
-        """Whether Slurm ends the job although nobody asked for its end."""
-        return self in _ENDS_WORK
-
-
-_ENDS_WORK = {Fate.TIME_LIMIT, Fate.PREEMPTED, Fate.SCRIPT_LOST, Fate.STALE_END}
-_CAN_BE_REQUEUED = _ENDS_WORK | {
-    Fate.RUNS,
-    Fate.UNKNOWN,  # of a task that stopped by itself; Slurm refuses what cannot be
-}
-
-
-@dataclass(frozen=True)
-class OwnJob:
-    """This process's job as Slurm knows it.
-
-    Attributes:
-        fate: what becomes of it.
-        exclude: nodes that it shall not get, as a person or an earlier start said; "" for none.
-        folder: its working directory; None where Slurm gives no answer.
+    Raises:
+        ClusterError: Slurm gives no answer.
     """
-
-    fate: Fate
-    exclude: str = ""
-    folder: Path | None = None
-
-
-def ask(job: str) -> OwnJob:
-    """Ask Slurm about a job, ``123`` or ``123_4``."""
-    try:
-        text = run_client("scontrol", "show", "job", "--oneliner", job)
-    except ClusterError:
-        return OwnJob(Fate.UNKNOWN)
-    found: dict[str, str] = {}
-    for name, value in _FIELD.findall(text):
-        found.setdefault(name, "" if value in _NOTHING else value)
-    directory = re.search(r"(?:^|\s)WorkDir=(.*?)(?: \w+=|$)", text)
-    return OwnJob(
-        _fate(found),
-        found.get("ExcNodeList", ""),
-        Path(directory[1]) if directory else None,
-    )
+    partition = os.environ.get("SLURM_JOB_PARTITION", "")
+    arguments = ["--noheader", "--Node", "--format=%N|%c|%m|%G|%f"]
+    arguments += [f"--partition={partition}"] if partition else []
+    here = f"--nodes={os.environ.get('SLURM_JOB_NODELIST', '')}"
+    own = _kinds(run_client("sinfo", *arguments, here))
+    usable = _kinds(run_client("sinfo", *arguments, f"--states={_USABLE}"))
+    return {node for node, kind in usable.items() if kind in set(own.values())}
 
 
-def _fate(found: dict[str, str]) -> Fate:
-    state, reason = found.get("JobState", ""), found.get("Reason", "")
-    other_start = found.get("Restarts", "0") != (os.environ.get("SLURM_RESTART_COUNT") or "0")
-    signs = (
-        (not state, Fate.UNKNOWN),
-        (state == "RUNNING", Fate.RUNS),
-        (other_start or state in ("PENDING", "REQUEUED", "REQUEUE_HOLD"), Fate.REQUEUED),
-        (reason == "TimeLimit", Fate.TIME_LIMIT),
-        (bool(found.get("PreemptTime")), Fate.PREEMPTED),
-        (reason == "JobLaunchFailure", Fate.SCRIPT_LOST),
-        # The exit code of the script that asks, which has not ended. A busy controller may handle
-        # the last message of the start before only when this one runs.
-        (reason == "NonZeroExitCode", Fate.STALE_END),
-        (not reason, Fate.CANCELLED),
-    )
-    return next((fate for holds, fate in signs if holds), Fate.OTHER)
+def _kinds(lines: str) -> dict[str, str]:
+    """Return what each node consists of."""
+    rows, _ = split_rows(lines, 2)
+    return {row[0]: row[1] for row in rows}

@@ -1,10 +1,13 @@
-"""A task that starts again where it was, run so that it requeues its own job if nobody else can.
+"""How a task of a job becomes ``python -m t2i_hpc.<task>`` on its node.
 
-python -m t2i_hpc.cluster.slurm.task FOLDER TASK words…
+:class:`TaskCommand` is all that submitit pickles. It knows a command line and nothing of a run, so
+a job that starts again reads what it needs from the run directory, never from a pickle.
 
-A training saves at SIGTERM and sees to its job itself. Evaluations and builds have nothing to save:
-their first rank asks Slurm why it is being ended, and requeues the job where its batch script was
-killed, before it ends as SIGTERM ends any process.
+python -m t2i_hpc.cluster.slurm.task FOLDER TASK ARGUMENTS…
+
+A training saves at SIGTERM and requeues its job itself. Evaluations and builds have nothing to
+save, and are run by this module: their first rank asks Slurm why it is being ended, and requeues
+the job where its batch script was killed, before it ends as SIGTERM ends any process.
 """
 
 from __future__ import annotations
@@ -14,26 +17,57 @@ import runpy
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+from t2i_hpc.common.process import STOP_SIGNALS
+
+_LISTENING = ("train", "pretrain")
 
 
-def main(folder: Path, task: str, words: Sequence[str]) -> None:
-    """Be ``python -m t2i_hpc.<task> words…``.
+@dataclass(frozen=True)
+class TaskCommand:
+    """Replaces its process with ``python -m t2i_hpc.<task> arguments…``.
+
+    Attributes:
+        task: name of the command.
+        arguments: its command line.
+        folder: where the job is recorded.
+    """
+
+    task: str
+    arguments: tuple[str, ...]
+    folder: str
+
+    def __call__(self) -> NoReturn:
+        """Become the task; a signal in the seconds of its imports waits until it listens."""
+        if self.task in _LISTENING:
+            module = [f"t2i_hpc.{self.task}"]
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        else:
+            module = ["t2i_hpc.cluster.slurm.task", self.folder, self.task]
+        command = [sys.executable, "-u", "-m", *module, *self.arguments]
+        os.execv(command[0], command)
+
+
+def main(folder: Path, task: str, arguments: Sequence[str]) -> None:
+    """Be ``python -m t2i_hpc.<task> arguments…``.
 
     Args:
         folder: where the job is recorded.
         task: name of the command.
-        words: its command line.
+        arguments: its command line.
     """
     if os.environ.get("SLURM_PROCID") == "0":
-        _see_to_job(folder)
-    sys.argv = [sys.argv[0], *words]
+        _requeue_at_term(folder)
+    sys.argv = [sys.argv[0], *arguments]
     runpy.run_module(f"t2i_hpc.{task}", run_name="__main__", alter_sys=True)
 
 
-def _see_to_job(folder: Path) -> None:
+def _requeue_at_term(folder: Path) -> None:
     def end(*_: object) -> None:
-        from t2i_hpc.cluster.slurm.epilogue import on_term
+        from t2i_hpc.cluster.slurm.job import on_term
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:

@@ -69,7 +69,7 @@ def test_a_sweep_on_this_machine_is_done_once(
         (("--sweep", "seed=1,2", "--print-config"), "leave out --sweep"),
         (("cluster.on_stop=wait",), "cluster.on_stop=wait is not offered"),
         (("cluster.nodes=4",), "cluster.nodes=4 has no meaning with cluster=local"),
-        (("--follow",), "--follow watches a job of Slurm's"),
+        (("--follow",), "--follow shows the log of a Slurm job"),
         (("--follow", "cluster=slurm", "cluster.dry_run=true"), "leave it out of a dry run"),
         (
             ("cluster=slurm", "cluster.build_partitions=4"),

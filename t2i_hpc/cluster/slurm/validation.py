@@ -1,4 +1,4 @@
-"""What a cluster offers, and refusals of what it has not, before anything is in the queue."""
+"""Validates a job before it is submitted: partition, time, folder, and what sbatch says of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from t2i_hpc.cluster.slurm.client import (
     NoAnswerError,
@@ -20,19 +21,10 @@ from t2i_hpc.config.cluster import ClusterConfig
 
 _FIELDS = "%P|%a|%l|%D|%c|%G"
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_GPUS = re.compile(r"gpu:(?:[^:,()]+:)?(\d+)")
 _DEFAULT_ARRAY = 1001
 _NAMED = 3
 _WAY_AROUND = "cluster.check=false submits it all the same, e.g. while nodes are down"
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Nodes of a partition that are alike: how many, and CPUs and GPUs of each."""
-
-    count: int
-    cpus: int
-    gpus: int
+_IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
 
 @dataclass(frozen=True)
@@ -44,19 +36,47 @@ class Partition:
         default: whether it is taken where none is named.
         up: whether it takes jobs.
         minutes: longest time limit of a job; infinite where there is none.
-        nodes: what it consists of.
+        nodes: what it consists of, a phrase for each kind of node.
     """
 
     name: str
     default: bool
     up: bool
     minutes: float
-    nodes: tuple[Nodes, ...]
+    nodes: tuple[str, ...]
 
-    @property
-    def size(self) -> int:
-        """Number of nodes."""
-        return sum(nodes.count for nodes in self.nodes)
+
+def check_job(cluster: ClusterConfig, script: str) -> None:
+    """Refuse a job that Slurm could not run.
+
+    Slurm is asked itself, with ``sbatch --test-only``. It takes no notice of a closed partition, of
+    its time limit and of dependencies, so the first two are looked up here by name.
+
+    Args:
+        cluster: the job's configuration.
+        script: its batch script.
+
+    Raises:
+        ClusterError: an unknown or closed partition, too long a time, or what sbatch refuses.
+    """
+    chosen = _chosen(partitions_of(cluster), read_partitions())
+    reasons = [_reason(cluster, partition) for partition in chosen]
+    if reasons and all(reasons):
+        raise ClusterError(reasons[0])
+    # A list of partitions is refused where one of them is too small: each is asked for by itself.
+    able = [each for each, reason in zip(chosen, reasons, strict=True) if not reason]
+    refusals = []
+    for partition in able if len(able) > 1 else [None]:
+        named = [f"--partition={partition.name}"] if partition else []
+        try:
+            with outside_of_jobs(script):
+                run_client("sbatch", "--test-only", *named, script=script)
+            return
+        except NoAnswerError:
+            raise
+        except ClusterError as error:
+            refusals.append(error)
+    raise ClusterError(f"{refusals[0]}: {_asked(cluster)}{_offered(chosen)}; {_WAY_AROUND}")
 
 
 def read_partitions() -> list[Partition]:
@@ -75,38 +95,15 @@ def read_partitions() -> list[Partition]:
     return [_partition(name, fields) for name, fields in rows.items()]
 
 
-def check_job(cluster: ClusterConfig, script: str) -> None:
-    """Refuse a job that Slurm could not run.
-
-    Slurm is asked itself, with ``sbatch --test-only``. It takes no notice of a closed partition, of
-    its time limit and of dependencies, so the first two are looked up here by name.
-
-    Args:
-        cluster: the job's configuration.
-        script: its batch script.
-
-    Raises:
-        ClusterError: an unknown or closed partition, too long a time, or what sbatch refuses.
-    """
-    names, partitions = partitions_of(cluster), read_partitions()
-    chosen = _chosen(names, partitions)
-    reasons = [_reason(cluster, partition) for partition in chosen]
-    if reasons and all(reasons):
-        raise ClusterError(reasons[0])
-    # A list of partitions is refused where one of them is too small: each is asked for by itself.
-    able = [each for each, reason in zip(chosen, reasons, strict=True) if not reason]
-    refusals = []
-    for partition in able if len(able) > 1 else [None]:
-        words = [f"--partition={partition.name}"] if partition else []
-        try:
-            with outside_of_jobs(script):
-                run_client("sbatch", "--test-only", *words, script=script)
-            return
-        except NoAnswerError:
-            raise
-        except ClusterError as error:
-            refusals.append(error)
-    raise ClusterError(f"{refusals[0]}: {_asked(cluster)}{_offered(chosen)}; {_WAY_AROUND}")
+def longest_array() -> int:
+    """Return how many elements a job array of this cluster may have; Slurm's default without it."""
+    if not has_client("scontrol"):
+        return _DEFAULT_ARRAY
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run_client("scontrol", "show", "config"))
+    size = int(found[1]) if found else _DEFAULT_ARRAY
+    if size < 1:
+        raise ClusterError("this cluster takes no job arrays (MaxArraySize = 0)")
+    return size
 
 
 def check_notice(cluster: ClusterConfig) -> None:
@@ -138,8 +135,8 @@ def minutes_of(text: str) -> int:
             f"cluster.time={text} is no time limit: write [days-]hours:minutes:seconds, "
             "e.g. 24:00:00"
         )
-    days, *parts = found.groups()
-    numbers = [int(part) for part in parts if part is not None]
+    days, *fields = found.groups()
+    numbers = [int(field) for field in fields if field is not None]
     if days is None and len(numbers) < 3:
         numbers.insert(0, 0)  # without days or three numbers, the first is minutes
     hours, minutes, seconds = [*numbers, 0, 0][:3]
@@ -149,40 +146,47 @@ def minutes_of(text: str) -> int:
     return total
 
 
-def longest_array() -> int:
-    """Return how many elements a job array of this cluster may have; Slurm's default without it."""
-    if not has_client("scontrol"):
-        return _DEFAULT_ARRAY
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run_client("scontrol", "show", "config"))
-    size = int(found[1]) if found else _DEFAULT_ARRAY
-    if size < 1:
-        raise ClusterError("this cluster takes no job arrays (MaxArraySize = 0)")
-    return size
+def check_shared(folder: Path) -> None:
+    """Refuse a folder in this machine's memory.
+
+    Raises:
+        ClusterError: the nodes of a cluster would not see it.
+    """
+    kind = file_system(folder)
+    if kind in _IN_MEMORY:
+        raise ClusterError(
+            f"{folder} is in the memory of this machine ({kind}), where no node of the cluster "
+            "sees it: take a folder on the shared file system"
+        )
+
+
+def file_system(folder: Path) -> str:
+    """Return the kind of a folder's file system, also before the folder exists; "" if unknown."""
+    path = folder.resolve()
+    best = kind = ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in filter(None, mounts.split("\n")):
+        _, point, name, *_ = line.split(" ")
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), point)
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, name  # of mounts at one point the last one counts
+    return kind
 
 
 def _partition(name: str, rows: Sequence[Sequence[str]]) -> Partition:
     up, limit = rows[0][:2]
-    nodes = [Nodes(_number(count), _number(cpus), _gpus(gres)) for _, _, count, cpus, gres in rows]
-    return Partition(name.rstrip("*"), name.endswith("*"), up == "up", _limit(limit), tuple(nodes))
-
-
-def _limit(text: str) -> float:
-    """Read a partition's time limit in minutes; infinite for ``infinite`` and what is none."""
     try:
-        return minutes_of(text)
-    except ClusterError:
-        return math.inf
-
-
-def _number(text: str) -> int:
-    """Read a number such as ``16`` or ``8+``; 0 for what is none."""
-    found = re.match(r"\d+", text)
-    return int(found[0]) if found else 0
-
-
-def _gpus(resources: str) -> int:
-    """Count GPUs in e.g. ``gpu:a100:4(S:0-1),nvme:1``."""
-    return sum(int(number) for number in _GPUS.findall(resources))
+        minutes: float = minutes_of(limit)
+    except ClusterError:  # infinite, or a limit that nobody can read
+        minutes = math.inf
+    nodes = [
+        f"{count} nodes of {cpus} CPUs" + (f" and {gres}" if gres != "(null)" else "")
+        for _, _, count, cpus, gres in rows
+    ]
+    return Partition(name.rstrip("*"), name.endswith("*"), up == "up", minutes, tuple(nodes))
 
 
 def _chosen(names: Sequence[str], partitions: Sequence[Partition]) -> list[Partition]:
@@ -228,14 +232,9 @@ def _offered(partitions: Sequence[Partition]) -> str:
     """Say what partitions have; nothing where Slurm does not tell."""
     if not partitions:
         return ""
-    most = [f"the partition {each.name} has {_nodes(each)}" for each in partitions[:_NAMED]]
-    gpus = any(nodes.gpus for each in partitions for nodes in each.nodes)
-    return f", {', '.join(most)}" + ("" if gpus else " (cluster.gpus_per_node=0: no GPUs)")
-
-
-def _nodes(partition: Partition) -> str:
-    kinds = [
-        f"{nodes.count} nodes of {nodes.cpus} CPUs" + (f" and {nodes.gpus} GPUs" * bool(nodes.gpus))
-        for nodes in partition.nodes[:_NAMED]
+    phrases = [
+        f"the partition {each.name} has {' and '.join(each.nodes[:_NAMED])}"
+        for each in partitions[:_NAMED]
     ]
-    return " and ".join(kinds)
+    gpus = any("gpu" in kind for each in partitions for kind in each.nodes)
+    return f", {', '.join(phrases)}" + ("" if gpus else " (cluster.gpus_per_node=0: no GPUs)")

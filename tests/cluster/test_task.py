@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from t2i_hpc.cluster.slurm.node import Start
-
 TASK = f"""#!{sys.executable}
 import os, signal, sys
 from t2i_hpc.training.stopping import listening
@@ -18,9 +16,9 @@ with listening() as stop:
 """
 START = """
 import sys
-from t2i_hpc.cluster.slurm.node import Start
+from t2i_hpc.cluster.slurm.task import TaskCommand
 sys.executable = sys.argv[1]
-Start(sys.argv[2], ("seed=1", "name=a b"), "runs/x")()
+TaskCommand(sys.argv[2], ("seed=1", "name=a b"), "runs/x")()
 """
 
 
@@ -40,10 +38,3 @@ def test_a_signal_before_the_task_listens_is_not_lost(tmp_path: Path) -> None:
 
 def test_a_task_that_does_not_listen_can_be_ended(tmp_path: Path) -> None:
     assert start(tmp_path, "evaluate").returncode == -signal.SIGUSR2
-
-
-def test_a_job_that_an_earlier_version_submitted_still_starts() -> None:
-    """What is pickled of it has no folder."""
-    old = object.__new__(Start)
-    old.__dict__.update(task="evaluate", words=("run=x",))
-    assert old.folder == ""
