@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_hpc.cli.command import Command
-from t2i_hpc.common.resources import resource
+from t2i_hpc.common.files import resource
 from t2i_hpc.config.compose import compose_config, group_choices, groups_of
 from t2i_hpc.config.fields import Entry, entries
 from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
