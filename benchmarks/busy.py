@@ -1,11 +1,11 @@
-"""What a training step takes beside other work, by how OpenMP's threads wait.
+"""What a training step takes next to other work, by how OpenMP's threads wait.
 
     python -m benchmarks.busy                 # a few minutes
     python -m benchmarks.busy --steps 5       # quicker and rougher
 
 A small SSA-GAN on the CPU, on one thread and on two; with the default of GNU's OpenMP, whose
 threads spin for about 3 ms before they sleep, with ``OMP_WAIT_POLICY=PASSIVE``, and with what
-every command sets unless the environment says otherwise. "busy" is beside as many processes that
+every command sets unless the environment says otherwise. "busy" is next to as many processes that
 only compute as there are cores. Each figure is from a process of its own: the median of its steps.
 """
 
@@ -87,12 +87,12 @@ def table(cores: int, steps: int) -> Iterator[str]:
             yield _ROW.format(str(threads), policy, *shown)
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Read the command line, measure, print."""
-    parser = argparse.ArgumentParser(description="A training step beside other work.")
+    parser = argparse.ArgumentParser(description="A training step next to other work.")
     parser.add_argument("--steps", type=int, default=20, help="measured steps of a figure")
     parser.add_argument("--measure", type=int, metavar="THREADS", help="one figure in this process")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     if given.measure:
         sys.stdout.write(f"{measure(given.measure, given.steps)}\n")
         return

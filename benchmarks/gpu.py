@@ -97,11 +97,11 @@ def peak(name: str, precision: str) -> float | None:
     return None
 
 
-def measure_apart(variant: str, batch: int, words: list[str]) -> Speed | None:
+def measure_apart(variant: str, batch: int, arguments: list[str]) -> Speed | None:
     """Measure one line in a fresh process; None where memory was too small."""
     own = ["--variant", variant, "--batches", str(batch)]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *words, *own],
+        [sys.executable, "-m", "benchmarks.gpu", *arguments, *own],
         check=False,
         capture_output=True,
         text=True,
@@ -124,7 +124,7 @@ def line(variant: str, batch: int, speed: Speed | None, flops: float, name: str)
     return _ROW.format(variant, batch, f"{batch / speed.seconds:.1f}", memory, share)
 
 
-def parse(words: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Speed, memory and MFU of SSA-GAN on this GPU.")
     parser.add_argument("--width", type=int, default=64, help="ngf and ndf")
@@ -134,12 +134,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--without-damsm", action="store_true", help="leave DAMSM out")
     parser.add_argument("--variant", choices=VARIANTS, help="measure one alone, print JSON")
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Measure every variant at every batch size, and print."""
-    given = parse(words)
+    given = parse(arguments)
     if not torch.cuda.is_available():
         sys.stdout.write("no GPU here: nothing to measure\n")
         return
@@ -155,7 +155,7 @@ def main(words: list[str]) -> None:
     sys.stdout.write(_ROW.format("variant", "batch", "images/s", "memory GiB", "MFU"))
     for batch in given.batches:
         for variant in given.variants:
-            speed = measure_apart(variant, batch, words)
+            speed = measure_apart(variant, batch, arguments)
             sys.stdout.write(line(variant, batch, speed, flops, name))
             sys.stdout.flush()
 

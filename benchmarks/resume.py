@@ -1,4 +1,4 @@
-"""What an interruption costs: seconds until training goes on, and steps that are made again.
+"""What an interruption costs: seconds until training resumes, and steps that are made again.
 
     python -m benchmarks.resume                                # nf 8, 64 px: a minute
     python -m benchmarks.resume --width 64 --resolution 256    # what is loaded is larger
@@ -51,7 +51,7 @@ class FirstStep:
         """Nothing to end."""
 
 
-def measure_start(words: list[str], started: float) -> list[float]:
+def measure_start(arguments: list[str], started: float) -> list[float]:
     """Resume a run in this process; return the seconds of each of ``STAGES``."""
     marks = [started, time.time()]
     from t2i_hpc.config.compose import compose_config
@@ -62,7 +62,7 @@ def measure_start(words: list[str], started: float) -> list[float]:
     from t2i_hpc.training.stopping import listening
     from t2i_hpc.training.world import joined_world
 
-    config = compose_config("train", words, TrainConfig, None)
+    config = compose_config("train", arguments, TrainConfig, None)
     marks.append(time.time())
     opened = open_data(config, find_place(os.environ))
     opened.loader.start()
@@ -80,19 +80,26 @@ def measure_start(words: list[str], started: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is trained, killed and resumed; `words` are its settings."""
+    """A run that is trained, killed and resumed; `arguments` are its settings."""
 
     runs: Path
-    words: list[str]
+    arguments: list[str]
 
-    def train(self, *words: str) -> None:
+    def train(self, *arguments: str) -> None:
         """Train a session to its end."""
-        subprocess.run(self._command(*words), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(self._command(*arguments), check=True, stdout=subprocess.DEVNULL)
 
     def start(self) -> list[float]:
         """Resume in a fresh process; return the seconds of each of ``STAGES``."""
-        words = ["engine.images=1000000000", *self.words]
-        command = [sys.executable, "-m", "benchmarks.resume", "--child", repr(time.time()), *words]
+        arguments = ["engine.images=1000000000", *self.arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.resume",
+            "--child",
+            repr(time.time()),
+            *arguments,
+        ]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
         return seconds
@@ -114,8 +121,8 @@ class Run:
         saved = newest_checkpoint(folder)
         return self._steps() - (saved.progress.step if saved else 0)
 
-    def _command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "t2i_hpc.train", *self.words, *words]
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "t2i_hpc.train", *self.arguments, *arguments]
 
     def _steps(self) -> int:
         from t2i_hpc.common.files import read_json_lines
@@ -168,10 +175,10 @@ def measure(given: argparse.Namespace) -> str:
     return table(starts, lost, given.every)
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Read the command line, measure, print."""
-    if words[:1] == ["--child"]:
-        sys.stdout.write(json.dumps(measure_start(words[2:], float(words[1]))) + "\n")
+    if arguments[:1] == ["--child"]:
+        sys.stdout.write(json.dumps(measure_start(arguments[2:], float(arguments[1]))) + "\n")
         return
     parser = argparse.ArgumentParser(description="What it costs to be interrupted.")
     parser.add_argument("--width", type=int, default=8, help="ngf and ndf")
@@ -181,7 +188,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
     parser.add_argument("--rounds", type=int, default=3, help="starts")
     parser.add_argument("--kills", type=int, default=5, help="kills")
-    sys.stdout.write(measure(parser.parse_args(words)))
+    sys.stdout.write(measure(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

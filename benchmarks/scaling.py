@@ -4,7 +4,7 @@
     python -m benchmarks.scaling --width 64 --resolution 256 --batch 24 --processes 1 2 4 8
 
 Weak scaling gives every process `--batch` images, strong scaling divides them. Each process
-takes its steps twice: alone, beside the others but exchanging nothing, and together. What being
+takes its steps twice: alone, next to the others but exchanging nothing, and together. What being
 together costs, 1 - alone / together, is the share of communication: collectives that are not
 hidden behind computing, and waiting for the slowest. With GPUs each process has its own.
 """
@@ -121,7 +121,7 @@ def rows(given: argparse.Namespace, engine: str, scaling: str) -> list[str]:
     return lines
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description="Speed over processes, and what talking costs.")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
@@ -135,7 +135,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--precision", default="fp32", help="fp32, tf32 or bf16")
     parser.add_argument("--without-damsm", action="store_true", help="leave DAMSM out")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     sys.stdout.write(_ROW.format(*_TITLES, *_COSTS))
     for engine in given.engines:
         for scaling in given.scalings:

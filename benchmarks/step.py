@@ -95,9 +95,9 @@ def measure(variant: str, size: Size, threads: int) -> Cost:
     return Cost(flops, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def measure_apart(variant: str, words: list[str]) -> Cost:
-    """Measure one variant in a fresh process, started with the same `words`."""
-    command = [sys.executable, "-m", "benchmarks.step", *words, "--variant", variant]
+def measure_apart(variant: str, arguments: list[str]) -> Cost:
+    """Measure one variant in a fresh process, started with the same `arguments`."""
+    command = [sys.executable, "-m", "benchmarks.step", *arguments, "--variant", variant]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     values: dict[str, Any] = json.loads(done.stdout)
     return Cost(**values)
@@ -114,7 +114,7 @@ def table(costs: dict[str, Cost], batch: int) -> str:
     return "".join(lines)
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description="Cost of one SSA-GAN step, ours and plain.")
     parser.add_argument("--width", type=int, default=Size.width, help="ngf and ndf")
@@ -123,12 +123,12 @@ def main(words: list[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--without-damsm", action="store_true", help="leave DAMSM out")
     parser.add_argument("--variant", choices=VARIANTS, help="measure one alone, print JSON")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     if given.variant:
         size = Size(given.width, given.resolution, given.batch, not given.without_damsm)
         sys.stdout.write(json.dumps(asdict(measure(given.variant, size, given.threads))))
         return
-    costs = {variant: measure_apart(variant, words) for variant in VARIANTS}
+    costs = {variant: measure_apart(variant, arguments) for variant in VARIANTS}
     sys.stdout.write(table(costs, given.batch))
 
 

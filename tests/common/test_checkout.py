@@ -9,9 +9,9 @@ from t2i_hpc.common.files import git
 
 
 def test_the_checkout_of_another_project_is_not_ours(tmp_path: Path) -> None:
-    def run(*words: str) -> None:
+    def run(*arguments: str) -> None:
         who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     theirs, ours = tmp_path / "theirs.py", tmp_path / ".venv" / "lib" / "ours.py"
     ours.parent.mkdir(parents=True)

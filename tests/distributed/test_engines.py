@@ -41,8 +41,8 @@ def cases() -> dict[str, Case]:
         f"zero-{stage}": {"name": "deepspeed", "zero_stage": stage} for stage in STAGES
     }
     for kind, (options, engine, settings) in KINDS.items():
-        for name, words in names.items():
-            config = EngineConfig(**engine, **words)
+        for name, strategy in names.items():
+            config = EngineConfig(**engine, **strategy)
             batch = 4 * config.accumulate  # two images a rank and micro-batch
             found[f"{kind} {name}"] = Case(config, options, settings, steps=3, batch=batch)
     return found

@@ -31,7 +31,7 @@ RARELY = "engine.samples_every_images=100000"
 class Case:
     """An engine in a world, and how many kills it goes through, some of one rank alone."""
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     world: int
     of_all: int
     of_one: int = 0
@@ -52,15 +52,21 @@ class Runs:
     home: Nursery
     shards: Path
     folder: Path
-    words: Sequence[str]
+    arguments: Sequence[str]
     told: list[str] = field(default_factory=list)
 
     def start(self, world: int, images: int, *, slow: bool = False) -> list[Rank]:
         """Start a session of all ranks."""
         self.folder.mkdir(exist_ok=True)
         own = (f"engine.images={images}", f"engine.checkpoint.every_images={EVERY}", RARELY)
-        words = [f"data.path={self.shards}", f"runs={self.folder}", *TINY, *own, *self.words]
-        return self.home.train_world(world, words, self.folder, {0: slow_saves} if slow else {})
+        arguments = [
+            f"data.path={self.shards}",
+            f"runs={self.folder}",
+            *TINY,
+            *own,
+            *self.arguments,
+        ]
+        return self.home.train_world(world, arguments, self.folder, {0: slow_saves} if slow else {})
 
     def finish(self, world: int, images: int) -> Path:
         """Run a session to its end; return the run."""
@@ -121,13 +127,13 @@ class Runs:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(
+def test_killed_runs_end_with_the_weights_of_an_uninterrupted_one(
     name: str, home: Nursery, shards: Path, tmp_path: Path
 ) -> None:
     case = CASES[name]
-    undisturbed = Runs(home, shards, tmp_path / "undisturbed", case.words)
-    straight = undisturbed.finish(case.world, STEPS * BATCH)
-    runs, draw = Runs(home, shards, tmp_path / "killed", case.words), random.Random(name)
+    uninterrupted = Runs(home, shards, tmp_path / "uninterrupted", case.arguments)
+    straight = uninterrupted.finish(case.world, STEPS * BATCH)
+    runs, draw = Runs(home, shards, tmp_path / "killed", case.arguments), random.Random(name)
     everyone = range(case.world)
     kinds = [None] * case.of_all + [draw.choice(everyone) for _ in range(case.of_one)]
     for victim in draw.sample(kinds, len(kinds)):
@@ -152,7 +158,7 @@ def test_there_are_twenty_kills_over_both_engines() -> None:
     assert sum(case.of_all + case.of_one for case in CASES.values()) == 20
 
 
-def test_a_killed_run_of_two_ranks_goes_on_with_one(
+def test_a_killed_run_of_two_ranks_resumes_with_one(
     home: Nursery, shards: Path, tmp_path: Path
 ) -> None:
     straight = Runs(home, shards, tmp_path / "straight", ()).finish(2, 24)

@@ -94,8 +94,8 @@ def test_an_error_of_one_rank_is_told_by_the_others(
 
 
 def test_the_launcher_tells_which_rank_was_killed(shards: Path, tmp_path: Path) -> None:
-    words = ["cluster.processes=2", f"data.path={shards}", f"runs={tmp_path}", *TINY, *ENDLESS]
-    command = [sys.executable, "-m", "t2i_hpc.launch", "task=train", *words]
+    arguments = ["cluster.processes=2", f"data.path={shards}", f"runs={tmp_path}", *TINY, *ENDLESS]
+    command = [sys.executable, "-m", "t2i_hpc.launch", "task=train", *arguments]
     launcher = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
     )

@@ -21,8 +21,8 @@ def be_on_another_node() -> None:
 
 def start(home: Nursery, shards: Path, runs: Path, number: int) -> list[Rank]:
     """Start the session of that number, and wait until it is recorded."""
-    words = [f"data.path={shards}", f"runs={runs}", *TINY, *ENDLESS]
-    ranks = home.train_world(2, words, runs, {1: be_on_another_node})
+    arguments = [f"data.path={shards}", f"runs={runs}", *TINY, *ENDLESS]
+    ranks = home.train_world(2, arguments, runs, {1: be_on_another_node})
     end = time.monotonic() + 90
     while sum(len(read_sessions(path.parent)) for path in runs.glob("*/config.yaml")) < number:
         assert time.monotonic() < end

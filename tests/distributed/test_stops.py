@@ -35,8 +35,14 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(
     assert not any("t2i_hpc: " in rank.log.read_text() for rank in ranks)
     straight = tmp_path / "again"
     straight.mkdir()
-    words = [f"data.path={shards}", f"runs={tmp_path}", *TINY, *ENDLESS, f"engine.images={saved}"]
-    again = home.train_world(3, words, straight)  # all ranks read the one checkpoint, and are done
+    arguments = [
+        f"data.path={shards}",
+        f"runs={tmp_path}",
+        *TINY,
+        *ENDLESS,
+        f"engine.images={saved}",
+    ]
+    again = home.train_world(3, arguments, straight)
     assert [rank.wait() for rank in again] == [0, 0, 0]
 
 
@@ -61,12 +67,12 @@ def test_files_save_and_stop_by_hand(home: Nursery, shards: Path, tmp_path: Path
 def test_a_session_stops_before_its_time_is_up(
     by: str, home: Nursery, shards: Path, tmp_path: Path
 ) -> None:
-    words, variables = [f"data.path={shards}", f"runs={tmp_path}", *TINY, *ENDLESS], {}
+    arguments, variables = [f"data.path={shards}", f"runs={tmp_path}", *TINY, *ENDLESS], {}
     if by == "engine.max_minutes":
-        words.append(f"{by}=0.08")
+        arguments.append(f"{by}=0.08")
     else:
         variables[by] = str(int(time.time()) + 10)
-    rank = home.train(words, tmp_path / "log", variables)
+    rank = home.train(arguments, tmp_path / "log", variables)
     assert rank.wait() == STOPPED, rank.log.read_text()
     assert " s: stopping to save" in rank.log.read_text().partition("time limit in ")[2]
     assert saved_last(tmp_path) > 0

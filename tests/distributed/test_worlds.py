@@ -4,7 +4,7 @@ In float64 five steps of any world are the same to many digits, weights and all.
 rounding differs with the order of sums, and Adam makes steps of it where the true gradient is
 nothing: the biases of convolutions before a batch norm, which takes them away again. The float64
 runs tell which these are, since there they stay where they were; they and the running means that
-follow them are left out of the comparison in float32.
+follow them are not compared in float32.
 """
 
 from __future__ import annotations
@@ -100,20 +100,20 @@ def assert_near(first: list[dict[str, float]], second: list[dict[str, float]]) -
 
 
 def test_losses_of_a_run_equal_those_of_one_rank(shards: Path, tmp_path: Path) -> None:
-    words = (
+    arguments = (
         "engine.images=40",
         "engine.batch_size=8",
         "engine.accumulate=2",
         "system.mismatch=roll",
     )
-    train_tiny(shards, tmp_path / "one", *words)
-    train_tiny(shards, tmp_path / "many", *words, task=("launch", "cluster.processes=4"))
+    train_tiny(shards, tmp_path / "one", *arguments)
+    train_tiny(shards, tmp_path / "many", *arguments, task=("launch", "cluster.processes=4"))
     one, many = only_run(tmp_path / "one"), only_run(tmp_path / "many")
     assert one.name == many.name
     assert_near(losses_of(one), losses_of(many))
 
 
-def test_a_run_of_two_ranks_goes_on_with_one(shards: Path, tmp_path: Path) -> None:
+def test_a_run_of_two_ranks_resumes_with_one(shards: Path, tmp_path: Path) -> None:
     train_tiny(shards, tmp_path / "a", "engine.images=12", task=("launch", "cluster.processes=2"))
     again = train_tiny(shards, tmp_path / "a", "engine.images=20")
     assert "resuming at step 3" in again.stdout

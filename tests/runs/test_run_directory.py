@@ -16,8 +16,8 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.runs.run_directory import locked, open_run, prepare_run, run_folder
 
 
-def config(*words: str) -> TrainConfig:
-    return compose_config("train", ["name=test", *words], TrainConfig)
+def config(*arguments: str) -> TrainConfig:
+    return compose_config("train", ["name=test", *arguments], TrainConfig)
 
 
 def test_what_decides_the_result_decides_the_folder() -> None:

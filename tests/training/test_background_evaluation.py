@@ -74,9 +74,9 @@ def test_evaluations_that_always_fail_do_not_fill_the_disk(tmp_path: Path) -> No
 
 def test_a_training_scores_itself(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "data", count=24, size=80)
-    words = ("evaluation.every_images=8", f"evaluation.overrides={WORDS}", "engine.images=12")
+    arguments = ("evaluation.every_images=8", f"evaluation.overrides={WORDS}", "engine.images=12")
     ranks = ("launch", "cluster.processes=2")
-    said = train_tiny(shards, tmp_path / "runs", *words, task=ranks).stdout
+    said = train_tiny(shards, tmp_path / "runs", *arguments, task=ranks).stdout
     run = only_run(tmp_path / "runs")
     scores = {row["images"]: row["value"] for row in read_json_lines(run / "scores.jsonl")}
     assert sorted(scores) == [0, 8, 12]
@@ -93,8 +93,8 @@ def test_a_training_scores_itself(tmp_path: Path) -> None:
 
 def test_a_failed_evaluation_is_told_and_the_training_is_done(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "data", count=24, size=80)
-    words = ("evaluation.every_images=8", 'evaluation.overrides=["evaluation.images=1"]')
-    said = train_tiny(shards, tmp_path / "runs", *words, "engine.images=4").stdout
+    arguments = ("evaluation.every_images=8", 'evaluation.overrides=["evaluation.images=1"]')
+    said = train_tiny(shards, tmp_path / "runs", *arguments, "engine.images=4").stdout
     assert "the evaluation of 4 images failed (2)" in said
     log = only_run(tmp_path / "runs") / "jobs/evaluation-0000000004.log"
     assert "evaluation.images=1 is too small" in log.read_text()

@@ -22,10 +22,10 @@ from tests.support.ranks import run_ranks
 from tests.support.training import tiny_system
 
 
-def said(work: Any, *words: Any) -> str:
+def said(work: Any, *arguments: Any) -> str:
     """Return what a call raises, "" if it does not."""
     try:
-        work(*words)
+        work(*arguments)
     except RunError as error:
         return str(error)
     return ""

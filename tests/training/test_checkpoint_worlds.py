@@ -1,4 +1,4 @@
-"""One run through engines and worlds: its curve is the undisturbed run's."""
+"""One run through strategies and worlds: its curve is the uninterrupted run's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing beside training: what is saved, when errors are heard, what a full disk does."""
+"""Writing while training runs: what is saved, when errors are heard, what a full disk does."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     made.opened.set()
 
 
-def test_training_goes_on_and_what_is_saved_is_from_before(tmp_path: Path, gate: Gate) -> None:
+def test_training_continues_and_what_is_saved_is_from_before(tmp_path: Path, gate: Gate) -> None:
     system, engine = stepped()
     weights = {name: value.clone() for name, value in system.modules.state_dict().items()}
     moments = {name: value.clone() for name, value in engine.read_moments().items()}
@@ -87,16 +87,16 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path, gate: Gate) -> None:
     assert list_checkpoints(tmp_path) == [4, 8]
 
 
-def test_leaving_waits_for_the_disk_after_an_error_too(tmp_path: Path, gate: Gate) -> None:
+def test_an_exit_waits_for_the_disk_after_an_error_too(tmp_path: Path, gate: Gate) -> None:
     _, engine = stepped()
     threading.Timer(0.2, gate.opened.set).start()
-    with pytest.raises(RunError, match="no number"), saver_of(tmp_path, engine) as saver:
+    with pytest.raises(RunError, match="not finite"), saver_of(tmp_path, engine) as saver:
         saver.save(progress_of(4))
-        raise RunError("no number")
+        raise RunError("not finite")
     assert list_checkpoints(tmp_path) == [4]
 
 
-def test_a_person_who_insists_leaves_at_once(tmp_path: Path, gate: Gate) -> None:
+def test_a_person_who_insists_exits_at_once(tmp_path: Path, gate: Gate) -> None:
     _, engine = stepped()
     with pytest.raises(KeyboardInterrupt), saver_of(tmp_path, engine) as saver:
         saver.save(progress_of(4))
@@ -105,7 +105,7 @@ def test_a_person_who_insists_leaves_at_once(tmp_path: Path, gate: Gate) -> None
     assert list_checkpoints(tmp_path) == []
 
 
-def test_an_error_beside_training_is_due_at_once_and_raised_once(
+def test_an_error_while_training_is_due_at_once_and_raised_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_checkpoints(tmp_path, 4)
@@ -239,7 +239,7 @@ import os, shutil, signal, sys
 from pathlib import Path
 from t2i_hpc.runs import layout as folders
 
-def half(path, **words):
+def half(path, **options):
     if Path(path).exists():
         next(Path(path).iterdir()).unlink()
         os.kill(os.getpid(), signal.SIGKILL)

@@ -32,9 +32,9 @@ def test_text_encoders_count() -> None:
     encoder, batch = LSTMTextEncoder(20, 16, 12, 0.0), random_batch(4, 8, Captions(6, 20))
     assert batch.lengths.tolist() == [6, 5, 4, 3]
     gates, directions = 4 * 8, 2
-    words = 2 * directions * gates * (12 + 8) * sum(batch.lengths.tolist())
+    expected = 2 * directions * gates * (12 + 8) * sum(batch.lengths.tolist())
     with torch.no_grad():
-        assert count_flops(lambda: encoder(batch.tokens, batch.lengths)) == words
+        assert count_flops(lambda: encoder(batch.tokens, batch.lengths)) == expected
         query = torch.randn(2, 3, 5, 7)
         attention = 2 * (2 * 2 * 3 * 5 * 5 * 7)
         assert count_flops(lambda: F.scaled_dot_product_attention(query, query, query)) == attention

@@ -28,8 +28,8 @@ from tests.support.training import environment, tiny_batch, tiny_system
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def refuse(system: Any, sentence: str, **words: Any) -> None:
-    config = EngineConfig(name="deepspeed", **words)
+def refuse(system: Any, sentence: str, **options: Any) -> None:
+    config = EngineConfig(name="deepspeed", **options)
     with pytest.raises(ConfigurationError, match=sentence) as caught:
         build_strategy(system, CPU, config)
     assert "\n" not in str(caught.value)
@@ -41,8 +41,8 @@ def test_what_zero_does_not_do_exactly_is_refused() -> None:
     refuse(Toy(), "accumulate=5 does not divide", accumulate=5)
 
 
-def set_of(system: SSAGAN, part: str, **words: Any) -> None:
-    changed = replace(system.optimizers[part], **words)
+def set_of(system: SSAGAN, part: str, **options: Any) -> None:
+    changed = replace(system.optimizers[part], **options)
     system.optimizers = {**system.optimizers, part: changed}
 
 
@@ -94,9 +94,9 @@ def test_clipping_is_off_unless_asked_for() -> None:
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_images_are_channels_last_throughout(stage: int) -> None:
-    words: dict[str, Any] = {"name": "deepspeed", "zero_stage": stage, "batch_size": 4}
+    options: dict[str, Any] = {"name": "deepspeed", "zero_stage": stage, "batch_size": 4}
     system = tiny_system()
-    strategy = build_strategy(system, CPU, EngineConfig(**words, channels_last=True))
+    strategy = build_strategy(system, CPU, EngineConfig(**options, channels_last=True))
     seen: list[Tensor] = []
     for network in (system.generator, system.discriminator):
         for module in network.modules():

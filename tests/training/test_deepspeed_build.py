@@ -57,7 +57,7 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_ninja_of_this_python_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one, of another version, cannot go on with what the first has built."""
+    """Another one, of another version, cannot use what the first has built."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # Python was started by its path
     with compiling():

@@ -31,7 +31,7 @@ def fail(*_):
 MetricsLog.add = fail
 sys.exit(train.COMMAND.main(sys.argv[1:]))
 """
-LEAVING = """
+EXITING = """
 import threading, time
 from t2i_hpc.common.process import exit_at_once
 threading.Thread(target=exit_at_once, args=(76, "a rank is lost")).start()
@@ -48,8 +48,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loader_processes_do_not_outlive_an_error(
     shards: Path, tmp_path: Path, error: str, code: int
 ) -> None:
-    words = (*TINY, f"data.path={shards}", f"runs={tmp_path}", "data.workers=2")
-    command = [sys.executable, "-c", FAILING.format(error=error), *words]
+    arguments = (*TINY, f"data.path={shards}", f"runs={tmp_path}", "data.workers=2")
+    command = [sys.executable, "-c", FAILING.format(error=error), *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=90, env=environment()
     )
@@ -57,15 +57,15 @@ def test_loader_processes_do_not_outlive_an_error(
     assert "no step more" in done.stderr
 
 
-def test_leaving_needs_no_reader() -> None:
+def test_an_exit_needs_no_reader() -> None:
     read, write = os.pipe()
     os.close(read)
-    process = subprocess.Popen([sys.executable, "-c", LEAVING], stdout=write, stderr=write)
+    process = subprocess.Popen([sys.executable, "-c", EXITING], stdout=write, stderr=write)
     os.close(write)
     assert process.wait(timeout=50) == 76
 
 
-def test_an_evaluation_beside_hears_that_it_is_to_end(tmp_path: Path) -> None:
+def test_a_background_evaluation_hears_that_it_is_to_end(tmp_path: Path) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         beside = BackgroundEvaluations(tmp_path, ())

@@ -176,11 +176,11 @@ def test_the_trunk_under_trained_heads_is_apart() -> None:
 def test_training_restores_them_or_says_what_to_do(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*TINY, f"data.path={shards}", f"runs={tmp_path}"]
-    assert train.COMMAND.main([*words, "engine.images=4"]) == 0
+    arguments = [*TINY, f"data.path={shards}", f"runs={tmp_path}"]
+    assert train.COMMAND.main([*arguments, "engine.images=4"]) == 0
     run = only_run(tmp_path)
     damage(files(run)[0])
-    assert train.COMMAND.main([*words, "engine.images=8"]) == 0
+    assert train.COMMAND.main([*arguments, "engine.images=8"]) == 0
     damage(files(run)[0])
     torch_seed = torch.manual_seed
 
@@ -189,6 +189,6 @@ def test_training_restores_them_or_says_what_to_do(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "manual_seed", another)  # as if its file held another encoder now
-        assert train.COMMAND.main([*words, "engine.images=12"]) == USER_ERROR
+        assert train.COMMAND.main([*arguments, "engine.images=12"]) == USER_ERROR
     assert f"{FROZEN} does not match" in capsys.readouterr().err
     assert list_checkpoints(run) == [4, 8]

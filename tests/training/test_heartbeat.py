@@ -106,7 +106,7 @@ def test_many_lost_ranks_are_counted() -> None:
     assert "and 3 more gave no sign of life" in found
 
 
-def test_where_a_rank_is_stands_in_the_sentence() -> None:
+def test_where_a_rank_is_is_in_the_sentence() -> None:
     monitor = HeartbeatMonitor(1, TIMEOUT)
     monitor.ranks[0].update(replace(report(0, 3), where="data/loader.py:7"))
     monitor.ranks[0].disconnected = True
@@ -146,10 +146,10 @@ def test_rank_0_hears_the_stages_of_the_others() -> None:
 def test_strangers_are_not_believed() -> None:
     with connected(2) as (server, clients):
         lie = {"secret": server.secret + 1, "rank": 1, "stage": "a lie", "exit_reason": "a lie"}
-        for words in (b"GET / HTTP/1.1\r\n\r\n", b"7\n", json.dumps(lie).encode() + b"\n"):
+        for arguments in (b"GET / HTTP/1.1\r\n\r\n", b"7\n", json.dumps(lie).encode() + b"\n"):
             with socket.create_connection(("127.0.0.1", server.port), 5) as stranger:
                 stranger.settimeout(20)
-                stranger.sendall(words)
+                stranger.sendall(arguments)
                 assert stranger.recv(1) == b""  # disconnected
         clients[0].set_stage("the truth")
         wait_for(server, 1, "the truth")
@@ -171,8 +171,8 @@ def test_a_rank_left_behind_follows_an_error_but_not_a_good_end(
     # On a busy machine the other process starts slowly, and silence would end this one.
     monkeypatch.setattr(heartbeat_monitor, "SILENCE_TICKS", 60)
     server = HeartbeatServer(2, 60.0)
-    words = [sys.executable, "-c", EXIT, str(server.port), str(server.secret)]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as other:
+    arguments = [sys.executable, "-c", EXIT, str(server.port), str(server.secret)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as other:
         end = time.monotonic() + 60
         while not server.monitor.ranks[1].report.pid:
             assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""Numbers that are none stop the run or cost an update, and are never saved."""
+"""NaN and Inf stop the run or skip an update, and are never saved."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def spoil(kind: str) -> Spoil:
     def change(loss: Tensor, batch: Batch, phase: str) -> Tensor:
         if phase != "b" or 11 not in batch.positions.tolist():
             return loss
-        # The root's slope at zero: a loss as it was, with a gradient that is no number.
+        # The root's slope at zero: a loss as it was, with a gradient that is NaN.
         return loss * NAN if kind == "loss" else loss + (loss * 0).sqrt()
 
     return change
 
 
-def train(world: World, folder: str, kind: str, words: dict[str, Any]) -> dict[str, Any]:
+def train(world: World, folder: str, kind: str, options: dict[str, Any]) -> dict[str, Any]:
     """Run the loop until it stops by itself; return what it said and left."""
     run = Path(folder) / "run"
-    config = EngineConfig(batch_size=4, images=40, device="cpu", **words)
+    config = EngineConfig(batch_size=4, images=40, device="cpu", **options)
     system, share = Toy(spoil(kind)), 4 // world.size
 
     def batches(images_seen: int) -> Iterator[Batch]:
@@ -77,8 +77,8 @@ def train_all(world: World, folder: str) -> dict[str, dict[str, Any]]:
                 if name != "ddp" and due == "every step":
                     continue
                 place = Path(folder) / f"{name} {kind} {due}"
-                words = {**engine, "checkpoint": CheckpointConfig(every_images=images)}
-                found[f"{name} {kind} {due}"] = train(world, str(place), kind, words)
+                options = {**engine, "checkpoint": CheckpointConfig(every_images=images)}
+                found[f"{name} {kind} {due}"] = train(world, str(place), kind, options)
     return found
 
 
@@ -131,7 +131,7 @@ def skipping(at_most: int) -> DDPStrategy:
     return DDPStrategy(Toy(spoil("gradient")), CPU, config)
 
 
-def test_an_update_is_left_out_and_the_training_goes_on() -> None:
+def test_an_update_is_skipped_and_the_training_continues() -> None:
     strategy = skipping(1)
     before, after = steps(strategy, 0, 2), steps(strategy, 2, 3)
     for name, value in before.items():
@@ -143,13 +143,13 @@ def test_an_update_is_left_out_and_the_training_goes_on() -> None:
     assert int(strategy.read_moments()["b/rare/step"]) == 4
 
 
-def test_too_many_left_out_updates_stop_the_run() -> None:
+def test_too_many_skipped_updates_stop_the_run() -> None:
     strategy = skipping(0)
     with pytest.raises(RunError, match=r"phase b of step 3: engine\.skip_at_most=0"):
         steps(strategy, 0, 5)
 
 
-def test_running_statistics_do_not_keep_what_was_no_number() -> None:
+def test_running_statistics_keep_no_nan() -> None:
     system = tiny_system()
     config = EngineConfig(batch_size=4, on_nonfinite="skip", skip_at_most=3)
     strategy = DDPStrategy(system, CPU, config)
@@ -188,7 +188,7 @@ def test_what_was_not_looked_at_is_kept() -> None:
     assert watch.pop_first(before=2) is None
 
 
-def test_leaving_an_update_out_hides_no_loss_of_another_phase() -> None:
+def test_a_skipped_update_hides_no_loss_of_another_phase() -> None:
     def change(loss: Tensor, batch: Batch, phase: str) -> Tensor:
         if phase == "a":
             return loss + torch.full_like(loss, NAN)  # the loss alone: its gradient is as it was

@@ -155,7 +155,7 @@ def test_builds_agree_within_rounding(kind: str) -> None:
 @pytest.mark.usefixtures("apex", "kernel")
 @pytest.mark.parametrize("second", BUILDS)
 @pytest.mark.parametrize("first", BUILDS)
-def test_a_training_goes_on_with_another_build(first: str, second: str) -> None:
+def test_a_training_resumes_with_another_build(first: str, second: str) -> None:
     whole, part = network(), network()
     train(whole, build(first, whole), 0, 6)
     before = build(first, part)

@@ -104,8 +104,8 @@ def test_a_training_names_its_phase(
         return run(strategy, phase, *rest)
 
     monkeypatch.setattr(DDPStrategy, "backward", backward)
-    words = [*TINY, f"data.path={shards}", f"runs={tmp_path}", "engine.images=16"]
-    assert train.COMMAND.main(words) == OUT_OF_MEMORY
+    arguments = [*TINY, f"data.path={shards}", f"runs={tmp_path}", "engine.images=16"]
+    assert train.COMMAND.main(arguments) == OUT_OF_MEMORY
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
     assert "at step 2, phase penalty ran out of memory: this process took up to" in said
     assert "use more ranks or lower engine.batch_size, which saves most, or raise" in said

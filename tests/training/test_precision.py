@@ -139,7 +139,7 @@ def scale(strategy: DDPStrategy, part: str) -> float:
     return float(scaler.get_scale())
 
 
-def test_an_overflow_leaves_the_update_out_and_halves_the_scale() -> None:
+def test_an_overflow_skips_the_update_and_halves_the_scale() -> None:
     strategy = half_engine(factor=1e4)
     first = run(strategy, 0, 1)
     before = scale(strategy, "b")
@@ -170,7 +170,7 @@ def test_the_scale_is_saved_and_a_resumed_training_is_equal_to_the_bit() -> None
 
 def test_a_scale_that_falls_to_zero_stops_the_run() -> None:
     def never(loss: Tensor, batch: Batch, phase: str) -> Tensor:
-        """Give a finite loss whose gradient is no number."""
+        """Give a finite loss whose gradient is NaN."""
         return loss + (loss * 0).sqrt() if phase == "b" else unspoilt(loss, batch, phase)
 
     strategy = DDPStrategy(Toy(never), CPU, EngineConfig(batch_size=4, precision="fp16"))

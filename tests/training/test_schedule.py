@@ -64,7 +64,7 @@ def rates(strategy: DDPStrategy, first: int, last: int) -> list[float]:
     return found
 
 
-def test_a_resumed_engine_has_the_rates_and_moments_of_the_undisturbed_one() -> None:
+def test_a_resumed_run_has_the_rates_and_moments_of_the_uninterrupted_one() -> None:
     schedule = ScheduleConfig(warmup_images=8, decay="cosine", decay_images=16)
     config = EngineConfig(batch_size=4, schedule=schedule)
 

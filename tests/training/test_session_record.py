@@ -43,7 +43,7 @@ def test_a_good_end(code: int, outcome: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no such color\nat all"), KeyboardInterrupt()])
-def test_an_error_is_recorded_and_goes_on(error: BaseException, tmp_path: Path) -> None:
+def test_an_error_is_recorded_and_raised(error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as raised:
         run_recorded(tmp_path, ALONE, HOSTS, lambda: raising(error))
     assert raised.value is error
@@ -68,7 +68,7 @@ def test_an_error_of_a_broken_connection_waits_for_the_heartbeat(tmp_path: Path)
     assert read_sessions(tmp_path)[0].outcome is None
 
 
-LEAVE = """
+EXIT = """
 import os, sys
 from pathlib import Path
 import torch
@@ -86,8 +86,8 @@ run_recorded(run, World(0, 2, 0, 2, torch.device("cpu")), ("n1", "n2"), work)
 
 
 @pytest.mark.parametrize("hung", [False, True])
-def test_leaving_at_once_is_recorded_if_the_disk_answers(hung: bool, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LEAVE, str(tmp_path), *(["hung"] if hung else [])]
+def test_an_exit_at_once_is_recorded_if_the_disk_answers(hung: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", EXIT, str(tmp_path), *(["hung"] if hung else [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (LOST_RANK, "t2i_hpc: rank 1 died\n")
     if not hung:

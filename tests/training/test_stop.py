@@ -1,4 +1,4 @@
-"""Signals become flags; a second Ctrl-C leaves from wherever the process is."""
+"""Signals become flags; a second Ctrl-C exits from wherever the process is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IN_C = "import ctypes; [ctypes.CDLL(None).sleep(30) for _ in range(9)]"
 
 
 @pytest.mark.parametrize("wait", ["lock.acquire()", IN_C])
-def test_a_second_interrupt_leaves_from_where_no_handler_runs(wait: str) -> None:
+def test_a_second_interrupt_exits_from_where_no_handler_runs(wait: str) -> None:
     command = [sys.executable, "-c", STUCK.format(wait=wait)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

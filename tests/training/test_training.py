@@ -1,4 +1,4 @@
-"""The loop through its door: curves, pictures, resume to the bit, stops."""
+"""The loop through its command: curves, pictures, bit-identical resume, stops."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_finished_run_has_nothing_to_do(straight: Path, shards: Path) -> None:
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
-def start(shards: Path, runs: Path, *words: str) -> subprocess.Popen[str]:
+def start(shards: Path, runs: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             sys.executable,
@@ -89,7 +89,7 @@ def start(shards: Path, runs: Path, *words: str) -> subprocess.Popen[str]:
             f"data.path={shards}",
             f"runs={runs}",
             *TINY,
-            *words,
+            *arguments,
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -109,7 +109,7 @@ def wait_for_steps(runs: Path, steps: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_the_same_command_goes_on(
+def test_a_signal_saves_and_the_same_command_resumes(
     number: signal.Signals, straight: Path, shards: Path, tmp_path: Path
 ) -> None:
     process = start(shards, tmp_path, "engine.images=100000")

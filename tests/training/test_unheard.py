@@ -23,17 +23,17 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("data"), count=24, size=80)
 
 
-def start(shards: Path, runs: Path, output: int, *words: str) -> subprocess.Popen[bytes]:
+def start(shards: Path, runs: Path, output: int, *arguments: str) -> subprocess.Popen[bytes]:
     """Start a launcher with a rank, whose standard output is a file that is open."""
-    words = ("task=train", f"data.path={shards}", f"runs={runs}", *TINY, *words)
-    command = [sys.executable, "-m", "t2i_hpc.launch", *words]
+    arguments = ("task=train", f"data.path={shards}", f"runs={runs}", *TINY, *arguments)
+    command = [sys.executable, "-m", "t2i_hpc.launch", *arguments]
     return subprocess.Popen(
         command, stdout=output, stderr=subprocess.PIPE, env=environment(), start_new_session=True
     )
 
 
 @pytest.mark.parametrize("where", ["a pipe", "a full disk"])
-def test_a_training_goes_on_when_nobody_reads(shards: Path, tmp_path: Path, where: str) -> None:
+def test_a_training_continues_when_nobody_reads(shards: Path, tmp_path: Path, where: str) -> None:
     if where == "a pipe":
         read, write = os.pipe()
         os.close(read)
