@@ -75,7 +75,7 @@ def data_record(
     vocabulary: str,
     recorded: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return what ``run.json`` keeps, so that :func:`check_relatives` can tell runs apart.
+    """Return what ``run.json`` keeps, for :func:`refuse_swapped_vocabulary`.
 
     Args:
         config: of the run.
@@ -87,7 +87,7 @@ def data_record(
     return {"settings": settings, "content": content, "vocabulary": vocabulary}
 
 
-def check_relatives(folder: Path, config: TrainConfig, data: Mapping[str, str]) -> None:
+def refuse_swapped_vocabulary(folder: Path, config: TrainConfig, data: Mapping[str, str]) -> None:
     """Refuse to begin a run that another folder holds but for the vocabulary.
 
     A vocabulary.json that was replaced by mistake would silently start a training anew.

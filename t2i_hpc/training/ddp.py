@@ -24,9 +24,11 @@ from t2i_hpc.systems.base import Losses, Phase, System, trainable
 from t2i_hpc.training.optimizers import (
     SCALER,
     build_optimizer,
-    keep_schedule,
+    learning_rate,
     moments_of,
     read_moments,
+    reset_moments,
+    restarts,
     write_moments,
 )
 from t2i_hpc.training.precision import largest
@@ -89,7 +91,10 @@ class DDPStrategy(Strategy):
         """Set learning rates; with on_nonfinite=skip also keep the buffers as they are."""
         for name, optimizer in self.optimizers.items():
             settings = self.system.optimizers[name]
-            keep_schedule(optimizer, settings, self.config.schedule, images_seen, batch_size)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, self.config.schedule, images_seen)
+            if restarts(settings, images_seen, batch_size):
+                reset_moments(optimizer)
         if self.config.on_nonfinite == "skip":
             buffers = self.system.modules.named_buffers()
             self._buffers = {name: value.clone() for name, value in buffers}

@@ -32,11 +32,11 @@ from t2i_hpc.training.deepspeed_build import compiling
 from t2i_hpc.training.optimizers import (
     MOMENTS,
     build_optimizer,
-    forget_moments,
     learning_rate,
     moments_of,
     read_moments,
     read_step,
+    reset_moments,
     restarts,
     write_moments,
     write_step,
@@ -77,7 +77,7 @@ class DeepSpeedStrategy(Strategy):
                 settings = self.system.optimizers[name]
                 adam["lr"] = learning_rate(settings, self.config.schedule, images_seen)
             if restarts(self.system.optimizers[group.updates[0]], images_seen, batch_size):
-                forget_moments(group.optimizer)
+                reset_moments(group.optimizer)
 
     def zero_grad(self, phase: Phase) -> None:
         """Nothing: DeepSpeed's step leaves no gradients behind."""

@@ -214,8 +214,8 @@ def _build_of(optimizer: torch.optim.Optimizer) -> str:
     return type(optimizer).__module__.partition(".")[0]
 
 
-def forget_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer begin anew, whatever its build."""
+def reset_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Set an optimizer's moments and step counts to zero, whatever its build."""
     for state in optimizer.state.values():
         for key in MOMENTS:
             if key in state:
@@ -228,10 +228,10 @@ def learning_rate(settings: OptimizerSettings, schedule: ScheduleConfig, images_
     rate = settings.learning_rate
     if settings.learning_rate_at is not None:
         rate = settings.learning_rate_at(images_seen)
-    return rate * factor(schedule, images_seen)
+    return rate * schedule_factor(schedule, images_seen)
 
 
-def factor(schedule: ScheduleConfig, images_seen: int) -> float:
+def schedule_factor(schedule: ScheduleConfig, images_seen: int) -> float:
     """Return what every learning rate is multiplied with after `images_seen` images.
 
     It grows linearly from 0 over the warm-up, counted from the first image on, and falls over
@@ -241,35 +241,12 @@ def factor(schedule: ScheduleConfig, images_seen: int) -> float:
         return (images_seen + 1) / (schedule.warmup_images + 1)
     if schedule.decay == "none":
         return 1.0
-    share = min(1.0, (images_seen - schedule.warmup_images) / schedule.decay_images)
-    fallen = share if schedule.decay == "linear" else (1 - math.cos(math.pi * share)) / 2
+    done = min(1.0, (images_seen - schedule.warmup_images) / schedule.decay_images)
+    fallen = done if schedule.decay == "linear" else (1 - math.cos(math.pi * done)) / 2
     return 1.0 - (1.0 - schedule.floor) * fallen
 
 
 def restarts(settings: OptimizerSettings, images_seen: int, batch_size: int) -> bool:
-    """Whether a module's moments are forgotten before the step after `images_seen` images."""
+    """Whether a module's moments restart before the step after `images_seen` images."""
     period = settings.restart_every or 0
     return bool(period) and images_seen // period > (images_seen - batch_size) // period
-
-
-def keep_schedule(
-    optimizer: torch.optim.Optimizer,
-    settings: OptimizerSettings,
-    schedule: ScheduleConfig,
-    images_seen: int,
-    batch_size: int,
-) -> None:
-    """Give an optimizer the learning rate of the step to come, and a new start where one is due.
-
-    Args:
-        optimizer: of one module; its moments are forgotten at the first step of each period of
-            ``settings.restart_every`` images.
-        settings: the module's.
-        schedule: warm-up and decay of all modules.
-        images_seen: before the step.
-        batch_size: images of a step, over all ranks.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(settings, schedule, images_seen)
-    if restarts(settings, images_seen, batch_size):
-        forget_moments(optimizer)

@@ -30,11 +30,11 @@ from t2i_hpc.data.training_data import TrainingData, fit_to_timeout, open_traini
 from t2i_hpc.runs.inputs import keep_inputs, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.run_directory import (
-    check_relatives,
     data_record,
     locked,
     prepare_run,
     recorded_files,
+    refuse_swapped_vocabulary,
     run_folder,
 )
 from t2i_hpc.systems import build_system, outline_system
@@ -159,7 +159,7 @@ def _check(
     folder: Path, config: TrainConfig, data: TrainingData, ranks: int, device: torch.device | None
 ) -> None:
     """Refuse what does not go together, before anything is built; `device` None: not known."""
-    check_relatives(folder, config, _record(folder, config, data))
+    refuse_swapped_vocabulary(folder, config, _record(folder, config, data))
     resumes = bool(list_checkpoints(folder))
     if not resumes:
         check_text_encoder(config.system, data.vocabulary.sha256)

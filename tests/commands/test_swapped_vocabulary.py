@@ -117,14 +117,14 @@ def test_a_text_encoder_is_refused_with_other_words(
 def test_a_run_of_before_is_named(trained: Path, tmp_path: Path) -> None:
     from t2i_hpc.config.compose import from_yaml
     from t2i_hpc.config.tasks import TrainConfig
-    from t2i_hpc.runs.run_directory import check_relatives, data_record, run_folder
+    from t2i_hpc.runs.run_directory import data_record, refuse_swapped_vocabulary, run_folder
 
     config = from_yaml(only_run(trained / "runs") / "config.yaml", TrainConfig)
     config = replace(config, runs=str(tmp_path))
     folder, before = run_folder(config, "identity"), run_folder(config, "content")
     record = data_record(config, "content", "vocabulary")
-    check_relatives(folder, config, record)
+    refuse_swapped_vocabulary(folder, config, record)
     before.mkdir(parents=True)
     (before / "config.yaml").touch()
     with pytest.raises(RunError, match=f"{before} .*rename it to {folder.name}"):
-        check_relatives(folder, config, record)
+        refuse_swapped_vocabulary(folder, config, record)

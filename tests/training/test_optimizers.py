@@ -21,8 +21,8 @@ from t2i_hpc.training.optimizers import (
     build_optimizer,
     check_build,
     find_apex_adam,
-    forget_moments,
     read_moments,
+    reset_moments,
     write_moments,
 )
 from t2i_hpc.training.step import train_step
@@ -180,7 +180,7 @@ def test_forgotten_moments_are_those_of_a_new_build(kind: str) -> None:
     optimizer = build(kind, ours)
     train(ours, optimizer, 0, 3)
     theirs.load_state_dict(ours.state_dict())
-    forget_moments(optimizer)
+    reset_moments(optimizer)
     train(ours, optimizer, 3, 6)
     train(theirs, build(kind, theirs), 3, 6)
     assert all(map(torch.equal, ours.parameters(), theirs.parameters()))

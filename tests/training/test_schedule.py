@@ -11,7 +11,7 @@ import torch
 from t2i_hpc.config.engine import EngineConfig, ScheduleConfig
 from t2i_hpc.systems.base import OptimizerSettings
 from t2i_hpc.training.ddp import DDPStrategy
-from t2i_hpc.training.optimizers import factor, learning_rate, restarts
+from t2i_hpc.training.optimizers import learning_rate, restarts, schedule_factor
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy, toy_batch
@@ -22,8 +22,10 @@ SETTINGS = OptimizerSettings(0.1, (0.5, 0.9))
 
 def test_the_warm_up_grows_evenly_from_the_first_image_on() -> None:
     schedule = ScheduleConfig(warmup_images=9)
-    assert [factor(schedule, images) for images in (0, 4, 8)] == pytest.approx([0.1, 0.5, 0.9])
-    assert factor(schedule, 9) == factor(schedule, 10**9) == 1.0
+    assert [schedule_factor(schedule, images) for images in (0, 4, 8)] == pytest.approx(
+        [0.1, 0.5, 0.9]
+    )
+    assert schedule_factor(schedule, 9) == schedule_factor(schedule, 10**9) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -31,15 +33,15 @@ def test_the_warm_up_grows_evenly_from_the_first_image_on() -> None:
 )
 def test_the_decay_begins_after_the_warm_up_and_ends_at_its_floor(decay: str, half: float) -> None:
     schedule = ScheduleConfig(warmup_images=100, decay=decay, decay_images=1000, floor=0.2)
-    assert factor(schedule, 100) == 1.0
-    assert factor(schedule, 600) == pytest.approx(half)
+    assert schedule_factor(schedule, 100) == 1.0
+    assert schedule_factor(schedule, 600) == pytest.approx(half)
     end = 1.0 if decay == "none" else 0.2
-    assert factor(schedule, 1100) == factor(schedule, 10**9) == pytest.approx(end)
+    assert schedule_factor(schedule, 1100) == schedule_factor(schedule, 10**9) == pytest.approx(end)
 
 
 def test_cosine_falls_slowly_at_first() -> None:
     schedule = ScheduleConfig(decay="cosine", decay_images=1000)
-    assert factor(schedule, 250) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert schedule_factor(schedule, 250) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
 def test_a_parts_own_rate_is_multiplied() -> None:
