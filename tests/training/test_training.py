@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,9 @@ def test_a_finished_run_has_nothing_to_do(straight: Path, shards: Path) -> None:
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
-def start(shards: Path, runs: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    shards: Path, runs: Path, *arguments: str, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             sys.executable,
@@ -94,7 +98,7 @@ def start(shards: Path, runs: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(),
+        env={**environment(), **(variables or {})},
     )
 
 
@@ -124,6 +128,33 @@ def test_a_signal_saves_and_the_same_command_resumes(
     if images < 32:
         train_tiny(shards, tmp_path, "engine.images=32")
         assert same_files(run / f"checkpoints/{32:010d}", straight / f"checkpoints/{32:010d}")
+
+
+SCONTROL = """#!/bin/sh
+echo "$*" >> {calls}
+echo "JobId=7 JobState=COMPLETING Reason=TimeLimit Restarts=0 WorkDir=/tmp"
+"""
+
+
+def test_a_training_that_slurm_ends_requeues_its_job(shards: Path, tmp_path: Path) -> None:
+    """As where the batch script was killed, so that nobody else does."""
+    calls, scontrol = tmp_path / "calls", tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(SCONTROL.format(calls=calls))
+    scontrol.chmod(0o755)
+    variables = {
+        "PATH": f"{scontrol.parent}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_END_TIME": "4000000000",
+    }
+    runs = tmp_path / "runs"
+    process = start(shards, runs, "engine.images=100000", variables=variables)
+    wait_for_steps(runs, 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED, output
+    assert calls.read_text().splitlines()[-1] == "requeue 7"
+    assert "job 7 is requeued" in output
 
 
 def test_kill_9_loses_only_what_was_not_saved(straight: Path, shards: Path, tmp_path: Path) -> None:
