@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from t2i_hpc.cluster.slurm.current_job import seconds_left
+from t2i_hpc.cluster.slurm.client import seconds_left
 from t2i_hpc.common.errors import INTERRUPTED
 from t2i_hpc.common.process import STOP_SIGNALS, exit_at_once, heeded_signals
 from t2i_hpc.config.engine import EngineConfig

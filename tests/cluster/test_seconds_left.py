@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from t2i_hpc.cluster.slurm.current_job import seconds_left
+from t2i_hpc.cluster.slurm.client import seconds_left
 from tests.cluster.clients import Clients
 
 

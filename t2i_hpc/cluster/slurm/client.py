@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.runs.sessions import job_of
 
 # What a person sets for all of Slurm's clients. Every other SLURM_ variable tells of the job that
 # this process may be in.
@@ -23,6 +25,8 @@ CLIENT_SETTINGS = frozenset({"SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS"})
 
 _LOG = logging.getLogger("t2i_hpc")
 _TIMEOUT_SECONDS = 60.0
+_TIME_LEFT_TIMEOUT_SECONDS = 10.0
+_TIME_LEFT = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")  # days-hours:minutes:seconds
 _SILENT = ("Unable to contact slurm controller", "timed out on send/recv", "Zero Bytes were")
 _WHOLE_LISTS = {"SLURM_BITSTR_LEN": "0"}  # else a long list of array elements ends in "..."
 _CLUSTER_LINE = "CLUSTER:"  # one cluster's heading, with SLURM_CLUSTERS also under --noheader
@@ -329,3 +333,26 @@ class Polling:
         grown = min(self._interval * self._pace.growth, self._pace.longest)
         self._interval = self._pace.first if news else grown
         self._due = time.monotonic() + self._interval
+
+
+def seconds_left(environment: Mapping[str, str]) -> float | None:
+    """Return the seconds to the time limit of this process's job; None: there is none, or unknown.
+
+    Slurm 22.05 and older never set ``SLURM_JOB_END_TIME`` (seconds since 1970): then `squeue` is
+    asked, which may take some seconds, so one rank should ask.
+    """
+    if (end := environment.get("SLURM_JOB_END_TIME", "")).isdigit():
+        return int(end) - time.time()
+    job = job_of(environment)
+    if not job or not has_client("squeue"):
+        return None
+    arguments = ("--noheader", f"--jobs={job}", "--format=%L")
+    try:
+        text = run_client("squeue", *arguments, timeout=_TIME_LEFT_TIMEOUT_SECONDS)
+    except ClusterError:
+        return None
+    found = _TIME_LEFT.fullmatch(text.strip())
+    if found is None:  # UNLIMITED, NOT_SET, INVALID
+        return None
+    days, hours, minutes, seconds = (int(each or 0) for each in found.groups())
+    return 86400.0 * days + 3600 * hours + 60 * minutes + seconds

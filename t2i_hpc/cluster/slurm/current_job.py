@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_hpc.cluster.jobs import JobRecord, cancelled_jobs, chain_of, read_jobs
-from t2i_hpc.cluster.slurm.client import has_client, run_client
+from t2i_hpc.cluster.slurm.client import run_client
 from t2i_hpc.cluster.slurm.starts import Start, progress_of, read_starts
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
@@ -26,8 +26,6 @@ from t2i_hpc.runs.sessions import job_of
 
 _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
 _NOTHING = {"", "None", "(null)", "N/A"}
-_TIME_LEFT = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")  # days-hours:minutes:seconds
-_TIME_LEFT_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -150,29 +148,6 @@ def show_job(job: str) -> SlurmJob:
         found.get("ExcNodeList", ""),
         Path(directory[1]) if directory else None,
     )
-
-
-def seconds_left(environment: Mapping[str, str]) -> float | None:
-    """Return the seconds to the time limit of this process's job; None: there is none, or unknown.
-
-    Slurm 22.05 and older never set ``SLURM_JOB_END_TIME`` (seconds since 1970): then `squeue` is
-    asked, which may take some seconds, so one rank should ask.
-    """
-    if (end := environment.get("SLURM_JOB_END_TIME", "")).isdigit():
-        return int(end) - time.time()
-    job = job_of(environment)
-    if not job or not has_client("squeue"):
-        return None
-    arguments = ("--noheader", f"--jobs={job}", "--format=%L")
-    try:
-        text = run_client("squeue", *arguments, timeout=_TIME_LEFT_TIMEOUT_SECONDS)
-    except ClusterError:
-        return None
-    found = _TIME_LEFT.fullmatch(text.strip())
-    if found is None:  # UNLIMITED, NOT_SET, INVALID
-        return None
-    days, hours, minutes, seconds = (int(each or 0) for each in found.groups())
-    return 86400.0 * days + 3600 * hours + 60 * minutes + seconds
 
 
 def _wait_for_record(folder: Path, job: str, timeout: float) -> list[JobRecord]:
