@@ -1,19 +1,13 @@
-"""Images as uint8 arrays: decode, encode, resize, crop.
+"""Image files and their pixels: claims of headers, decoding, encoding, scaling, crops.
 
 Decoders differ in single bits, so training and evaluation use the same one: libjpeg-turbo for
 JPEG, Pillow for PNG and WebP. What may be decoded is an allow-list with a limit of pixels: a
-file is looked at by its first bytes, never by its name.
+file is known by its first bytes, never by its name.
 
-The markers of a JPEG file: where its scans begin, and oddities of its header that are harmless.
-
-No pixel is decoded here.
-
-What an image file claims to be, by its first bytes: format, width, height.
-
-A file of a hundred bytes may claim billions of pixels. Here such a claim is read without any
-decoder (JPEG's markers by libjpeg-turbo, the fixed fields of PNG and WebP directly), in about
-a microsecond, so that bombs, strangers and misnamed files are refused when a shard is indexed
-and not when a training meets them.
+A file of a hundred bytes may claim billions of pixels. Such a claim is read without any decoder
+(JPEG's markers by libjpeg-turbo, the fixed fields of PNG and WebP directly), in about a
+microsecond, so that bombs, strangers and misnamed files are refused when a shard is indexed and
+not when a training meets them.
 """
 
 from __future__ import annotations
@@ -35,28 +29,42 @@ from t2i_hpc.common.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
-
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+IMAGE_FORMATS_OF_SUFFIX = {
+    ".jpeg": "jpeg",
+    **{f".{suffix}": form for form, suffix in SUFFIXES.items()},
+}
+
+
+IMAGE_SUFFIXES = tuple(IMAGE_FORMATS_OF_SUFFIX)
 RESAMPLING = "antialiased bilinear"  # of resize_shorter
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 # Stuffing before the end marker, which some cameras write.
 _STUFFING = "extraneous bytes before marker 0xd9"
-# Only the first warning of a decoder is told, so it cannot say whether damage follows: these
+# Only the first warning of a decoder is reported, which cannot say whether damage follows: these
 # are mended in a copy of the header, which is then decoded as strictly as any file.
 _ODD_HEADERS = ("Invalid SOS parameters", "unknown JFIF revision", "Unknown Adobe color transform")
-
-
-class PixelBuffer:
-    """Memory for one decoded image after the other, which spares asking the system each time."""
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, dtype=np.uint8)
-
-    def of(self, count: int) -> Pixels:
-        """Return the memory, of at least `count` bytes."""
-        if len(self._memory) < count:
-            self._memory = np.empty(count, dtype=np.uint8)
-        return self._memory
+MAX_PIXELS = 64 * 1024 * 1024
+_MARKER = re.compile(rb"\xff+[\x02-\xcf\xd9-\xfe]")  # none of compressed pixels, no restarts
+_SOS, _EOI, _APP0, _APP14 = 0xDA, 0xD9, 0xE0, 0xEE
+_BASELINE = (0xC0, 0xC1)
+_YCCK = 2  # the largest color transform of Adobe's that is known
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_SCAN = re.compile(rb"\xff\xda")  # twice as fast as bytes.count
+_HEIC = (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
+_OTHERS = {
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"\xff\x0a": "a JPEG XL image",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 image",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "a PDF document",
+    b"version https://git-lfs": "a pointer of Git LFS (run git lfs pull)",
+}
+_MOST_SCANS = 100  # of a progressive JPEG, each a pass over all pixels; cameras write about ten
 
 
 def decode(content: bytes, name: str = "image", buffer: PixelBuffer | None = None) -> Pixels:
@@ -101,68 +109,70 @@ def encode(image: Pixels, form: str, quality: int) -> bytes:
     return stream.getvalue()
 
 
-@dataclass(frozen=True)
-class Notes:
-    """What an image file says of its pixels beside them.
-
-    Attributes:
-        orientation: EXIF's, 1 to 8; 0 where there is none or another number.
-        profile: ICC profile of an RGB image, or b"".
-    """
-
-    orientation: int = 0
-    profile: bytes = b""
-
-
-def notes_of(content: bytes) -> Notes:
-    """Read what an image file says of its pixels; what cannot be read says nothing."""
+def _decode_jpeg(content: bytes, name: str, buffer: PixelBuffer) -> Pixels:
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content, strict=False)
+    _check_size(width, height, name)
+    if colorspace in ("CMYK", "YCCK"):
+        return _decode_with_pillow(content, name)
+    memory = buffer.of(3 * height * width)
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            profile = opened.info.get("icc_profile") or b""
-            rgb = opened.mode in ("RGB", "RGBA", "P", "PA")
-            orientation = opened.getexif().get(0x0112, 0)
-    except Exception:
-        return Notes()
-    known = isinstance(orientation, int) and orientation in range(1, 9)
-    return Notes(orientation if known else 0, profile if rgb else b"")
+        return _strictly(content, memory)
+    except ValueError as error:
+        if not any(odd in str(error) for odd in _ODD_HEADERS):
+            raise
+        return _strictly(_mended(content), memory)
 
 
-def upright(image: Pixels, content: bytes) -> Pixels:
-    """Turn an image as its file's EXIF orientation says (1, the usual value, changes nothing)."""
-    return turn(image, notes_of(content).orientation)
-
-
-def turn(image: Pixels, orientation: int) -> Pixels:
-    """Turn an image as EXIF's orientation says; numbers other than 2 to 8 change nothing."""
-    if orientation not in range(2, 9):
-        return image
-    turned = Image.fromarray(image)
-    turned.getexif()[0x0112] = orientation
-    return np.asarray(ImageOps.exif_transpose(turned))
-
-
-def to_srgb(image: Pixels, profile: bytes) -> Pixels:
-    """Convert an image from the colors of an ICC profile, such as Display P3, to sRGB.
-
-    Args:
-        image: uint8 (height, width, 3).
-        profile: b"", or what cannot be read or used, leaves the image as it is.
-    """
-    if not profile:
-        return image
+def _strictly(content: bytes, memory: Pixels) -> Pixels:
+    """Decode a JPEG whose decoder has nothing to warn of but stuffing at its end."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(source):
-            return image
-        converted = ImageCms.profileToProfile(Image.fromarray(image), source, _srgb())
-    except (OSError, ImageCms.PyCMSError):
-        return image
-    return image if converted is None else np.asarray(converted)
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGB", buffer=memory))
+    except ValueError as error:
+        if _STUFFING not in str(error):
+            raise
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGB", strict=False))
 
 
-@cache
-def _srgb() -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+def _decode_with_pillow(content: bytes, name: str) -> Pixels:
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
+        _check_size(image.width, image.height, name)
+        if image.mode not in _MODES:
+            raise DataError(
+                f"{name} has pixels of the kind {image.mode!r}, which is not offered; convert "
+                "it to 8-bit RGB"
+            )
+        if image.has_transparency_data:
+            paper = Image.new("RGBA", image.size, "white")
+            return np.asarray(Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB"))
+        return np.asarray(image.convert("RGB"))
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name} has {width} by {height} pixels, more than the {MAX_PIXELS:,} that are "
+            "decoded; scale it down or leave it out"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())
+
+
+class PixelBuffer:
+    """Memory for one decoded image after the other, which spares asking the system each time."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def of(self, count: int) -> Pixels:
+        """Return the memory, of at least `count` bytes."""
+        if len(self._memory) < count:
+            self._memory = np.empty(count, dtype=np.uint8)
+        return self._memory
+
+
+# --- scaling and crops
 
 
 def resize_shorter(image: Pixels, size: int) -> Pixels:
@@ -218,127 +228,69 @@ def crop_box(image: Pixels, box: Box) -> Pixels:
     return image[top:bottom, left:right]
 
 
-def _decode_jpeg(content: bytes, name: str, buffer: PixelBuffer) -> Pixels:
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content, strict=False)
-    _check_size(width, height, name)
-    if colorspace in ("CMYK", "YCCK"):
-        return _decode_with_pillow(content, name)
-    memory = buffer.of(3 * height * width)
+# --- orientation and colors
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What an image file says of its pixels beside them.
+
+    Attributes:
+        orientation: EXIF's, 1 to 8; 0 where there is none or another number.
+        profile: ICC profile of an RGB image, or b"".
+    """
+
+    orientation: int = 0
+    profile: bytes = b""
+
+
+def notes_of(content: bytes) -> Notes:
+    """Read an image file's notes; those that cannot be read are as if there were none."""
     try:
-        return _strictly(content, memory)
-    except ValueError as error:
-        if not any(odd in str(error) for odd in _ODD_HEADERS):
-            raise
-        return _strictly(mended(content), memory)
+        with Image.open(io.BytesIO(content)) as opened:
+            profile = opened.info.get("icc_profile") or b""
+            rgb = opened.mode in ("RGB", "RGBA", "P", "PA")
+            orientation = opened.getexif().get(0x0112, 0)
+    except Exception:
+        return Notes()
+    known = isinstance(orientation, int) and orientation in range(1, 9)
+    return Notes(orientation if known else 0, profile if rgb else b"")
 
 
-def _strictly(content: bytes, memory: Pixels) -> Pixels:
-    """Decode a JPEG whose decoder has nothing to warn of but stuffing at its end."""
+def turn(image: Pixels, orientation: int) -> Pixels:
+    """Turn an image as EXIF's orientation says; numbers other than 2 to 8 change nothing."""
+    if orientation not in range(2, 9):
+        return image
+    turned = Image.fromarray(image)
+    turned.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(turned))
+
+
+def to_srgb(image: Pixels, profile: bytes) -> Pixels:
+    """Convert an image from the colors of an ICC profile, such as Display P3, to sRGB.
+
+    Args:
+        image: uint8 (height, width, 3).
+        profile: b"", or what cannot be read or used, leaves the image as it is.
+    """
+    if not profile:
+        return image
     try:
-        return np.asarray(simplejpeg.decode_jpeg(content, "RGB", buffer=memory))
-    except ValueError as error:
-        if _STUFFING not in str(error):
-            raise
-        return np.asarray(simplejpeg.decode_jpeg(content, "RGB", strict=False))
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        converted = ImageCms.profileToProfile(Image.fromarray(image), source, _srgb())
+    except (OSError, ImageCms.PyCMSError):
+        return image
+    return image if converted is None else np.asarray(converted)
 
 
-def _decode_with_pillow(content: bytes, name: str) -> Pixels:
-    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
-        _check_size(image.width, image.height, name)
-        if image.mode not in _MODES:
-            raise DataError(
-                f"{name} has pixels of the kind {image.mode!r}, which is not offered; convert "
-                "it to 8-bit RGB"
-            )
-        if image.has_transparency_data:
-            paper = Image.new("RGBA", image.size, "white")
-            return np.asarray(Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB"))
-        return np.asarray(image.convert("RGB"))
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"{name} has {width} by {height} pixels, more than the {MAX_PIXELS:,} that are "
-            "decoded; scale it down or leave it out"
-        )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())
-
-
-MAX_PIXELS = 64 * 1024 * 1024
-
-
-_MARKER = re.compile(rb"\xff+[\x02-\xcf\xd9-\xfe]")  # none of compressed pixels, no restarts
-_SOS, _EOI, _APP0, _APP14 = 0xDA, 0xD9, 0xE0, 0xEE
-_BASELINE = (0xC0, 0xC1)
-_YCCK = 2  # the largest color transform of Adobe's that is known
-
-
-def scans_of(content: bytes) -> list[int]:
-    """Return where the scans of a JPEG begin: the places of their 0xff 0xda.
-
-    Thumbnails in the header and what lies behind the image's end are not counted.
-    """
-    return [place for place, marker in _markers(content) if marker == _SOS]
-
-
-def mended(content: bytes) -> bytes:
-    """Return a JPEG without the oddities of its header that decoders only warn of.
-
-    They are a baseline scan that claims the coefficients 0 to 0 instead of 0 to 63, JFIF of an
-    unknown revision, and a color transform of Adobe's that is not known. Viewers show such
-    files. The pixels that are decoded are the same; what remains to be warned of is damage.
-    """
-    found = bytearray(content)
-    baseline = False
-    for place, marker in _markers(content):
-        if marker in _BASELINE:
-            baseline = True
-        elif marker == _APP0 and found[place + 4 : place + 9] == b"JFIF\0":
-            found[place + 9 : place + 11] = b"\1\1"
-        elif marker == _APP14 and found[place + 4 : place + 9] == b"Adobe":
-            if found[place + 15] > _YCCK:
-                found[place + 15] = 1  # YCbCr, as decoders assume
-        elif marker == _SOS and baseline:
-            end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-            found[end - 3 : end] = b"\0\x3f\0"
-    return bytes(found)
-
-
-def _markers(content: bytes) -> Iterator[tuple[int, int]]:
-    """Give place and kind of a JPEG's markers up to the end of the image.
-
-    Segments are passed over by their length, compressed pixels by looking for the next marker.
-    """
-    place = 2
-    while match := _MARKER.search(content, place):
-        place, marker = match.start(), content[match.end() - 1]
-        place = match.end() - 2
-        if marker == _EOI or place + 4 > len(content):
-            return
-        yield place, marker
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-
-
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-_SCAN = re.compile(rb"\xff\xda")  # twice as fast as bytes.count
-_HEIC = (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
-_OTHERS = {
-    b"GIF8": "a GIF image",
-    b"BM": "a BMP image",
-    b"II*\0": "a TIFF image",
-    b"MM\0*": "a TIFF image",
-    b"\xff\x0a": "a JPEG XL image",
-    b"\0\0\0\x0cJXL ": "a JPEG XL image",
-    b"\0\0\0\x0cjP  ": "a JPEG 2000 image",
-    b"8BPS": "a Photoshop file",
-    b"%PDF": "a PDF document",
-    b"version https://git-lfs": "a pointer of Git LFS (run git lfs pull)",
-}
-_MOST_SCANS = 100  # of a progressive JPEG, each a pass over all pixels; cameras write about ten
+# --- headers
 
 
 def dimensions(content: bytes) -> tuple[str, int, int]:
@@ -395,11 +347,11 @@ def check_image(content: bytes, form: str, name: str) -> None:
             "decoded; leave it out"
         )
     # Inside of compressed pixels 0xff is never followed by 0xda: each pair begins a scan, except
-    # in what cameras hide before and behind the image, which is only then told apart.
+    # in what cameras hide before and behind the image, which is only then excluded.
     if (
         form == "jpeg"
         and len(_SCAN.findall(content)) > _MOST_SCANS
-        and len(scans_of(content)) > _MOST_SCANS
+        and len(_scans_of(content)) > _MOST_SCANS
     ):
         raise DataError(
             f"{name} has more than {_MOST_SCANS} scans, which only serve to keep decoders busy; "
@@ -430,10 +382,47 @@ def _webp(content: bytes) -> tuple[int, int]:
     raise ValueError("it is no WebP image that is offered")
 
 
-IMAGE_FORMATS_OF_SUFFIX = {
-    ".jpeg": "jpeg",
-    **{f".{suffix}": form for form, suffix in SUFFIXES.items()},
-}
+def _scans_of(content: bytes) -> list[int]:
+    """Return where the scans of a JPEG begin: the places of their 0xff 0xda.
+
+    Thumbnails in the header and what is behind the image's end are not counted.
+    """
+    return [place for place, marker in _markers(content) if marker == _SOS]
 
 
-IMAGE_SUFFIXES = tuple(IMAGE_FORMATS_OF_SUFFIX)
+def _mended(content: bytes) -> bytes:
+    """Return a JPEG without the oddities of its header that decoders only warn of.
+
+    They are a baseline scan that claims the coefficients 0 to 0 instead of 0 to 63, JFIF of an
+    unknown revision, and a color transform of Adobe's that is not known. Viewers show such
+    files. The pixels that are decoded are the same; what remains to be warned of is damage.
+    """
+    found = bytearray(content)
+    baseline = False
+    for place, marker in _markers(content):
+        if marker in _BASELINE:
+            baseline = True
+        elif marker == _APP0 and found[place + 4 : place + 9] == b"JFIF\0":
+            found[place + 9 : place + 11] = b"\1\1"
+        elif marker == _APP14 and found[place + 4 : place + 9] == b"Adobe":
+            if found[place + 15] > _YCCK:
+                found[place + 15] = 1  # YCbCr, as decoders assume
+        elif marker == _SOS and baseline:
+            end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+            found[end - 3 : end] = b"\0\x3f\0"
+    return bytes(found)
+
+
+def _markers(content: bytes) -> Iterator[tuple[int, int]]:
+    """Give place and kind of a JPEG's markers up to the end of the image.
+
+    Segments are passed over by their length, compressed pixels by looking for the next marker.
+    """
+    place = 2
+    while match := _MARKER.search(content, place):
+        place, marker = match.start(), content[match.end() - 1]
+        place = match.end() - 2
+        if marker == _EOI or place + 4 > len(content):
+            return
+        yield place, marker
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")

@@ -1,15 +1,11 @@
-"""Looking at splits that are there: is every byte right, and what do the samples look like?
+"""Checks of splits that are there: is every byte right, and what do the samples look like?
 
 Training checks sizes and the index alone, since it must start fast. Here everything is read
 again, and what is wrong is named with its shard and member, all of it at once, so that a few
 files can be copied again instead of a data set.
 
-A contact sheet: some samples of a split with a caption each, to be looked at by a person.
-
-Captions that belong to other images, wrong crops and turned photographs are seen at a glance
-here and by no check.
-
-GeneratedImages for people: where they go and what they are called.
+Captions that belong to other images, wrong crops and turned photographs are found by no check,
+but seen at a glance in a contact sheet, or in the picture of a single sample.
 """
 
 from __future__ import annotations
@@ -27,16 +23,21 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.common.files import resource, sha256_of_file, write_bytes
+from t2i_hpc.common.files import sha256_of_file, write_bytes
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.index import REBUILD, ROW, Shard, shard_name
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.format.tars import LARGEST_TEXT, index_tar, sample_names
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, decode, encode
-from t2i_hpc.data.split import Reader, StoredSample
+from t2i_hpc.data.split import Reader, StoredSample, local_folder
 
-DEMO = "demo"
+SAMPLES = 64  # of a contact sheet
 _LISTED = 20  # problems
+_COLUMNS = 8
+_SIDE, _LINES, _LINE, _GAP = 160, 4, 14, 10
+_PAPER, _INK, _FAINT = (255, 255, 255), (25, 28, 33), (110, 116, 125)
+_TEXT_SIZE, _LETTERS = 11, 27  # letters that fit into the width of a picture
+_LONGEST_NAME = 100  # letters
 _OFFERED = 2  # keys in place of one that is misspelt
 _CLOSE = 0.6  # of a key's letters
 _LOG = logging.getLogger(__name__)
@@ -53,13 +54,17 @@ def splits_at(path: str, check_tars: bool = True) -> list[Manifest]:
     Raises:
         DataError: there is no split, or one of them is incomplete.
     """
-    folder = resource("shards_demo") if path == DEMO else Path(path)
+    folder = local_folder(path)
     if not folder.is_dir():
         raise DataError(f"there is no folder {path}: name one made by t2i_hpc.shards")
     if (folder / MANIFEST).is_file():
-        return [_opened(folder, check_tars)]
+        return [Manifest.load(folder, check_tars=check_tars)]
     found = sorted(place.parent for place in folder.glob(f"*/{MANIFEST}"))
-    splits = [_opened(place, check_tars) for place in found if not place.name.startswith(".")]
+    splits = [
+        Manifest.load(place, check_tars=check_tars)
+        for place in found
+        if not place.name.startswith(".")
+    ]
     if not splits:
         raise DataError(f"{folder} holds no split: build one with t2i_hpc.shards")
     return splits
@@ -80,17 +85,12 @@ def only_split(splits: Sequence[Manifest]) -> Manifest:
     return splits[0]
 
 
-def _opened(folder: Path, check_tars: bool) -> Manifest:
-    """Open a split; tars that are said to lie elsewhere are not looked at."""
-    return Manifest.load(folder, check_tars=check_tars)
-
-
 def verify_split(manifest: Manifest, advance: Callable[[int], None]) -> None:
     """Read a split again, all of it: hashes, index, every description and every image.
 
     Args:
         manifest: the split.
-        advance: told after each sample.
+        advance: called after each sample.
 
     Raises:
         DataError: the one thing that is not as the manifest says, by shard and member; or the
@@ -146,7 +146,7 @@ def _problems_of_shard(
     seen: _Seen,
     advance: Callable[[int], None],
 ) -> Iterator[str]:
-    """Give what is wrong with a shard; `seen` hears of each image."""
+    """Give what is wrong with a shard; `seen` learns the size of each image."""
     path = manifest.folder / shard.name
     try:
         _check_index(manifest, shard)
@@ -191,7 +191,7 @@ def _checked_image(reader: Reader, number: int, path: Path, name: str) -> Pixels
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sample lies.
+    """Where a sample is.
 
     Attributes:
         shard: path of its tar.
@@ -207,7 +207,7 @@ class Place:
 
 
 def place_of(manifest: Manifest, number: int) -> Place:
-    """Read sample `number` and say where it lies.
+    """Read sample `number` and say where it is.
 
     Raises:
         DataError: there is no such sample, or it is damaged.
@@ -276,13 +276,6 @@ def _key(path: Path, descriptor: int, offset: int, count: int) -> str:
         ) from error
 
 
-SAMPLES = 64
-_COLUMNS = 8
-_SIDE, _LINES, _LINE, _GAP = 160, 4, 14, 10
-_PAPER, _INK, _FAINT = (255, 255, 255), (25, 28, 33), (110, 116, 125)
-_TEXT_SIZE, _LETTERS = 11, 27  # letters that fit into the width of a picture
-
-
 def contact_sheet(manifest: Manifest) -> Image.Image:
     """Draw 64 samples (or all, if there are fewer), evenly spread over the split.
 
@@ -328,9 +321,6 @@ def _draw(
         draw.text((left, top + _SIDE + 2 + number * _LINE), line, _INK, font)
     label = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
     draw.text((left, top + _SIDE + 4 + _LINES * _LINE), label, _FAINT, font)
-
-
-_LONGEST_NAME = 100  # letters
 
 
 def picture_name(key: str) -> str:

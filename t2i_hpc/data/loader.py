@@ -132,13 +132,13 @@ class _Worker:
         self._process: BaseProcess = context.Process(target=_fill, args=(work, *links), daemon=True)
         with _stop_signals_blocked():
             self._process.start()
-        # Before Python waits for its child processes, which do not hear that they are to end.
+        # Before Python waits for its child processes, which block the signals that end them.
         self._at_exit = Finalize(None, self._process.kill, exitpriority=_BEFORE_WAITING)
         theirs.close()
 
     def begin(self, start: int) -> None:
         """Let it make batches from position `start` on."""
-        with contextlib.suppress(OSError):  # its death is told when its first batch is due
+        with contextlib.suppress(OSError):  # its death is reported when its first batch is due
             self._link.send(start)
 
     def next(self, answer_within: float) -> Batch:
@@ -149,7 +149,7 @@ class _Worker:
             raise RuntimeError(f"a loader process failed:\n{answer.trace}")
         block = self._layout.new().copy_(self._slots[self._turn])
         self._turn = (self._turn + 1) % _SLOTS
-        with contextlib.suppress(OSError):  # its death is told when its next batch is due
+        with contextlib.suppress(OSError):  # its death is reported when its next batch is due
             self._link.send_bytes(_FREE)
         return self._layout.batch(block, answer)
 
@@ -257,7 +257,7 @@ def _await_message(link: Connection, parent: int) -> None:
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
-    """Block stop signals in processes that start here; the main process hears them afterwards.
+    """Block stop signals in processes that start here; the main process gets them afterwards.
 
     Slurm signals every process of a job; a loader that died of it would take the run down
     before its checkpoint is written.

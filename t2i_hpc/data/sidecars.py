@@ -1,4 +1,12 @@
-"""TODO"""
+"""The files beside an image that others made: which is the image, what captions and class it has.
+
+The rules are the same for members of a tar, files of a folder and every reader. The rule for names
+is webdataset's: all members whose path is the same up to the first dot after the last slash are
+one sample, and the rest of the name says what each is. Captions are, one a line, those of ``.txt``,
+else those in ``.json``; a class is a whole number under ``class`` in the JSON, or in ``.cls``.
+Lines end at line feeds alone: scraped captions hold other characters that Python takes for ends of
+lines, such as U+0085 and U+2028.
+"""
 
 from __future__ import annotations
 
@@ -22,108 +30,13 @@ CAPTION_KEYS = (
     "description",
     "comment",
 )
-
-
 NAMES = "'captions', 'caption' or 'text'"  # the most usual, for messages
-
-
-def decode_text(content: bytes) -> str:
-    """Decode UTF-8 with or without a byte order mark, or UTF-16 with one.
-
-    Bytes that are neither become U+FFFD.
-    """
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace")
-    return content.decode("utf-8-sig", errors="replace")
-
-
-def lines_of(text: str) -> list[str]:
-    """Return the lines of a text; they end at line feeds, with or without a carriage return."""
-    return [line.removesuffix("\r") for line in text.split("\n")]
-
-
-def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts that say something, without surrounding space.
-
-    Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
-    """
-    whole = (text.encode(errors="replace").decode() for text in texts)
-    return tuple(text.strip() for text in whole if text.strip())
-
-
-def captions_in(content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
-    """Return the captions in the description of an image.
-
-    Args:
-        content: a JSON object or a row of a table.
-        key: the name under which they stand, in any case; empty: the first of
-            :data:`CAPTION_KEYS` that says something. The value is a text, or a list of texts or
-            of objects that hold one (Karpathy's ``sentences``).
-    """
-    by_name = {name.lower(): value for name, value in content.items() if isinstance(name, str)}
-    for name in [key.lower()] if key else CAPTION_KEYS:
-        if texts := _texts_in(by_name.get(name)):
-            return texts
-    return ()
-
-
-def captions_of(text: str, content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
-    """Return the captions of an image with a text file and a description beside it.
-
-    Those of the text file are taken, one a line, if it has any and no `key` is given. A text
-    that equals the description's caption up to white space is one caption: img2dataset writes
-    captions with line breaks into text files as they are.
-    """
-    described = captions_in(content, key)
-    lines = non_empty(lines_of(text))
-    if not lines or (key and described):
-        return described
-    if len(described) == 1 and described[0].split() == text.split():
-        return described
-    return lines
-
-
-def _texts_in(value: object) -> tuple[str, ...]:
-    found = value if isinstance(value, list) else [value]
-    texts = []
-    for one in found:
-        if isinstance(one, str):
-            texts.append(one)
-        elif isinstance(one, dict):
-            named = (one.get(name) for name in ("raw", "caption", "text", "sentence"))
-            texts += [text for text in named if isinstance(text, str)][:1]
-    return non_empty(texts)
-
-
 NO_CLASS = -1
-
-
 NO_CAPTION = "no caption"
-
-
 NO_IMAGE = "no image"
-
-
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors")
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a path inside a data set is no part of it: a hidden name, or what macOS leaves."""
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def is_about(name: str) -> bool:
-    """Whether a text tells of the data set instead of an image: README.txt, LICENSE.txt, …"""
-    return PurePosixPath(name).name.partition(".")[0].lower() in _ABOUT
-
-
 UNREADABLE = "unreadable description"
-
-
 _LARGEST_CLASS = 1 << 62
-
-
 # How exifread, and so img2dataset's JSON, names the orientations of EXIF.
 _ORIENTATIONS = {
     "Mirrored horizontal": 2,
@@ -180,7 +93,7 @@ def split_name(name: str) -> tuple[str, str]:
     """Return the key of a member's sample and the member's extension, in lower case.
 
     Both are empty where the name has no extension or belongs to no sample: it begins with a
-    dot, as macOS's leftovers do, or tells of the data set, as README.txt does.
+    dot, as macOS's leftovers do, or is about the data set, as README.txt is.
     """
     name = name.removeprefix("./")
     folder, slash, last = name.rpartition("/")
@@ -188,6 +101,17 @@ def split_name(name: str) -> tuple[str, str]:
     if not dot or not stem or is_leftover(name) or is_about(last):
         return "", ""
     return folder + slash + stem, extension.lower()
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a path inside a data set is no part of it: a hidden name, or what macOS leaves."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def is_about(name: str) -> bool:
+    """Whether a text is about the data set instead of an image: README.txt, LICENSE.txt, …"""
+    return PurePosixPath(name).name.partition(".")[0].lower() in _ABOUT
 
 
 def is_sample(extensions: Collection[str], rules: Rules) -> bool:
@@ -227,7 +151,7 @@ def image_of(extensions: Collection[str], rules: Rules) -> str:
 def described(
     members: Mapping[str, bytes], rules: Rules, extensions: Collection[str]
 ) -> Description:
-    """Read what lies beside an image.
+    """Read the text files beside an image.
 
     Args:
         members: content of the sample's text members, by extension.
@@ -326,3 +250,74 @@ def _holds(extensions: Collection[str]) -> str:
 
 def _suffix(extension: str) -> str:
     return PurePosixPath(f"a.{extension}").suffix.lower()
+
+
+# --- captions in texts and in JSON
+
+
+def captions_in(content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
+    """Return the captions in the description of an image.
+
+    Args:
+        content: a JSON object or a row of a table.
+        key: the name under which they stand, in any case; empty: the first of
+            :data:`CAPTION_KEYS` that says something. The value is a text, or a list of texts or
+            of objects that hold one (Karpathy's ``sentences``).
+    """
+    by_name = {name.lower(): value for name, value in content.items() if isinstance(name, str)}
+    for name in [key.lower()] if key else CAPTION_KEYS:
+        if texts := _texts_in(by_name.get(name)):
+            return texts
+    return ()
+
+
+def captions_of(text: str, content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
+    """Return the captions of an image with a text file and a description beside it.
+
+    Those of the text file are taken, one a line, if it has any and no `key` is given. A text
+    that equals the description's caption up to white space is one caption: img2dataset writes
+    captions with line breaks into text files as they are.
+    """
+    described = captions_in(content, key)
+    lines = non_empty(lines_of(text))
+    if not lines or (key and described):
+        return described
+    if len(described) == 1 and described[0].split() == text.split():
+        return described
+    return lines
+
+
+def _texts_in(value: object) -> tuple[str, ...]:
+    found = value if isinstance(value, list) else [value]
+    texts = []
+    for one in found:
+        if isinstance(one, str):
+            texts.append(one)
+        elif isinstance(one, dict):
+            named = (one.get(name) for name in ("raw", "caption", "text", "sentence"))
+            texts += [text for text in named if isinstance(text, str)][:1]
+    return non_empty(texts)
+
+
+def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts that say something, without surrounding space.
+
+    Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
+    """
+    whole = (text.encode(errors="replace").decode() for text in texts)
+    return tuple(text.strip() for text in whole if text.strip())
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text; they end at line feeds, with or without a carriage return."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def decode_text(content: bytes) -> str:
+    """Decode UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Bytes that are neither become U+FFFD.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    return content.decode("utf-8-sig", errors="replace")

@@ -166,7 +166,7 @@ def open_vocabulary(config: DataConfig) -> Vocabulary:
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample as it lies in its shard.
+    """A sample as it is stored.
 
     Attributes:
         key: the image's name in its data set.

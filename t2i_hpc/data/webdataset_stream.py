@@ -166,12 +166,12 @@ class _DrawnBatches(BatchMaker):
         for members in self._samples:
             name = f"{members['__key__']} in {shown(members['__url__'])}"
             try:
-                stored, told = stored_sample(members, position, self._rules)
+                stored, orientation = stored_sample(members, position, self._rules)
                 image = decode(stored.image, name, self._buffer)
             except (DataError, UnfitSample) as error:
                 self._skipped.add(name, str(error))
                 continue
-            image = turn(image, notes_of(stored.image).orientation or told)
+            image = turn(image, notes_of(stored.image).orientation or orientation)
             self._skipped.use()
             self._warn_of_upscaling(min(image.shape[:2]), name)
             return stored, resize_shorter(image, self.load_size)
@@ -281,7 +281,7 @@ def endless_samples(
         seed: of the order of tars and samples.
         buffer: samples that are shuffled together.
         retry_seconds: for which a failing read is tried again.
-        skipped: is told what cannot be used.
+        skipped: counts what cannot be used.
         rules: where image and captions of a sample are.
     """
     import webdataset
@@ -295,14 +295,14 @@ def endless_samples(
 
     def grouped() -> Iterator[dict[str, Any]]:
         for tar in _opened(tars, retry_seconds, skipped):
-            told, held = skipped.tars, None
+            errors, held = skipped.tars, None
             members = tar_file_expander([tar], handler=skipped, select_files=wanted)
             samples = group_by_keys(members, keys=split_name, handler=skipped.skip)
             for sample in filter(meant, samples):
                 if held is not None:
                     yield held
                 held = sample
-            if skipped.tars == told and held is not None:
+            if skipped.tars == errors and held is not None:
                 yield held
 
     tars = webdataset.ResampledShards(list(urls), deterministic=True, worker_seed=lambda: seed)
@@ -325,30 +325,29 @@ def stored_sample(members: dict[str, Any], number: int, rules: Rules) -> tuple[S
     """
     found = {name: content for name, content in members.items() if not name.startswith("__")}
     image = image_of(found, rules)
-    told = described({name: found[name] for name in texts_of(found, rules)}, rules, found)
-    given = told.class_id != NO_CLASS
+    given = described({name: found[name] for name in texts_of(found, rules)}, rules, found)
     form = IMAGE_FORMATS_OF_SUFFIX.get(f".{image.rpartition('.')[2]}", "jpeg")
     stored = StoredSample(
-        key=told.key or str(members["__key__"]),
+        key=given.key or str(members["__key__"]),
         image=found[image],
         image_format=form,
-        captions=told.captions,
-        class_id=told.class_id if given else -1 - number,
+        captions=given.captions,
+        class_id=given.class_id if given.class_id != NO_CLASS else -1 - number,
     )
-    return stored, told.orientation
+    return stored, given.orientation
 
 
 def _opened(
     tars: Iterable[dict[str, Any]], retry_seconds: float, skipped: SkippedSamples
 ) -> Iterator[dict[str, Any]]:
-    """Add a stream to each tar; when it is through, tell of one that broke off or was empty."""
+    """Add a stream to each tar; when it is through, report one that broke off or was empty."""
     server = Server(retry_seconds)
     for tar in tars:
-        skipped.place, found, told = tar["url"], skipped.found, skipped.tars
+        skipped.place, found, errors = tar["url"], skipped.found, skipped.tars
         with _open(tar["url"], server) as stream:
             tail = _Tail(stream)
             yield {**tar, "stream": tail}
-        if skipped.tars > told:
+        if skipped.tars > errors:
             continue
         if tar["url"].endswith(".tar") and any(tail.last):
             skipped(tarfile.ReadError("its end is missing"))

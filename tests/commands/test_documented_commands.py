@@ -163,7 +163,7 @@ def test_keys_and_commands_that_a_text_names_are_there(page: Path) -> None:
     for span in spans_of(page.read_text(encoding="utf-8")):
         if found := re.search(r"python -m t2i_hpc\.(\w+)(?: ([a-z]+(?:\|[a-z]+)+))?", span):
             assert found[1] in TASK_SCHEMAS, span
-            assert {*(found[2] or "").split("|")} - {""} <= {*shards.COMMANDS}, span
+            assert {*(found[2] or "").split("|")} - {""} <= {*shards.SUBCOMMANDS}, span
         for word in span.split():
             if name := _KEY.match(word):
                 assert name[1] in keys | FOREIGN, span
@@ -184,7 +184,7 @@ def test_python_of_the_pages_runs(capsys: pytest.CaptureFixture[str]) -> None:
 @cache
 def known_keys() -> set[str]:
     """Return the keys of all commands, with and without their groups."""
-    keys = {key for command in shards.COMMANDS.values() for key in command.keys}
+    keys = {key for command in shards.SUBCOMMANDS.values() for key in command.keys}
     for task, schema in TASK_SCHEMAS.items():
         keys |= {entry.key for entry in entries(compose_config(task, [], schema))}
     for system in SYSTEMS.values():

@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "there is no vocabulary none.json",
     ),
     "an unknown command": ("verfy out", nothing, "unknown command 'verfy': did you mean 'verify'?"),
-    "no folder to verify": ("verify", nothing, "cannot read the words: write verify DIR"),
+    "no folder to verify": ("verify", nothing, "cannot read the arguments: write verify DIR"),
     "a folder with an equals sign": (
         "verify lr=0.1",
         lambda folder: (folder / "lr=0.1").mkdir(),
@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         nothing,
         "max_rejected=2.0 is too large: at most 1",
     ),
-    "nothing to merge": ("merge out/train", nothing, "out/train has no parts to merge"),
+    "nothing to merge": ("merge out/train", nothing, "out/train has no partitions to merge"),
     "merging by a fraction that is none": (
         "merge out/train max_rejected=x",
         nothing,
@@ -329,7 +329,7 @@ def test_parts_are_built_and_merged(tmp_path: Path) -> None:
     build = ["images=mine", "output=out", "shard_samples=1"]
     first = shards(tmp_path, *build, "partition=1/2")
     assert first.stdout == (
-        "out/train: part 1/2 is made, 1 shards; after all parts: "
+        "out/train: partition 1/2 is made, 1 shards; after all of them: "
         "python -m t2i_hpc.shards merge out/train\n"
     ), first.stderr
     refused = shards(tmp_path, "merge", "out/train")
@@ -348,7 +348,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path) -> None:
     refused = shards(tmp_path, *build, "max_rejected=0")
     assert refused.returncode == 2
     done = shards(tmp_path, *build, "max_rejected=0.4", "size=16")
-    assert "starting anew: out/.train.partial is of other settings" in done.stderr
+    assert "starting over: out/.train.partial is of other settings" in done.stderr
     assert done.stdout.endswith("cannot be decoded: 1), see out/train/rejected.jsonl\n")
 
 

@@ -289,7 +289,7 @@ def test_other_settings_start_anew(tmp_path: Path, capsys: pytest.CaptureFixture
     other = replace(config, quality=50, shard_samples=4)
     capsys.readouterr()
     build_split(other)
-    assert "starting anew: " in capsys.readouterr().err
+    assert "starting over: " in capsys.readouterr().err
     assert files(other) == undisturbed(tmp_path, other)
 
 

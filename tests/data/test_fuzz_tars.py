@@ -13,7 +13,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources.sample import SourceSample
 from t2i_hpc.data.build.sources.webdataset_tars import read_foreign
-from t2i_hpc.data.format.tars import Record, index_tar, members_of, scan, write_tar
+from t2i_hpc.data.format.tars import SampleFiles, index_tar, members_of, scan, write_tar
 from tests.support.data import image_bytes
 from tests.support.mutations import BLOCK, Mutation, fuzz, mutate, mutations, refused
 
@@ -28,7 +28,9 @@ def end_early(tar: bytes) -> bytes:
 
 def ours(path: Path) -> bytes:
     records = [
-        Record(f"{n}-x", image_bytes(n, width=8, height=8), "png", {"key": f"k{n}", "captions": []})
+        SampleFiles(
+            f"{n}-x", image_bytes(n, width=8, height=8), "png", {"key": f"k{n}", "captions": []}
+        )
         for n in range(2)
     ]
     write_tar(path, records)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, features
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.format.tars import Record, index_tar, write_tar
+from t2i_hpc.data.format.tars import SampleFiles, index_tar, write_tar
 from t2i_hpc.data.images import check_image, decode, dimensions, other_format
 from tests.support.data import draw_image, image_bytes
 
@@ -111,7 +111,7 @@ def test_bombs_are_refused_when_a_shard_is_indexed(tmp_path: Path, name: str) ->
     form = name.rsplit(maxsplit=1)[-1] if "2" not in name else "png"
     content = BOMBS[name]
     assert len(content) < 1500
-    record = Record("0-bomb", content, form, {"key": "bomb", "captions": ["a"], "class": 0})
+    record = SampleFiles("0-bomb", content, form, {"key": "bomb", "captions": ["a"], "class": 0})
     write_tar(tmp_path / "x.tar", [record])
     with pytest.raises(DataError, match=r"x\.tar, member '0-bomb\..*claims .* pixels, while"):
         index_tar(tmp_path / "x.tar")

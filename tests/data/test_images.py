@@ -17,9 +17,10 @@ from t2i_hpc.data.images import (
     crop_box,
     decode,
     encode,
+    notes_of,
     resize_shorter,
     to_srgb,
-    upright,
+    turn,
 )
 from tests.support.data import draw_image, image_bytes, random_bytes
 
@@ -180,7 +181,7 @@ def test_photographs_are_turned_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = file_of(draw_image(1, 30, 20), "PNG", exif=exif)
-    turned = upright(decode(content), content)
+    turned = turn(decode(content), notes_of(content).orientation)
     assert turned.shape == ((20, 30, 3) if orientation < 5 else (30, 20, 3))
     if orientation == 3:
         assert np.array_equal(turned, decode(content)[::-1, ::-1])
@@ -233,7 +234,7 @@ def test_orientations_that_say_nothing_leave_an_image_as_it_is(orientation: int)
     exif[0x0112] = orientation
     content = jpeg(exif=exif)
     image = decode(content)
-    assert upright(image, content) is image
+    assert turn(image, notes_of(content).orientation) is image
 
 
 def test_profiles_are_converted_to_srgb() -> None:

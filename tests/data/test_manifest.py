@@ -147,7 +147,7 @@ def test_damage_is_named(split: Path, damage: str) -> None:
 def test_rows_of_others_are_found_when_their_shard_is_first_used(split: Path) -> None:
     shuffle_index(split)
     manifest = Manifest.load(split)
-    with pytest.raises(DataError, match=r"its part for 000001\.tar differs"):
+    with pytest.raises(DataError, match=r"its rows of 000001\.tar differs"):
         manifest.rows(1)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
-from t2i_hpc.data.build.split_writer import build_part, build_split, merge_split
+from t2i_hpc.data.build.split_writer import build_partition, build_split, merge_split
 from t2i_hpc.data.images import encode
 from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.split import Split
@@ -130,12 +130,12 @@ def test_shards_without_samples_leave_no_gap(tmp_path: Path) -> None:
     assert Split.open(DataConfig(path=config.output), "train").sample(2).key == "0006.png"
 
 
-def test_rejected_images_of_all_parts_count_together(tmp_path: Path) -> None:
+def test_rejected_images_of_all_partitions_count_together(tmp_path: Path) -> None:
     config = prepare(tmp_path)
     for number in (0, 1, 4, 5):
         spoil(config, number)
     for part in ("1/3", "2/3", "3/3"):
-        build_part(replace(config, partition=part))
+        build_partition(replace(config, partition=part))
     target = Path(config.output) / "train"
     with pytest.raises(DataError, match=r"4 of 10 samples were rejected"):
         merge_split(target)

@@ -203,7 +203,7 @@ def test_a_second_build_in_the_same_folder_is_refused(
 ) -> None:
     config = folder_config(tmp_path)
     with another_build(config):
-        monkeypatch.setattr(workspace, "PATIENCE", 0.0)
+        monkeypatch.setattr(workspace, "LOCK_SECONDS", 0.0)
         with pytest.raises(DataError, match="out/train is being built already: wait"):
             build_split(config)
         assert not Path(config.output, "train").exists()

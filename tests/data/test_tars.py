@@ -14,13 +14,15 @@ import webdataset
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS
-from t2i_hpc.data.format.tars import Record, index_tar, members_of, write_tar
+from t2i_hpc.data.format.tars import SampleFiles, index_tar, members_of, write_tar
 from tests.support.data import captions_of, image_bytes
 
 
-def write(path: Path, count: int = 3) -> list[Record]:
+def write(path: Path, count: int = 3) -> list[SampleFiles]:
     records = [
-        Record(f"{n:04d}-x", image_bytes(n), "png", {"key": f"k{n}", "captions": captions_of(n)})
+        SampleFiles(
+            f"{n:04d}-x", image_bytes(n), "png", {"key": f"k{n}", "captions": captions_of(n)}
+        )
         for n in range(count)
     ]
     write_tar(path, records)

@@ -23,7 +23,7 @@ from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.index import Shard, save_tables, sha256_of_rows
 from t2i_hpc.data.format.manifest import Manifest
-from t2i_hpc.data.format.tars import Record, index_tar, write_tar
+from t2i_hpc.data.format.tars import SampleFiles, index_tar, write_tar
 from t2i_hpc.data.images import decode
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
@@ -185,7 +185,7 @@ def write_split(folder: Path, images: Sequence[bytes]) -> Path:
     split = output / "train"
     split.mkdir()
     records = [
-        Record(f"{n:04d}", image, "jpeg", {"key": f"{n}", "captions": texts[n], "class": n})
+        SampleFiles(f"{n:04d}", image, "jpeg", {"key": f"{n}", "captions": texts[n], "class": n})
         for n, image in enumerate(images)
     ]
     write_tar(split / "000000.tar", records)

@@ -141,11 +141,11 @@ def _statistics_files(folder: Path, settings: Mapping[str, str]) -> Iterator[Pat
 
 def _finished_shards(folder: Path, settings: Mapping[str, str]) -> int:
     """Count the shards of a build, or of its own partition, that are finished."""
-    from t2i_hpc.data.build.workspace import Build, Part, Workspace
+    from t2i_hpc.data.build.workspace import Build, Partition, Workspace
 
     workspace = Workspace(folder / settings.get("split", "train"))
     build = Build.load(workspace)
-    own = Part.parse(settings.get("partition", "")).of(len(build.identities)) if build else ()
+    own = Partition.parse(settings.get("partition", "")).of(len(build.identities)) if build else ()
     return _count(number for number in own if workspace.tar(number).is_file())
 
 

@@ -1,13 +1,8 @@
-"""Where vocabularies come from: the captions of data sets, or files that others published.
+"""Where the vocabulary of a build comes from: its captions, or files that others published.
 
 A text encoder fits the words that it was trained with and their numbers, so all splits of a
 folder share one vocabulary. The reference implementations number the words of training and
 test captions together; made from the first split alone, a vocabulary lacks words of the others.
-
-Whether weights and data mean the same words by the same token numbers.
-
-A text encoder reads numbers. With another vocabulary of the same size it runs without an error
-and reads other words, so weights carry the identity of the vocabulary that they were trained with.
 """
 
 from __future__ import annotations
@@ -51,8 +46,7 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> 
             f"{present} has other words than {name}: splits of one folder share one vocabulary, "
             "so write to another output= or delete that file"
         )
-    usable = [sample for sample in samples if sample.unfit is None]
-    texts = [text for sample in usable for text in sample.captions]
+    texts = [text for one in samples if one.unfit is None for text in one.captions]
     vocabulary = named or kept
     if vocabulary is None:
         vocabulary = Vocabulary.from_captions(texts, config.letters)
@@ -126,10 +120,10 @@ def _named(config: ShardsConfig) -> tuple[Vocabulary | None, str]:
 
 def _refuse_foreign(vocabulary: Vocabulary, texts: Sequence[str], name: str) -> None:
     unknown = sum(len(vocabulary.unknown(text)) for text in texts)
-    words = unknown + sum(len(vocabulary.encode(text)) for text in texts)
-    if unknown > words / 2:
+    total = unknown + sum(len(vocabulary.encode(text)) for text in texts)
+    if unknown > total / 2:
         raise DataError(
-            f"{unknown:,} of the {words:,} words of the captions are not in {name}: it belongs to "
+            f"{unknown:,} of the {total:,} words of the captions are not in {name}: it belongs to "
             "other captions, so name another vocabulary= or write to another output="
         )
 

@@ -1,12 +1,15 @@
-"""One image on its way into a shard: looked at, decoded, cut, scaled, encoded; or rejected.
+"""One image on its way into a shard: checked, decoded, cut, scaled, encoded; or rejected.
 
-This is the part of what training does to an image that is the same each time, done once, so
-that training reads small files.
+This is what training would do to an image in the same way each time, done once, so that training
+reads small files. What all images of a build will need on the disk is estimated here as well.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
@@ -26,21 +29,15 @@ from t2i_hpc.data.images import (
     to_srgb,
     turn,
 )
+from t2i_hpc.data.sidecars import UnfitSample
 
 LOSSLESS = "png"
+UNDECODABLE = "image that cannot be decoded"
 _LONGEST_SHAPE = 32  # longer side over shorter side
 _REMEDY = "replace it by a whole JPEG, PNG or WebP image or leave it out"
-
-
-UNDECODABLE = "image that cannot be decoded"
-
-
-class Rejected(Exception):  # noqa: N818 - it is no error: the build goes on without the image
-    """An image that cannot be used: what it is counted as, and the reason."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
+_TRIED = 8  # images by which the space is estimated
+_RESERVE = 1.1
+_AROUND = 2048  # bytes: two headers, two paddings, the description without captions, the index
 
 
 @dataclass(frozen=True)
@@ -75,33 +72,33 @@ def convert(sample: SourceSample, config: ShardsConfig) -> StoredImage:
     """Return an image as it is to be stored.
 
     Raises:
-        Rejected: the sample cannot be used: another try would say the same.
+        UnfitSample: the sample cannot be used: another try would give the same.
         DataError: the file cannot be read, which another try may be able to.
     """
     if sample.unfit is not None:
-        raise Rejected(sample.unfit.kind, sample.unfit.reason)
+        raise UnfitSample(sample.unfit.kind, sample.unfit.reason)
     content = sample.read()
     try:
         return _convert(content, sample, config)
     except DataError as error:
         if isinstance(error.__cause__, MemoryError):
             raise
-        raise Rejected(UNDECODABLE, str(error)) from error
+        raise UnfitSample(UNDECODABLE, str(error)) from error
 
 
 def _convert(content: bytes, sample: SourceSample, config: ShardsConfig) -> StoredImage:
     form = _form(content, sample.name)
     decoded = decode(content, sample.name)
-    note = notes_of(content)
+    notes = notes_of(content)
     image = decoded
     if sample.box is not None:
         image = crop_box(decoded, sample.box)
     else:
-        image = turn(decoded, note.orientation or sample.orientation)
+        image = turn(decoded, notes.orientation or sample.orientation)
     _refuse_strip(image, sample.name)
     if is_verbatim(config) and image is decoded:
         return _stored(image, content, form)
-    image = to_srgb(image, note.profile)
+    image = to_srgb(image, notes.profile)
     if is_verbatim(config):
         return _stored(image, _encode(image, LOSSLESS, config.quality, sample.name), LOSSLESS)
     if min(image.shape[:2]) > config.size:
@@ -113,7 +110,7 @@ def _convert(content: bytes, sample: SourceSample, config: ShardsConfig) -> Stor
 def _form(content: bytes, name: str) -> str:
     """Return the format of a file by its first bytes, which promise no more than is decoded."""
     if other := other_format(content):
-        raise Rejected(other, f"{name} is {other}, which is not read: {_REMEDY}")
+        raise UnfitSample(other, f"{name} is {other}, which is not read: {_REMEDY}")
     try:
         form = dimensions(content)[0]
     except ValueError as error:
@@ -125,12 +122,12 @@ def _form(content: bytes, name: str) -> str:
 def _refuse_strip(image: Pixels, name: str) -> None:
     shorter, longer = sorted(image.shape[:2])
     if not shorter:
-        raise Rejected(
+        raise UnfitSample(
             "bounding box outside of its image",
-            f"the bounding box of {name} lies outside the image: correct it",
+            f"the bounding box of {name} is outside the image: correct it",
         )
     if longer > _LONGEST_SHAPE * shorter:
-        raise Rejected(
+        raise UnfitSample(
             "strip",
             f"{name} is a strip of {shorter} by {longer} pixels, of which a square crop "
             "shows nothing: leave it out",
@@ -147,3 +144,43 @@ def _encode(image: Pixels, form: str, quality: int, name: str) -> bytes:
 def _stored(image: Pixels, content: bytes, form: str) -> StoredImage:
     height, width = image.shape[:2]
     return StoredImage(content, form, width, height)
+
+
+def check_space(folder: Path, samples: Sequence[SourceSample], config: ShardsConfig) -> None:
+    """Refuse to begin what will not fit on the disk.
+
+    Args:
+        folder: an existing folder on the disk to write to.
+        samples: those that are still to be stored.
+        config: how they are stored.
+
+    Raises:
+        DataError: an estimate with a tenth in reserve is larger than the free space.
+    """
+    needed = int(_RESERVE * _estimate(samples, config))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{len(samples):,} images need about {needed:,} bytes, but the disk of {folder} has "
+            f"{free:,} free: make room or name another output="
+        )
+
+
+def _estimate(samples: Sequence[SourceSample], config: ShardsConfig) -> int:
+    samples = [sample for sample in samples if sample.unfit is None]
+    around = sum(_AROUND + sum(map(len, sample.captions)) for sample in samples)
+    kept = [sample for sample in samples if is_verbatim(config) and sample.box is None]
+    converted = [sample for sample in samples if not is_verbatim(config) or sample.box]
+    return around + sum(sample.size for sample in kept) + _estimate_converted(converted, config)
+
+
+def _estimate_converted(samples: Sequence[SourceSample], config: ShardsConfig) -> int:
+    """Convert a few images that are evenly spread, and reckon with their mean."""
+    tried = min(_TRIED, len(samples))
+    sizes = []
+    for place in range(tried):
+        try:
+            sizes.append(len(convert(samples[place * len(samples) // tried], config).content))
+        except UnfitSample:
+            continue
+    return sum(sizes) * len(samples) // max(1, len(sizes))

@@ -1,4 +1,4 @@
-"""From shards that are done to a split: tables, manifest, words, and the name it is known by.
+"""From shards that are done to a split: tables, manifest, vocabulary, and its name.
 
 Everything here can be repeated after an interruption; the renaming of the folder is last.
 """
@@ -13,26 +13,26 @@ from dataclasses import dataclass
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, write_text
-from t2i_hpc.data.build.shard import Note, Rejection, note_of, rows_of
+from t2i_hpc.data.build.shard import Rejection, ShardRecord, record_of, rows_of
 from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR
-from t2i_hpc.data.build.workspace import Build, Part, Workspace
+from t2i_hpc.data.build.workspace import Build, Partition, Workspace
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.index import INDEX, SHARDS, Index, Shard, save_tables, shard_name
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
 
 REJECTED = "rejected.jsonl"
-_MOST_NAMED = 8  # parts
+_MOST_NAMED = 8  # partitions
 
 
 @dataclass(frozen=True)
-class Built:
-    """A split that is there.
+class BuiltSplit:
+    """A split that was built.
 
     Attributes:
         manifest: what it holds.
         kinds: how many samples were left out, by the kind of reason.
         small: images below the size asked for, which are kept as they are.
-        words: size of the folder's vocabulary.
+        vocabulary: size of the folder's vocabulary.
         tars: number of tars of the source, 0 where it has none.
         remarks: what else the user should know.
     """
@@ -40,7 +40,7 @@ class Built:
     manifest: Manifest
     kinds: Counter[str]
     small: int
-    words: int
+    vocabulary: int
     tars: int = 0
     remarks: Sequence[str] = ()
 
@@ -51,33 +51,33 @@ class Built:
 
     def __str__(self) -> str:
         manifest = self.manifest
-        parts = [
+        said = [
             f"{manifest.sample_count:,} samples in {manifest.shard_count:,} shards, "
             f"{manifest.bytes:,} bytes",
-            f"vocabulary of {self.words:,} words",
+            f"vocabulary of {self.vocabulary:,} words",
         ]
         if self.tars:
-            parts.insert(1, f"from {self.tars:,} tars")
+            said.insert(1, f"from {self.tars:,} tars")
         if self.small:
             size = f"size={manifest.size} px"
-            parts.append(f"{self.small:,} images are smaller than {size} and kept as they are")
-        parts += self.remarks
+            said.append(f"{self.small:,} images are smaller than {size} and kept as they are")
+        said += self.remarks
         if self.rejected:
             listed = manifest.folder / REJECTED
-            parts.append(f"{self.rejected:,} rejected ({summed_up(self.kinds)}), see {listed}")
-        return f"{manifest.folder}: {'; '.join(parts)}"
+            said.append(f"{self.rejected:,} rejected ({summed_up(self.kinds)}), see {listed}")
+        return f"{manifest.folder}: {'; '.join(said)}"
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A shard that is done: its number in the source, its number in the split, its note."""
+    """A shard that is done: its number in the source, its number in the split, its record."""
 
     source: int
     number: int
-    note: Note
+    record: ShardRecord
 
 
-def finish(workspace: Workspace, build: Build) -> Built:
+def finish(workspace: Workspace, build: Build) -> BuiltSplit:
     """Make the split of shards that are all done.
 
     A shard whose samples are all rejected is left out and the next ones move up, so that the
@@ -87,14 +87,14 @@ def finish(workspace: Workspace, build: Build) -> Built:
         DataError: shards are missing, too many images were rejected, or the folder's
             vocabulary has other words.
     """
-    notes = _notes(workspace, build)
-    rejected = [one for note in notes for one in note.rejected]
+    records = _records(workspace, build)
+    rejected = [one for record in records for one in record.rejected]
     refuse_rejected(workspace, build, rejected)
-    filled = [(source, note) for source, note in enumerate(notes) if note.count]
+    filled = [(source, record) for source, record in enumerate(records) if record.count]
     if not filled:
         raise DataError(f"none of the {build.samples:,} samples can be used: {_first(rejected)}")
-    made = [_Made(source, number, note) for number, (source, note) in enumerate(filled)]
-    words = _publish_words(workspace)
+    made = [_Made(source, number, record) for number, (source, record) in enumerate(filled)]
+    size = _publish_vocabulary(workspace)
     _write(workspace, build, made, rejected)
     _move_up(workspace, made)
     _clear(workspace, made, rejected)
@@ -102,10 +102,10 @@ def finish(workspace: Workspace, build: Build) -> Built:
     workspace.split.rename(workspace.target)
     fsync_folder(workspace.target.parent)
     shutil.rmtree(workspace.folder, ignore_errors=True)
-    small = sum(note.small for note in notes)
+    small = sum(record.small for record in records)
     kinds = Counter(one["kind"] for one in rejected)
     manifest = Manifest.load(workspace.target)
-    return Built(manifest, kinds, small, words, build.tars, build.remarks)
+    return BuiltSplit(manifest, kinds, small, size, build.tars, build.remarks)
 
 
 def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejection]) -> None:
@@ -144,17 +144,17 @@ def _lines(rejected: Sequence[Rejection]) -> str:
     return "".join(json.dumps(one, sort_keys=True, ensure_ascii=False) + "\n" for one in rejected)
 
 
-def _notes(workspace: Workspace, build: Build) -> list[Note]:
-    found = [note_of(workspace, shard, identity) for shard, identity in enumerate(build.identities)]
-    missing = [shard for shard, note in enumerate(found) if note is None]
-    if not missing:
-        return [note for note in found if note is not None]
-    count = workspace.parts()
-    parts = [Part(number, count) for number in range(1, count + 1)]
-    open_parts = [
-        f"partition={part}" for part in parts if set(part.of(len(found))).intersection(missing)
+def _records(workspace: Workspace, build: Build) -> list[ShardRecord]:
+    found = [
+        record_of(workspace, shard, identity) for shard, identity in enumerate(build.identities)
     ]
-    named = ", ".join(open_parts[:_MOST_NAMED]) + (", …" if open_parts[_MOST_NAMED:] else "")
+    missing = [shard for shard, record in enumerate(found) if record is None]
+    if not missing:
+        return [record for record in found if record is not None]
+    count = workspace.partitions()
+    partitions = [Partition(number, count) for number in range(1, count + 1)]
+    still_open = [f"partition={one}" for one in partitions if {*one.of(len(found))} & {*missing}]
+    named = ", ".join(still_open[:_MOST_NAMED]) + (", …" if still_open[_MOST_NAMED:] else "")
     raise DataError(
         f"{len(missing):,} of the {len(found):,} shards of {workspace.target} are not made, the "
         f"first is {shard_name(missing[0])}: build "
@@ -162,20 +162,20 @@ def _notes(workspace: Workspace, build: Build) -> list[Note]:
     )
 
 
-def _publish_words(workspace: Workspace) -> int:
+def _publish_vocabulary(workspace: Workspace) -> int:
     """Give the folder of splits its vocabulary, if it has none; return its number of words."""
-    words = Vocabulary.load(workspace.vocabulary)
+    vocabulary = Vocabulary.load(workspace.vocabulary)
     place = workspace.target.parent / VOCABULARY
     if not place.exists():
         copy = workspace.folder / "published.json"  # a kill leaves nothing beside the splits
-        words.save(copy)
+        vocabulary.save(copy)
         copy.replace(place)
-    elif Vocabulary.load(place).sha256 != words.sha256:
+    elif Vocabulary.load(place).sha256 != vocabulary.sha256:
         raise DataError(
             f"{place} has other words than {workspace.vocabulary}: splits of one folder share "
             "one vocabulary, so build again to use that of the folder, or move it away"
         )
-    return words.size
+    return vocabulary.size
 
 
 def _move_up(workspace: Workspace, made: Sequence[_Made]) -> None:
@@ -186,7 +186,7 @@ def _move_up(workspace: Workspace, made: Sequence[_Made]) -> None:
     """
     moved = [one for one in made if one.number != one.source]
     for one in moved:
-        workspace.note(one.source).unlink(missing_ok=True)
+        workspace.record(one.source).unlink(missing_ok=True)
     fsync_folder(workspace.folder)
     for one in moved:
         workspace.tar(one.source).replace(workspace.tar(one.number))
@@ -198,13 +198,13 @@ def _write(
     shards = [_shard(one) for one in made]
     formats = Counter[str]()
     for one in made:
-        formats.update(one.note.formats)
+        formats.update(one.record.formats)
     Manifest(
         folder=workspace.split,
         name=build.name,
         split=build.split,
-        size=build.size or max(one.note.largest for one in made),
-        smallest=min(one.note.smallest for one in made),
+        size=build.size or max(one.record.largest for one in made),
+        smallest=min(one.record.smallest for one in made),
         image_format=max(sorted(formats), key=formats.__getitem__),
         sample_count=sum(shard.count for shard in shards),
         shard_count=len(shards),
@@ -218,8 +218,8 @@ def _write(
 
 
 def _shard(one: _Made) -> Shard:
-    note = one.note
-    return Shard(one.number, note.count, note.bytes, note.sha256, note.rows_sha256)
+    record = one.record
+    return Shard(one.number, record.count, record.bytes, record.sha256, record.rows_sha256)
 
 
 def _clear(workspace: Workspace, made: Sequence[_Made], rejected: Sequence[Rejection]) -> None:
@@ -233,7 +233,7 @@ def _clear(workspace: Workspace, made: Sequence[_Made], rejected: Sequence[Rejec
 
 def _rows(workspace: Workspace, made: Sequence[_Made]) -> Iterator[Index]:
     for one in made:
-        rows = rows_of(workspace, one.source, one.note)
+        rows = rows_of(workspace, one.source, one.record)
         if rows is None:
             raise DataError(
                 f"{workspace.rows(one.source)} has changed: delete {workspace.folder} and build "

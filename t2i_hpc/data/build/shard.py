@@ -1,9 +1,8 @@
-"""What the bytes of a shard follow from: settings, versions of the encoders, and its samples.
+"""Making one shard: tar first, then its rows, then the record that says it is done.
 
+The bytes of a shard follow from its identity: settings, versions of the encoders, and its samples.
 Source files count by path, size and time of their last change, so nothing is read for it. A
 shard whose identity is the same as before need not be made again.
-
-Making one shard: tar first, then its rows, then the note that says it is done.
 """
 
 from __future__ import annotations
@@ -30,15 +29,187 @@ from t2i_hpc.common.files import (
     write_json,
 )
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.conversion import Rejected, StoredImage, convert, is_verbatim
+from t2i_hpc.data.build.conversion import StoredImage, convert, is_verbatim
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.workspace import Build, Workspace, disk_errors
 from t2i_hpc.data.format.index import ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.manifest import FORMAT
-from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Record, index_tar, write_tar
+from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
+from t2i_hpc.data.sidecars import UnfitSample
 
 _BUILD = 2  # raise it when the same samples and settings come to give other bytes
 _DIGITS = 32
+_UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST_NAME = 64
+Rejection = dict[str, str]  # key, path, kind, reason
+
+
+class TooManyRejected(Exception):  # noqa: N818 - becomes a DataError with the list of all
+    """More samples are rejected than the build allows; those of the unfinished shard."""
+
+    def __init__(self, rejected: Sequence[Rejection] = ()) -> None:
+        super().__init__()
+        self.rejected = list(rejected)
+
+
+@dataclass
+class ShardRecord:
+    """What is known of a shard that is done.
+
+    Attributes:
+        identity: what its bytes follow from.
+        count: number of its samples; 0: all were rejected, and there is no tar.
+        bytes, sha256: of the tar.
+        rows_sha256: of its rows of the index.
+        smallest, largest: extremes of the shorter sides in pixels.
+        formats: how often each image format occurs.
+        small: images that are smaller than they might be.
+        rejected: what was left out and why, in order.
+    """
+
+    identity: str
+    count: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    rows_sha256: str = ""
+    smallest: int = 0
+    largest: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
+    small: int = 0
+    rejected: list[Rejection] = field(default_factory=list)
+
+    def add(self, image: StoredImage, small: bool) -> None:
+        """Count a stored image."""
+        self.smallest = min(self.smallest, image.side) if self.count else image.side
+        self.largest = max(self.largest, image.side)
+        self.formats[image.image_format] = self.formats.get(image.image_format, 0) + 1
+        self.small += small
+        self.count += 1
+
+
+def rejection(sample: SourceSample, kind: str, reason: str) -> Rejection:
+    """Return what the list of rejected samples says of one."""
+    return {"key": sample.key, "path": str(sample.path), "kind": kind, "reason": reason}
+
+
+def record_of(workspace: Workspace, shard: int, identity: str) -> ShardRecord | None:
+    """Return the record of a shard if it is done: same identity, tar and rows whole."""
+    try:
+        content: dict[str, Any] = json.loads(workspace.record(shard).read_text(encoding="utf-8"))
+        record = ShardRecord(**content)
+        if record.identity != identity:
+            return None
+        if record.count and workspace.tar(shard).stat().st_size != record.bytes:
+            return None
+        return record if rows_of(workspace, shard, record) is not None else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def rows_of(workspace: Workspace, shard: int, record: ShardRecord) -> Index | None:
+    """Return the rows of a shard, of none if it has no samples; None if they are damaged."""
+    rows: Index = np.frombuffer(workspace.rows(shard).read_bytes(), dtype=ROW)
+    return rows if sha256_of_rows(rows) == record.rows_sha256 else None
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that the shards of a build are made of."""
+
+    config: ShardsConfig
+    samples: Sequence[SourceSample]
+    build: Build
+    workspace: Workspace
+
+    def numbers(self, shard: int) -> range:
+        """Return which samples a shard holds."""
+        return shard_numbers(shard, len(self.samples), self.config)
+
+    def make(self, shard: int, advance: Callable[[int], None]) -> ShardRecord:
+        """Make a shard, or make it again, and record that it is done.
+
+        Args:
+            shard: its number.
+            advance: called after each image.
+
+        Raises:
+            DataError: a file cannot be read, or the disk is full.
+            TooManyRejected: this shard alone has more than the build allows.
+        """
+        with disk_errors(self.workspace.folder):
+            self.workspace.record(shard).unlink(missing_ok=True)
+            record = ShardRecord(self.build.identities[shard])
+            rows = self._write(shard, record, advance)
+            record.rows_sha256 = sha256_of_rows(rows)
+            write_bytes(self.workspace.rows(shard), rows.tobytes())
+            write_json(self.workspace.record(shard), asdict(record))
+        return record
+
+    def _write(self, shard: int, record: ShardRecord, advance: Callable[[int], None]) -> Index:
+        """Write the tar under another name first; a tar without samples is not kept."""
+        tar = self.workspace.tar(shard)
+        for left in tar.parent.glob(f".{tar.name}.*.tmp"):  # of a build that was killed
+            left.unlink(missing_ok=True)
+        tar.unlink(missing_ok=True)
+        temporary = tar.with_name(f".{tar.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            write_tar(temporary, self._samples(shard, record, advance))
+            rows = index_tar(temporary)
+            if record.count:
+                record.bytes, record.sha256 = temporary.stat().st_size, sha256_of_file(temporary)
+                temporary.replace(tar)
+                fsync_folder(tar.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return rows
+
+    def _samples(
+        self, shard: int, record: ShardRecord, advance: Callable[[int], None]
+    ) -> Iterator[SampleFiles]:
+        for number in self.numbers(shard):
+            sample = self.samples[number]
+            try:
+                yield self._sample(number, sample, record)
+            except UnfitSample as rejection:
+                self._reject(sample, rejection, record)
+            advance(1)
+
+    def _sample(self, number: int, sample: SourceSample, record: ShardRecord) -> SampleFiles:
+        image = convert(sample, self.config)
+        description: dict[str, object] = {
+            "key": sample.key,
+            "captions": list(sample.captions),
+            "class": sample.class_id,
+            "width": image.width,
+            "height": image.height,
+        }
+        _refuse_outsized(sample, image, description)
+        small = not is_verbatim(self.config) and image.side < self.config.size
+        record.add(image, small)
+        name = _UNCLEAN.sub("_", sample.key)[:_LONGEST_NAME]
+        return SampleFiles(f"{number:09d}-{name}", image.content, image.image_format, description)
+
+    def _reject(self, sample: SourceSample, rejected: UnfitSample, record: ShardRecord) -> None:
+        record.rejected.append(rejection(sample, rejected.kind, rejected.reason))
+        if len(record.rejected) > self.build.allowed:
+            raise TooManyRejected(record.rejected)
+
+
+def _refuse_outsized(sample: SourceSample, image: StoredImage, description: object) -> None:
+    """Reject what readers of shards would refuse."""
+    text = len(json.dumps(description, ensure_ascii=False).encode())
+    if text > LARGEST_TEXT:
+        raise UnfitSample(
+            "outsized captions", f"{sample.name} has captions of {text:,} bytes: shorten them"
+        )
+    if len(image.content) > LARGEST_IMAGE:
+        size = len(image.content)
+        raise UnfitSample(
+            "outsized image", f"{sample.name} is a file of {size:,} bytes: scale it down"
+        )
+
+
+# --- identity
 
 
 def shard_numbers(shard: int, samples: int, config: ShardsConfig) -> range:
@@ -92,171 +263,3 @@ def _state(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise DataError(f"cannot read the image {path}: {error.strerror}") from error
     return found.st_size, found.st_mtime_ns
-
-
-_UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
-_LONGEST_NAME = 64
-Rejection = dict[str, str]  # key, path, kind, reason
-
-
-class TooManyRejected(Exception):  # noqa: N818 - becomes a DataError with the list of all
-    """More samples are rejected than the build allows; those of the unfinished shard."""
-
-    def __init__(self, rejected: Sequence[Rejection] = ()) -> None:
-        super().__init__()
-        self.rejected = list(rejected)
-
-
-@dataclass
-class Note:
-    """What is known of a shard that is done.
-
-    Attributes:
-        identity: what its bytes follow from.
-        count: number of its samples; 0: all were rejected, and there is no tar.
-        bytes, sha256: of the tar.
-        rows_sha256: of its rows of the index.
-        smallest, largest: extremes of the shorter sides in pixels.
-        formats: how often each image format occurs.
-        small: images that are smaller than they might be.
-        rejected: what was left out and why, in order.
-    """
-
-    identity: str
-    count: int = 0
-    bytes: int = 0
-    sha256: str = ""
-    rows_sha256: str = ""
-    smallest: int = 0
-    largest: int = 0
-    formats: dict[str, int] = field(default_factory=dict)
-    small: int = 0
-    rejected: list[Rejection] = field(default_factory=list)
-
-    def add(self, image: StoredImage, small: bool) -> None:
-        """Count a stored image."""
-        self.smallest = min(self.smallest, image.side) if self.count else image.side
-        self.largest = max(self.largest, image.side)
-        self.formats[image.image_format] = self.formats.get(image.image_format, 0) + 1
-        self.small += small
-        self.count += 1
-
-
-def rejection(sample: SourceSample, kind: str, reason: str) -> Rejection:
-    """Return what the list of rejected samples says of one."""
-    return {"key": sample.key, "path": str(sample.path), "kind": kind, "reason": reason}
-
-
-def note_of(workspace: Workspace, shard: int, identity: str) -> Note | None:
-    """Return the note of a shard if it is done: same identity, tar and rows whole."""
-    try:
-        content: dict[str, Any] = json.loads(workspace.note(shard).read_text(encoding="utf-8"))
-        note = Note(**content)
-        if note.identity != identity:
-            return None
-        if note.count and workspace.tar(shard).stat().st_size != note.bytes:
-            return None
-        return note if rows_of(workspace, shard, note) is not None else None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
-
-
-def rows_of(workspace: Workspace, shard: int, note: Note) -> Index | None:
-    """Return the rows of a shard, of none if it has no samples; None if they are damaged."""
-    rows: Index = np.frombuffer(workspace.rows(shard).read_bytes(), dtype=ROW)
-    return rows if sha256_of_rows(rows) == note.rows_sha256 else None
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that the shards of a build are made of."""
-
-    config: ShardsConfig
-    samples: Sequence[SourceSample]
-    build: Build
-    workspace: Workspace
-
-    def numbers(self, shard: int) -> range:
-        """Return which samples a shard holds."""
-        return shard_numbers(shard, len(self.samples), self.config)
-
-    def make(self, shard: int, advance: Callable[[int], None]) -> Note:
-        """Make a shard, or make it again, and note that it is done.
-
-        Args:
-            shard: its number.
-            advance: told after each image.
-
-        Raises:
-            DataError: a file cannot be read, or the disk is full.
-            TooManyRejected: this shard alone has more than the build allows.
-        """
-        with disk_errors(self.workspace.folder):
-            self.workspace.note(shard).unlink(missing_ok=True)
-            note = Note(self.build.identities[shard])
-            rows = self._write(shard, note, advance)
-            note.rows_sha256 = sha256_of_rows(rows)
-            write_bytes(self.workspace.rows(shard), rows.tobytes())
-            write_json(self.workspace.note(shard), asdict(note))
-        return note
-
-    def _write(self, shard: int, note: Note, advance: Callable[[int], None]) -> Index:
-        """Write the tar under another name first; a tar without samples is not kept."""
-        tar = self.workspace.tar(shard)
-        for left in tar.parent.glob(f".{tar.name}.*.tmp"):  # of a build that was killed
-            left.unlink(missing_ok=True)
-        tar.unlink(missing_ok=True)
-        temporary = tar.with_name(f".{tar.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            write_tar(temporary, self._records(shard, note, advance))
-            rows = index_tar(temporary)
-            if note.count:
-                note.bytes, note.sha256 = temporary.stat().st_size, sha256_of_file(temporary)
-                temporary.replace(tar)
-                fsync_folder(tar.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return rows
-
-    def _records(self, shard: int, note: Note, advance: Callable[[int], None]) -> Iterator[Record]:
-        for number in self.numbers(shard):
-            sample = self.samples[number]
-            try:
-                yield self._record(number, sample, note)
-            except Rejected as rejection:
-                self._reject(sample, rejection, note)
-            advance(1)
-
-    def _record(self, number: int, sample: SourceSample, note: Note) -> Record:
-        image = convert(sample, self.config)
-        description: dict[str, object] = {
-            "key": sample.key,
-            "captions": list(sample.captions),
-            "class": sample.class_id,
-            "width": image.width,
-            "height": image.height,
-        }
-        _refuse_outsized(sample, image, description)
-        small = not is_verbatim(self.config) and image.side < self.config.size
-        note.add(image, small)
-        name = _UNCLEAN.sub("_", sample.key)[:_LONGEST_NAME]
-        return Record(f"{number:09d}-{name}", image.content, image.image_format, description)
-
-    def _reject(self, sample: SourceSample, rejected: Rejected, note: Note) -> None:
-        note.rejected.append(rejection(sample, rejected.kind, rejected.reason))
-        if len(note.rejected) > self.build.allowed:
-            raise TooManyRejected(note.rejected)
-
-
-def _refuse_outsized(sample: SourceSample, image: StoredImage, description: object) -> None:
-    """Reject what readers of shards would refuse."""
-    text = len(json.dumps(description, ensure_ascii=False).encode())
-    if text > LARGEST_TEXT:
-        raise Rejected(
-            "outsized captions", f"{sample.name} has captions of {text:,} bytes: shorten them"
-        )
-    if len(image.content) > LARGEST_IMAGE:
-        size = len(image.content)
-        raise Rejected(
-            "outsized image", f"{sample.name} is a file of {size:,} bytes: scale it down"
-        )

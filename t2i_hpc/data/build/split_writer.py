@@ -1,4 +1,4 @@
-"""Building splits: the whole at once, part by part on several nodes, and merging the parts."""
+"""Building splits: the whole at once, or partition by partition on several nodes and a merge."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import choose_vocabulary
 from t2i_hpc.data.build.conversion import LOSSLESS, is_verbatim, storing
-from t2i_hpc.data.build.finish import Built, finish, refuse_rejected, summed_up
-from t2i_hpc.data.build.shard import Note, Task, TooManyRejected, identities, note_of, rejection
+from t2i_hpc.data.build.finish import BuiltSplit, finish, refuse_rejected, summed_up
+from t2i_hpc.data.build.shard import (
+    ShardRecord,
+    Task,
+    TooManyRejected,
+    identities,
+    record_of,
+    rejection,
+)
 from t2i_hpc.data.build.sources import SOURCES, SourceData, SourceSample
 from t2i_hpc.data.build.sources.sample import Unfit
 from t2i_hpc.data.build.workers import Limit, make_shards
 from t2i_hpc.data.build.workspace import (
     Build,
-    Part,
+    Partition,
     Workspace,
     allowed_of,
     check_space,
@@ -30,71 +37,59 @@ from t2i_hpc.data.build.workspace import (
     locked,
 )
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY
 
 _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
-
-
 HELD_OUT = "test"
 _HASHED = 1 << 64
 _LOSSY = ("jpeg", "webp")
 _SCALED = (*_LOSSY, LOSSLESS)
 
 
-def write_shards(config: ShardsConfig) -> Manifest:
+def build_split(config: ShardsConfig) -> BuiltSplit:
     """Build one split of shards, and the vocabulary where there is none yet.
 
     Args:
-        config: what to read, where to write, and how images are stored; its part is not looked at.
+        config: what to read, where to write, and how images are stored; its partition is ignored.
 
     Raises:
         DataError: the source does not fit together, too many samples cannot be used, the disk
             is full, or the split is there already or being built.
     """
-    return build_split(config).manifest
-
-
-def build_split(config: ShardsConfig) -> Built:
-    """Build one split like :func:`write_shards`; also say what was left out."""
     return build_splits(config)[0]
 
 
-def build_splits(config: ShardsConfig) -> list[Built]:
+def build_splits(config: ShardsConfig) -> list[BuiltSplit]:
     """Build the split of a configuration, and the one that is held out of it, if one is.
 
     Raises:
-        DataError: as :func:`write_shards` does.
+        DataError: as :func:`build_split` does.
     """
     jobs = _jobs(config)
     with ExitStack() as locks:
         for job in jobs:
             locks.enter_context(locked(job.workspace.lock, _busy(job.workspace.target)))
-        locks.enter_context(_words_settled(jobs[0].workspace))
+        locks.enter_context(_vocabulary_settled(jobs[0].workspace))
         for job in jobs:
             _refuse_existing(job.workspace.target)
-        _make(jobs, Part())
+        _make(jobs, Partition())
         return [_finish(job.workspace, None) for job in jobs]
 
 
-def build_part(config: ShardsConfig) -> range:
-    """Make the shards of ``config.part``; other nodes may make other parts at the same time.
+def build_partition(config: ShardsConfig) -> list[range]:
+    """Make the shards of ``config.partition``; other nodes may make others at the same time.
 
     Returns:
-        The shards of the part.
+        The shards of the partition, and those of the split that is held out, if one is.
 
     Raises:
-        DataError: as :func:`write_shards` does.
+        DataError: as :func:`build_split` does.
     """
-    return build_parts(config)[0]
-
-
-def build_parts(config: ShardsConfig) -> list[range]:
-    """Make the part of a split, and of the one that is held out of it, if one is."""
-    part, jobs = Part.parse(config.partition), _jobs(config)
+    partition, jobs = Partition.parse(config.partition), _jobs(config)
     with ExitStack() as locks:
         for job in jobs:
-            locks.enter_context(_beside_others(job.workspace, part))
-        return _make(jobs, part)
+            locks.enter_context(_partition_locked(job.workspace, partition))
+        return _make(jobs, partition)
 
 
 def check_source(config: ShardsConfig) -> None:
@@ -116,32 +111,32 @@ def check_source(config: ShardsConfig) -> None:
         )
 
 
-def merge_split(target: Path, max_rejected: float | None = None) -> Built:
-    """Make a split of its parts, all of which were made; the source is not needed.
+def merge_split(target: Path, max_rejected: float | None = None) -> BuiltSplit:
+    """Make a split of its partitions, all of which were made; the source is not needed.
 
     Args:
         target: folder of the split that is to appear.
-        max_rejected: fraction of the samples that may be rejected; None: as in the parts.
+        max_rejected: fraction of the samples that may be rejected; None: as in the partitions.
 
     Raises:
-        DataError: parts are missing, or being made; too many samples were rejected.
+        DataError: partitions are missing, or being made; too many samples were rejected.
     """
     workspace = Workspace(target)
     if (target / MANIFEST).exists():
         raise DataError(f"{target} is merged already: verify reads it again")
     if not workspace.folder.is_dir():
         raise DataError(
-            f"{target} has no parts to merge: name the split, e.g. shards/mine/train, whose parts "
-            "were built with partition="
+            f"{target} has no partitions to merge: name the split, e.g. shards/mine/train, that "
+            "was built with partition="
         )
     _refuse_existing(target)
-    making = f"parts of {target} are being made: wait until they have ended"
-    with locked(workspace.lock, making), _words_settled(workspace):
+    making = f"partitions of {target} are being made: wait until they have ended"
+    with locked(workspace.lock, making), _vocabulary_settled(workspace):
         return _finish(workspace, max_rejected)
 
 
 def splits_to_merge(folder: Path) -> list[Path]:
-    """Return the splits of which parts were made: the folder itself, or those in it."""
+    """Return the splits of which partitions were made: the folder itself, or those in it."""
     found = sorted(folder.glob(".*.partial"))
     names = (path.name[1:].removesuffix(".partial") for path in found)
     return [folder / name for name in names] or [folder]
@@ -154,7 +149,7 @@ class _Job:
     Attributes:
         config: what is made; its split is that of the source, for the held-out split as well.
         workspace: where.
-        held_out: whether it is the part of the source that is held out; None: nothing is.
+        held_out: whether it takes the samples that are held out or the others; None: all.
     """
 
     config: ShardsConfig
@@ -198,7 +193,7 @@ def _jobs(config: ShardsConfig) -> list[_Job]:
 
 
 def _check_settings(config: ShardsConfig) -> None:
-    """Refuse settings that the source or the format would pass over.
+    """Refuse settings that the source or the format would ignore.
 
     Raises:
         DataError: names the first of them.
@@ -250,53 +245,53 @@ def _busy(target: Path) -> str:
 
 
 @contextmanager
-def _words_settled(workspace: Workspace) -> Iterator[None]:
+def _vocabulary_settled(workspace: Workspace) -> Iterator[None]:
     """Let splits of one folder be built one after the other until it has a vocabulary.
 
-    The first gives the folder its words, which the others must know before they begin.
+    The first gives the folder its vocabulary, which the others must know before they begin.
     """
     place = workspace.target.parent / VOCABULARY
-    told = (
+    message = (
         f"waiting: another build is writing into {place.parent}, and its splits share the "
         "vocabulary of the first; to build at the same time, write it before (shards vocabulary)"
     )
-    with locked(workspace.output_lock, told, shared=place.exists(), wait=True):
+    with locked(workspace.output_lock, message, shared=place.exists(), wait=True):
         yield
 
 
 @contextmanager
-def _beside_others(workspace: Workspace, part: Part) -> Iterator[None]:
-    """Keep whole builds, merges and the same part away, but no other part."""
+def _partition_locked(workspace: Workspace, partition: Partition) -> Iterator[None]:
+    """Keep whole builds, merges and the same partition out, but no other partition."""
     with disk_errors(workspace.folder):
         workspace.folder.mkdir(exist_ok=True)
     output = workspace.target.parent
     waiting = f"waiting: another build is choosing the vocabulary of {output}"
-    making = f"part {part} of {workspace.target} is being made already: wait for it"
+    making = f"partition {partition} of {workspace.target} is being made already: wait for it"
     with (
         locked(workspace.lock, _busy(workspace.target), shared=True),
         locked(workspace.output_lock, waiting, shared=True, wait=True),
-        locked(workspace.lock_of(part), making, keep=True),
+        locked(workspace.lock_of(partition), making, keep=True),
     ):
         _refuse_existing(workspace.target)
         yield
 
 
-def _make(jobs: Sequence[_Job], part: Part) -> list[range]:
-    """Make the shards of a part that are not done yet; return all shards of the part."""
+def _make(jobs: Sequence[_Job], partition: Partition) -> list[range]:
+    """Make the shards of a partition that are not done yet; return all shards of it."""
     config = jobs[0].config
     source = SOURCES[config.source](config)
     choice = choose_vocabulary(config, source.samples)
     tasks = [_task(job, source, choice.remarks) for job in jobs]
     for task in tasks:
         _refuse_unfit(task)
-    return [_make_part(task, part, choice.vocabulary) for task in tasks]
+    return [_make_partition(task, partition, choice.vocabulary) for task in tasks]
 
 
-def _make_part(task: Task, part: Part, vocabulary: Vocabulary) -> range:
-    shards = part.of(len(task.build.identities))
-    done = {shard: note for shard in shards if (note := _done(task, shard)) is not None}
+def _make_partition(task: Task, partition: Partition, vocabulary: Vocabulary) -> range:
+    shards = partition.of(len(task.build.identities))
+    done = {shard: one for shard in shards if (one := _done(task, shard)) is not None}
     open_shards = [shard for shard in shards if shard not in done]
-    _say_how_it_begins(task, shards, done)
+    _report_start(task, shards, done)
     remaining = [task.samples[number] for shard in open_shards for number in task.numbers(shard)]
     workspace = task.workspace
     check_space(workspace.target.parent, remaining, task.config)
@@ -306,7 +301,7 @@ def _make_part(task: Task, part: Part, vocabulary: Vocabulary) -> range:
         task.build.save(workspace)
     try:
         limit = Limit(task.build.allowed)
-        limit.add(sum(len(note.rejected) for note in done.values()))
+        limit.add(sum(len(one.rejected) for one in done.values()))
         make_shards(task, open_shards, limit)
     except TooManyRejected as stop:
         _refuse_all_rejected(task, stop)
@@ -351,28 +346,28 @@ def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
     return Task(config, samples, build, job.workspace)
 
 
-def _done(task: Task, shard: int) -> Note | None:
-    return note_of(task.workspace, shard, task.build.identities[shard])
+def _done(task: Task, shard: int) -> ShardRecord | None:
+    return record_of(task.workspace, shard, task.build.identities[shard])
 
 
-def _say_how_it_begins(task: Task, shards: range, done: dict[int, Note]) -> None:
+def _report_start(task: Task, shards: range, done: dict[int, ShardRecord]) -> None:
     before = Build.load(task.workspace)
     if done:
         sys.stderr.write(f"resuming: {len(done):,} of {len(shards):,} shards are done\n")
     elif before is not None and before.identities != task.build.identities:
         sys.stderr.write(
-            f"starting anew: {task.workspace.folder} is of other settings or another source\n"
+            f"starting over: {task.workspace.folder} is of other settings or another source\n"
         )
 
 
 def _refuse_all_rejected(task: Task, stop: TooManyRejected) -> None:
     """List the rejected images of all shards that are done, and of that which is not."""
-    notes = (_done(task, shard) for shard in range(len(task.build.identities)))
-    rejected = [one for note in notes if note is not None for one in note.rejected]
+    records = (_done(task, shard) for shard in range(len(task.build.identities)))
+    rejected = [one for record in records if record is not None for one in record.rejected]
     refuse_rejected(task.workspace, task.build, rejected + stop.rejected)
 
 
-def _finish(workspace: Workspace, max_rejected: float | None) -> Built:
+def _finish(workspace: Workspace, max_rejected: float | None) -> BuiltSplit:
     build = Build.load(workspace)
     if build is None:
         raise DataError(f"{workspace.folder} holds no build: delete it and build the split again")

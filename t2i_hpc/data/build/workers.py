@@ -1,8 +1,8 @@
 """Making shards in several processes, each of which takes every n-th of them.
 
 Shards are equally large, so nothing is handed out while they work, and no lock is shared that
-a killed process could take with it: a process says what it has done through a pipe of its own,
-whose end is also the news of its death, and counts images in a place of its own.
+a killed process could take with it: a process reports through a pipe of its own, whose end also
+reports its death, and counts images in a place of its own.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class _News:
-    """What a worker says: a shard is done, or why it cannot go on."""
+class _Report:
+    """What a worker reports: a shard is done, or why it stops."""
 
     rejected: int = 0
     error: str = ""
@@ -84,7 +84,7 @@ def _workers(wanted: int | None) -> int:
 
 @dataclass
 class _Team:
-    """The processes with the pipes that they speak into and their counts of images."""
+    """The processes with the pipes of their reports and their counts of images."""
 
     processes: dict[connection.Connection, ForkProcess]
     counts: npt.NDArray[np.uint64]
@@ -92,30 +92,30 @@ class _Team:
 
     def watch(self, limit: Limit, advance: Callable[[int], None]) -> None:
         """Wait until all have ended well."""
-        speaking = list(self.processes)
-        while speaking:
-            connection.wait(speaking, _SECONDS_BETWEEN_LOOKS)
-            for pipe in [pipe for pipe in speaking if pipe.poll()]:
+        reporting = list(self.processes)
+        while reporting:
+            connection.wait(reporting, _SECONDS_BETWEEN_LOOKS)
+            for pipe in [pipe for pipe in reporting if pipe.poll()]:
                 if not self._hear(pipe, limit):
-                    speaking.remove(pipe)
+                    reporting.remove(pipe)
             done = int(self.counts.sum())
             if done > self.shown:
                 advance(done - self.shown)
             self.shown = done
 
     def _hear(self, pipe: connection.Connection, limit: Limit) -> bool:
-        """Take one piece of news; return whether there will be more."""
+        """Take one report; return whether there will be more."""
         try:
-            news: _News = pipe.recv()
-        except (EOFError, OSError):  # the process has ended, or within a word
+            report: _Report = pipe.recv()
+        except (EOFError, OSError):  # the process has ended, or within a report
             self.processes[pipe].join()
             _refuse_dead(self.processes[pipe].exitcode or 0)
             return False
-        if news.too_many:
-            raise TooManyRejected(news.too_many)
-        if news.error:
-            raise DataError(news.error)
-        limit.add(news.rejected)
+        if report.too_many:
+            raise TooManyRejected(report.too_many)
+        if report.error:
+            raise DataError(report.error)
+        limit.add(report.rejected)
         return True
 
     def end(self) -> None:
@@ -146,10 +146,10 @@ def _team(task: Task, shards: Sequence[int], workers: int) -> Iterator[_Team]:
     try:
         for place in range(workers):
             mine, its = _FORK.Pipe(duplex=False)
-            words = (task, shards[place::workers], its, counts[place : place + 1], os.getpid())
-            process = _FORK.Process(target=_work, args=words, daemon=True)
+            arguments = (task, shards[place::workers], its, counts[place : place + 1], os.getpid())
+            process = _FORK.Process(target=_work, args=arguments, daemon=True)
             process.start()
-            its.close()  # else its end would not be heard
+            its.close()  # or else its end would not show
             team.processes[mine] = process
         yield team
     finally:
@@ -163,20 +163,20 @@ def _work(
     count: npt.NDArray[np.uint64],
     parent: int,
 ) -> None:
-    """Make shards in a process of its own; Ctrl-C is the parent's to answer."""
+    """Make shards in a process of its own; the parent answers Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def advance(images: int) -> None:
         count[0] += np.uint64(images)
         if os.getppid() != parent:
-            os._exit(1)  # nobody listens any more
+            os._exit(1)  # the parent is gone
 
     with contextlib.suppress(BrokenPipeError):
         try:
             for shard in shards:
-                pipe.send(_News(len(task.make(shard, advance).rejected)))
+                pipe.send(_Report(len(task.make(shard, advance).rejected)))
         except TooManyRejected as stop:
-            pipe.send(_News(too_many=stop.rejected))
+            pipe.send(_Report(too_many=stop.rejected))
         except UserError as error:
-            pipe.send(_News(error=str(error)))
+            pipe.send(_Report(error=str(error)))

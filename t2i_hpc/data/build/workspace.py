@@ -1,6 +1,4 @@
-"""Will it fit on the disk? Asked before the work, since the answer after hours is of no use.
-
-The hidden folder in which a split is made, what lies in it, and who may write there.
+"""The hidden folder in which a split is made, what is in it, and who may write there.
 
 Locks die with their processes. Where a file system has none (some network file systems), two
 builds at once only do the same work twice: every file appears whole, under its final name, and
@@ -15,10 +13,9 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,87 +23,39 @@ from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import write_json
-from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.conversion import Rejected, convert, is_verbatim
-from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.format.index import shard_name
 from t2i_hpc.data.format.manifest import VOCABULARY, Storing
 
-_TRIED = 8  # images
-_RESERVE = 1.1
-_AROUND = 2048  # bytes: two headers, two paddings, the description without captions, the index
-
-
-def check_space(folder: Path, samples: Sequence[SourceSample], config: ShardsConfig) -> None:
-    """Refuse to begin what will not fit.
-
-    Args:
-        folder: an existing folder on the disk to write to.
-        samples: those that are still to be stored.
-        config: how they are stored.
-
-    Raises:
-        DataError: an estimate with a tenth in reserve is larger than the free space.
-    """
-    needed = int(_RESERVE * _estimate(samples, config))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{len(samples):,} images need about {needed:,} bytes, but the disk of {folder} has "
-            f"{free:,} free: make room or name another output="
-        )
-
-
-def _estimate(samples: Sequence[SourceSample], config: ShardsConfig) -> int:
-    samples = [sample for sample in samples if sample.unfit is None]
-    around = sum(_AROUND + sum(map(len, sample.captions)) for sample in samples)
-    kept = [sample for sample in samples if is_verbatim(config) and sample.box is None]
-    converted = [sample for sample in samples if not is_verbatim(config) or sample.box]
-    return around + sum(sample.size for sample in kept) + _estimate_converted(converted, config)
-
-
-def _estimate_converted(samples: Sequence[SourceSample], config: ShardsConfig) -> int:
-    """Convert a few images that are evenly spread, and reckon with their mean."""
-    tried = min(_TRIED, len(samples))
-    sizes = []
-    for place in range(tried):
-        try:
-            sizes.append(len(convert(samples[place * len(samples) // tried], config).content))
-        except Rejected:
-            continue
-    return sum(sizes) * len(samples) // max(1, len(sizes))
-
-
-PATIENCE = 2.0  # seconds to wait for a lock
+LOCK_SECONDS = 2.0  # to wait for a lock
 _FORMAT = 1
-_LOCK_NAME = re.compile(r"part-\d+-of-(\d+)\.lock")
+_LOCK_NAME = re.compile(r"partition-\d+-of-(\d+)\.lock")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Share `number` of `count`, counted from 1."""
+class Partition:
+    """Partition `number` of `count`, counted from 1."""
 
     number: int = 1
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> Partition:
         """Read ``3/16``; an empty text is the whole.
 
         Raises:
-            DataError: no such share.
+            DataError: no such partition.
         """
         if not text:
             return cls()
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         number, count = map(int, found.groups()) if found else (0, 0)
         if not 1 <= number <= count:
-            raise DataError(f"partition={text} is no share: write e.g. 3/16, from 1/16 to 16/16")
+            raise DataError(f"partition={text} is none: write e.g. 3/16, from 1/16 to 16/16")
         return cls(number, count)
 
     def of(self, shards: int) -> range:
-        """Return the shards that belong to this part: neighbors, nearly equally many a part."""
+        """Return its shards: neighbors, nearly equally many a partition."""
         return range((self.number - 1) * shards // self.count, self.number * shards // self.count)
 
     def __str__(self) -> str:
@@ -115,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where everything lies while the split `target` is made."""
+    """Where everything is while the split `target` is made."""
 
     target: Path
 
@@ -131,7 +80,7 @@ class Workspace:
 
     @property
     def vocabulary(self) -> Path:
-        """The words of the build."""
+        """The vocabulary of the build."""
         return self.folder / VOCABULARY
 
     @property
@@ -143,8 +92,8 @@ class Workspace:
         """A shard."""
         return self.split / shard_name(shard)
 
-    def note(self, shard: int) -> Path:
-        """What is known of a shard."""
+    def record(self, shard: int) -> Path:
+        """What is known of a shard that is done."""
         return self.folder / f"{shard:06d}.json"
 
     def rows(self, shard: int) -> Path:
@@ -161,13 +110,13 @@ class Workspace:
         """The file that builds lock which write into the same folder of splits."""
         return self.target.with_name(".splits.lock")
 
-    def lock_of(self, part: Part) -> Path:
-        """The file that a part locks; its name tells how many parts there are."""
-        return self.folder / f"part-{part.number}-of-{part.count}.lock"
+    def lock_of(self, partition: Partition) -> Path:
+        """The file that a partition locks; its name says how many partitions there are."""
+        return self.folder / f"partition-{partition.number}-of-{partition.count}.lock"
 
-    def parts(self) -> int:
-        """Return into how many parts the work was cut, as far as is known; 1: not at all."""
-        found = (_LOCK_NAME.fullmatch(path.name) for path in self.folder.glob("part-*.lock"))
+    def partitions(self) -> int:
+        """Return into how many partitions the work was cut, as far as is known; 1: not at all."""
+        found = (_LOCK_NAME.fullmatch(path.name) for path in self.folder.glob("partition-*.lock"))
         return max((int(match[1]) for match in found if match), default=1)
 
 
@@ -201,7 +150,7 @@ class Build:
     def load(cls, workspace: Workspace) -> Build | None:
         """Return what was built here; None where nothing was, or by another version."""
         try:
-            content: dict[str, Any] = json.loads(_record(workspace).read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(_build_file(workspace).read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
                 return None
             return cls(**{**content, "storing": Storing(**content.get("storing", {}))})
@@ -210,7 +159,7 @@ class Build:
 
     def save(self, workspace: Workspace) -> None:
         """Write it into the hidden folder."""
-        write_json(_record(workspace), asdict(self) | {"format": _FORMAT})
+        write_json(_build_file(workspace), asdict(self) | {"format": _FORMAT})
 
     @property
     def allowed(self) -> int:
@@ -231,29 +180,29 @@ def allowed_of(max_rejected: float, count: int) -> int:
 @contextmanager
 def locked(
     path: Path,
-    told: str,
+    message: str,
     *,
     shared: bool = False,
     wait: bool = False,
     keep: bool = False,
 ) -> Iterator[None]:
-    """Hold a lock file for the block, alone or with others that hold it shared.
+    """Hold a file lock for the block, exclusive or shared.
 
-    A file is locked, not its folder, and it is open for writing: network file systems know no
+    A file is locked, not its folder, and it is open for writing: network file systems have no
     other exclusive locks. Workers whose parent was killed hold its lock until their image is
-    done: hence some patience.
+    done: hence we wait a little in any case.
 
     Args:
         path: the file; made where it is not there, and removed by the last that held it.
-        told: what is said when another process holds it.
+        message: what is reported when another process holds it.
         shared: others may hold it shared at the same time.
-        wait: wait for as long as another process holds it, saying so once.
+        wait: wait for as long as another process holds it, after one message.
         keep: leave the file where it is.
 
     Raises:
         DataError: another process holds it, unless we wait.
     """
-    descriptor = _acquire(path, told, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
+    descriptor = _acquire(path, message, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
     try:
         yield
     finally:
@@ -262,8 +211,8 @@ def locked(
         os.close(descriptor)
 
 
-def _acquire(path: Path, told: str, kind: int, wait: bool) -> int:
-    deadline, said = time.monotonic() + PATIENCE, False
+def _acquire(path: Path, message: str, kind: int, wait: bool) -> int:
+    deadline, said = time.monotonic() + LOCK_SECONDS, False
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
         if _lock(descriptor, kind) and _is_same(descriptor, path):
@@ -271,9 +220,9 @@ def _acquire(path: Path, told: str, kind: int, wait: bool) -> int:
         os.close(descriptor)
         late = time.monotonic() > deadline
         if late and not wait:
-            raise DataError(told)
+            raise DataError(message)
         if late and not said:
-            sys.stderr.write(f"{told}\n")
+            sys.stderr.write(f"{message}\n")
             said = True
         time.sleep(0.05)
 
@@ -288,7 +237,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the system says of writing into `folder` into one sentence.
+    """Turn errors of writing into `folder` into one sentence.
 
     Raises:
         DataError: the disk is full or cannot be written.
@@ -307,12 +256,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _record(workspace: Workspace) -> Path:
+def _build_file(workspace: Workspace) -> Path:
     return workspace.folder / "build.json"
 
 
 def _lock(descriptor: int, kind: int) -> bool:
-    """Return whether the lock is ours; a file system without locks says nothing."""
+    """Return whether the lock is ours, as it always is on a file system without locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -85,7 +85,7 @@ def map_table(path: Path, kind: np.dtype[Any], rows: int) -> Index:
 
 
 def sha256_of_rows(rows: Index) -> str:
-    """Return the hash of a part of the index."""
+    """Return the hash of some rows of the index."""
     return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
 
 
@@ -110,8 +110,8 @@ def save_tables(folder: Path, shards: Sequence[Shard], rows: Iterable[Index]) ->
         os.fsync(stream.fileno())
     total = sum(shard.count for shard in shards)
     index = np.lib.format.open_memmap(folder / INDEX, "w+", ROW, (total,))
-    for shard, first, part in zip(shards, table["first"].tolist(), rows, strict=True):
-        index[first : first + shard.count] = part
+    for shard, first, own in zip(shards, table["first"].tolist(), rows, strict=True):
+        index[first : first + shard.count] = own
     index.flush()
     return sha256_of_file(folder / SHARDS)
 

@@ -1,8 +1,8 @@
-"""The folder format of a split: tars, tables that say where samples lie, a manifest on top.
+"""The folder format of a split: tars, tables that locate samples, a manifest on top.
 
     OUTPUT/vocabulary.json
     OUTPUT/<split>/000000.tar …   members <key>.jpg|png|webp and <key>.json, one pair a sample
-    OUTPUT/<split>/index.npy      one row a sample: where its two members lie, their checksum
+    OUTPUT/<split>/index.npy      one row a sample: offsets of its two members, their checksum
     OUTPUT/<split>/shards.npy     one row a tar: its samples, bytes, hash, the hash of its rows
     OUTPUT/<split>/manifest.json  what the split is; its SHA-256 is the identity of the data
 
@@ -52,7 +52,7 @@ VOCABULARY = "vocabulary.json"
 IMAGE_FORMATS = tuple(SUFFIXES)
 ORIGINAL = "original"
 _Kind = TypeVar("_Kind", int, str)
-_LOOKED_AT = 4096  # shards whose size is compared on opening; all others when they are first used
+_CHECKED = 4096  # shards whose size is compared on opening; all others when they are first used
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Manifest:
     """What a split is made of.
 
     Attributes:
-        folder: where manifest and tables lie (not part of the split's identity).
+        folder: where manifest and tables are (not part of the split's identity).
         name: name of the data set.
         split: name of the split.
         size: shorter side in pixels to which larger images were scaled down.
@@ -112,8 +112,8 @@ class Manifest:
 
         Args:
             folder: that of the manifest and the tables.
-            location: where the tars lie, if not in `folder`; they are then not looked at.
-            check_tars: look whether tars are there and of the right size, with one call each;
+            location: where the tars are, if not in `folder`; they are then not checked.
+            check_tars: check that tars are there and of the right size, with one call each;
                 each is compared again when it is opened.
 
         Raises:
@@ -164,7 +164,7 @@ class Manifest:
 
     @property
     def order(self) -> int:
-        """Which order of shards the split has, for :class:`t2i_hpc.data.sampler.Plan`."""
+        """Which order of shards the split has, for :class:`t2i_hpc.data.sampler.Sampler`."""
         return self.format - 1
 
     def check_vocabulary(self, found: str, place: str) -> None:
@@ -172,7 +172,7 @@ class Manifest:
 
         Args:
             found: SHA-256 of the vocabulary beside the split.
-            place: where that lies.
+            place: where that is.
 
         Raises:
             DataError: it is another one.
@@ -180,7 +180,7 @@ class Manifest:
         if self.vocabulary and found != self.vocabulary:
             raise DataError(
                 f"{place} is not the vocabulary that the split {self.split} was built with (its "
-                "SHA-256 differs), so tokens would mean other words: put that vocabulary back, or "
+                "SHA-256 differs), so tokens would mean other words: restore that vocabulary, or "
                 "build the split again"
             )
 
@@ -245,7 +245,7 @@ class Manifest:
         return int(np.searchsorted(self.first, sample, side="right")) - 1
 
     def rows(self, number: int) -> Index:
-        """Return a shard's part of the index, after comparing it with its hash.
+        """Return a shard's rows of the index, after comparing them with their hash.
 
         Raises:
             DataError: the index is not that of this manifest, or points out of the tar.
@@ -254,11 +254,11 @@ class Manifest:
         rows = self.index[first : first + int(self.counts[number])]
         if sha256_of_rows(rows) != self.shard(number).rows_sha256:
             raise DataError(
-                f"{self.folder / INDEX} is not the index of this manifest (its part for "
+                f"{self.folder / INDEX} is not the index of this manifest (its rows of "
                 f"{shard_name(number)} differs in SHA-256); {REBUILD}"
             )
-        for part in ("image", "json"):
-            starts, counts = rows[f"{part}_offset"], rows[f"{part}_bytes"].astype(np.uint64)
+        for file in ("image", "json"):
+            starts, counts = rows[f"{file}_offset"], rows[f"{file}_bytes"].astype(np.uint64)
             size = np.uint64(self.shard(number).bytes)
             if ((starts > size) | (counts > size - starts)).any():
                 raise DataError(
@@ -282,7 +282,7 @@ class Manifest:
             raise DataError(f"{self.folder / INDEX} has not one row a sample; {REBUILD}")
 
     def _check_sizes(self) -> None:
-        step = -(-self.shard_count // _LOOKED_AT)
+        step = -(-self.shard_count // _CHECKED)
         for number in range(0, self.shard_count, step):
             path, size = self.folder / shard_name(number), int(self.table[number]["bytes"])
             try:

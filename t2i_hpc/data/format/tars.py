@@ -3,7 +3,7 @@
 A tar from elsewhere can hold links, devices and paths that lead out of its folder, and a copy
 that broke off is like a shorter tar. Nothing is ever extracted, and every claim of a header is
 checked before use. The standard library parses single headers; the walk is our own, since that of
-``tarfile`` follows a header before anyone can look at it: it reads as many bytes as a long name
+``tarfile`` follows a header before anyone can check it: it reads as many bytes as a long name
 claims to have, recurses into chains of headers, expands sparse files, and ends quietly at a damaged
 header. Here nothing is read but headers and names, never more of them than a limit, and a
 walk only goes forward.
@@ -54,7 +54,7 @@ _FORMAT_OF_SUFFIX = {suffix: form for form, suffix in SUFFIXES.items()}
 
 
 @dataclass(frozen=True)
-class Record:
+class SampleFiles:
     """One sample as it is stored: key without dots and slashes, image file, description."""
 
     key: str
@@ -63,7 +63,7 @@ class Record:
     description: dict[str, object]
 
 
-def write_tar(path: Path, records: Iterable[Record]) -> None:
+def write_tar(path: Path, records: Iterable[SampleFiles]) -> None:
     """Write a shard as webdataset's writer does, and flush it to the disk.
 
     Owner, mode, time and the order of members are fixed, so equal samples give equal bytes.
@@ -184,7 +184,7 @@ class Scan:
         unfit: names of members that are not taken, with the reason.
         problem: why the walk ended before the tar's end; empty: it did not.
         cut: name of the member at which it ended, as far as it is known.
-        ended: whether the tar has an end mark, by which one that was cut can be told.
+        ended: whether the tar has an end mark, which a tar that was cut lacks.
     """
 
     members: list[tarfile.TarInfo] = field(default_factory=list)
@@ -267,7 +267,7 @@ def _walk(tar: _Tar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
 
     Args:
         tar: what is walked.
-        found: is told where a tar ends without an end mark, instead of refusing it.
+        found: notes a tar that ends without an end mark, which is refused otherwise.
     """
     offset, count = 0, 0
     long_name: str | None = None

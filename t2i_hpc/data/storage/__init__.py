@@ -2,5 +2,5 @@
 
 A split is read through :class:`local.Storage` alone, so its reader knows nothing of servers.
 Transient errors are retried for ``data.retry_seconds`` seconds, wherever they happen, and then
-told in one sentence.
+reported in one sentence.
 """

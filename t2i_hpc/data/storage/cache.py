@@ -24,7 +24,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, size_text
 
 Heartbeat = Callable[[], None]
-_POLL = 0.05  # seconds between two looks at a lock
+_POLL = 0.05  # seconds between two tries of a lock
 _SETTLE = 5.0  # seconds in which a disk may still give back what was deleted
 _GRACE = 60.0  # seconds beyond retry_seconds after which a lock's holder counts as stuck
 _SPARE = 64 << 20  # bytes of the disk that are left free, but no more than

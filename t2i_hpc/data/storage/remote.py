@@ -313,7 +313,7 @@ class Server:
         def asked(seconds: float) -> int:
             size = _call(address, "_info", seconds)["size"]
             if size is None:
-                raise IncompleteError("the server does not tell its length")
+                raise IncompleteError("the server does not give its length")
             return int(size)
 
         return self._attempt(address, asked)

@@ -9,13 +9,13 @@ from t2i_hpc.data.build.sources.cub import read_cub
 from t2i_hpc.data.build.sources.folder import read_coco, read_folder
 from t2i_hpc.data.build.sources.pickles import read_pickles
 from t2i_hpc.data.build.sources.sample import SourceData, SourceSample
-from t2i_hpc.data.build.sources.webdataset_tars import read_foreign
+from t2i_hpc.data.build.sources.webdataset_tars import read_webdataset
 
 SOURCES: dict[str, Callable[[ShardsConfig], SourceData]] = {
     "coco": read_coco,
     "cub": read_cub,
     "folder": read_folder,
-    "webdataset": read_foreign,
+    "webdataset": read_webdataset,
     "pickles": read_pickles,
 }
 

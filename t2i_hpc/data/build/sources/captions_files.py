@@ -73,7 +73,7 @@ class Row:
         class_name: of the class, where it has no number.
         where: what says it, for messages.
         split: the split that it names, or "".
-        inside: a folder in which the image may also lie, as Karpathy's files name it.
+        inside: a folder in which the image may also be, as Karpathy's files name it.
     """
 
     name: str

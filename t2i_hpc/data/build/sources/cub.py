@@ -51,13 +51,13 @@ def read_cub(config: ShardsConfig) -> SourceData:
     samples = []
     for number, name in names.items():
         key = str(Path(name).with_suffix(""))
-        told, silent = captions.of(key)
+        given, silent = captions.of(key)
         path, missing = located(name, folder / "images", f"{folder}/images.txt")
         samples.append(
             SourceSample(
                 key,
                 path,
-                told.captions,
+                given.captions,
                 classes[number],
                 boxes[number],
                 unfit=missing or silent,

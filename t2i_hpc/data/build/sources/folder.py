@@ -8,7 +8,7 @@
     {"file_name": "b.png", "captions": ["a blue square", "a square, blue"], "class": 7}
 
 With such a file the images that it names are taken, in its order, and others are left alone.
-Where a folder of texts lies beside ``train/filenames.pickle``, as in this literature, that list
+Where a folder of texts is beside ``train/filenames.pickle``, as in this literature, that list
 says which images a split has.
 
 COCO's own layout, and the files of other data sets in its form: images and one captions JSON.

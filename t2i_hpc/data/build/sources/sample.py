@@ -1,23 +1,16 @@
-"""Captions as they lie beside images: in text files, one a line, or under a name in JSON.
+"""What every source gives: image files, their captions and classes, and what cannot be used.
 
-The names are the same in every source. Lines end at line feeds alone: scraped captions hold
-other characters that Python takes for ends of lines, such as U+0085 and U+2028.
-
-What every source gives: image files, their captions and classes, and what cannot be used.
-
-A source reads captions and file names only; images are opened by the writer. A sample that
-cannot be used (no caption, no image, a damaged tar) is given as well, with the reason, so that
+A source reads captions and file names only; images are opened when their shard is made. A sample
+that cannot be used (no caption, no image, a damaged tar) is given as well, with the reason, so that
 it is listed, counted against ``max_rejected`` and summed up like an image that does not decode.
 
-Captions that lie beside images, a text file each: in the same folder or in another one.
-
-``a.jpg`` has its captions in ``a.txt``, one a line, or in ``a.json`` as img2dataset writes it.
-With a folder of texts apart, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
+Several sources have captions in a text file for each image (:class:`Texts`): ``a.jpg`` has its
+captions in ``a.txt``, one a line, or in ``a.json`` as img2dataset writes it. With a separate folder
+of texts, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -51,21 +44,9 @@ def read_text(path: Path, holds: str) -> str:
         raise DataError(f"cannot read {path}, {holds}: {error.strerror}") from error
 
 
-def read_json(path: Path, holds: str) -> object:
-    """Return a JSON file's value.
-
-    Raises:
-        DataError: there is no such file or it is not JSON.
-    """
-    try:
-        value: object = json.loads(read_text(path, holds))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}, {holds}, is not readable JSON ({error}); fetch the file again"
-        ) from error
-    return value
-
-
+_TEXTS = (".txt", ".json", ".cls")
+_NOTHING = Description((), NO_CLASS, "", 0)
+Files = dict[str, dict[str, Path]]  # by path without suffix, then by suffix in lower case
 MISSING_IMAGE = "missing image file"
 OUTSIDE = "image outside of its folder"
 
@@ -96,8 +77,8 @@ class SourceSample:
         captions: one or more texts.
         class_id: class of the image; a running number where there are no classes.
         box: left, top, width, height of the object in pixels, where the image is to be cut.
-        packed: where the image lies in a tar.
-        orientation: that of EXIF, as the description beside the image tells it; 0: it does not.
+        packed: where the image is in a tar.
+        orientation: that of EXIF, from the description beside the image; 0: none is given.
         unfit: why the sample cannot be used; it is then only listed.
     """
 
@@ -206,7 +187,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def located(name: str, folder: Path, where: str) -> tuple[Path, Unfit | None]:
-    """Return where the image lies that a captions file names, and why it cannot be used, if so.
+    """Return where the image is that a captions file names, and why it cannot be used, if so.
 
     Args:
         name: as it stands there, below `folder` or absolute.
@@ -235,11 +216,6 @@ def refuse(names: Sequence[str], what: str, remedy: str) -> None:
         raise DataError(f"{len(names):,} {what}, the first is {names[0]}: {remedy}")
 
 
-_TEXTS = (".txt", ".json", ".cls")
-_NOTHING = Description((), NO_CLASS, "", 0)
-Files = dict[str, dict[str, Path]]  # by path without suffix, then by suffix in lower case
-
-
 class Texts:
     """The text files of a folder, found by the name of the image that they belong to."""
 
@@ -264,7 +240,7 @@ class Texts:
             return _NOTHING, Unfit(NO_CAPTION, reason)
 
     def all(self) -> list[str]:
-        """Return the captions of all files, by path; files without any are passed over."""
+        """Return the captions of all files, by path; files without any are skipped."""
         return [text for stem in self._files for text in self.of(stem)[0].captions]
 
     def without_image(self, stems: set[str]) -> list[SourceSample]:
@@ -301,8 +277,8 @@ def read_beside(images: Path, texts: Texts) -> list[SourceSample]:
         name = path.relative_to(images)
         stem = name.with_suffix("").as_posix()
         stems.add(stem)
-        told, unfit = texts.of(stem)
-        samples.append(_sample(name.as_posix(), path, told, unfit))
+        given, unfit = texts.of(stem)
+        samples.append(_sample(name.as_posix(), path, given, unfit))
     return samples + texts.without_image(stems)
 
 
@@ -312,15 +288,15 @@ def read_listed(images: Path, texts: Texts, keys: Sequence[str]) -> list[SourceS
     samples = []
     for key in keys:
         path = next(iter(there.get(key, {}).values()), None)
-        told, unfit = texts.of(key)
+        given, unfit = texts.of(key)
         if path is None:
             reason = f"there is no image {images / key}.jpg (or {', '.join(IMAGE_SUFFIXES)})"
             path, unfit = images / f"{key}.jpg", Unfit(MISSING_IMAGE, reason)
-        samples.append(_sample(key, path, told, unfit))
+        samples.append(_sample(key, path, given, unfit))
     return samples
 
 
-def _sample(key: str, path: Path, told: Description, unfit: Unfit | None) -> SourceSample:
+def _sample(key: str, path: Path, given: Description, unfit: Unfit | None) -> SourceSample:
     return SourceSample(
-        key, path, told.captions, told.class_id, orientation=told.orientation, unfit=unfit
+        key, path, given.captions, given.class_id, orientation=given.orientation, unfit=unfit
     )

@@ -1,17 +1,10 @@
-"""A sample of a tar that others made: which of its members is the image, which the captions.
-
-The rule for names is webdataset's, for every reader: all members whose path is the same up to
-the first dot after the last slash are one sample, and the rest of the name says what each is.
-
-Tars that others made (img2dataset, webdataset's writers): their samples, packed anew.
+"""Tars that others made (img2dataset, webdataset's writers): their samples, packed anew.
 
 A split of ours has one ``<key>.json`` with captions, class and key beside each image, in the
-same tar. Tars of others have captions in ``.txt`` files or in JSON of another shape, so an index
-alone cannot describe them. Hence the samples are packed anew, scaled as those of every source;
-with ``format=original`` the image's bytes are copied as they are.
-
-Captions are, one a line, those of ``.txt``, else those in ``.json``; a class is a whole number
-under ``class`` in the JSON, or in ``.cls``. What cannot be used is listed with its reason.
+same tar. Tars of others have captions in ``.txt`` files or in JSON of another shape
+(:mod:`t2i_hpc.data.sidecars`), so an index alone cannot describe them. Hence the samples are packed
+anew, scaled as those of every source; with ``format=original`` the image's bytes are copied as they
+are. What cannot be used is listed with its reason.
 """
 
 from __future__ import annotations
@@ -52,7 +45,7 @@ _UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd -
 _Members = dict[str, tarfile.TarInfo]
 
 
-def read_foreign(config: ShardsConfig) -> SourceData:
+def read_webdataset(config: ShardsConfig) -> SourceData:
     """Read the captions of all tars in a folder and its sub-folders, in the order of their paths.
 
     The key of a sample is ``<path of the tar>/<name in the tar>``, since names are often used
@@ -85,7 +78,7 @@ def read_foreign(config: ShardsConfig) -> SourceData:
 
 
 def _refuse_compressed(files: list[Path], folder: Path) -> None:
-    """Refuse what would be left out without a word, before anything is read.
+    """Refuse what would be left out in silence, before anything is read.
 
     Raises:
         DataError: there are compressed tars; names the first and how to unpack it.
@@ -155,13 +148,13 @@ def _sample(
         _refuse_outsized(image, LARGEST_IMAGE)
         for extension in texts:
             _refuse_outsized(members[extension], LARGEST_TEXT)
-        told = described({name: _read(stream, members[name]) for name in texts}, rules, members)
+        given = described({name: _read(stream, members[name]) for name in texts}, rules, members)
     except UnfitSample as error:
         unfit = Unfit(error.kind, f"{path}, sample {key.rpartition('/')[2]}: {error.reason}")
         return SourceSample(key, path, unfit=unfit)
     packed = Packed(image.offset_data, image.size)
     return SourceSample(
-        key, path, told.captions, told.class_id, packed=packed, orientation=told.orientation
+        key, path, given.captions, given.class_id, packed=packed, orientation=given.orientation
     )
 
 

@@ -1,0 +1,216 @@
+"""What ``t2i_hpc.shards`` does: build splits, and its subcommands on shards that are there.
+
+What a subcommand needs is imported when it runs, so ``--help`` and a misspelt key answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2i_hpc.cli.command import is_path
+from t2i_hpc.common.errors import ConfigurationError, nearest
+from t2i_hpc.common.terminal import say
+from t2i_hpc.config.data import ShardsConfig
+
+Settings = dict[str, str]
+
+
+def build(config: ShardsConfig) -> None:
+    """Build one split, or a partition of one, and say what it holds."""
+    from t2i_hpc.data.build.split_writer import build_partition, build_splits
+
+    output = Path(config.output)
+    if not config.partition:
+        for built in build_splits(config):
+            say(built)
+        return
+    made = build_partition(config)
+    shards = sum(map(len, made))
+    target = output / config.split if len(made) == 1 else output
+    say(
+        f"{target}: partition {config.partition} is made, {shards:,} shards; after all of them: "
+        f"python -m t2i_hpc.shards merge {target}"
+    )
+
+
+def merge(folder: str, settings: Settings) -> None:
+    """Make a split of its partitions, or all splits of a folder."""
+    from t2i_hpc.data.build.split_writer import merge_split, splits_to_merge
+
+    given = settings.get("max_rejected")
+    fraction = None if given is None else _fraction(given)
+    for target in splits_to_merge(Path(folder)):
+        say(merge_split(target, fraction))
+
+
+def vocabulary(folder: str, settings: Settings) -> None:
+    """Write the vocabulary of a folder of splits before they are built."""
+    from t2i_hpc.data.build.choose_vocabulary import import_vocabulary, make_vocabulary
+
+    if ("captions" in settings) == ("from" in settings):
+        raise ConfigurationError("vocabulary takes either captions=FILE,FILE,… or from=PICKLE")
+    if settings.get("letters", "ascii") not in ("ascii", "unicode") or {"from", "letters"} <= {
+        *settings
+    }:
+        raise ConfigurationError("letters= is ascii or unicode, and belongs to captions=")
+    if "from" in settings:
+        made = import_vocabulary(Path(folder), Path(settings["from"]))
+    else:
+        sources = [Path(name) for name in settings["captions"].split(",") if name]
+        if not sources:
+            raise ConfigurationError("captions= names no file: write captions=FILE,FILE,…")
+        made = make_vocabulary(Path(folder), sources, settings.get("letters", "ascii"))
+    say(f"{Path(folder) / 'vocabulary.json'}: {made.size:,} words")
+
+
+def verify(folder: str, _: Settings) -> None:
+    """Read every split again and say of each that it is all right."""
+    from t2i_hpc.common.terminal import progress
+    from t2i_hpc.data.inspection import splits_at, verify_split
+
+    for manifest in splits_at(folder, check_tars=False):
+        with progress(f"verify {manifest.folder}", manifest.sample_count, "samples") as advance:
+            verify_split(manifest, advance)
+        say(
+            f"{manifest.folder}: {manifest.sample_count:,} samples in "
+            f"{manifest.shard_count:,} shards: all right"
+        )
+
+
+def show(folder: str, settings: Settings) -> None:
+    """Print one sample and write its picture."""
+    from t2i_hpc.data.inspection import (
+        find_key,
+        new_png,
+        only_split,
+        picture_name,
+        place_of,
+        splits_at,
+        write_png,
+    )
+
+    if ("key" in settings) == ("number" in settings):
+        raise ConfigurationError("show takes either key=NAME or number=N")
+    if "key" in settings:
+        manifest, number = find_key(splits_at(folder), settings["key"])
+    else:
+        number = _whole_number(settings["number"])
+        manifest = only_split(splits_at(folder))
+    place = place_of(manifest, number)
+    output = new_png(settings.get("output") or picture_name(place.sample.key))
+    write_png(output, place.image)
+    height, width = place.image.shape[:2]
+    say(f"key      {place.sample.key}\nnumber   {number} of {manifest.folder}")
+    for caption in place.sample.captions:
+        say(f"caption  {caption}")
+    say(f"class    {place.sample.class_id}")
+    say(f"size     {width} x {height} px, {place.sample.image_format}")
+    say(f"bytes    {len(place.sample.image):,} at offset {place.offset:,} of {place.shard}")
+    say(f"picture  {output}")
+
+
+def sheet(folder: str, settings: Settings) -> None:
+    """Write a contact sheet of one split."""
+    import numpy as np
+
+    from t2i_hpc.data.inspection import contact_sheet, new_png, only_split, splits_at, write_png
+
+    output = new_png(settings.get("output") or "sheet.png")
+    write_png(output, np.asarray(contact_sheet(only_split(splits_at(folder)))))
+    say(output)
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """How a subcommand is written, what it does, its keys, and the function that does it."""
+
+    usage: str
+    summary: str
+    keys: tuple[str, ...]
+    run: Callable[[str, Settings], None]
+
+
+SUBCOMMANDS = {
+    "merge": Subcommand(
+        "merge DIR [max_rejected=0.05]",
+        "make the split DIR (output/split) of its partitions, all built with partition=; or all\n"
+        "      splits of the folder DIR",
+        ("max_rejected",),
+        merge,
+    ),
+    "vocabulary": Subcommand(
+        "vocabulary DIR captions=FILE,FILE,…|from=PICKLE [letters=unicode]",
+        "write DIR/vocabulary.json before the splits are built there: the words of captions in "
+        "their order\n      (captions files of any form that a build reads, folders of .txt), or "
+        "those of a published\n      captions.pickle; letters=unicode keeps those of every "
+        "language",
+        ("captions", "from", "letters"),
+        vocabulary,
+    ),
+    "verify": Subcommand(
+        "verify DIR",
+        "read all of a split, or of a folder of splits, again: hashes, index, images",
+        (),
+        verify,
+    ),
+    "show": Subcommand(
+        "show DIR key=NAME|number=N [output=PNG]",
+        "print a sample and write its picture (./NAME.png)",
+        ("key", "number", "output"),
+        show,
+    ),
+    "sheet": Subcommand(
+        "sheet DIR [output=sheet.png]",
+        "draw 64 samples of a split, evenly spread, with their captions",
+        ("output",),
+        sheet,
+    ),
+}
+
+
+def run_subcommand(name: str, arguments: Sequence[str]) -> None:
+    """Run a subcommand with the arguments behind its name.
+
+    Raises:
+        UserError: there is no such subcommand, its arguments cannot be read, or it fails.
+    """
+    if name not in SUBCOMMANDS:
+        raise ConfigurationError(
+            f"unknown command {name!r}: {nearest(name, SUBCOMMANDS)}; without a command, "
+            "settings are written key=value"
+        )
+    subcommand = SUBCOMMANDS[name]
+    subcommand.run(*_parse(arguments, subcommand))
+
+
+def _parse(arguments: Sequence[str], subcommand: Subcommand) -> tuple[str, Settings]:
+    """Return the folder and the settings of a subcommand; values are taken letter by letter.
+
+    hydra's grammar is not asked here: it reads ``key=000042`` as the number 42.
+    """
+    folders = [one for one in arguments if is_path(one, subcommand.keys)]
+    settings = dict(one.split("=", 1) for one in arguments if one not in folders and "=" in one)
+    if len(folders) != 1 or folders[0].startswith("-"):
+        raise ConfigurationError(f"cannot read the arguments: write {subcommand.usage}")
+    for key in settings:
+        if key not in subcommand.keys:
+            raise ConfigurationError(f"unknown key {key!r}: write {subcommand.usage}")
+    return folders[0], settings
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigurationError(f"number={text} is no whole number: count samples from 0")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise ConfigurationError(f"max_rejected={text} is no fraction: write a number from 0 to 1")
+    return fraction
