@@ -12,7 +12,7 @@ from hypothesis import given
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources.sample import SourceSample
-from t2i_hpc.data.build.sources.webdataset_tars import read_foreign
+from t2i_hpc.data.build.sources.webdataset_tars import read_webdataset
 from t2i_hpc.data.format.tars import SampleFiles, index_tar, members_of, scan, write_tar
 from tests.support.data import image_bytes
 from tests.support.mutations import BLOCK, Mutation, fuzz, mutate, mutations, refused
@@ -76,7 +76,7 @@ def test_4000_damaged_shards_are_indexed_as_tarfile_reads_them_or_refused(tmp_pa
 
 def usable(config: ShardsConfig) -> list[SourceSample]:
     """Return all samples of a folder of tars; refuse one of which something is left out."""
-    samples = read_foreign(config).samples
+    samples = read_webdataset(config).samples
     for sample in samples:
         if sample.unfit is not None:
             raise DataError(sample.unfit.reason)

@@ -14,7 +14,7 @@ from pathlib import Path
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import choose_vocabulary
-from t2i_hpc.data.build.conversion import LOSSLESS, is_verbatim, storing
+from t2i_hpc.data.build.conversion import LOSSLESS, check_space, is_verbatim, storing
 from t2i_hpc.data.build.finish import BuiltSplit, finish, refuse_rejected, summed_up
 from t2i_hpc.data.build.shard import (
     ShardRecord,
@@ -32,7 +32,6 @@ from t2i_hpc.data.build.workspace import (
     Partition,
     Workspace,
     allowed_of,
-    check_space,
     disk_errors,
     locked,
 )
