@@ -2,32 +2,33 @@
 
 python -m t2i_hpc.shards source=folder images=DIR output=shards/mine
 python -m t2i_hpc.shards verify shards/mine
-
-A first argument that is no ``key=value`` is a subcommand; without one a split is built.
 """
 
 from __future__ import annotations
 
 import sys
 
-from t2i_hpc.cli.command import Command
+from t2i_hpc.cli.command import Command, is_path
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.commands import SUBCOMMANDS, build, run_subcommand
+from t2i_hpc.data.build.commands import SUBCOMMANDS, build, keys_of, run_subcommand
 
 
 class _ShardsCommand(Command[ShardsConfig]):
+    """Runs a subcommand where the first argument is no ``key=value``, or else builds a split."""
+
     def _open(self, words: list[str]) -> int:
-        """Run a subcommand, whose arguments are no settings, or else build."""
         if not words or "=" in words[0] or words[0].startswith("-") or {"--help", "-h"} & {*words}:
             return super()._open(words)
-        run_subcommand(words[0], words[1:])
+        keys = keys_of(words[0])
+        folders = [one for one in words[1:] if is_path(one, keys)]
+        run_subcommand(words[0], folders, [one for one in words[1:] if one not in folders])
         return 0
 
 
 COMMAND = _ShardsCommand(
     task="shards",
-    summary="Convert one split of a data set to tar shards with a manifest and an index. A build "
-    "that was\ninterrupted resumes when the same command is given again.\n\n"
+    summary="Convert one split of a data set to tar shards with a manifest and an index.\n"
+    "An interrupted build resumes when the same command is given again.\n\n"
     "Commands (DIR of verify, show, sheet: a split or a folder of splits; or demo):\n"
     + "\n".join(f"  {one.usage}\n      {one.summary}" for one in SUBCOMMANDS.values()),
     config=ShardsConfig,
@@ -37,8 +38,7 @@ COMMAND = _ShardsCommand(
         "captions=coco/annotations/captions_train2014.json output=shards/coco split=train",
         "python -m t2i_hpc.shards source=cub images=CUB_200_2011 captions=text "
         "output=shards/cub split=test",
-        "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine "
-        "shard_samples=500 format=webp",
+        "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine format=webp",
         "python -m t2i_hpc.shards source=folder images=faces/images captions=faces/text "
         "output=shards/faces test_fraction=0.1",
         "python -m t2i_hpc.shards source=webdataset images=my_tars output=shards/mine",

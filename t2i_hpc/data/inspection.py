@@ -25,8 +25,15 @@ from PIL import Image, ImageDraw, ImageFont
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.files import sha256_of_file, write_bytes
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.index import REBUILD, ROW, Shard, shard_name
-from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.manifest import (
+    MANIFEST,
+    REBUILD,
+    ROW,
+    VOCABULARY,
+    Manifest,
+    Shard,
+    shard_name,
+)
 from t2i_hpc.data.format.tars import LARGEST_TEXT, index_tar, sample_names
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, decode, encode
 from t2i_hpc.data.split import Reader, StoredSample, local_folder

@@ -27,6 +27,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from typing import Protocol
 
 import torch
 
@@ -115,6 +116,25 @@ class Loader:
         """End processes that wait."""
         while self._team:
             self._team.pop().end()
+
+
+class OpenLoader(Protocol):
+    """Opens what makes a rank's batches."""
+
+    def __call__(
+        self, resolution: int, seed: int, rank_slice: RankSlice, *, answer_within: float = 600.0
+    ) -> Loader:
+        """Return what makes a rank's batches from a number of samples seen on.
+
+        Args:
+            resolution: side of the images in pixels.
+            seed: of order, captions and crops.
+            rank_slice: this rank's slice of each global batch.
+            answer_within: seconds without a batch after which a loader process counts as stuck.
+
+        Raises:
+            UserError: whatever is wrong with the data or its values.
+        """
 
 
 class _Worker:

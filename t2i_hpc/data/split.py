@@ -25,8 +25,14 @@ from t2i_hpc.common.files import resource, size_text
 from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary, WordPieces
-from t2i_hpc.data.format.index import Index, checksum
-from t2i_hpc.data.format.manifest import IMAGE_FORMATS, MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.manifest import (
+    IMAGE_FORMATS,
+    MANIFEST,
+    VOCABULARY,
+    Index,
+    Manifest,
+    checksum,
+)
 from t2i_hpc.data.images import Pixels, center_crop, decode, resize_shorter
 from t2i_hpc.data.storage.cache import Cache
 from t2i_hpc.data.storage.local import OPEN_FILES, LocalStorage, Storage

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.files import sha256_of_json
@@ -16,32 +15,13 @@ from t2i_hpc.data.batches import Arrays, BatchMaker, BatchPlan, Texts
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import PixelBuffer, Pixels, decode, resize_shorter, window
-from t2i_hpc.data.loader import Loader
+from t2i_hpc.data.loader import Loader, OpenLoader
 from t2i_hpc.data.sampler import RankSlice, Sampler
 from t2i_hpc.data.split import Split, StoredSample, open_vocabulary
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.webdataset_stream import NOT_PROMISED, expand, webdataset_loader
 
 _PLANNED = 16  # batches at once: planning one takes as long as planning many
-
-
-class OpenLoader(Protocol):
-    """Opens what makes a rank's batches."""
-
-    def __call__(
-        self, resolution: int, seed: int, rank_slice: RankSlice, *, answer_within: float = 600.0
-    ) -> Loader:
-        """Return what makes a rank's batches from a number of samples seen on.
-
-        Args:
-            resolution: side of the images in pixels.
-            seed: of order, captions and crops.
-            rank_slice: this rank's slice of each global batch.
-            answer_within: seconds without a batch after which a loader process counts as stuck.
-
-        Raises:
-            UserError: whatever is wrong with the data or its values.
-        """
 
 
 @dataclass(frozen=True)
@@ -214,13 +194,7 @@ def indexed_loader(
     *,
     answer_within: float = 600.0,
 ) -> Loader:
-    """Return what makes a rank's batches of a split, see :class:`OpenLoader`.
-
-    Args:
-        config: how samples are made (max_tokens, resize_ratio, flip, shuffle_window, workers).
-        split: the split to train on.
-        resolution, seed, rank_slice, answer_within: as there.
-    """
+    """Return what makes a rank's batches of a split; see :class:`OpenLoader`."""
     if rank_slice.rank == 0:
         _warn_of_upscaling(split, round(resolution * config.resize_ratio))
     manifest = split.manifest

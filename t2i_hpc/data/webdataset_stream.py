@@ -75,18 +75,10 @@ def webdataset_loader(
     *,
     answer_within: float = 600.0,
 ) -> Loader:
-    """Return what makes a rank's batches of the tars in ``config.urls``.
+    """Return what makes a rank's batches of the tars in ``config.urls``; see OpenLoader.
 
     The samples at the positions depend on where the batches start and on the numbers of ranks and
     workers.
-
-    Args:
-        config: urls, shuffle_buffer, workers; max_tokens, resize_ratio and flip of samples.
-        vocabulary: of the captions.
-        resolution: side of the images in pixels.
-        seed: of tars, captions and crops.
-        rank_slice: this rank's slice of each global batch.
-        answer_within: seconds without a batch after which a loader process counts as stuck.
 
     Raises:
         ConfigurationError: no tars are named.

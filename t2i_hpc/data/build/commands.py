@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2i_hpc.cli.command import is_path
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.data import ShardsConfig
@@ -170,34 +169,37 @@ SUBCOMMANDS = {
 }
 
 
-def run_subcommand(name: str, arguments: Sequence[str]) -> None:
-    """Run a subcommand with the arguments behind its name.
+def keys_of(name: str) -> tuple[str, ...]:
+    """Return the keys of a subcommand.
 
     Raises:
-        UserError: there is no such subcommand, its arguments cannot be read, or it fails.
+        ConfigurationError: there is no such subcommand.
     """
     if name not in SUBCOMMANDS:
         raise ConfigurationError(
             f"unknown command {name!r}: {nearest(name, SUBCOMMANDS)}; without a command, "
             "settings are written key=value"
         )
-    subcommand = SUBCOMMANDS[name]
-    subcommand.run(*_parse(arguments, subcommand))
+    return SUBCOMMANDS[name].keys
 
 
-def _parse(arguments: Sequence[str], subcommand: Subcommand) -> tuple[str, Settings]:
-    """Return the folder and the settings of a subcommand; values are taken letter by letter.
+def run_subcommand(name: str, folders: Sequence[str], others: Sequence[str]) -> None:
+    """Run a subcommand with its arguments, of which one is a folder and the others settings.
 
-    hydra's grammar is not asked here: it reads ``key=000042`` as the number 42.
+    Values are taken letter by letter; hydra's grammar is not asked: it reads ``key=000042`` as the
+    number 42.
+
+    Raises:
+        UserError: the arguments cannot be read, or the subcommand fails.
     """
-    folders = [one for one in arguments if is_path(one, subcommand.keys)]
-    settings = dict(one.split("=", 1) for one in arguments if one not in folders and "=" in one)
+    subcommand = SUBCOMMANDS[name]
     if len(folders) != 1 or folders[0].startswith("-"):
         raise ConfigurationError(f"cannot read the arguments: write {subcommand.usage}")
+    settings = dict(one.split("=", 1) for one in others if "=" in one)
     for key in settings:
         if key not in subcommand.keys:
             raise ConfigurationError(f"unknown key {key!r}: write {subcommand.usage}")
-    return folders[0], settings
+    subcommand.run(folders[0], settings)
 
 
 def _whole_number(text: str) -> int:

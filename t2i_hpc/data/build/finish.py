@@ -17,8 +17,17 @@ from t2i_hpc.data.build.shard import Rejection, ShardRecord, record_of, rows_of
 from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR
 from t2i_hpc.data.build.workspace import Build, Partition, Workspace
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.index import INDEX, SHARDS, Index, Shard, save_tables, shard_name
-from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.manifest import (
+    INDEX,
+    MANIFEST,
+    SHARDS,
+    VOCABULARY,
+    Index,
+    Manifest,
+    Shard,
+    save_tables,
+    shard_name,
+)
 
 REJECTED = "rejected.jsonl"
 _MOST_NAMED = 8  # partitions

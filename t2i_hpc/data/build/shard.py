@@ -32,8 +32,7 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.conversion import StoredImage, convert, is_verbatim
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.workspace import Build, Workspace, disk_errors
-from t2i_hpc.data.format.index import ROW, Index, sha256_of_rows
-from t2i_hpc.data.format.manifest import FORMAT
+from t2i_hpc.data.format.manifest import FORMAT, ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
 from t2i_hpc.data.sidecars import UnfitSample
 

@@ -23,8 +23,7 @@ from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import write_json
-from t2i_hpc.data.format.index import shard_name
-from t2i_hpc.data.format.manifest import VOCABULARY, Storing
+from t2i_hpc.data.format.manifest import VOCABULARY, Storing, shard_name
 
 LOCK_SECONDS = 2.0  # to wait for a lock
 _FORMAT = 1

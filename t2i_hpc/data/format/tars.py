@@ -29,8 +29,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.format.index import ROW, Index, checksum
-from t2i_hpc.data.format.manifest import IMAGE_FORMATS
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index, checksum
 from t2i_hpc.data.images import SUFFIXES, check_image
 
 LARGEST_IMAGE, LARGEST_TEXT = 256 << 20, 1 << 20  # bytes; more is no image and no caption

@@ -13,8 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
 
-from t2i_hpc.data.format.index import REBUILD, shard_name
-from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.manifest import REBUILD, Manifest, shard_name
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 
 OPEN_FILES = 64
@@ -27,9 +26,7 @@ ADVICE = (
 class Storage(Protocol):
     """Positioned reads from numbered shards; not for several threads at a time."""
 
-    @property
-    def retry(self) -> RetryPolicy:
-        """How long failing reads are tried again."""
+    retry: RetryPolicy
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard.

@@ -33,8 +33,16 @@ import numpy as np
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, write_bytes
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.index import INDEX, REBUILD, SHARDS, Shard, shard_name
-from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.manifest import (
+    INDEX,
+    MANIFEST,
+    REBUILD,
+    SHARDS,
+    VOCABULARY,
+    Manifest,
+    Shard,
+    shard_name,
+)
 from t2i_hpc.data.storage.cache import Cache, Heartbeat
 from t2i_hpc.data.storage.local import (
     ADVICE,
@@ -56,7 +64,28 @@ _Result = TypeVar("_Result")
 _clients: dict[tuple[int, str], Any] = {}
 
 
-class CachedStorage:
+class RangedStorage:
+    """One request a sample; nothing is kept on the node."""
+
+    def __init__(self, manifest: Manifest, server: Server) -> None:
+        self._manifest, self._server, self.retry = manifest, server, server.retry
+
+    def read(self, shard: int, offset: int, count: int) -> bytes:
+        """Return exactly `count` bytes of a shard."""
+        return self._server.read(self._address(shard), offset, count)
+
+    def forget(self, shard: int) -> None:
+        """Nothing is kept."""
+
+    def name_of(self, shard: int) -> str:
+        """Return the address of a shard, without secrets."""
+        return shown(self._address(shard))
+
+    def _address(self, shard: int) -> str:
+        return join(self._manifest.location, shard_name(shard))
+
+
+class CachedStorage(RangedStorage):
     """Reads from copies of whole shards; a copy that does not match its hash is never kept.
 
     A copy is open only during a read (opening takes microseconds on a node's disk): bytes of a
@@ -64,17 +93,13 @@ class CachedStorage:
     """
 
     def __init__(self, manifest: Manifest, server: Server, cache: Cache) -> None:
-        self._manifest, self._server, self._cache = manifest, server, cache
+        super().__init__(manifest, server)
+        self._cache = cache
         self._latest: tuple[int, os.stat_result] | None = None  # shard and copy read last
-
-    @property
-    def retry(self) -> RetryPolicy:
-        """How long failing reads are tried again."""
-        return self._server.retry
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard."""
-        return self._server.retry.attempt(
+        return self.retry.attempt(
             self.name_of(shard),
             lambda _: self._read_once(shard, offset, count),
             ADVICE,
@@ -85,13 +110,6 @@ class CachedStorage:
         """Remove the copy of a shard that was read last, so that it is fetched again."""
         if self._latest and self._latest[0] == shard:
             self._cache.drop(_copy_of(self._manifest.shard(shard)), self._latest[1])
-
-    def name_of(self, shard: int) -> str:
-        """Return the address of a shard, without secrets."""
-        return shown(self._address(shard))
-
-    def _address(self, shard: int) -> str:
-        return join(self._manifest.location, shard_name(shard))
 
     def _read_once(self, number: int, offset: int, count: int) -> bytes:
         shard = self._manifest.shard(number)
@@ -135,32 +153,6 @@ class CachedStorage:
 
 def _copy_of(shard: Shard) -> str:
     return f"{shard.sha256}.tar"
-
-
-class RangedStorage:
-    """One request a sample; nothing is kept on the node."""
-
-    def __init__(self, manifest: Manifest, server: Server) -> None:
-        self._manifest, self._server = manifest, server
-
-    @property
-    def retry(self) -> RetryPolicy:
-        """How long failing reads are tried again."""
-        return self._server.retry
-
-    def read(self, shard: int, offset: int, count: int) -> bytes:
-        """Return exactly `count` bytes of a shard."""
-        return self._server.read(self._address(shard), offset, count)
-
-    def forget(self, shard: int) -> None:
-        """Nothing is kept."""
-
-    def name_of(self, shard: int) -> str:
-        """Return the address of a shard, without secrets."""
-        return shown(self._address(shard))
-
-    def _address(self, shard: int) -> str:
-        return join(self._manifest.location, shard_name(shard))
 
 
 def fetch_manifest(address: str, server: Server, cache: Cache) -> Manifest:
