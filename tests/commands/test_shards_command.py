@@ -29,12 +29,12 @@ from tests.support.data import (
 )
 
 
-def shards(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def shards(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command inside `folder`."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.run(
-        [sys.executable, "-m", "t2i_hpc.shards", *words],
+        [sys.executable, "-m", "t2i_hpc.shards", *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -51,18 +51,18 @@ def prepare(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "count"),
+    ("arguments", "count"),
     [
         ("source=coco images=coco/val2017 captions=coco/captions_val2017.json output=out", 4),
         ("source=cub images=cub/CUB_200_2011 captions=cub/text output=out split=test", 2),
         ("source=folder images=mine output=out shard_samples=2 format=webp", 3),
     ],
 )
-def test_a_split_is_built(tmp_path: Path, words: str, count: int) -> None:
+def test_a_split_is_built(tmp_path: Path, arguments: str, count: int) -> None:
     prepare(tmp_path)
-    done = shards(tmp_path, *words.split())
+    done = shards(tmp_path, *arguments.split())
     assert done.returncode == 0, done.stderr
-    name = "test" if "split=test" in words else "train"
+    name = "test" if "split=test" in arguments else "train"
     split = Split.open(DataConfig(path=str(tmp_path / "out")), name)
     assert split.count == count
     assert done.stdout.startswith(f"out/{name}: {count} samples in ")
@@ -214,10 +214,10 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_refusal_is_one_sentence_and_exit_code_2(tmp_path: Path, case: str) -> None:
-    words, spoil, message = REFUSED[case]
+    arguments, spoil, message = REFUSED[case]
     prepare(tmp_path)
     spoil(tmp_path)
-    refused = shards(tmp_path, *words.split())
+    refused = shards(tmp_path, *arguments.split())
     assert refused.returncode == 2, refused.stderr
     assert refused.stdout == ""
     assert refused.stderr.count("\n") == 1
@@ -313,8 +313,8 @@ def test_a_damaged_split_is_named_with_its_member(tmp_path: Path) -> None:
 
 def test_all_problems_of_a_split_are_named(tmp_path: Path) -> None:
     prepare(tmp_path)
-    words = ["images=mine", "output=out", "format=png", "shard_samples=1"]
-    assert shards(tmp_path, *words).returncode == 0
+    arguments = ["images=mine", "output=out", "format=png", "shard_samples=1"]
+    assert shards(tmp_path, *arguments).returncode == 0
     for number in (0, 2):
         (tmp_path / "out" / "train" / f"{number:06d}.tar").unlink()
     refused = shards(tmp_path, "verify", "out")
@@ -341,7 +341,7 @@ def test_parts_are_built_and_merged(tmp_path: Path) -> None:
     assert shards(tmp_path, "verify", "out").returncode == 0
 
 
-def test_an_interrupted_build_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_build_resumes(tmp_path: Path) -> None:
     prepare(tmp_path)
     break_image(tmp_path)
     build = ["images=mine", "output=out", "shard_samples=1"]
@@ -367,16 +367,18 @@ def test_vocabularies_are_made_and_imported(tmp_path: Path) -> None:
 def test_help_that_nobody_reads_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    words = [sys.executable, "-m", "t2i_hpc.shards", "--help"]
+    arguments = [sys.executable, "-m", "t2i_hpc.shards", "--help"]
     root = Path(__file__).parents[2]
     with os.fdopen(writer, "wb") as pipe:
-        piped = subprocess.run(words, cwd=root, stdout=pipe, stderr=subprocess.PIPE, check=False)
+        piped = subprocess.run(
+            arguments, cwd=root, stdout=pipe, stderr=subprocess.PIPE, check=False
+        )
     assert (piped.returncode, piped.stderr) == (0, b"")
 
 
 def test_help_names_the_commands(tmp_path: Path) -> None:
-    for words in (["--help"], ["show", "--help"], ["verify", "-h"]):
-        text = shards(tmp_path, *words).stdout
+    for arguments in (["--help"], ["show", "--help"], ["verify", "-h"]):
+        text = shards(tmp_path, *arguments).stdout
         for usage in USAGES:
             assert f"\n  {usage}" in text
 

@@ -54,8 +54,8 @@ def shards_of(folder: Path) -> Path:
 def test_a_resume_is_refused_by_name(swapped: Path) -> None:
     run = only_run(swapped / "runs")
     before = (run / "metrics.jsonl").read_bytes()
-    words = (f"data.path={shards_of(swapped)}", f"runs={swapped / 'runs'}", *TINY, *SHORT)
-    done = run_door("train", *words, "engine.images=16")
+    arguments = (f"data.path={shards_of(swapped)}", f"runs={swapped / 'runs'}", *TINY, *SHORT)
+    done = run_door("train", *arguments, "engine.images=16")
     assert done.returncode == 2, done.stdout + done.stderr
     assert str(run) in done.stderr
     assert "vocabulary" in done.stderr
@@ -63,7 +63,7 @@ def test_a_resume_is_refused_by_name(swapped: Path) -> None:
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_draws_nothing_with_other_words(swapped: Path) -> None:
+def test_a_run_draws_nothing_with_another_vocabulary(swapped: Path) -> None:
     run = only_run(swapped / "runs")
     config = run / "config.yaml"
     lines = config.read_text().splitlines()
@@ -71,14 +71,14 @@ def test_a_run_draws_nothing_with_other_words(swapped: Path) -> None:
         f"  path: {shards_of(swapped)}" if line.startswith("  path:") else line for line in lines
     ]
     config.write_text("\n".join(moved) + "\n")
-    words = ("generate", f"run={run}", 'captions=["a red circle"]', "device=cpu")
+    arguments = ("generate", f"run={run}", 'captions=["a red circle"]', "device=cpu")
     shutil.move(run / "inputs", swapped / "inputs")
-    done = run_door(*words)
+    done = run_door(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "vocabulary" in done.stderr
     assert not (run / "generated").exists()
     shutil.move(swapped / "inputs", run / "inputs")  # the vocabulary that a run keeps of its own
-    assert run_door(*words).returncode == 0
+    assert run_door(*arguments).returncode == 0
 
 
 def test_the_vocabulary_is_part_of_the_identity(trained: Path, swapped: Path) -> None:
@@ -89,13 +89,13 @@ def test_the_vocabulary_is_part_of_the_identity(trained: Path, swapped: Path) ->
     assert data[0].identity != data[1].identity
 
 
-def test_a_text_encoder_is_refused_with_other_words(
+def test_a_text_encoder_is_refused_with_another_vocabulary(
     trained: Path, swapped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = only_run(trained / "runs")
     path = tmp_path / "text_encoder.safetensors"
-    words = ("export", f"run={run}", "what=text_encoder", f"output={path}")
-    done = run_door("checkpoints", *words)
+    arguments = ("export", f"run={run}", "what=text_encoder", f"output={path}")
+    done = run_door("checkpoints", *arguments)
     assert done.returncode == 0, done.stderr
     same, other = (
         Split.open(DataConfig(path=str(shards_of(folder))), "train").vocabulary.sha256

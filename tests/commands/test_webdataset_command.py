@@ -25,9 +25,14 @@ def test_tars_without_a_manifest_train_and_go_on(shards: Path, tmp_path: Path) -
 def test_training_from_a_server_is_the_run_of_the_folder(shards: Path, tmp_path: Path) -> None:
     here = train_tiny(shards, tmp_path / "here", "engine.images=8")
     assert "do not hold" not in here.stdout
-    words = (*TINY, "engine.images=8", f"runs={tmp_path / 'there'}", f"data.cache={tmp_path}/cache")
+    arguments = (
+        *TINY,
+        "engine.images=8",
+        f"runs={tmp_path / 'there'}",
+        f"data.cache={tmp_path}/cache",
+    )
     with serving(shards) as server:
-        there = run_door("train", f"data.path={server.url}", *words)
+        there = run_door("train", f"data.path={server.url}", *arguments)
     assert there.returncode == 0, there.stderr
     runs = [only_run(tmp_path / place) for place in ("here", "there")]
     assert runs[0].name == runs[1].name

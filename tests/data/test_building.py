@@ -59,15 +59,15 @@ def files(config: ShardsConfig) -> Files:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
-def undisturbed(tmp_path: Path, config: ShardsConfig) -> Files:
-    other = replace(config, output=str(tmp_path / "undisturbed"))
+def uninterrupted(tmp_path: Path, config: ShardsConfig) -> Files:
+    other = replace(config, output=str(tmp_path / "uninterrupted"))
     build_split(other)
     return files(other)
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     config = prepare(tmp_path)
-    expected = undisturbed(tmp_path, config)
+    expected = uninterrupted(tmp_path, config)
     assert sorted(expected) == sorted(
         ["vocabulary.json"]
         + [f"train/{number:06d}.tar" for number in range(7)]
@@ -112,7 +112,7 @@ def build_and_die(config: ShardsConfig, step: int) -> None:
 
 def test_a_kill_at_any_step_changes_nothing(tmp_path: Path) -> None:
     config = prepare(tmp_path)
-    expected = undisturbed(tmp_path, config)
+    expected = uninterrupted(tmp_path, config)
     kills = 0
     while child_dies(partial(build_and_die, config, kills + 1)):
         assert not (Path(config.output) / "train").exists()
@@ -125,7 +125,7 @@ def test_a_kill_while_finishing_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = prepare(tmp_path)
-    expected = undisturbed(tmp_path, config)
+    expected = uninterrupted(tmp_path, config)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(writer, "finish", Mock(side_effect=KeyboardInterrupt))
         build_split(config)
@@ -153,9 +153,9 @@ from t2i_hpc.data.build.split_writer import build_split, check_source
 
 convert = shard.convert
 
-def convert_slowly(*words):
+def convert_slowly(*arguments):
     time.sleep(0.03)
-    return convert(*words)
+    return convert(*arguments)
 
 shard.convert = convert_slowly
 build_split({config!r})
@@ -178,7 +178,7 @@ def test_a_killed_group_of_processes(
     tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(prepare(tmp_path), workers=workers)
-    expected = undisturbed(tmp_path, config)
+    expected = uninterrupted(tmp_path, config)
     process = start_slowly(config)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -190,14 +190,14 @@ def test_a_killed_group_of_processes(
     assert files(config) == expected
 
 
-def test_ctrl_c_ends_the_workers_and_the_build_goes_on_later(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_workers_and_the_build_resumes_later(tmp_path: Path) -> None:
     config = replace(prepare(tmp_path), workers=3)
     process = start_slowly(config)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)  # its end: no worker holds the pipe any more
     assert process.returncode != 0
     assert errors.count(b"Traceback") == 1
-    expected = undisturbed(tmp_path, config)
+    expected = uninterrupted(tmp_path, config)
     build_split(config)
     assert files(config) == expected
 
@@ -211,7 +211,7 @@ def test_ctrl_c_is_not_for_the_workers(tmp_path: Path) -> None:
         os.kill(int(child), signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert files(config) == undisturbed(tmp_path, config)
+    assert files(config) == uninterrupted(tmp_path, config)
 
 
 @pytest.mark.timeout(60)
@@ -229,7 +229,7 @@ def test_a_worker_that_is_killed_is_an_error(
         patched.setattr(shard_module, "convert", convert_or_die)
         with pytest.raises(DataError, match=r"killed \(SIGKILL\), perhaps for want of memory"):
             build_split(config)
-    expected = undisturbed(tmp_path, config)
+    expected = uninterrupted(tmp_path, config)
     capsys.readouterr()
     build_split(config)
     assert "resuming: " in capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_only_shards_whose_source_changed_are_made_again(
     capsys.readouterr()
     build_split(config)
     assert "resuming: 1 of 8 shards are done\n" in capsys.readouterr().err
-    assert files(config) == undisturbed(tmp_path, config)
+    assert files(config) == uninterrupted(tmp_path, config)
 
 
 def test_other_settings_start_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,7 +290,7 @@ def test_other_settings_start_anew(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     build_split(other)
     assert "starting over: " in capsys.readouterr().err
-    assert files(other) == undisturbed(tmp_path, other)
+    assert files(other) == uninterrupted(tmp_path, other)
 
 
 def test_a_shard_is_not_done_while_it_is_made_again(
@@ -318,7 +318,7 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
     rows.write_bytes(rows.read_bytes()[:-1])
     (folder / "build.json").write_text("[" * 100_000)
     build_split(config)
-    assert files(config) == undisturbed(tmp_path, config)
+    assert files(config) == uninterrupted(tmp_path, config)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -340,7 +340,7 @@ def test_a_full_disk_is_one_sentence(
     assert (split / "000001.tar").exists()
     assert not list(split.glob(".000003*"))
     build_split(config)
-    assert files(config) == undisturbed(tmp_path, config)
+    assert files(config) == uninterrupted(tmp_path, config)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_texts_in_another_folder(tmp_path: Path) -> None:
     )
 
 
-def test_what_lies_beside_images_of_ones_own(tmp_path: Path) -> None:
+def test_files_as_users_put_them_beside_images(tmp_path: Path) -> None:
     images = images_at(tmp_path / "in", "a.jpg", "b.JPG", ".hidden/c.jpg")
     for name, text in {
         "a.TXT": "\ufeffone\r\ntwo\u0085three\r\n",
@@ -355,7 +355,7 @@ def test_a_fraction_is_held_out_by_name(tmp_path: Path) -> None:
         build_splits(config)
 
 
-def test_too_many_unfit_samples_are_told_before_a_job_is_submitted(tmp_path: Path) -> None:
+def test_too_many_unfit_samples_are_reported_before_a_job_is_submitted(tmp_path: Path) -> None:
     config = folder_of(tmp_path, "", "", "a bird")
     with pytest.raises(DataError, match=r"2 of 3 samples cannot be used, more than the 1 of max_"):
         check_source(config)

@@ -1,4 +1,4 @@
-"""Windows decoded alone are those of the whole image, to the bit, or are not decoded alone."""
+"""Windows decoded alone are bit-identical to those of the whole image, or are not decoded alone."""
 
 from __future__ import annotations
 

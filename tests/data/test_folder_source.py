@@ -56,7 +56,7 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, line: str) -> Non
     assert re.search(METADATA_DAMAGE[line], problems("folder", images))
 
 
-def test_images_without_text_files_are_told(tmp_path: Path) -> None:
+def test_images_without_text_files_are_reported(tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "in", range(4), metadata=False)
     (images / "0001.txt").unlink()
     (images / "0003.txt").unlink()
@@ -65,7 +65,7 @@ def test_images_without_text_files_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_text_files_without_images_are_told(tmp_path: Path) -> None:
+def test_text_files_without_images_are_reported(tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "in", range(4), metadata=False)
     (images / "0002.png").unlink()
     assert re.search(r"1 no image: there is no image .*0002\.txt", problems("folder", images))

@@ -170,7 +170,7 @@ def test_jpegs_of_endless_scans_are_refused() -> None:
         check_image(many, "jpeg", "a")
 
 
-def test_claims_are_told() -> None:
+def test_claims_are_reported() -> None:
     with pytest.raises(DataError, match=r"^a claims 60,000 by 60,000 pixels, while 1 to"):
         check_image(BOMBS["webp"], "webp", "a")
     with pytest.raises(DataError, match=r"^a claims 70,000 by 16,000,000 pixels"):
@@ -179,7 +179,7 @@ def test_claims_are_told() -> None:
         check_image(png(0, 7), "png", "a")
 
 
-def test_what_lies_behind_a_jpeg_is_no_scan() -> None:
+def test_what_is_behind_a_jpeg_is_no_scan() -> None:
     """Telephones hang a film behind a photograph; a film may hold any bytes."""
     content = image_bytes(0, "JPEG")
     check_image(content + b"\xff\xda" * 500, "jpeg", "x")
@@ -197,13 +197,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("form", OTHERS)
-def test_images_of_other_formats_are_told_apart(form: str) -> None:
+def test_images_of_other_formats_are_recognized(form: str) -> None:
     if form == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow writes no AVIF")
     assert other_format(image_bytes(0, form)) == OTHERS[form]
 
 
-def test_other_files_are_told_apart() -> None:
+def test_other_files_are_recognized() -> None:
     stream = io.BytesIO()
     Image.new("I;16", (4, 4)).save(stream, "PNG")
     assert other_format(stream.getvalue()) == "a 16-bit grey PNG image"

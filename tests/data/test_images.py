@@ -223,7 +223,7 @@ def test_odd_headers_that_viewers_pass_over(name: str) -> None:
 
 @pytest.mark.parametrize("name", ODD)
 def test_damage_behind_an_odd_header_stays_damage(name: str) -> None:
-    """A decoder tells its first warning alone, which is that of the header."""
+    """A decoder reports its first warning alone, which is that of the header."""
     with pytest.raises(DataError, match="cannot be decoded"):
         decode(ODD[name][: len(ODD[name]) // 2] + b"\xff\xd9")
 

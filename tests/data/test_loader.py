@@ -25,7 +25,7 @@ from t2i_hpc.data.split import Split, StoredSample
 from t2i_hpc.data.training_data import IndexedBatches, fit_to_timeout
 from tests.support.data import make_shards
 
-BATCH, PATIENCE = 4, 60.0
+BATCH, WITHIN = 4, 60.0
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ class Troubled(IndexedBatches):
 
 
 def load(
-    maker: IndexedBatches, workers: int = 0, answer_within: float = PATIENCE, start: int = 0
+    maker: IndexedBatches, workers: int = 0, answer_within: float = WITHIN, start: int = 0
 ) -> Iterator[Batch]:
     return Loader(lambda _: maker, RankSlice(BATCH), workers, answer_within).batches(start)
 
@@ -81,8 +81,8 @@ def test_processes_make_the_batches_that_one_process_makes(split: Split) -> None
         assert not multiprocessing.active_children()
 
 
-def test_processes_that_wait_begin_where_they_are_told(split: Split) -> None:
-    loader = Loader(lambda _: batches_of(split), RankSlice(BATCH), 2, PATIENCE)
+def test_processes_that_wait_begin_where_they_are_reported(split: Split) -> None:
+    loader = Loader(lambda _: batches_of(split), RankSlice(BATCH), 2, WITHIN)
     loader.start()
     waiting = multiprocessing.active_children()
     assert len(waiting) == 2
@@ -103,7 +103,7 @@ def test_images_are_shown_channels_first_without_a_copy(split: Split) -> None:
 
 
 def troubled(
-    split: Split, trouble: Callable[[], None], answer_within: float = PATIENCE
+    split: Split, trouble: Callable[[], None], answer_within: float = WITHIN
 ) -> Iterator[Batch]:
     return load(Troubled(split, trouble), 2, answer_within)
 
@@ -175,7 +175,7 @@ def test_the_reads_of_a_batch_share_the_retries(
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGXCPU"])
-def test_a_worker_that_dies_is_told_not_waited_for(split: Split, name: str) -> None:
+def test_a_worker_that_dies_is_reported_not_waited_for(split: Split, name: str) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.Signals[name])
 
@@ -185,7 +185,7 @@ def test_a_worker_that_dies_is_told_not_waited_for(split: Split, name: str) -> N
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_leaves_is_told(split: Split) -> None:
+def test_a_worker_that_exits_is_reported(split: Split) -> None:
     batches = troubled(split, lambda: os._exit(7))
     with pytest.raises(RunError, match="died of exit code 7"):
         list(itertools.islice(batches, 6))

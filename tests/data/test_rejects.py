@@ -74,7 +74,7 @@ def test_without_rejected_images_there_is_no_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.parametrize("numbers", [(0, 1, 2, 3), (0, 4, 5, 8)], ids=["one shard", "all shards"])
-def test_too_many_fail_and_the_next_try_goes_on(
+def test_too_many_fail_and_the_next_try_resumes(
     tmp_path: Path, workers: int, numbers: tuple[int, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(prepare(tmp_path), workers=workers)

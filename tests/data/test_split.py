@@ -64,9 +64,9 @@ def noted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
     calls: list[object] = []
     original = getattr(os, name)
 
-    def noting(*arguments: Any, **words: Any) -> Any:
+    def noting(*arguments: Any, **keywords: Any) -> Any:
         calls.append(arguments[0])
-        return original(*arguments, **words)
+        return original(*arguments, **keywords)
 
     monkeypatch.setattr(os, name, noting)
     return calls

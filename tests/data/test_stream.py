@@ -129,8 +129,10 @@ for batch in stream.batches(start):
 
 def killed_rank(shards: Path, rank: int, world: int, start: int, lines: int) -> dict[int, str]:
     """Run one rank as a process of its own and kill it; return the samples it had by then."""
-    words = [str(shards), *map(str, (rank, world, 2, start))]
-    with subprocess.Popen([sys.executable, "-c", RANK, *words], stdout=subprocess.PIPE) as process:
+    arguments = [str(shards), *map(str, (rank, world, 2, start))]
+    with subprocess.Popen(
+        [sys.executable, "-c", RANK, *arguments], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         read = list(itertools.islice(process.stdout, lines))
         process.kill()
@@ -274,7 +276,7 @@ def test_an_indivisible_batch_is_refused(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(("resolution", "warnings"), [(16, 0), (20, 0), (24, 1)])
-def test_upscaling_is_told_once(
+def test_upscaling_is_reported_once(
     shards: Path, caplog: pytest.LogCaptureFixture, resolution: int, warnings: int
 ) -> None:
     config = config_of(shards)

@@ -140,7 +140,7 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
-def test_compressed_tars_are_told_as_such(tmp_path: Path, kind: str) -> None:
+def test_compressed_tars_are_reported_as_such(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, f"w:{kind}") as tar:  # type: ignore[call-overload]
         tar.addfile(member("a.json"))

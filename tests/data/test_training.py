@@ -88,7 +88,13 @@ def test_loader_processes_are_there_before_the_process_group(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is forked after CUDA or NCCL began cannot use either, nor be relied on."""
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "data.workers=2", "engine.images=8")
+    arguments = (
+        f"data.path={shards}",
+        f"runs={tmp_path}",
+        *TINY,
+        "data.workers=2",
+        "engine.images=8",
+    )
     waiting = list[BaseProcess]()
 
     def joined(config: EngineConfig) -> AbstractContextManager[World]:
@@ -98,12 +104,12 @@ def test_loader_processes_are_there_before_the_process_group(
     monkeypatch.setattr("t2i_hpc.training.session.joined_world", joined)
     made = Mock(wraps=loader._Worker)
     monkeypatch.setattr(loader, "_Worker", made)
-    assert train.COMMAND.main(words) == 0
+    assert train.COMMAND.main(arguments) == 0
     assert len(waiting) == made.call_count == 2  # and none was started later
     assert not multiprocessing.active_children()
 
 
-def test_an_error_of_the_data_is_told_when_all_ranks_have_met(
+def test_an_error_of_the_data_is_reported_when_all_ranks_have_met(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     joined = Mock(wraps=joined_world)

@@ -218,7 +218,7 @@ def test_a_cut_tar_gives_its_whole_samples(tmp_path: Path) -> None:
     assert "1 samples before that are taken" in json.loads(row)["reason"]
 
 
-def test_a_tar_without_end_mark_is_taken_and_told(tmp_path: Path) -> None:
+def test_a_tar_without_end_mark_is_taken_and_reported(tmp_path: Path) -> None:
     path = pack(tmp_path / "in" / "t.tar", [*img2dataset(0), *img2dataset(1)])
     path.write_bytes(path.read_bytes().rstrip(b"\0").ljust(512 * 100, b"\0")[: 512 * 100])
     content = path.read_bytes().rstrip(b"\0")

@@ -41,7 +41,7 @@ def test_pieces_without_special_tokens_padding_or_an_end(tmp_path: Path) -> None
     assert pieces.size == len(WORDS)
 
 
-def test_what_has_no_piece_is_dropped_and_told(tmp_path: Path) -> None:
+def test_what_has_no_piece_is_dropped_and_reported(tmp_path: Path) -> None:
     pieces = WordPieces.load(write_tokenizer(tmp_path / "tokenizer.json"))
     assert pieces.encode("a zebra bird") == [8, 4]
     assert pieces.unknown("a zebra bird") == ["zebra"]
@@ -55,7 +55,7 @@ def test_it_takes_the_place_of_the_shards_vocabulary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '{"model": 3}'])
-def test_damage_is_told(tmp_path: Path, content: str) -> None:
+def test_damage_is_reported(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(DataError, match=r"tokenizer\.json cannot be read .*pretrained"):

@@ -41,15 +41,15 @@ def foreign(number: int, kind: str = "txt", size: int = 24) -> dict[str, Any]:
     return {"__key__": f"{number:04d}", "png": image_bytes(number, "PNG", size, size), **text}
 
 
-def stream_of(urls: str, rank: int = 0, world: int = 1, **words: Any) -> Loader:
-    """Open a stream over a brace pattern; `words` are settings of the data."""
+def stream_of(urls: str, rank: int = 0, world: int = 1, **settings: Any) -> Loader:
+    """Open a stream over a brace pattern; `settings` are those of the data."""
     given: dict[str, Any] = {
         "workers": 0,
         "max_tokens": 6,
         "shuffle_buffer": 8,
         "retry_seconds": 0.5,
     }
-    config = DataConfig(reader="webdataset", urls=[urls], **(given | words))
+    config = DataConfig(reader="webdataset", urls=[urls], **(given | settings))
     return webdataset_loader(config, VOCABULARY, RESOLUTION, 3, RankSlice(BATCH, rank, world))
 
 

@@ -224,7 +224,7 @@ def test_a_kept_table_that_was_cut_is_fetched_again(
     assert server.asked["train/index.npy"] == 2
 
 
-def test_a_full_disk_is_told(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SETTLE", 0.1)
     split = Split.open(config, "train")
     split.sample(5)

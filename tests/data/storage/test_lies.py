@@ -80,7 +80,7 @@ def test_a_split_that_is_not_there(server: FileServer, config: DataConfig) -> No
     assert server.asked["trian/manifest.json"] == 2
 
 
-def test_a_server_that_forbids_is_told_without_secrets(
+def test_a_server_that_forbids_is_reported_without_secrets(
     server: FileServer, config: DataConfig
 ) -> None:
     server.fault = lambda handler, path: fail(handler, 403)
@@ -109,7 +109,7 @@ def test_a_cache_that_cannot_hold_a_shard(config: DataConfig) -> None:
         Split.open(replace(config, cache_gigabytes=1e-6), "train")
 
 
-def test_a_cache_that_cannot_hold_a_window_is_told(
+def test_a_cache_that_cannot_hold_a_window_is_reported(
     config: DataConfig,
     shards: Path,
     caplog: pytest.LogCaptureFixture,

@@ -1,4 +1,4 @@
-"""Local shards: one read a sample when all is well, patience when it is not, then one sentence."""
+"""Local shards: one read a sample when all is well, retries when it is not, then one sentence."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def shards(tmp_path: Path) -> Path:
     return make_shards(tmp_path, count=6, size=16, shard_samples=3)
 
 
-def split_of(shards: Path, patience: float = LONG) -> Split:
-    return Split.open(DataConfig(path=str(shards), retry_seconds=patience), "train")
+def split_of(shards: Path, retry_seconds: float = LONG) -> Split:
+    return Split.open(DataConfig(path=str(shards), retry_seconds=retry_seconds), "train")
 
 
 def later(action: Callable[[], object]) -> None:
@@ -42,9 +42,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     calls: Counter[str] = Counter()
 
     def count(name: str, call: Any) -> Any:
-        def counting(*arguments: Any, **words: Any) -> Any:
+        def counting(*arguments: Any, **keywords: Any) -> Any:
             calls[name] += 1
-            return call(*arguments, **words)
+            return call(*arguments, **keywords)
 
         return counting
 
@@ -101,7 +101,7 @@ def test_a_shard_that_is_whole_again_is_read_on(shards: Path) -> None:
 
 
 def test_a_shard_of_another_size_is_refused_when_it_is_opened(shards: Path) -> None:
-    split = split_of(shards, patience=0.3)
+    split = split_of(shards, retry_seconds=0.3)
     with (shards / "train" / "000000.tar").open("ab") as stream:
         stream.write(bytes(512))
     with pytest.raises(DataError, match=r"000000\.tar \(it has .* bytes instead of ") as caught:
@@ -110,14 +110,16 @@ def test_a_shard_of_another_size_is_refused_when_it_is_opened(shards: Path) -> N
     assert " times in " in str(caught.value)
 
 
-def test_no_patience_is_one_try(shards: Path) -> None:
-    split = split_of(shards, patience=0)
+def test_no_retries_is_one_try(shards: Path) -> None:
+    split = split_of(shards, retry_seconds=0)
     (shards / "train" / "000000.tar").unlink()
     with pytest.raises(DataError, match=r"000000\.tar \(there is no such file; tried once\)"):
         split.sample(0)
 
 
-def test_a_forbidden_shard_is_told_at_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forbidden_shard_is_reported_at_once(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     split = split_of(shards)
 
     def forbidden(*_: object) -> int:

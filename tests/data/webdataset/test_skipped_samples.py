@@ -38,7 +38,7 @@ def mortal(urls: str) -> Iterator[MortalServer]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_server_that_dies_is_told_once(mortal: MortalServer, workers: int) -> None:
+def test_a_server_that_dies_is_reported_once(mortal: MortalServer, workers: int) -> None:
     batches = stream_of(f"{mortal.url}/{{0..4}}.tar", workers=workers).batches(0)
     next(batches)
     mortal.kill()
@@ -46,7 +46,7 @@ def test_a_server_that_dies_is_told_once(mortal: MortalServer, workers: int) -> 
         list(itertools.islice(batches, 50))
 
 
-def test_a_server_that_fails_within_a_tar_is_told_once(
+def test_a_server_that_fails_within_a_tar_is_reported_once(
     urls: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webdataset_stream, "BLOCK", 4096)
@@ -96,7 +96,7 @@ def test_many_useless_samples_end_the_run(tmp_path: Path, workers: int) -> None:
 @pytest.mark.parametrize(
     ("within_a_member", "reason"), [(True, "breaks off: "), (False, "its end is missing")]
 )
-def test_a_tar_that_was_cut_is_told(
+def test_a_tar_that_was_cut_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, within_a_member: bool, reason: str
 ) -> None:
     urls = write_tars(tmp_path / "tars", [foreign(number) for number in range(30)], 10)

@@ -116,7 +116,7 @@ def test_tars_on_a_server_give_the_batches_of_the_folder(urls: str) -> None:
         assert keys_of(take(stream_of(f"{server.url}/{{0..4}}.tar"), 4)) == keys_of(here)
 
 
-def test_upscaling_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_upscaling_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     urls = write_tars(tmp_path / "tars", [foreign(number, size=12) for number in range(6)])
     with caplog.at_level(logging.WARNING):
         for rank in range(2):
