@@ -99,7 +99,7 @@ def _is_word(letter: str) -> bool:
 
 
 class Vocabulary:
-    """Words and their numbers; number 0 is padding and stands for no word of any caption.
+    """Words and their numbers; number 0 is padding and is no word of any caption.
 
     Args:
         words: by number.
@@ -304,7 +304,7 @@ def check_same_words(weights: str, trained_with: str, present: str, advice: str)
 
     Args:
         weights: what they are called in messages.
-        trained_with: its SHA-256; empty: not recorded, which is accepted and said once.
+        trained_with: its SHA-256; empty: not recorded, which is accepted with one warning.
         present: SHA-256 of the data's vocabulary or tokenizer; empty: there is none to compare.
         advice: what to do where they differ.
 

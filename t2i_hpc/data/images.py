@@ -6,7 +6,7 @@ file is known by its first bytes, never by its name.
 
 A file of a hundred bytes may claim billions of pixels. Such a claim is read without any decoder
 (JPEG's markers by libjpeg-turbo, the fixed fields of PNG and WebP directly), in about a
-microsecond, so that bombs, strangers and misnamed files are refused when a shard is indexed and
+microsecond, so that bombs, other formats and misnamed files are refused when a shard is indexed and
 not when a training meets them.
 """
 
@@ -233,7 +233,7 @@ def crop_box(image: Pixels, box: Box) -> Pixels:
 
 @dataclass(frozen=True)
 class Notes:
-    """What an image file says of its pixels beside them.
+    """What an image file holds about its pixels.
 
     Attributes:
         orientation: EXIF's, 1 to 8; 0 where there is none or another number.
@@ -416,7 +416,7 @@ def _mended(content: bytes) -> bytes:
 def _markers(content: bytes) -> Iterator[tuple[int, int]]:
     """Give place and kind of a JPEG's markers up to the end of the image.
 
-    Segments are passed over by their length, compressed pixels by looking for the next marker.
+    Segments are skipped by their length, compressed pixels by a search for the next marker.
     """
     place = 2
     while match := _MARKER.search(content, place):

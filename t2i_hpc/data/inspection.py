@@ -286,7 +286,7 @@ def _key(path: Path, descriptor: int, offset: int, count: int) -> str:
 def contact_sheet(manifest: Manifest) -> Image.Image:
     """Draw 64 samples (or all, if there are fewer), evenly spread over the split.
 
-    Each picture is whole, scaled to fit 160 × 160 px; below it stand the first caption and the
+    Each picture is whole, scaled to fit 160 × 160 px; below it are the first caption and the
     sample's number and key.
 
     Raises:

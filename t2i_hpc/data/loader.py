@@ -208,8 +208,8 @@ class _Worker:
         if code is not None and code < 0:
             cause = signal.Signals(-code).name
         return (
-            f"a loader process (pid {self._process.pid}) died of {cause}: if it was the kernel "
-            "for want of memory, lower data.workers or ask for more memory; the same command "
+            f"a loader process (pid {self._process.pid}) died of {cause}: if the kernel killed "
+            "it for lack of memory, lower data.workers or ask for more memory; the same command "
             "resumes from the last checkpoint"
         )
 

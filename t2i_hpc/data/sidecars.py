@@ -59,7 +59,7 @@ class UnfitSample(Exception):  # noqa: N818 - it is no error: the sample is left
 
 @dataclass(frozen=True)
 class Rules:
-    """Where image and captions stand in a sample, as far as a user says so.
+    """Which members of a sample are image and captions, where a user names them.
 
     Attributes:
         image: extension of the image, such as ``input.jpg``; empty: the one of an image format.
@@ -74,13 +74,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Description:
-    """What the members beside an image say of it.
+    """What the text files beside an image hold.
 
     Attributes:
         captions: one or more texts.
         class_id: NO_CLASS where none is given.
         key: the image's name in its data set; empty: none is given.
-        orientation: that of EXIF which the image had before it was encoded anew; 0: unknown.
+        orientation: that of EXIF which the image had before it was encoded again; 0: unknown.
     """
 
     captions: tuple[str, ...]
@@ -122,7 +122,7 @@ def is_sample(extensions: Collection[str], rules: Rules) -> bool:
 
 
 def is_wanted(extension: str, rules: Rules) -> bool:
-    """Whether a member of this extension may say something of a sample."""
+    """Whether a member of this extension may be part of a sample."""
     return extension == "cls" or (bool(extension) and is_sample([extension], rules))
 
 
@@ -155,7 +155,7 @@ def described(
 
     Args:
         members: content of the sample's text members, by extension.
-        rules: where captions stand.
+        rules: where captions are.
         extensions: those of all members, for the reason.
 
     Raises:
@@ -212,7 +212,7 @@ def _captions(
 
 
 def _where_else(extensions: Collection[str], rules: Rules) -> str:
-    """Say where captions may stand instead, for the reason."""
+    """Return where captions may be instead, for the reason."""
     if not rules.caption:
         others = [one for one in extensions if _suffix(one) in (".txt", ".json") and "." in one]
         if others:
@@ -260,7 +260,7 @@ def captions_in(content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
 
     Args:
         content: a JSON object or a row of a table.
-        key: the name under which they stand, in any case; empty: the first of
+        key: their name, in any case; empty: the first of
             :data:`CAPTION_KEYS` that says something. The value is a text, or a list of texts or
             of objects that hold one (Karpathy's ``sentences``).
     """
@@ -300,7 +300,7 @@ def _texts_in(value: object) -> tuple[str, ...]:
 
 
 def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts that say something, without surrounding space.
+    """Return the texts that are not blank, without surrounding space.
 
     Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
     """

@@ -227,7 +227,7 @@ def test_a_worker_that_is_killed_is_an_error(
 
     with monkeypatch.context() as patched:
         patched.setattr(shard_module, "convert", convert_or_die)
-        with pytest.raises(DataError, match=r"killed \(SIGKILL\), perhaps for want of memory"):
+        with pytest.raises(DataError, match=r"killed \(SIGKILL\), perhaps for lack of memory"):
             build_split(config)
     expected = uninterrupted(tmp_path, config)
     capsys.readouterr()

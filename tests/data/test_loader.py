@@ -180,7 +180,7 @@ def test_a_worker_that_dies_is_reported_not_waited_for(split: Split, name: str) 
         os.kill(os.getpid(), signal.Signals[name])
 
     batches = troubled(split, die)
-    with pytest.raises(RunError, match=rf"died of {name}: if it was the kernel for want of mem"):
+    with pytest.raises(RunError, match=rf"died of {name}: if the kernel killed it for lack of mem"):
         list(itertools.islice(batches, 6))
     assert not multiprocessing.active_children()
 

@@ -17,7 +17,7 @@ Settings = dict[str, str]
 
 
 def build(config: ShardsConfig) -> None:
-    """Build one split, or a partition of one, and say what it holds."""
+    """Build one split, or a partition of one, and print what it holds."""
     from t2i_hpc.data.build.split_writer import build_partition, build_splits
 
     output = Path(config.output)
@@ -65,7 +65,7 @@ def vocabulary(folder: str, settings: Settings) -> None:
 
 
 def verify(folder: str, _: Settings) -> None:
-    """Read every split again and say of each that it is all right."""
+    """Read every split again and print that it is all right."""
     from t2i_hpc.common.terminal import progress
     from t2i_hpc.data.inspection import splits_at, verify_split
 

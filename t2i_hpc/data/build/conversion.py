@@ -61,7 +61,7 @@ def is_verbatim(config: ShardsConfig) -> bool:
 
 
 def storing(config: ShardsConfig) -> Storing:
-    """Return what the manifest says of the way from source to shard."""
+    """Return what the manifest records of the way from source to shard."""
     if is_verbatim(config):
         return Storing(ORIGINAL, 0, "none")
     quality = 0 if config.format == LOSSLESS else config.quality

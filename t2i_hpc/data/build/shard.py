@@ -87,7 +87,7 @@ class ShardRecord:
 
 
 def rejection(sample: SourceSample, kind: str, reason: str) -> Rejection:
-    """Return what the list of rejected samples says of one."""
+    """Return the line of a sample in the list of those that were rejected."""
     return {"key": sample.key, "path": str(sample.path), "kind": kind, "reason": reason}
 
 
@@ -218,7 +218,7 @@ def shard_numbers(shard: int, samples: int, config: ShardsConfig) -> range:
 
 
 def identities(samples: Sequence[SourceSample], config: ShardsConfig) -> list[str]:
-    """Return the identity of each shard, in their order.
+    """Return the identity of each shard, in order.
 
     Raises:
         DataError: a source file is not there any more.

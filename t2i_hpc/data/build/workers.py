@@ -131,11 +131,11 @@ class _Team:
 def _refuse_dead(code: int) -> None:
     if code < 0:
         raise DataError(
-            f"a worker process was killed ({signal.Signals(-code).name}), perhaps for want of "
+            f"a worker process was killed ({signal.Signals(-code).name}), perhaps for lack of "
             "memory: run the command again, with fewer workers=; finished shards are kept"
         )
     if code:
-        raise RuntimeError("a worker process failed; its traceback stands above")
+        raise RuntimeError("a worker process failed; its traceback is above")
 
 
 @contextmanager

@@ -167,7 +167,7 @@ class Build:
 
     @property
     def allowed_tars(self) -> int:
-        """How many tars may be damaged, since each stands for samples that nobody can count."""
+        """How many tars may be damaged, since nobody can count its samples."""
         return allowed_of(self.max_rejected, self.tars)
 
 

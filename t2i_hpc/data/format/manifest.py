@@ -241,7 +241,7 @@ class Manifest:
         return {name: value for name, value in self.__dict__.items() if name not in views}
 
     def shard(self, number: int) -> Shard:
-        """Return what the table says of a shard."""
+        """Return the row of a shard."""
         row = self.table[number]
         return Shard(
             number,
@@ -252,7 +252,7 @@ class Manifest:
         )
 
     def shards(self) -> Iterator[Shard]:
-        """Give the shards in their order."""
+        """Give the shards in order."""
         return (self.shard(number) for number in range(self.shard_count))
 
     def shard_of(self, sample: int) -> int:
@@ -372,7 +372,7 @@ def save_tables(folder: Path, shards: Sequence[Shard], rows: Iterable[Index]) ->
 
     Args:
         folder: where to write.
-        shards: all of them, in their order.
+        shards: all of them, in order.
         rows: the index rows of each; taken one after the other, so they need not be in memory.
     """
     table = np.zeros(len(shards), dtype=SHARD_ROW)

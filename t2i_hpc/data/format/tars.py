@@ -179,7 +179,7 @@ class Scan:
     """What a tar that others made holds, as far as it can be read.
 
     Attributes:
-        members: plain files, in their order.
+        members: plain files, in order.
         unfit: names of members that are not taken, with the reason.
         problem: why the walk ended before the tar's end; empty: it did not.
         cut: name of the member at which it ended, as far as it is known.
@@ -339,7 +339,7 @@ def _long_name(tar: _Tar, member: tarfile.TarInfo, start: int) -> str:
 
 
 def _check_global(tar: _Tar, member: tarfile.TarInfo, start: int) -> None:
-    """Pass over what a header says of all members, such as git's commit or a comment.
+    """Skip a header about all members, such as git's commit or a comment.
 
     Raises:
         DataError: it says more, which tools take differently.

@@ -32,11 +32,11 @@ class Storage(Protocol):
         """Return exactly `count` bytes of a shard.
 
         Raises:
-            DataError: they cannot be had.
+            DataError: they cannot be read.
         """
 
     def forget(self, shard: int) -> None:
-        """Drop what is kept of a shard (a descriptor, a copy), so that it is fetched anew."""
+        """Drop what is kept of a shard (descriptor, copy), so that it is opened or fetched again."""
 
     def name_of(self, shard: int) -> str:
         """Return the path or URL of a shard, for messages."""
@@ -82,7 +82,7 @@ class LocalStorage:
                 return content
         return self.retry.attempt(
             self.name_of(shard),
-            lambda _: self._read_anew(shard, offset, count),
+            lambda _: self._reopen_and_read(shard, offset, count),
             ADVICE,
             is_permanent_here,
         )
@@ -96,7 +96,7 @@ class LocalStorage:
         """Return the path of a shard."""
         return str(Path(self._manifest.location or self._manifest.folder) / shard_name(shard))
 
-    def _read_anew(self, shard: int, offset: int, count: int) -> bytes:
+    def _reopen_and_read(self, shard: int, offset: int, count: int) -> bytes:
         self.forget(shard)
         while len(self._files) >= self._most:
             os.close(self._files.popitem(last=False)[1])

@@ -220,7 +220,7 @@ def _fetch_tables(
 
 
 def _fetch_table(address: str, path: Path, server: Server, heartbeat: Heartbeat) -> None:
-    """Fetch a table, whose first bytes say how long it is."""
+    """Fetch a table, whose first bytes give its length."""
     content = server.head(address, BLOCK)
     size = _table_bytes(content, address)
     done = 0
@@ -267,7 +267,7 @@ class Server:
         """Return exactly `count` bytes from `start` on.
 
         Raises:
-            DataError: they cannot be had.
+            DataError: they cannot be read.
         """
         return self.read_on(address, start, count)[:count]
 

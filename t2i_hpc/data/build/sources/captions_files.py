@@ -64,7 +64,7 @@ _EXTRA = "pip install 't2i-hpc[parquet]'"
 
 @dataclass(frozen=True)
 class Row:
-    """What a captions file says of one image.
+    """One image in a captions file.
 
     Attributes:
         name: path of the image inside its folder; empty: it names none.
@@ -90,7 +90,7 @@ def read_rows(path: Path, key: str = "") -> list[Row]:
 
     Args:
         path: the file.
-        key: under which name captions stand; empty: one of the usual names.
+        key: name of the captions; empty: one of the usual names.
 
     Raises:
         DataError: it is missing, unreadable, or of no form that is known.
@@ -249,7 +249,7 @@ def _class(value: object, where: str) -> tuple[int, str]:
 
 
 def _coco_rows(images: list[Any], notes: list[Any], path: Path, key: str) -> list[Row]:
-    """Return one row a listed image, in their order; captions by the image's number or text."""
+    """Return one row a listed image, in order; captions by the image's number or text."""
     if not images:
         raise DataError(f"{path} lists no images: fetch the captions file again")
     notes = [note for note in notes if isinstance(note, dict)]
@@ -377,7 +377,7 @@ def _csv(text: str, path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _parquet(path: Path, key: str) -> list[dict[str, Any]]:
-    """Return the rows of a parquet file, of those columns alone that may say something."""
+    """Return the rows of a parquet file, only the columns that are used."""
     if not path.is_file():
         raise DataError(f"cannot read {path}, a captions file: there is no such file")
     try:

@@ -69,7 +69,7 @@ class Unfit:
 
 @dataclass(frozen=True, slots=True)
 class SourceSample:
-    """One image and what is said of it.
+    """One image and what is known of it.
 
     Attributes:
         key: the image's name in its data set.
@@ -160,7 +160,7 @@ def files_below(folder: Path) -> list[Path]:
     """Return the files in a folder and its sub-folders, linked ones included, sorted by path.
 
     There are none where there is no folder. Names that begin with a dot and ``__MACOSX`` are
-    passed over: they are what macOS and other systems leave beside files.
+    skipped: they are what macOS and other systems leave beside files.
 
     Raises:
         DataError: a sub-folder cannot be read.
@@ -190,7 +190,7 @@ def located(name: str, folder: Path, where: str) -> tuple[Path, Unfit | None]:
     """Return where the image is that a captions file names, and why it cannot be used, if so.
 
     Args:
-        name: as it stands there, below `folder` or absolute.
+        name: as written there, below `folder` or absolute.
         folder: that of the images.
         where: what names it, for the reason.
     """
@@ -224,7 +224,7 @@ class Texts:
         self._files = by_stem(files_below(folder), folder, _TEXTS)
 
     def of(self, stem: str) -> tuple[Description, Unfit | None]:
-        """Return what is said of the image `stem`, and why it cannot be used, if so."""
+        """Return the description of the image `stem`, and why it cannot be used, if so."""
         files = self._files.get(stem, {})
         if not {".txt", ".json"} & files.keys():
             expected = self.folder / f"{stem}.txt"
