@@ -36,7 +36,7 @@ class Storage(Protocol):
         """
 
     def forget(self, shard: int) -> None:
-        """Drop what is kept of a shard (descriptor, copy), so that it is opened or fetched again."""
+        """Drop what is kept of a shard (descriptor, copy), so that it is opened or fetched anew."""
 
     def name_of(self, shard: int) -> str:
         """Return the path or URL of a shard, for messages."""
