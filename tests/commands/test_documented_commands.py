@@ -18,10 +18,11 @@ from shutil import which
 
 import pytest
 
-from t2i_hpc import launch, shards
+from t2i_hpc import launch
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
+from t2i_hpc.data.build.commands import SUBCOMMANDS
 from tests.cluster.clients import Clients
 from tests.commands.standins import enter, make_standins
 from tests.support.documents import (
@@ -163,7 +164,7 @@ def test_keys_and_commands_that_a_text_names_are_there(page: Path) -> None:
     for span in spans_of(page.read_text(encoding="utf-8")):
         if found := re.search(r"python -m t2i_hpc\.(\w+)(?: ([a-z]+(?:\|[a-z]+)+))?", span):
             assert found[1] in TASK_SCHEMAS, span
-            assert {*(found[2] or "").split("|")} - {""} <= {*shards.SUBCOMMANDS}, span
+            assert {*(found[2] or "").split("|")} - {""} <= {*SUBCOMMANDS}, span
         for word in span.split():
             if name := _KEY.match(word):
                 assert name[1] in keys | FOREIGN, span
@@ -184,7 +185,7 @@ def test_python_of_the_pages_runs(capsys: pytest.CaptureFixture[str]) -> None:
 @cache
 def known_keys() -> set[str]:
     """Return the keys of all commands, with and without their groups."""
-    keys = {key for command in shards.SUBCOMMANDS.values() for key in command.keys}
+    keys = {key for command in SUBCOMMANDS.values() for key in command.keys}
     for task, schema in TASK_SCHEMAS.items():
         keys |= {entry.key for entry in entries(compose_config(task, [], schema))}
     for system in SYSTEMS.values():
