@@ -36,7 +36,7 @@ NO_CAPTION = "no caption"
 NO_IMAGE = "no image"
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors")
 UNREADABLE = "unreadable description"
-_LARGEST_CLASS = 1 << 62
+LARGEST_CLASS = 1 << 62
 # How exifread, and so img2dataset's JSON, names the orientations of EXIF.
 _ORIENTATIONS = {
     "Mirrored horizontal": 2,
@@ -234,12 +234,12 @@ def _json(content: bytes | None, name: str) -> dict[str, Any]:
 
 def _class(given: object, member: bytes | None) -> int:
     """Return the class of ``class`` in the JSON, else that of webdataset's ``.cls``."""
-    if type(given) is int and 0 <= given < _LARGEST_CLASS:
+    if type(given) is int and 0 <= given < LARGEST_CLASS:
         return given
     text = decode_text(member or b"").strip()
     if not text:
         return NO_CLASS
-    if not (text.isascii() and text.isdecimal()) or int(text) >= _LARGEST_CLASS:
+    if not (text.isascii() and text.isdecimal()) or int(text) >= LARGEST_CLASS:
         raise UnfitSample(UNREADABLE, f"its .cls is {text[:40]!r}, no whole number")
     return int(text)
 

@@ -291,12 +291,12 @@ def test_upscaling_is_reported_once(
         assert "24 px on, below the 28 px that crops are taken from" in caplog.text
 
 
-@pytest.mark.parametrize(("resolution", "margin"), [(24, 1.0), (16, 1.5)])
-def test_crops_are_windows_of_the_image_scaled_by_the_margin(
-    shards: Path, resolution: int, margin: float
+@pytest.mark.parametrize(("resolution", "ratio"), [(24, 1.0), (16, 1.5)])
+def test_crops_are_windows_of_the_image_scaled_by_the_ratio(
+    shards: Path, resolution: int, ratio: float
 ) -> None:
     """Both cases scale to the stored 24 px, so every crop is a window of the stored image."""
-    config = replace(config_of(shards), resize_ratio=margin, flip=False)
+    config = replace(config_of(shards), resize_ratio=ratio, flip=False)
     split = Split.open(config, "train")
     (batch,) = take(indexed_loader(config, split, resolution, 1, RankSlice(8)), 0, 1)
     for image, key in zip(batch.images, batch.keys, strict=True):

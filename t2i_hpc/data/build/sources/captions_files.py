@@ -26,6 +26,7 @@ from t2i_hpc.data.build.sources.sample import SourceSample, Unfit, located, numb
 from t2i_hpc.data.images import IMAGE_SUFFIXES
 from t2i_hpc.data.sidecars import (
     CAPTION_KEYS,
+    LARGEST_CLASS,
     NAMES,
     NO_CAPTION,
     NO_CLASS,
@@ -57,7 +58,6 @@ _RESTVAL = "restval"  # images of COCO's validation set that all work trains on
 # The Flickr8k that people share has a space for the tab here and there.
 _TOKEN = re.compile(r"^(.+?\.\w+|.+?(?=#\w+\t))#[0-9a-z]+[\t ]\s*(.*)$")
 _WHOLE = re.compile(r"^(\d+)\.0$")  # as pandas writes numbers of which some are missing
-_LARGEST_CLASS = 1 << 62
 _MOST_COLUMN = 16 << 20  # characters of one cell
 _EXTRA = "pip install 't2i-hpc[parquet]'"
 
@@ -241,7 +241,7 @@ def _class(value: object, where: str) -> tuple[int, str]:
     if value is None or value == "" or value != value:  # noqa: PLR0124  NaN: none, for pandas
         return NO_CLASS, ""
     text = _WHOLE.sub(r"\1", str(value).strip())
-    if not isinstance(value, bool) and text.isdecimal() and int(text) < _LARGEST_CLASS:
+    if not isinstance(value, bool) and text.isdecimal() and int(text) < LARGEST_CLASS:
         return int(text), ""
     if isinstance(value, str) and not re.fullmatch(r"-?[\d.]+", text):
         return NO_CLASS, text
