@@ -145,31 +145,6 @@ class Split:
         return sample, captions[int(rng.integers(len(captions)))]
 
 
-def stack(images: Iterable[Pixels]) -> torch.Tensor:
-    """Return uint8 (B, 3, H, W) of equally large images (H, W, 3)."""
-    pixels = list(images)
-    height, width, channels = pixels[0].shape
-    stacked = np.empty((len(pixels), channels, height, width), dtype=np.uint8)
-    for place, image in zip(stacked, pixels, strict=True):
-        place[:] = image.transpose(2, 0, 1)  # one copy, where two were
-    return torch.from_numpy(stacked)
-
-
-def open_vocabulary(config: DataConfig) -> Vocabulary:
-    """Return the vocabulary in the folder ``config.path``, here or on a server.
-
-    Where ``config.tokenizer`` names another encoder's tokenization, that takes its place.
-
-    Raises:
-        DataError: no such folder, or the vocabulary is missing or damaged.
-    """
-    if config.tokenizer:
-        return WordPieces.load(Path(config.tokenizer))
-    if is_remote(config.path, "data.path"):
-        return fetch_vocabulary(config.path, Server(config.retry_seconds), open_cache(config))
-    return Vocabulary.load(_folder(config) / VOCABULARY)
-
-
 @dataclass(frozen=True)
 class StoredSample:
     """A sample as it is stored.
@@ -278,6 +253,34 @@ def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:
     )
 
 
+def stack(images: Iterable[Pixels]) -> torch.Tensor:
+    """Return uint8 (B, 3, H, W) of equally large images (H, W, 3)."""
+    pixels = list(images)
+    height, width, channels = pixels[0].shape
+    stacked = np.empty((len(pixels), channels, height, width), dtype=np.uint8)
+    for place, image in zip(stacked, pixels, strict=True):
+        place[:] = image.transpose(2, 0, 1)  # one copy, where two were
+    return torch.from_numpy(stacked)
+
+
+# --- opening
+
+
+def open_vocabulary(config: DataConfig) -> Vocabulary:
+    """Return the vocabulary in the folder ``config.path``, here or on a server.
+
+    Where ``config.tokenizer`` names another encoder's tokenization, that takes its place.
+
+    Raises:
+        DataError: no such folder, or the vocabulary is missing or damaged.
+    """
+    if config.tokenizer:
+        return WordPieces.load(Path(config.tokenizer))
+    if is_remote(config.path, "data.path"):
+        return fetch_vocabulary(config.path, Server(config.retry_seconds), open_cache(config))
+    return Vocabulary.load(_folder(config) / VOCABULARY)
+
+
 def _folder_of(config: DataConfig, split: str) -> Path:
     folder = _folder(config)
     if not (folder / split / MANIFEST).is_file():
@@ -327,20 +330,6 @@ def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
     return CachedStorage(manifest, server, cache)
 
 
-def shards_kept(window: int) -> int:
-    """Return of how many shards rows and descriptors are kept: windows overlap at their seams."""
-    return max(OPEN_FILES, 2 * window)
-
-
-def open_cache(config: DataConfig) -> Cache:
-    """Return the node's cache.
-
-    Raises:
-        DataError: its folder cannot be used.
-    """
-    return Cache(config.cache, int(config.cache_gigabytes * 1e9), config.retry_seconds)
-
-
 def _check_room(manifest: Manifest, config: DataConfig, cache: Cache) -> None:
     largest = int(manifest.table["bytes"].max())
     if largest > cache.limit:
@@ -365,3 +354,17 @@ def _check_room(manifest: Manifest, config: DataConfig, cache: Cache) -> None:
         size_text(window),
         more,
     )
+
+
+def open_cache(config: DataConfig) -> Cache:
+    """Return the node's cache.
+
+    Raises:
+        DataError: its folder cannot be used.
+    """
+    return Cache(config.cache, int(config.cache_gigabytes * 1e9), config.retry_seconds)
+
+
+def shards_kept(window: int) -> int:
+    """Return of how many shards rows and descriptors are kept: windows overlap at their seams."""
+    return max(OPEN_FILES, 2 * window)

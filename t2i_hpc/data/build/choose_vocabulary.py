@@ -7,7 +7,6 @@ test captions together; made from the first split alone, a vocabulary lacks word
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +146,3 @@ def _remarks(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[str, ...]:
     if len(silent) == len(texts):
         raise DataError(f"{of}, the first is {shown!r}: a training would read no text{remedy}")
     return (f"{of} and are read as empty text, the first is {shown!r}{remedy}",)
-
-
-_LOG = logging.getLogger("t2i_hpc")

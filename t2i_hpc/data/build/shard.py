@@ -43,14 +43,6 @@ _LONGEST_NAME = 64
 Rejection = dict[str, str]  # key, path, kind, reason
 
 
-class TooManyRejected(Exception):  # noqa: N818 - becomes a DataError with the list of all
-    """More samples are rejected than the build allows; those of the unfinished shard."""
-
-    def __init__(self, rejected: Sequence[Rejection] = ()) -> None:
-        super().__init__()
-        self.rejected = list(rejected)
-
-
 @dataclass
 class ShardRecord:
     """What is known of a shard that is done.
@@ -84,31 +76,6 @@ class ShardRecord:
         self.formats[image.image_format] = self.formats.get(image.image_format, 0) + 1
         self.small += small
         self.count += 1
-
-
-def rejection(sample: SourceSample, kind: str, reason: str) -> Rejection:
-    """Return the line of a sample in the list of those that were rejected."""
-    return {"key": sample.key, "path": str(sample.path), "kind": kind, "reason": reason}
-
-
-def record_of(workspace: Workspace, shard: int, identity: str) -> ShardRecord | None:
-    """Return the record of a shard if it is done: same identity, tar and rows whole."""
-    try:
-        content: dict[str, Any] = json.loads(workspace.record(shard).read_text(encoding="utf-8"))
-        record = ShardRecord(**content)
-        if record.identity != identity:
-            return None
-        if record.count and workspace.tar(shard).stat().st_size != record.bytes:
-            return None
-        return record if rows_of(workspace, shard, record) is not None else None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
-
-
-def rows_of(workspace: Workspace, shard: int, record: ShardRecord) -> Index | None:
-    """Return the rows of a shard, of none if it has no samples; None if they are damaged."""
-    rows: Index = np.frombuffer(workspace.rows(shard).read_bytes(), dtype=ROW)
-    return rows if sha256_of_rows(rows) == record.rows_sha256 else None
 
 
 @dataclass(frozen=True)
@@ -194,6 +161,14 @@ class Task:
             raise TooManyRejected(record.rejected)
 
 
+class TooManyRejected(Exception):  # noqa: N818 - becomes a DataError with the list of all
+    """More samples are rejected than the build allows; those of the unfinished shard."""
+
+    def __init__(self, rejected: Sequence[Rejection] = ()) -> None:
+        super().__init__()
+        self.rejected = list(rejected)
+
+
 def _refuse_outsized(sample: SourceSample, image: StoredImage, description: object) -> None:
     """Reject what readers of shards would refuse."""
     text = len(json.dumps(description, ensure_ascii=False).encode())
@@ -206,6 +181,31 @@ def _refuse_outsized(sample: SourceSample, image: StoredImage, description: obje
         raise UnfitSample(
             "outsized image", f"{sample.name} is a file of {size:,} bytes: scale it down"
         )
+
+
+def record_of(workspace: Workspace, shard: int, identity: str) -> ShardRecord | None:
+    """Return the record of a shard if it is done: same identity, tar and rows whole."""
+    try:
+        content: dict[str, Any] = json.loads(workspace.record(shard).read_text(encoding="utf-8"))
+        record = ShardRecord(**content)
+        if record.identity != identity:
+            return None
+        if record.count and workspace.tar(shard).stat().st_size != record.bytes:
+            return None
+        return record if rows_of(workspace, shard, record) is not None else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def rows_of(workspace: Workspace, shard: int, record: ShardRecord) -> Index | None:
+    """Return the rows of a shard, of none if it has no samples; None if they are damaged."""
+    rows: Index = np.frombuffer(workspace.rows(shard).read_bytes(), dtype=ROW)
+    return rows if sha256_of_rows(rows) == record.rows_sha256 else None
+
+
+def rejection(sample: SourceSample, kind: str, reason: str) -> Rejection:
+    """Return the line of a sample in the list of those that were rejected."""
+    return {"key": sample.key, "path": str(sample.path), "kind": kind, "reason": reason}
 
 
 # --- identity

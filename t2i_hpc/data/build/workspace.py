@@ -176,6 +176,10 @@ def allowed_of(max_rejected: float, count: int) -> int:
     return math.ceil(round(max_rejected * count, 6))  # 0.07 * 100 is above 7
 
 
+def _build_file(workspace: Workspace) -> Path:
+    return workspace.folder / "build.json"
+
+
 @contextmanager
 def locked(
     path: Path,
@@ -226,6 +230,17 @@ def _acquire(path: Path, message: str, kind: int, wait: bool) -> int:
         time.sleep(0.05)
 
 
+def _lock(descriptor: int, kind: int) -> bool:
+    """Return whether the lock is ours, as it always is on a file system without locks."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _is_same(descriptor: int, path: Path) -> bool:
     """Whether a lock file is still the one of that name: who held it last has removed it."""
     try:
@@ -253,18 +268,3 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"cannot write {error.filename or folder}: {error.strerror or error}; finished shards "
             "are kept"
         ) from error
-
-
-def _build_file(workspace: Workspace) -> Path:
-    return workspace.folder / "build.json"
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    """Return whether the lock is ours, as it always is on a file system without locks."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True

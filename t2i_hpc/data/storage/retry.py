@@ -22,6 +22,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0  # seconds
 _SHORTEST_TRY = 1.0  # seconds; an attempt that may take none cannot succeed
 _CLIENTS = ("aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs")
 _Result = TypeVar("_Result")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+")
 
 
 class IncompleteError(OSError):
@@ -134,7 +135,7 @@ def _wait(tries: int, left: float) -> None:
     time.sleep(min(longest * random.uniform(0.5, 1.0), max(left, 0.0)))
 
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+")
+# --- addresses in messages
 
 
 def scheme_of(address: str) -> str:

@@ -31,40 +31,11 @@ from t2i_hpc.data.sidecars import (
     is_leftover,
 )
 
-
-def read_text(path: Path, holds: str) -> str:
-    """Return a text file's content, see :func:`decode_text`.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    try:
-        return decode_text(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}, {holds}: {error.strerror}") from error
-
-
 _TEXTS = (".txt", ".json", ".cls")
 _NOTHING = Description((), NO_CLASS, "", 0)
 Files = dict[str, dict[str, Path]]  # by path without suffix, then by suffix in lower case
 MISSING_IMAGE = "missing image file"
 OUTSIDE = "image outside of its folder"
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """An image file inside a tar: its first byte there and its size in bytes."""
-
-    offset: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """Why a sample cannot be used: what it is counted as, and a sentence."""
-
-    kind: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +88,22 @@ class SourceSample:
             raise DataError(f"cannot read the image {self.path}: {error.strerror}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An image file inside a tar: its first byte there and its size in bytes."""
+
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why a sample cannot be used: what it is counted as, and a sentence."""
+
+    kind: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class SourceData:
     """What a source holds.
@@ -143,77 +130,7 @@ def numbered(samples: Iterable[SourceSample]) -> list[SourceSample]:
     ]
 
 
-def folder_at(path: str, key: str, holds: str) -> Path:
-    """Return an existing folder.
-
-    Raises:
-        DataError: the setting `key` is empty or names no folder.
-    """
-    if not path:
-        raise DataError(f"{key}= is missing: name {holds}")
-    if not Path(path).is_dir():
-        raise DataError(f"there is no folder {path}: {key}= must name {holds}")
-    return Path(path)
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Return the files in a folder and its sub-folders, linked ones included, sorted by path.
-
-    There are none where there is no folder. Names that begin with a dot and ``__MACOSX`` are
-    skipped: they are what macOS and other systems leave beside files.
-
-    Raises:
-        DataError: a sub-folder cannot be read.
-    """
-    if not folder.is_dir():
-        return []
-    found = sorted(_walk(folder), key=lambda path: path.relative_to(folder).parts)
-    return [path for path in found if path.is_file()]
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-    seen = set[str]()  # links may lead around in a circle
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not is_leftover(name)]
-        yield from (Path(place, name) for name in names if not is_leftover(name))
-
-
-def located(name: str, folder: Path, where: str) -> tuple[Path, Unfit | None]:
-    """Return where the image is that a captions file names, and why it cannot be used, if so.
-
-    Args:
-        name: as written there, below `folder` or absolute.
-        folder: that of the images.
-        where: what names it, for the reason.
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() and Path(name).is_relative_to(folder.absolute()):
-        path = PurePosixPath(Path(name).relative_to(folder.absolute()))
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        reason = f"{where} names {name!r}, outside the folder of images {folder}"
-        return folder, Unfit(OUTSIDE, f"{reason}: use a name inside it")
-    place = folder / path
-    if not place.is_file():
-        return place, Unfit(MISSING_IMAGE, f"{where} names {name}, which is not in {folder}")
-    return place, None
-
-
-def refuse(names: Sequence[str], what: str, remedy: str) -> None:
-    """Refuse a list of unfit things, if there are any, by their number and the first one.
-
-    Raises:
-        DataError: `names` is not empty.
-    """
-    if names:
-        raise DataError(f"{len(names):,} {what}, the first is {names[0]}: {remedy}")
+# --- captions in text files
 
 
 class Texts:
@@ -300,3 +217,91 @@ def _sample(key: str, path: Path, given: Description, unfit: Unfit | None) -> So
     return SourceSample(
         key, path, given.captions, given.class_id, orientation=given.orientation, unfit=unfit
     )
+
+
+# --- files
+
+
+def folder_at(path: str, key: str, holds: str) -> Path:
+    """Return an existing folder.
+
+    Raises:
+        DataError: the setting `key` is empty or names no folder.
+    """
+    if not path:
+        raise DataError(f"{key}= is missing: name {holds}")
+    if not Path(path).is_dir():
+        raise DataError(f"there is no folder {path}: {key}= must name {holds}")
+    return Path(path)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and its sub-folders, linked ones included, sorted by path.
+
+    There are none where there is no folder. Names that begin with a dot and ``__MACOSX`` are
+    skipped: they are what macOS and other systems leave beside files.
+
+    Raises:
+        DataError: a sub-folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    found = sorted(_walk(folder), key=lambda path: path.relative_to(folder).parts)
+    return [path for path in found if path.is_file()]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    seen = set[str]()  # links may lead around in a circle
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        yield from (Path(place, name) for name in names if not is_leftover(name))
+
+
+def located(name: str, folder: Path, where: str) -> tuple[Path, Unfit | None]:
+    """Return where the image is that a captions file names, and why it cannot be used, if so.
+
+    Args:
+        name: as written there, below `folder` or absolute.
+        folder: that of the images.
+        where: what names it, for the reason.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() and Path(name).is_relative_to(folder.absolute()):
+        path = PurePosixPath(Path(name).relative_to(folder.absolute()))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        reason = f"{where} names {name!r}, outside the folder of images {folder}"
+        return folder, Unfit(OUTSIDE, f"{reason}: use a name inside it")
+    place = folder / path
+    if not place.is_file():
+        return place, Unfit(MISSING_IMAGE, f"{where} names {name}, which is not in {folder}")
+    return place, None
+
+
+def read_text(path: Path, holds: str) -> str:
+    """Return a text file's content, see :func:`decode_text`.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        return decode_text(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}, {holds}: {error.strerror}") from error
+
+
+def refuse(names: Sequence[str], what: str, remedy: str) -> None:
+    """Refuse a list of unfit things, if there are any, by their number and the first one.
+
+    Raises:
+        DataError: `names` is not empty.
+    """
+    if names:
+        raise DataError(f"{len(names):,} {what}, the first is {names[0]}: {remedy}")
