@@ -37,7 +37,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Return True for an answer, such as that there is no such file, False for a failed try."""
+    """Return True for an answer, such as "no such file", which a second try only confirms."""
     if isinstance(error, (FileNotFoundError, PermissionError)):
         return True
     status = getattr(error, "status", 0)
