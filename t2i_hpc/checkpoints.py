@@ -14,7 +14,7 @@ ACTIONS = ("list", "verify", "export")
 
 def run(config: CheckpointsConfig) -> None:
     """Do what the configuration's action says."""
-    from t2i_hpc.runs.checkpoint_actions import export, show, verify
+    from t2i_hpc.runs.inventory import export, show, verify
     from t2i_hpc.runs.run_directory import open_run
 
     folder = Path(config.run)

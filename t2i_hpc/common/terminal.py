@@ -1,12 +1,7 @@
-"""What is written for people: that nobody reads it any more ends no work.
+"""What is written for people: lines, tables, and the progress of a long task.
 
-The reader of a pipe may leave (``| head``), a terminal may be closed.
-
-How far a long task is: a bar on a terminal, a line now and then in a log file.
-
-It goes to standard error, so that standard output holds results alone.
-
-Libraries that say more than a person wants to read.
+That nobody reads it any more ends no work: the reader of a pipe may leave (``| head``), a terminal
+may be closed. Progress goes to standard error, so that standard output holds results alone.
 """
 
 from __future__ import annotations
@@ -25,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 _NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: object, stream: TextIO | None = None) -> None:
@@ -75,9 +71,6 @@ def aligned(
         for row in rows
     ]
     return [line.rstrip() for line in lines] if between.isspace() else lines
-
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextlib.contextmanager

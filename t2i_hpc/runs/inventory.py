@@ -1,10 +1,10 @@
-"""What a person wants to know of a run's checkpoints: which there are, and what is in them."""
+"""Lists, verifies and exports the checkpoints of a run, and ranks them by their scores."""
 
 from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,44 +12,81 @@ from typing import Any
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
-from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.common.terminal import aligned
+from t2i_hpc.common.files import read_json_lines, write_bytes
+from t2i_hpc.common.terminal import aligned, say
+from t2i_hpc.config.tasks import CheckpointsConfig
 from t2i_hpc.runs.checkpoint import (
     Checkpoint,
+    choose_checkpoint,
     open_checkpoint,
     read_state,
     read_tensors,
 )
-from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.layout import damaged_checkpoints, list_checkpoints
 
 _TITLES = ("images", "step", "size", "age", "ranks", "engine", "score")
 _NUMBERS = 5  # columns that are set flush right
 
 
-def table(run: Path, metric: str) -> list[str]:
-    """Return the lines of a table of the checkpoints, oldest first; the best score has a *.
+def show(folder: Path, metric: str) -> None:
+    """Print a table of the checkpoints; their tensors are not read.
 
     Args:
-        run: the run directory.
-        metric: what the scored metric's name begins with; empty: any.
+        folder: the run directory.
+        metric: what the name of the scored metric begins with; empty: any.
     """
-    there = list_checkpoints(run)
-    if not there:
-        return [f"{run} has no checkpoint yet"]
-    scores = {score.images: (score, rank) for rank, score in enumerate(ranking(run, metric))}
-    rows = [_TITLES, *(_row(run, images, scores.get(images)) for images in there)]
-    return aligned(rows, range(_NUMBERS))
+    say("\n".join(table(folder, metric)))
+    for path in damaged_checkpoints(folder):
+        say(f"{path.name}: was found damaged and set aside")
 
 
-def check_all(run: Path) -> Iterator[tuple[int, str | None]]:
-    """Verify each checkpoint; yield its number of images and what is wrong with it, if anything."""
-    for images in list_checkpoints(run):
+def verify(folder: Path) -> None:
+    """Read every checkpoint again and print of each whether it is what was written.
+
+    Raises:
+        RunError: one or more are not, or there is none.
+    """
+    there, bad = list_checkpoints(folder), list[str]()
+    for images in there:
         try:
-            open_checkpoint(run, images)
+            open_checkpoint(folder, images)
+            say(f"{images:,} images: all right")
         except RunError as error:
-            yield images, str(error)
-        else:
-            yield images, None
+            say(error)
+            bad.append(f"{images:,}")
+    if not there:
+        raise RunError(f"{folder} has no checkpoint to verify: train it first")
+    if bad:
+        raise RunError(
+            f"{len(bad)} of {len(there)} checkpoints of {folder} cannot be used "
+            f"({', '.join(bad)} images): training sets damaged ones aside and resumes from the "
+            "newest good one"
+        )
+
+
+def export(folder: Path, config: CheckpointsConfig) -> None:
+    """Write networks of a checkpoint as one file, whole or not at all.
+
+    Raises:
+        UserError: the file exists or has another ending, or there is no such network.
+    """
+    from safetensors.torch import save
+
+    from t2i_hpc.data.captions import VOCABULARY_NOTE
+
+    output = Path(config.output)
+    if output.suffix != ".safetensors":
+        raise ConfigurationError(f"output={config.output} is no .safetensors file: name one")
+    if output.exists():
+        raise ConfigurationError(
+            f"output={output} is there already: name another file, or delete it first"
+        )
+    checkpoint = choose_checkpoint(folder, config.checkpoint)
+    tensors = networks_of(checkpoint, config.what)
+    notes = {"format": "pt", "run": folder.resolve().name, "what": config.what}
+    notes |= {VOCABULARY_NOTE: checkpoint.vocabulary} if checkpoint.vocabulary else {}
+    write_bytes(output, save(tensors, notes | {"images": str(checkpoint.progress.images_seen)}))
+    say(f"{output}: {len(tensors)} tensors after {checkpoint.progress.images_seen:,} images")
 
 
 def networks_of(checkpoint: Checkpoint, what: str) -> dict[str, Tensor]:
@@ -69,6 +106,21 @@ def networks_of(checkpoint: Checkpoint, what: str) -> dict[str, Tensor]:
             f"what={what} is not in {checkpoint.folder}: " + nearest(what, names)
         )
     return found
+
+
+def table(run: Path, metric: str) -> list[str]:
+    """Return the lines of a table of the checkpoints, oldest first; the best score has a *.
+
+    Args:
+        run: the run directory.
+        metric: what the scored metric's name begins with; empty: any.
+    """
+    there = list_checkpoints(run)
+    if not there:
+        return [f"{run} has no checkpoint yet"]
+    scores = {score.images: (score, rank) for rank, score in enumerate(ranking(run, metric))}
+    rows = [_TITLES, *(_row(run, images, scores.get(images)) for images in there)]
+    return aligned(rows, range(_NUMBERS))
 
 
 def _row(run: Path, images: int, scored: tuple[Score, int] | None) -> tuple[str, ...]:
