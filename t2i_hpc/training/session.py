@@ -11,16 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from t2i_hpc.cluster.local import BackgroundEvaluations
-from t2i_hpc.common.errors import STOPPED, TRAINING_LEVERS, UserError
+from t2i_hpc.common.errors import STOPPED, TRAINING_LEVERS, ConfigurationError, UserError
 from t2i_hpc.config.fields import file_entries
-from t2i_hpc.config.systems import SystemConfig
+from t2i_hpc.config.systems import DAMSMPretrainingConfig, SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.loader import Loader
@@ -140,6 +140,23 @@ def check_start(config: TrainConfig, ranks: int = 1) -> Path:
 def locate(config: TrainConfig) -> Path:
     """Return the run directory of a configuration, whether it exists or not."""
     return run_folder(config, open_training_data(config.data).identity)
+
+
+def with_epoch(config: TrainConfig) -> TrainConfig:
+    """Fill in the length of an epoch, which the learning rate follows, from the training split.
+
+    Raises:
+        ConfigurationError: the system is none of encoders, or the data has no known length.
+    """
+    system = config.system
+    if not isinstance(system, DAMSMPretrainingConfig):
+        raise ConfigurationError(
+            f"system={system.name} is trained by t2i_hpc.train: pretrain takes system=damsm"
+        )
+    if system.epoch_images is not None:
+        return config
+    samples = open_training_data(config.data, check_tars=False).epoch("system.epoch_images")
+    return replace(config, system=replace(system, epoch_images=samples))
 
 
 def _refusal(
