@@ -1,4 +1,4 @@
-"""Engines run systems: world, phases, optimizers, the loop, checkpoints, progress.
+"""Training: one step of phases over DDP or DeepSpeed, the loop, checkpoints, lost ranks.
 
 This package knows no system by name: it sees ``t2i_hpc.systems.base.System``.
 """

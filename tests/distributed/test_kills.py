@@ -29,7 +29,7 @@ RARELY = "engine.samples_every_images=100000"
 
 @dataclass(frozen=True)
 class Case:
-    """An engine in a world, and how many kills it goes through, some of one rank alone."""
+    """A strategy in a world, and how many kills it goes through, some of one rank alone."""
 
     arguments: tuple[str, ...]
     world: int

@@ -31,33 +31,33 @@ def save(run: Path, images: int, system: SSAGAN, strategy: DDPStrategy) -> None:
 
 
 def test_a_step_after_loading_equals_the_step_without(tmp_path: Path) -> None:
-    system, engine = stepped(2)
-    save(tmp_path, 8, system, engine)
-    train_step(engine, tiny_batch(), NOISE)
-    other, other_engine = stepped(0)
+    system, strategy = stepped(2)
+    save(tmp_path, 8, system, strategy)
+    train_step(strategy, tiny_batch(), NOISE)
+    other, other_strategy = stepped(0)
     checkpoint = open_checkpoint(tmp_path, 8)
     assert checkpoint.progress == TrainingProgress(8, 2, 1.5)
     load_weights(checkpoint.files, other.modules)
-    other_engine.write_moments(read_tensors(checkpoint.moments))
-    train_step(other_engine, tiny_batch(), NOISE)
+    other_strategy.write_moments(read_tensors(checkpoint.moments))
+    train_step(other_strategy, tiny_batch(), NOISE)
     for name, value in system.modules.state_dict().items():
         assert torch.equal(value, other.modules.state_dict()[name]), name
 
 
 def test_without_the_moments_the_step_would_differ(tmp_path: Path) -> None:
-    system, engine = stepped(2)
-    save(tmp_path, 8, system, engine)
-    train_step(engine, tiny_batch(), NOISE)
-    other, other_engine = stepped(0)
+    system, strategy = stepped(2)
+    save(tmp_path, 8, system, strategy)
+    train_step(strategy, tiny_batch(), NOISE)
+    other, other_strategy = stepped(0)
     load_weights(open_checkpoint(tmp_path, 8).files, other.modules)
-    train_step(other_engine, tiny_batch(), NOISE)
+    train_step(other_strategy, tiny_batch(), NOISE)
     weights = other.modules.state_dict()
     assert any(not torch.equal(v, weights[n]) for n, v in system.modules.state_dict().items())
 
 
 def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
-    system, engine = stepped()
-    save(tmp_path, 4, system, engine)
+    system, strategy = stepped()
+    save(tmp_path, 4, system, strategy)
     whole = tmp_path / "checkpoints" / "0000000004"
     shutil.copytree(whole, whole.with_name(".0000000008.tmp"))
     assert list_checkpoints(tmp_path) == [4]
@@ -66,9 +66,9 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
 def test_choosing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no checkpoint yet"):
         choose_checkpoint(tmp_path, "latest")
-    system, engine = stepped()
-    save(tmp_path, 4, system, engine)
-    save(tmp_path, 8, system, engine)
+    system, strategy = stepped()
+    save(tmp_path, 4, system, strategy)
+    save(tmp_path, 8, system, strategy)
     assert choose_checkpoint(tmp_path, "latest").progress.images_seen == 8
     assert choose_checkpoint(tmp_path, "4").progress.images_seen == 4
     with pytest.raises(RunError, match="it has: 4, 8"):
@@ -76,7 +76,7 @@ def test_choosing(tmp_path: Path) -> None:
 
 
 def test_another_systems_weights_are_refused(tmp_path: Path) -> None:
-    system, engine = stepped(0)
-    save(tmp_path, 4, system, engine)
+    system, strategy = stepped(0)
+    save(tmp_path, 4, system, strategy)
     with pytest.raises(RunError, match="does not fit this system"):
         load_weights(open_checkpoint(tmp_path, 4).files, system.generator)

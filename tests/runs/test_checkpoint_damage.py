@@ -226,11 +226,11 @@ def test_tensors_that_do_not_fit_are_never_loaded(
     change(tensors)
     save_file(tensors, folder / name)
     rewrite_state(folder, {})
-    system, engine = stepped(0)
+    system, strategy = stepped(0)
     before = {key: value.clone() for key, value in system.modules.state_dict().items()}
     with pytest.raises(RunError, match=f"{name} does not fit this system: "):
-        saver_of(run, engine).resume()
-    assert engine.read_moments() == {}
+        saver_of(run, strategy).resume()
+    assert strategy.read_moments() == {}
     assert all(torch.equal(v, before[n]) for n, v in system.modules.state_dict().items())
 
 

@@ -27,7 +27,7 @@ NOISE = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
 
 
 def stepped(steps: int = 1) -> tuple[SSAGAN, DDPStrategy]:
-    """Return the tiny system and its engine after some steps."""
+    """Return the tiny system and its strategy after some steps."""
     system = tiny_system()
     strategy = DDPStrategy(system, CPU)
     for _ in range(steps):
@@ -47,8 +47,8 @@ def progress_of(images: int) -> TrainingProgress:
 
 @lru_cache
 def _stepped_once() -> tuple[dict[str, Tensor], SSAGAN]:
-    system, engine = stepped()
-    return engine.read_moments(), system
+    system, strategy = stepped()
+    return strategy.read_moments(), system
 
 
 def make_checkpoints(run: Path, *numbers: int) -> list[Path]:

@@ -1,6 +1,6 @@
 """Trainings over real processes, many in one start: what every rank ends with.
 
-A *case* is a tiny SSA-GAN with an engine and its configuration. The ranks of a world run the
+A *case* is a tiny SSA-GAN with a strategy and its configuration. The ranks of a world run the
 cases one after the other over gloo; the first one hands back losses, weights and moments.
 """
 

@@ -54,13 +54,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 def test_training_continues_and_what_is_saved_is_from_before(tmp_path: Path, gate: Gate) -> None:
-    system, engine = stepped()
+    system, strategy = stepped()
     weights = {name: value.clone() for name, value in system.modules.state_dict().items()}
-    moments = {name: value.clone() for name, value in engine.read_moments().items()}
-    saver = saver_of(tmp_path, engine)
+    moments = {name: value.clone() for name, value in strategy.read_moments().items()}
+    saver = saver_of(tmp_path, strategy)
     saver.save(progress_of(4))
     assert gate.reached.wait(60)
-    train_step(engine, tiny_batch(), NOISE, 4)
+    train_step(strategy, tiny_batch(), NOISE, 4)
     assert list_checkpoints(tmp_path) == []
     gate.opened.set()
     saver.finish()
@@ -74,8 +74,8 @@ def test_training_continues_and_what_is_saved_is_from_before(tmp_path: Path, gat
 
 
 def test_a_second_save_waits_for_the_first(tmp_path: Path, gate: Gate) -> None:
-    _, engine = stepped()
-    saver = saver_of(tmp_path, engine)
+    _, strategy = stepped()
+    saver = saver_of(tmp_path, strategy)
     saver.save(progress_of(4))
     second = threading.Thread(target=saver.save, args=(progress_of(8),))
     second.start()
@@ -88,17 +88,17 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path, gate: Gate) -> None:
 
 
 def test_an_exit_waits_for_the_disk_after_an_error_too(tmp_path: Path, gate: Gate) -> None:
-    _, engine = stepped()
+    _, strategy = stepped()
     threading.Timer(0.2, gate.opened.set).start()
-    with pytest.raises(RunError, match="not finite"), saver_of(tmp_path, engine) as saver:
+    with pytest.raises(RunError, match="not finite"), saver_of(tmp_path, strategy) as saver:
         saver.save(progress_of(4))
         raise RunError("not finite")
     assert list_checkpoints(tmp_path) == [4]
 
 
 def test_a_person_who_insists_exits_at_once(tmp_path: Path, gate: Gate) -> None:
-    _, engine = stepped()
-    with pytest.raises(KeyboardInterrupt), saver_of(tmp_path, engine) as saver:
+    _, strategy = stepped()
+    with pytest.raises(KeyboardInterrupt), saver_of(tmp_path, strategy) as saver:
         saver.save(progress_of(4))
         raise KeyboardInterrupt
     assert not gate.opened.is_set()
@@ -159,10 +159,10 @@ def test_too_little_room_is_said_before_anything_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_checkpoints(tmp_path, 0, 4, 8)
-    _, engine = stepped()
-    saver = saver_of(tmp_path, engine)
-    needed = sum(v.nbytes for v in engine.read_moments().values()) + 1_000_000
-    needed += sum(v.nbytes for v in engine.system.modules.state_dict().values())
+    _, strategy = stepped()
+    saver = saver_of(tmp_path, strategy)
+    needed = sum(v.nbytes for v in strategy.read_moments().values()) + 1_000_000
+    needed += sum(v.nbytes for v in strategy.system.modules.state_dict().values())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 500_000))
     with pytest.raises(RunError, match=rf"{tmp_path} has .* make room for 0\.5 MB more"):
@@ -187,9 +187,9 @@ import resource, signal, sys
 from pathlib import Path
 from t2i_hpc.common.errors import RunError
 from tests.support.checkpoints import progress_of, saver_of, stepped
-system, engine = stepped()
+system, strategy = stepped()
 run = Path(sys.argv[1])
-saver = saver_of(run, engine)
+saver = saver_of(run, strategy)
 saver.save(progress_of(4))
 saver.finish()
 largest = max(path.stat().st_size for path in run.glob("checkpoints/*/*"))
@@ -261,10 +261,10 @@ def test_a_deletion_that_is_killed_leaves_no_damaged_checkpoint(tmp_path: Path) 
 
 
 def test_one_of_the_same_number_is_replaced(tmp_path: Path) -> None:
-    system, engine = stepped()
+    system, strategy = stepped()
     make_checkpoints(tmp_path, 4)
-    train_step(engine, tiny_batch(), NOISE, 4)
-    save_checkpoint(tmp_path, system.modules, engine.read_moments(), progress_of(4))
+    train_step(strategy, tiny_batch(), NOISE, 4)
+    save_checkpoint(tmp_path, system.modules, strategy.read_moments(), progress_of(4))
     loaded = load_file(folder_of(tmp_path, 4) / "weights.safetensors")
     now = system.modules.state_dict()
     assert all(torch.equal(value, now[name]) for name, value in loaded.items())

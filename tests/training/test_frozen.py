@@ -44,8 +44,8 @@ FROZEN = "frozen.safetensors"
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, SSAGAN]:
     """A run that keeps its checkpoints of 4 and 8 images, and the system that they are of."""
-    system, engine = stepped(0)
-    saver = saver_of(tmp_path, engine)
+    system, strategy = stepped(0)
+    saver = saver_of(tmp_path, strategy)
     for images in (0, 4, 8):
         with torch.no_grad():
             system.generator.to_rgb.weight.add_(1)

@@ -50,7 +50,7 @@ _HEADS = 1_000_000  # bytes that names, shapes and counters take besides the num
 class Snapshot:
     """A training at one instant: networks and optimizers' state, both on the CPU.
 
-    `origin` says what made it: engine, world, precision, versions. `frozen` holds the networks
+    `origin` says what made it: strategy, world, precision, versions. `frozen` holds the networks
     that have a file of their own because nothing trains them.
     """
 
