@@ -3,7 +3,7 @@
 #   bash slurm/evaluate.sh run=runs/coco_ssagan-1a2b3c4d checkpoint=120000 [key=value …]
 #
 # Run it on a login node: it submits an array and the merge that follows it, and says how to follow,
-# check and cancel them. Shards are requeued and resume as trainings do. Given again, it computes
+# check and cancel them. Jobs are requeued and resume as trainings do. Given again, it computes
 # only what is missing. cluster.dry_run=true prints the batch scripts.
 set -euo pipefail
 

@@ -29,13 +29,10 @@ def run(config: CheckpointsConfig) -> None:
 
 class _CheckpointsCommand(Command[CheckpointsConfig]):
     def _open(self, words: list[str]) -> int:
-        keyed = [_with_key(word) for word in words]
-        runs = [word.removeprefix("run=") for word in keyed if word.startswith("run=")]
-        if len(runs) > 1:
-            raise ConfigurationError(
-                f"{runs[0]!r} and {runs[1]!r} are no actions, and one run is looked at at a time; "
-                f"actions: {', '.join(ACTIONS)}"
-            )
+        keyed = [_with_key(each) for each in words]
+        if sum(each.startswith("run=") for each in keyed) > 1:
+            given = " ".join(words)
+            raise ConfigurationError(f"{given}: name one run; actions: {', '.join(ACTIONS)}")
         return super()._open(keyed)
 
 

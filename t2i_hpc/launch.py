@@ -34,16 +34,15 @@ def launch(arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: its arguments are those of the task, plus task= and cluster=."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in given or "-h" in given:
-        return HELP.main(["--help"])
-    return answered("launch", lambda: launch(given))
+    help_wanted = "--help" in given or "-h" in given
+    return HELP.main(["--help"]) if help_wanted else answered("launch", lambda: launch(given))
 
 
 HELP = Command(
     "launch",
     "Runs a task: cluster=local starts cluster.processes ranks here; cluster=slurm submits a job,\n"
     "or an array and its merge for evaluation.shards=N and cluster.build_partitions=N (shards).\n"
-    "All other arguments are the task's own.\n"
+    "Further arguments are the task's own. Options beside those below:\n"
     "  --sweep   keys with several values are axes; one run a point, done ones are left out\n"
     "  --follow  show the log until the job's end; of a job that is in the queue, too",
     LaunchConfig,

@@ -1,9 +1,7 @@
-"""Which network interface leads to the other ranks.
+"""Where ranks meet: the network interface that leads to the others, and ports that stay free.
 
-gloo takes the one that the host's name resolves to. On many systems that is 127.0.1.1, which no
-other node reaches, and the ranks wait for each other until the timeout.
-
-Ports to meet at, none of which the system gives to outgoing connections.
+gloo takes the interface that the host's name resolves to. On many systems that is 127.0.1.1, which
+no other node reaches, and the ranks wait for each other until the timeout.
 """
 
 from __future__ import annotations
@@ -20,6 +18,9 @@ GLOO = "GLOO_SOCKET_IFNAME"
 _CHOSEN = "T2I_HPC_SOCKET_IFNAME"  # what was chosen here, not by a person
 _SIOCGIFADDR = 0x8915
 _ANY_PORT = 9
+_FIRST_PORT = 20_000
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_EPHEMERAL = 32_768  # Linux's default
 
 
 def choose_interface(address: str, environment: MutableMapping[str, str], local: bool) -> None:
@@ -63,26 +64,6 @@ def interface_to(address: str) -> str | None:
     return None
 
 
-def _addresses_of(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Return an interface's addresses, as Linux tells them."""
-    found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        request = struct.pack("256s", name.encode())
-        answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-        found.add(ipaddress.IPv4Address(answer[20:24]))
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/net/if_inet6").read_text().splitlines():
-            digits, *_, owner = line.split()
-            if owner == name:
-                found.add(ipaddress.IPv6Address(bytes.fromhex(digits)))
-    return found
-
-
-_FIRST_PORT = 20_000
-_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_FIRST_EPHEMERAL = 32_768  # Linux's default
-
-
 def ports(setting: Path = _EPHEMERAL) -> range:
     """Return the ports that ranks may choose from, the same on all nodes of a cluster.
 
@@ -98,3 +79,18 @@ def ports(setting: Path = _EPHEMERAL) -> range:
     end = min(first, _FIRST_EPHEMERAL)
     # Where a site gives out nearly all ports there is no better range than the usual one.
     return range(_FIRST_PORT, end if end > _FIRST_PORT + 1000 else _FIRST_EPHEMERAL)
+
+
+def _addresses_of(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Return an interface's addresses, as Linux tells them."""
+    found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        request = struct.pack("256s", name.encode())
+        answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+        found.add(ipaddress.IPv4Address(answer[20:24]))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, *_, owner = line.split()
+            if owner == name:
+                found.add(ipaddress.IPv6Address(bytes.fromhex(digits)))
+    return found

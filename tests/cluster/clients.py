@@ -15,7 +15,7 @@ class Clients:
         self.folder, self._calls = folder, folder / "calls"
         folder.mkdir()
         kept = [
-            part for part in os.environ["PATH"].split(":") if not (Path(part) / "squeue").exists()
+            each for each in os.environ["PATH"].split(":") if not (Path(each) / "squeue").exists()
         ]
         (folder / "bash").symlink_to("/bin/bash")
         monkeypatch.setenv("PATH", ":".join([str(folder), *kept]))
@@ -30,5 +30,5 @@ class Clients:
 
     @property
     def calls(self) -> list[str]:
-        """Return what was called, with its words."""
+        """Return what was called, with its arguments."""
         return self._calls.read_text().splitlines() if self._calls.exists() else []

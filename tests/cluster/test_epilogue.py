@@ -240,18 +240,18 @@ def test_another_submission_is_counted_by_itself(
     assert epilogue(run, 76) == 76
 
 
-def save_statistics(folder: Path, part: int, job: str) -> Path:
+def save_statistics(folder: Path, shard: int, job: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = Target("generated", "1a2b", "c" * 64, 64, 32)
-    path = folder / f"part-{part:05d}-of-00016-batch-32.npz"
-    save_part(path, Header(target, 0, 4, part, 16, job=job), {"count": np.array(4)})
+    path = folder / f"part-{shard:05d}-of-00016-batch-32.npz"
+    save_part(path, Header(target, 0, 4, shard, 16, job=job), {"count": np.array(4)})
     return path
 
 
-def test_an_evaluation_is_measured_by_its_own_part(
+def test_an_evaluation_is_measured_by_its_own_shard(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by the checkpoints of the training that goes on, nor by what others compute."""
+    """Not by the checkpoints of the training that continues, nor by what others compute."""
     words = ("run=x", "checkpoint=400", "evaluation.shard=3")
     run = submitted(tmp_path / "run", here.job, "", "evaluate", words=words, max_restarts=2)
     codes = []
@@ -266,7 +266,7 @@ def test_an_evaluation_is_measured_by_its_own_part(
 
 
 @pytest.mark.parametrize("where", ["run/evaluations/1a2b/0000000400-3c4d", "real-statistics/9f"])
-def test_an_evaluation_that_computes_part_after_part_makes_progress(
+def test_an_evaluation_that_computes_shard_after_shard_makes_progress(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     run = submitted(tmp_path / "run", here.job, "", "evaluate", max_restarts=0)
@@ -300,7 +300,7 @@ def test_a_build_is_measured_by_its_own_finished_shards(
     assert epilogue(folder, 137) == GAVE_UP
 
 
-def test_a_node_that_was_lost_twice_is_left_out(
+def test_a_node_that_was_lost_twice_is_excluded(
     here: Here, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     here.is_in(RUNNING.format("n9"))  # as a person said to sbatch
@@ -314,7 +314,7 @@ def test_a_node_that_was_lost_twice_is_left_out(
     assert "n2 failed twice and is not used again" in capfd.readouterr().err
 
 
-def test_no_node_is_left_out_of_what_a_job_needs(
+def test_no_node_is_excluded_that_a_job_needs(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also where a script was submitted by hand, and nobody wrote down how many nodes it wants."""
@@ -337,7 +337,7 @@ def test_a_refusal_of_slurm_is_said(
     assert "run the same command again" in said
 
 
-def test_only_the_last_start_tells_the_cause(tmp_path: Path) -> None:
+def test_only_the_last_start_shows_the_cause(tmp_path: Path) -> None:
     log = tmp_path / "log"
     ended = "srun: error: n1: task{} Exited with exit code {}\n"
     log.write_text(

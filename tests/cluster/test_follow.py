@@ -1,4 +1,4 @@
-"""Watching an array whose elements are resumed by other jobs."""
+"""Following an array whose elements are resumed by other jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def record(folder: Path, job: str, follows: str = "") -> JobRecord:
     return made
 
 
-def test_jobs_that_resume_others_are_watched_in_their_place(
+def test_successors_are_followed_in_the_place_of_their_jobs(
     clients: Clients,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -34,7 +34,7 @@ def test_jobs_that_resume_others_are_watched_in_their_place(
         {"5": "RUNNING", "1_1": "COMPLETED"},
         {"5": "COMPLETED", "1_1": "COMPLETED"},
     ]
-    answers = iter(Answer({job: JobState(job, word) for job, word in s.items()}) for s in said)
+    answers = iter(Answer({job: JobState(job, name) for job, name in s.items()}) for s in said)
     asked: list[list[str]] = []
 
     def ask(jobs: list[str]) -> Answer:

@@ -125,14 +125,14 @@ def test_the_next_job_of_a_merge_reserves_the_same(
     assert len([call for call in clients.calls if call.startswith("sbatch --test-only")]) == 2
 
 
-def test_a_partition_that_wants_gpus_is_told_before_anything_is_submitted(
+def test_a_partition_that_needs_gpus_is_named_before_anything_is_submitted(
     clients: Clients, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (clients.folder / "only-gpus").touch()
     assert main(words) == 2
-    told = capfd.readouterr().err
-    assert "this partition takes jobs with GPUs" in told
-    assert "set cluster.merge_gpus=1" in told
+    err = capfd.readouterr().err
+    assert "this partition takes jobs with GPUs" in err
+    assert "set cluster.merge_gpus=1" in err
     assert not read_jobs(tmp_path / "birds")
     assert main([*words, "cluster.merge_gpus=1"]) == 0
     assert read_jobs(tmp_path / "birds")[-1].cluster["gpus_per_node"] == 1

@@ -1,4 +1,4 @@
-"""The options of sbatch that settings make, a person's own, and what the environment adds."""
+"""The options of sbatch that settings make, the user's, and what the environment adds."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def test_gpus_and_memory(settings: dict[str, Any], options: dict[str, str]) -> N
         ({"options": ["--parsable"]}, "reads what sbatch prints"),
     ],
 )
-def test_own_options_that_repeat_a_setting(settings: dict[str, Any], sentence: str) -> None:
+def test_user_options_that_repeat_a_setting(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ClusterError) as refusal:
         user_options(slurm(**settings))
     assert sentence in str(refusal.value)
 
 
-def test_own_options_that_no_setting_makes() -> None:
+def test_user_options_that_no_setting_makes() -> None:
     options = ["--mem-per-cpu=4G", "--partition=a", "--hold", "--gres=nvme:1", "--exclusive=user"]
     own = user_options(slurm(options=options))
     assert list(own.values()) == ["4G", "a", True, "nvme:1", "user"]

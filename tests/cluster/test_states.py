@@ -1,4 +1,4 @@
-"""Numbers of jobs as Slurm writes them, and the list of what a person cancelled."""
+"""Numbers of jobs as Slurm writes them, their states, and the list of cancelled jobs."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def test_cancelled_jobs_are_remembered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "waits", "runs"),
+    ("name", "waits", "runs"),
     [
         ("PENDING", True, False),
         ("COMPLETING", False, True),
         ("COMPLETED", False, False),
         ("REVOKED", False, False),
         ("LAUNCH_FAILED", False, False),
-        ("POWER_UP_NODE", False, True),  # words of newer versions: not over
+        ("POWER_UP_NODE", False, True),  # of newer versions: not over
         ("EXPEDITING", False, True),
     ],
 )
-def test_what_lives(word: str, waits: bool, runs: bool) -> None:
-    state = JobState("7", word)
+def test_what_lives(name: str, waits: bool, runs: bool) -> None:
+    state = JobState("7", name)
     assert (state.waits, state.runs, state.lives) == (waits, runs, waits or runs)
 
 

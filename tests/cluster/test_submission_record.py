@@ -1,4 +1,4 @@
-"""What is kept of a submission, and where it may lie."""
+"""What is kept of a submission, and on which file systems."""
 
 from __future__ import annotations
 

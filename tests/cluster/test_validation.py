@@ -1,4 +1,4 @@
-"""What a cluster cannot do is refused in one sentence."""
+"""A job that a cluster cannot run is refused in one sentence."""
 
 from __future__ import annotations
 

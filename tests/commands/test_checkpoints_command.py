@@ -1,4 +1,4 @@
-"""The door t2i_hpc.checkpoints: a table, a verdict, a file."""
+"""The command `checkpoints`: a table, a verification, a file."""
 
 from __future__ import annotations
 

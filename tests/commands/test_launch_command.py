@@ -1,4 +1,4 @@
-"""The door `launch` on a machine without Slurm."""
+"""The command `launch` on a machine without Slurm."""
 
 from __future__ import annotations
 

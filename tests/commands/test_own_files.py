@@ -1,4 +1,4 @@
-"""What one's own configuration files and names can be wrong in, told in a sentence."""
+"""Mistakes in user-defined configuration files and names are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD = "# @package _global_\ndefaults:\n  - demo\n"
         ("defaults:\n  - demo\nseed: 2\n", "begins with the line # @package _global_"),
     ],
 )
-def test_an_experiment_of_ones_own(
+def test_a_user_defined_experiment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
 ) -> None:
     (tmp_path / "experiment").mkdir()

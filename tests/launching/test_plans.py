@@ -43,7 +43,7 @@ def test_a_training_is_one_job_in_its_run(shards: Path, tmp_path: Path) -> None:
 def test_shards_of_an_evaluation_take_one_checkpoint(run: Path) -> None:
     words = (f"run={run}", "evaluation=demo", "evaluation.shards=3")
     made = plan("evaluate", *words)
-    pinned = (*words, "checkpoint=200")  # a training that goes on makes newer ones
+    pinned = (*words, "checkpoint=200")  # a training that continues makes newer ones
     assert [work.arguments for work in made.works] == [
         (*pinned, f"evaluation.shard={shard}") for shard in range(3)
     ]
@@ -95,7 +95,7 @@ def test_an_evaluation_of_which_the_merge_is_left_is_a_merge(run: Path, tmp_path
         assert "evaluation.shards=3" in merge.arguments
 
 
-def test_parts_of_shards_and_their_merge(tmp_path: Path) -> None:
+def test_build_partitions_and_their_merge(tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "images", range(3))
     words = (f"images={images}", f"output={tmp_path / 'out'}")
     made = plan("shards", *words, build_partitions=2)

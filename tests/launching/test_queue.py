@@ -78,7 +78,7 @@ def test_the_living_points_of_a_sweep_are_left_out(
     assert "2 of 4 are in the queue already (job 5 (2 tasks)), 2 new" in capfd.readouterr().out
 
 
-def test_a_submit_limit_is_told_with_what_is_in_the_queue_already(
+def test_a_submit_limit_is_reported_with_what_is_in_the_queue_already(
     clients: Clients, tmp_path: Path
 ) -> None:
     """Slurm takes the first of two arrays."""
@@ -109,15 +109,15 @@ def test_one_folder_has_several_names(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("runs")
     near, far = Path("runs/a"), tmp_path / "runs" / "a"
-    shard = ("run=runs/a", "evaluation.shard=0", "evaluation.cache='runs'")
+    given = ("run=runs/a", "evaluation.shard=0", "evaluation.cache='runs'")
     submitted("5_0", work(near, "runs=runs"))
-    submitted("5_1", work(near, *shard, task="evaluate"))
+    submitted("5_1", work(near, *given, task="evaluate"))
     for folder in (near, far, tmp_path / "link" / "a"):
         again = Plan("x", (work(folder, f"runs={folder.parent}"),), folder)
         assert [record.job for record in living_works(again).values()] == ["5_0"]
         words = (f"evaluation.cache={folder.parent}", f"run={folder}", "evaluation.shard=0")
-        part = work(folder, *words, task="evaluate")
-        assert living_works(Plan("x", (part,), folder)).keys() == {part}
+        shard = work(folder, *words, task="evaluate")
+        assert living_works(Plan("x", (shard,), folder)).keys() == {shard}
         other = work(folder, f"run={folder}", "evaluation.shard=1", task="evaluate")
         assert not living_works(Plan("x", (other,), folder))
 

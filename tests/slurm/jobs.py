@@ -1,4 +1,4 @@
-"""Jobs of the tests: submitted by the door or a script, disturbed, waited for.
+"""Jobs of the tests: submitted by `launch` or a script, interrupted, waited for.
 
 Waits are long, for a slow machine, and end at once with what they wait for; they also end where a
 job is over that would have to bring it about.
@@ -21,7 +21,7 @@ from unittest import mock
 import pytest
 from safetensors.torch import load_file
 
-from t2i_hpc import launch as door
+from t2i_hpc import launch as command
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
@@ -46,7 +46,7 @@ ON_CPUS = ("cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "cluster.time=3
 
 @dataclass(frozen=True)
 class Answer:
-    """What the door printed, and its exit code."""
+    """What a command printed, and its exit code."""
 
     code: int
     out: str
@@ -54,15 +54,15 @@ class Answer:
 
 
 def launch(lab: Lab, *words: str) -> Answer:
-    """Run the door in the lab's environment, on CPUs; in this process, which saves seconds."""
+    """Run `launch` in the lab's environment, on CPUs; in this process, which saves seconds."""
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.dict(os.environ, {**environment(), **lab.environment}, clear=True),
         redirect_stdout(out),
         redirect_stderr(err),
     ):
-        named = any(word.startswith("cluster=") for word in words)
-        code = door.main([*([] if named else ["cluster=slurm"]), *ON_CPUS, *words])
+        named = any(each.startswith("cluster=") for each in words)
+        code = command.main([*([] if named else ["cluster=slurm"]), *ON_CPUS, *words])
     return Answer(code, out.getvalue(), err.getvalue())
 
 
@@ -149,12 +149,12 @@ def wait_until(
             alive = now
         if now - alive > BRIEFLY or now - begun > PATIENCE:
             pytest.fail(
-                f"not within {now - begun:.0f} s: {what}\n{_told(*worker) if worker else ''}"
+                f"not within {now - begun:.0f} s: {what}\n{_account(*worker) if worker else ''}"
             )
         time.sleep(0.1 if worker is None else 0.3)
 
 
-def _told(lab: Lab, job: str, logs: Path) -> str:
+def _account(lab: Lab, job: str, logs: Path) -> str:
     said = "".join(log_text(path) for path in sorted(logs.glob("**/*log*")))
     return f"{said}\n{lab.run('scontrol', 'show', 'job', job)}"
 

@@ -1,7 +1,7 @@
 """A real Slurm on this machine: two nodes in namespaces of their own, with real accounting.
 
 Each node is a slurmd with its own host name, address, process tree, /dev/shm and local disk (the
-folder ``private``), so killing it is a power cut. Everything lies in one folder and on free ports
+folder ``private``), so killing it is a power cut. Everything is in one folder and on free ports
 of the loopback address; several labs can run side by side. Nodes claim more processors than there
 are.
 

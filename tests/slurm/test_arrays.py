@@ -83,7 +83,7 @@ def test_a_merge_that_waits_waits_for_new_shards_as_well(lab: Lab, run: Path) ->
     assert known == (first.job, again.job)
 
 
-def test_parts_of_a_split_are_followed_to_their_merge(lab: Lab, tmp_path: Path) -> None:
+def test_build_partitions_are_followed_to_their_merge(lab: Lab, tmp_path: Path) -> None:
     """By the script."""
     images = make_image_folder(tmp_path / "images", range(12))
     output = tmp_path / "shards"

@@ -1,4 +1,4 @@
-"""DeepSpeed on two nodes of two ranks: launched and by a script, disturbed; four ranks here."""
+"""DeepSpeed on two nodes of two ranks: launched and by a script, interrupted; four ranks here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from t2i_hpc.runs.layout import list_checkpoints
 from tests.slurm.jobs import FOUR, equal_bits, kill_rank, submit, training, wait_until
 from tests.slurm.lab import Lab
-from tests.slurm.stories import Story, tell, train_here
+from tests.slurm.scenarios import Scenario, run_scenarios, train_here
 from tests.support.data import make_shards
 from tests.support.preloaded import nursery
 from tests.support.training import TINY, only_run
@@ -43,20 +43,20 @@ def folder(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def signal(lab: Lab, job: str) -> None:
         lab.run("scancel", "--signal=USR1", job)
 
-    tell(lab, Story(folder / "launched", launched, (kill,)))
-    tell(lab, Story(folder / "script", script, (signal,)))
+    run_scenarios(lab, Scenario(folder / "launched", launched, (kill,)))
+    run_scenarios(lab, Scenario(folder / "script", script, (signal,)))
     with nursery("deepspeed") as home:
         train_here(home, 4, folder / "here", data, *TINY, *SETTINGS)
     return folder
 
 
 @pytest.mark.parametrize(("name", "code"), [("launched", 137), ("script", 75)])
-def test_a_disturbed_training_resumes_and_is_equal_to_four_ranks_here(
+def test_an_interrupted_training_resumes_and_is_equal_to_four_ranks_here(
     folder: Path, name: str, code: int
 ) -> None:
     run = only_run(folder / name)
     (log,) = [*(folder / name).glob("*.log"), *run.glob("jobs/*_0_log.out")]
     text = log.read_text()
-    for words in ("on 4 ranks", f"ended with code {code}: it is requeued", "resuming at step"):
-        assert words in text, text
+    for phrase in ("on 4 ranks", f"ended with code {code}: it is requeued", "resuming at step"):
+        assert phrase in text, text
     assert equal_bits(folder / "here", folder / name)

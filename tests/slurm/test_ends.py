@@ -121,7 +121,7 @@ def test_an_element_of_an_array_that_stops_is_requeued_alone(lab: Lab, tmp_path:
 
 
 @dataclass(frozen=True)
-class Disturbed:
+class Interrupted:
     """A job that was ended, and its folder."""
 
     job: str
@@ -148,15 +148,15 @@ def building(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def ended(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Disturbed]:
+def ended(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Interrupted]:
     """Jobs whose time limit is reached, that another preempts, or whose script is killed."""
-    made: dict[str, Disturbed] = {}
+    made: dict[str, Interrupted] = {}
     for kind in [*KINDS, KILLED, BUILD]:
         end, on_stop = kind.split()
         folder = tmp_path_factory.mktemp("ends") / "run"
         task = building(folder) if kind == BUILD else f"{RESUMED}; {SAVES}"
         job = Script(folder, task, on_stop).submit(lab, *WHERE[end])
-        made[kind] = Disturbed(job, folder)
+        made[kind] = Interrupted(job, folder)
     for kind, each in made.items():
         wait_until(partial(is_at_work, each), f"work of {kind}")
     lab.run("sbatch", "--nodes=2", "--cpus-per-task=50", "--output=/dev/null", "--wrap=sleep 1")
@@ -167,7 +167,7 @@ def ended(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Distu
     return made
 
 
-def is_at_work(each: Disturbed) -> bool:
+def is_at_work(each: Interrupted) -> bool:
     captions = each.folder.with_name("captions")
     return is_read(captions) if captions.exists() else "at work" in said(each.folder, each.job)
 
@@ -183,7 +183,7 @@ def is_read(pipe: Path) -> bool:
 
 @pytest.mark.parametrize("kind", [*(kind for kind in KINDS if "requeue" in kind), BUILD])
 def test_a_job_that_slurm_ends_while_it_saves_is_requeued(
-    lab: Lab, ended: dict[str, Disturbed], kind: str
+    lab: Lab, ended: dict[str, Interrupted], kind: str
 ) -> None:
     job, folder = ended[kind].job, ended[kind].folder
     wait_for(lab, job, DONE, folder)
@@ -195,7 +195,7 @@ def test_a_job_that_slurm_ends_while_it_saves_is_requeued(
 
 @pytest.mark.parametrize("kind", [*(kind for kind in KINDS if "chain" in kind), KILLED])
 def test_a_job_that_slurm_ends_while_it_saves_has_a_successor(
-    lab: Lab, ended: dict[str, Disturbed], kind: str
+    lab: Lab, ended: dict[str, Interrupted], kind: str
 ) -> None:
     first, successor, *_ = read_jobs(ended[kind].folder)
     assert successor.predecessor == first.job == ended[kind].job

@@ -8,7 +8,7 @@ from tests.slurm.jobs import launch, launched, wait_until
 from tests.slurm.lab import Lab
 
 
-def test_the_log_lies_where_the_record_says(lab: Lab, tmp_path: Path) -> None:
+def test_the_log_is_where_the_record_says(lab: Lab, tmp_path: Path) -> None:
     folder = tmp_path / "50%j" / "100%a"
     words = ("task=shards", f"images={tmp_path}", f"output={folder}")
     images = tmp_path / "one.png"
@@ -21,6 +21,6 @@ def test_the_log_lies_where_the_record_says(lab: Lab, tmp_path: Path) -> None:
     (record,) = launched(lab, tmp_path, *words)
     assert record.log == str(folder / "jobs" / f"{record.job}_0_log.out")
     log = Path(record.log)
-    wait_until(lambda: log.exists() and "t2i_hpc.shards: " in log.read_text(), "the task's words")
+    wait_until(lambda: log.exists() and "t2i_hpc.shards: " in log.read_text(), "the task's output")
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} >= {"50%j"}
     assert not (tmp_path / f"50{record.job}").exists()

@@ -1,4 +1,4 @@
-"""How a job goes on where Slurm decides: nodes left out, successors, and what waits for them."""
+"""The task that decides about a job, and a job that is followed to its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2i_hpc.config.cluster import ClusterConfig
 from tests.slurm.jobs import detail, state_of, wait_until
 from tests.slurm.lab import Lab
 
-AFTERWARDS = f"{sys.executable} -m t2i_hpc.cluster.slurm.job"
+EPILOGUE = f"{sys.executable} -m t2i_hpc.cluster.slurm.job"
 
 
 def wrapped(lab: Lab, folder: Path, *lines: str, options: tuple[str, ...] = ()) -> str:
@@ -34,7 +34,7 @@ def test_the_task_that_failed_by_itself_decides(lab: Lab, tmp_path: Path) -> Non
     lines = (
         "echo Starting with JobEnvironment",
         "srun bash -c 'exit $((SLURM_PROCID ? 76 : 1))'",
-        f"{AFTERWARDS} {run} $?",
+        f"{EPILOGUE} {run} $?",
     )
     job = wrapped(lab, run, *lines, options=("--ntasks=2",))
     cluster = dataclasses.asdict(ClusterConfig(name="slurm"))
@@ -45,9 +45,9 @@ def test_the_task_that_failed_by_itself_decides(lab: Lab, tmp_path: Path) -> Non
     assert detail(lab, job, "ExitCode") == "1:0"
 
 
-@pytest.mark.parametrize(("code", "word"), [(0, "COMPLETED"), (3, "FAILED")])
+@pytest.mark.parametrize(("code", "state"), [(0, "COMPLETED"), (3, "FAILED")])
 def test_a_job_is_followed_to_its_end(
-    lab: Lab, tmp_path: Path, code: int, word: str, capfd: pytest.CaptureFixture[str]
+    lab: Lab, tmp_path: Path, code: int, state: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     job = wrapped(lab, run, "echo one", "sleep 2", "echo two", f"exit {code}")
@@ -56,4 +56,4 @@ def test_a_job_is_followed_to_its_end(
     with mock.patch.dict(os.environ, lab.environment):
         assert follow([record], run) == (code != 0)
     out, _ = capfd.readouterr()
-    assert out.endswith(f"one\ntwo\njob {job}: {word}\n")
+    assert out.endswith(f"one\ntwo\njob {job}: {state}\n")

@@ -18,7 +18,7 @@ from tests.support.data import make_shards
 from tests.support.training import TINY, environment
 
 
-def said(lab: Lab, door: Command[Any], *words: str) -> tuple[int, str]:
+def said(lab: Lab, command: Command[Any], *words: str) -> tuple[int, str]:
     """Run a command in the lab's environment; return its exit code and all that it prints."""
     out = io.StringIO()
     variables = {**environment(), **lab.environment}
@@ -27,7 +27,7 @@ def said(lab: Lab, door: Command[Any], *words: str) -> tuple[int, str]:
         redirect_stdout(out),
         redirect_stderr(out),
     ):
-        return door.main(list(words)), out.getvalue()
+        return command.main(list(words)), out.getvalue()
 
 
 def test_a_stopped_controller_is_no_end_of_a_job(lab: Lab, tmp_path: Path) -> None:

@@ -37,12 +37,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("data"), count=24, size=80)
 
 
-def said(lab: Lab, door: Command[Any], *words: str) -> str:
-    """Run a door in the lab's environment; return what it prints."""
+def said(lab: Lab, command: Command[Any], *words: str) -> str:
+    """Run a command in the lab's environment; return what it prints."""
     out = io.StringIO()
     variables = {**environment(), **lab.environment}
     with mock.patch.dict(os.environ, variables, clear=True), redirect_stdout(out):
-        assert door.main(list(words)) == 0
+        assert command.main(list(words)) == 0
     return out.getvalue()
 
 

@@ -1,6 +1,6 @@
-"""Trainings that are disturbed in every way a cluster knows, each several times.
+"""Trainings that are interrupted in every way a cluster knows, each several times.
 
-Each goes on by itself and ends with the very weights of a training that nobody disturbed.
+Each resumes by itself and ends with the very weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.slurm.jobs import (
     wait_until,
 )
 from tests.slurm.lab import Lab
-from tests.slurm.stories import Disturb, Story, tell, train_here
+from tests.slurm.scenarios import Interruption, Scenario, run_scenarios, train_here
 from tests.support.data import make_shards
 from tests.support.preloaded import nursery
 from tests.support.training import TINY, only_run
@@ -43,7 +43,7 @@ from tests.support.training import TINY, only_run
 CLIENTS = ("sbatch", "squeue", "scontrol", "sinfo", "srun", "scancel", "git")
 _THERE = ("cluster=slurm", "cluster.gpus_per_node=0", "cluster.cpus_per_task=1", "device=cpu")
 _DEMO = (*_THERE, "evaluation=demo", "evaluation.images=8", "evaluation.shards=1")
-_QUOTED = ",".join(f'"{word}"' for word in _DEMO)
+_QUOTED = ",".join(f'"{each}"' for each in _DEMO)
 EVALUATIONS = ("engine.images=8", "evaluation.every_images=8", f"evaluation.overrides=[{_QUOTED}]")
 
 
@@ -111,7 +111,7 @@ def _submit_torchrun(lab: Lab, runs: Path, *words: str) -> str:
 
 
 @dataclass(frozen=True)
-class Told:
+class Finished:
     """Trainings that are over, each in a folder of its own."""
 
     folder: Path
@@ -129,16 +129,20 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(lab: Lab, bare: Lab, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """Let trainings of the same length be disturbed in all ways, and one be left alone, here."""
+def finished(
+    lab: Lab, bare: Lab, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """Run trainings of the same length: one uninterrupted here, others interrupted in all ways."""
     folder = tmp_path_factory.mktemp("runs")
     data, length = f"data.path={shards}", f"engine.images={IMAGES}"
     low, cancel = (
         (f"cluster.partition={name}", "cluster.cpus_per_task=20") for name in ("low", "cancel")
     )
 
-    def story(name: str, submit: Callable[[Path], str], *disturbances: Disturb) -> Story:
-        return Story(folder / name, submit, disturbances)
+    def scenario(
+        name: str, submit: Callable[[Path], str], *interruptions: Interruption
+    ) -> Scenario:
+        return Scenario(folder / name, submit, interruptions)
 
     def launched_with(*words: str, on: Lab = lab) -> Callable[[Path], str]:
         return lambda runs: training(on, shards, runs, length, *words)
@@ -149,72 +153,72 @@ def told(lab: Lab, bare: Lab, shards: Path, tmp_path_factory: pytest.TempPathFac
     def torchrun(runs: Path) -> str:
         return _submit_torchrun(lab, runs, data, *TINY, "engine.images=4000000")
 
-    tell(
+    run_scenarios(
         lab,
-        story("requeued", launched_with(*low), kill_script, _requeue, _preempt),
-        story("script", script, _signal),
+        scenario("requeued", launched_with(*low), kill_script, _requeue, _preempt),
+        scenario("script", script, _signal),
     )
     chain = launched_with(*cancel, "cluster.on_stop=chain")
-    tell(
+    run_scenarios(
         lab,
-        story("torchrun", torchrun, _leave_alone, _cancel),
-        story("chained", chain, _signal, _preempt),
-        story("evaluated", launched_with(*EVALUATIONS)),
-        story("power", launched_with(on=bare), _cut_power),  # alone on its second node
+        scenario("torchrun", torchrun, _leave_alone, _cancel),
+        scenario("chained", chain, _signal, _preempt),
+        scenario("evaluated", launched_with(*EVALUATIONS)),
+        scenario("power", launched_with(on=bare), _cut_power),  # alone on its second node
     )
     with nursery() as home:
         train_here(home, 2, folder / "here2", data, *TINY, length)
         train_here(home, 4, folder / "here4", data, *TINY, length, "experiment=coco_ssagan")
-    return Told(folder)
+    return Finished(folder)
 
 
-def test_a_training_that_is_taken_away_three_times_goes_on(lab: Lab, told: Told) -> None:
+def test_a_training_that_is_interrupted_three_times_resumes(lab: Lab, finished: Finished) -> None:
     """Its batch script is killed, a person requeues it, another job preempts it."""
-    (record,) = told.jobs("requeued")
-    log = told.log("requeued")
+    (record,) = finished.jobs("requeued")
+    log = finished.log("requeued")
     assert f"its batch script was killed: job {record.job}" in log
     assert log.count("resuming at step") == 3
-    assert equal_bits(told.runs("here2"), told.runs("requeued"))
+    assert equal_bits(finished.runs("here2"), finished.runs("requeued"))
     ends = lab.run("sacct", "-X", "-n", "-P", "-D", "-j", record.job, "-o", "State").split()
     assert (len(ends), ends[-1]) == (4, "COMPLETED")
     assert "FAILED" not in ends
 
 
-def test_a_script_of_four_tasks_that_is_signalled_goes_on(told: Told) -> None:
-    log = told.log("script")
-    for words in ("on 4 ranks", "stopped and saved", "resuming at step"):
-        assert words in log
+def test_a_script_of_four_tasks_that_is_signalled_resumes(finished: Finished) -> None:
+    log = finished.log("script")
+    for phrase in ("on 4 ranks", "stopped and saved", "resuming at step"):
+        assert phrase in log
     assert "ended with code 75: it is requeued" in log
-    assert equal_bits(told.runs("here4"), told.runs("script"))
+    assert equal_bits(finished.runs("here4"), finished.runs("script"))
 
 
-def test_a_job_that_has_to_end_is_followed_by_another(lab: Lab, told: Told) -> None:
+def test_a_job_that_has_to_end_is_resumed_by_its_successor(lab: Lab, finished: Finished) -> None:
     """Also in a partition with PreemptMode=CANCEL and GraceTime=0; the chain ends with the work."""
-    jobs = [record.job for record in told.jobs("chained")]
+    jobs = [record.job for record in finished.jobs("chained")]
     states = [state_of(lab, job) for job in jobs]
-    assert states == ["COMPLETED", "PREEMPTED", "COMPLETED"], told.log("chained")
-    assert [each.predecessor for each in told.jobs("chained")] == ["", *jobs[:2]]
-    assert told.log("chained").count("resuming at step") == 2
-    assert equal_bits(told.runs("here2"), told.runs("chained"))
+    assert states == ["COMPLETED", "PREEMPTED", "COMPLETED"], finished.log("chained")
+    assert [each.predecessor for each in finished.jobs("chained")] == ["", *jobs[:2]]
+    assert finished.log("chained").count("resuming at step") == 2
+    assert equal_bits(finished.runs("here2"), finished.runs("chained"))
 
 
-def test_a_node_that_loses_its_power_is_survived(told: Told) -> None:
+def test_a_node_that_loses_its_power_is_survived(finished: Finished) -> None:
     """In a job that finds no more than Slurm's clients, and none of its accounting."""
-    assert "resuming at step" in told.log("power")
-    assert equal_bits(told.runs("here2"), told.runs("power"))
+    assert "resuming at step" in finished.log("power")
+    assert equal_bits(finished.runs("here2"), finished.runs("power"))
 
 
-def test_torchrun_stops_before_a_time_limit_that_slurm_alone_knows(told: Told) -> None:
+def test_torchrun_stops_before_a_time_limit_that_slurm_alone_knows(finished: Finished) -> None:
     """The second way of the script; Slurm 22.05 sets no SLURM_JOB_END_TIME."""
-    log = told.log("torchrun")
+    log = finished.log("torchrun")
     assert re.search(r"time limit in \d+ s: stopping to save", log), log
     assert "resuming at step" in log
 
 
-def test_a_training_submits_its_own_evaluations(told: Told) -> None:
-    run = only_run(told.runs("evaluated"))
+def test_a_training_submits_its_own_evaluations(finished: Finished) -> None:
+    run = only_run(finished.runs("evaluated"))
     scores = read_json_lines(run / "scores.jsonl")
-    assert sorted(row["images"] for row in scores) == [0, 8], told.log("evaluated")
+    assert sorted(row["images"] for row in scores) == [0, 8], finished.log("evaluated")
     assert len(read_jobs(run)) == 3
 
 
@@ -230,7 +234,7 @@ def test_the_same_command_is_not_submitted_twice(lab: Lab, shards: Path, tmp_pat
 
 
 def test_a_task_of_a_job_waits_passively(lab: Lab, shards: Path, tmp_path: Path) -> None:
-    """Whatever the environment of the job: a stand-in for torch tells what it finds."""
+    """Whatever the environment of the job: a stand-in for torch prints what it finds."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(
         "import os\n"

@@ -1,6 +1,6 @@
-"""Trainings on the lab that are disturbed again and again, two at a time.
+"""Scenarios: trainings on the lab, interrupted again and again, two at a time.
 
-More at once would only wait for each other on a small machine; fewer would leave it idle, since
+More at once would only wait for each other on a small machine; fewer would leave it unused, since
 Slurm starts a requeued job ten seconds later.
 """
 
@@ -17,39 +17,39 @@ from tests.slurm.jobs import BRIEFLY, ENDED, state_of, steps_of, wait_until
 from tests.slurm.lab import Lab
 from tests.support.preloaded import Nursery
 
-Disturb = Callable[[Lab, str], None]
+Interruption = Callable[[Lab, str], None]
 AT_ONCE, AT_WORK = 2, 2  # trainings; steps
 
 
 @dataclass
-class Story:
+class Scenario:
     """One training: how it is submitted, and what happens to it as soon as it works again.
 
     Attributes:
         runs: the folder of its run.
         submit: puts it into that folder and returns the job's number.
-        disturbances: one a session; the session after the last one ends the training.
+        interruptions: one a session; the session after the last one ends the training.
         job: its first job, "" before that is submitted.
-        disturbed: how many of the disturbances were.
+        interrupted: how many of the interruptions were.
     """
 
     runs: Path
     submit: Callable[[Path], str]
-    disturbances: Sequence[Disturb] = ()
+    interruptions: Sequence[Interruption] = ()
     job: str = ""
-    disturbed: int = 0
+    interrupted: int = 0
     _first_step: int | None = None
     _alive: float = field(default_factory=time.monotonic)
 
-    def goes_on(self, lab: Lab) -> bool:
-        """Submit or disturb it where it is time to; return False when none of its jobs lives."""
+    def advance(self, lab: Lab) -> bool:
+        """Submit or interrupt it where it is time to; return False when none of its jobs lives."""
         if not self.job:
             self.job, self._alive = self.submit(self.runs), time.monotonic()
         for run in (path.parent for path in self.runs.glob("*/config.yaml")):
             sessions = read_sessions(run)
-            if self.disturbed < min(len(self.disturbances), len(sessions)) and self._works():
-                self.disturbances[self.disturbed](lab, sessions[-1].job)
-                self.disturbed, self._first_step = self.disturbed + 1, None
+            if self.interrupted < min(len(self.interruptions), len(sessions)) and self._works():
+                self.interruptions[self.interrupted](lab, sessions[-1].job)
+                self.interrupted, self._first_step = self.interrupted + 1, None
         return self._lives(lab)
 
     def _lives(self, lab: Lab) -> bool:
@@ -73,26 +73,26 @@ class Story:
         return steps >= self._first_step + AT_WORK
 
 
-def tell(lab: Lab, *stories: Story) -> None:
-    """Let all stories come to their end; whether it is the right one, their tests say."""
-    waiting, told = list(stories), list[Story]()
+def run_scenarios(lab: Lab, *scenarios: Scenario) -> None:
+    """Run all scenarios to their end; their tests say whether it is the right one."""
+    waiting, active = list(scenarios), list[Scenario]()
 
     def is_news() -> bool:
-        """Poll all; return whether one was disturbed or is over."""
-        before = sum(story.disturbed for story in told)
-        living = [story for story in told if story.goes_on(lab)]
-        news = len(living) < len(told) or sum(story.disturbed for story in told) > before
-        told[:] = living
+        """Poll all; return whether one was interrupted or is over."""
+        before = sum(each.interrupted for each in active)
+        living = [scenario for scenario in active if scenario.advance(lab)]
+        news = len(living) < len(active) or sum(each.interrupted for each in active) > before
+        active[:] = living
         return news
 
-    while waiting or told:
-        while waiting and len(told) < AT_ONCE:
-            told.append(waiting.pop(0))
-        wait_until(is_news, f"news of {' and '.join(story.runs.name for story in told)}")
+    while waiting or active:
+        while waiting and len(active) < AT_ONCE:
+            active.append(waiting.pop(0))
+        wait_until(is_news, f"news of {' and '.join(scenario.runs.name for scenario in active)}")
 
 
 def train_here(home: Nursery, ranks: int, runs: Path, *words: str) -> None:
-    """Do the same training on this machine, undisturbed."""
+    """Do the same training on this machine, uninterrupted."""
     runs.mkdir()
     started = home.train_world(ranks, [f"runs={runs}", *words], runs)
     codes = [rank.wait() for rank in started]
