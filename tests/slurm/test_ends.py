@@ -253,7 +253,7 @@ def test_a_merge_waits_for_the_jobs_that_resume_what_it_merges(lab: Lab, tmp_pat
     resumes = {record.predecessor: record for record in read_jobs(folder)}
     again = resumes[merge]
     assert resumes[job].job in again.after
-    assert f"job {again.job} follows it" in said(folder, merge)
+    assert f"job {again.job} replaces it" in said(folder, merge)
     assert "merges" not in said(folder, merge)
     wait_until(lambda: state_of(lab, again.job) == "FAILED", "the second merge's own end")
 
