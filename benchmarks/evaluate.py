@@ -1,7 +1,7 @@
-"""How fast images are scored: drawing, detector and both, against torch-fidelity; the merge.
+"""How fast images are scored: generator, detector and both, against torch-fidelity; the merge.
 
     python -m benchmarks.evaluate                        # 256 px, nf 32, N = 64: some minutes
-    python -m benchmarks.evaluate --images 16 --parts 20 --width 8
+    python -m benchmarks.evaluate --images 16 --shards 20 --width 8
 
 All networks have random weights, which moves no time. Torch-fidelity extracts the same images
 at its defaults with the same weights; the largest difference of the features is printed. Shards
@@ -30,18 +30,18 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from t2i_hpc.common.seeds import noise
-from t2i_hpc.evaluation.compute import look_at_images
+from t2i_hpc.evaluation.compute import extract_features
 from t2i_hpc.evaluation.detectors.inception import InceptionV3
 from t2i_hpc.evaluation.fid import NAMES, Moments, frechet_distance
-from t2i_hpc.evaluation.partial_statistics import (
-    Header,
-    Target,
-    merge_parts,
-    part_path,
-    part_range,
-    save_part,
-)
 from t2i_hpc.models.ssa_generator import SSAGenerator
+from t2i_hpc.runs.partial_statistics import (
+    Header,
+    PartialStatistics,
+    Target,
+    merge_sums,
+    shard_path,
+    shard_range,
+)
 
 CPU = torch.device("cpu")
 SENTENCE, NOISE = 256, 100
@@ -52,7 +52,7 @@ _ROW = "{:<34}{:>12}{:>14}\n"
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: N images of so many px, drawn with a generator of so many channels."""
+    """What is measured: N images of so many px, of a generator of so many channels."""
 
     images: int
     resolution: int
@@ -76,26 +76,26 @@ def write_inception(path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
-def drawing(size: Size) -> Callable[[range], Tensor]:
-    """Return what draws images by number with SSA-GAN's generator, uint8 (B, 3, R, R)."""
+def generated_images(size: Size) -> Callable[[range], Tensor]:
+    """Return what gives images by number of SSA-GAN's generator, uint8 (B, 3, R, R)."""
     torch.manual_seed(0)
     generator = SSAGenerator(
         size.resolution, width=size.width, noise_width=NOISE, sentence_width=SENTENCE
     ).eval()
 
     @torch.no_grad()
-    def draw(numbers: range) -> Tensor:
+    def images_of(numbers: range) -> Tensor:
         latent = noise(1, "noise", numbers, NOISE)
         sentences = noise(1, "sentences", numbers, SENTENCE)
         images = generator(latent, sentences).images[-1]
         levels: Tensor = (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels
 
-    return draw
+    return images_of
 
 
 def stored_images(size: Size) -> Callable[[range], Tensor]:
-    """Return what gives images by number that cost nothing to draw."""
+    """Return what gives images by number that cost nothing."""
     images = torch.randint(0, 256, (size.batch, 3, size.resolution, size.resolution))
     images = images.to(torch.uint8)
     return lambda numbers: images[: len(numbers)]
@@ -110,19 +110,19 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def score(
-    draw: Callable[[range], Tensor], detector: InceptionV3, numbers: range, batch: int
+    images_of: Callable[[range], Tensor], detector: InceptionV3, numbers: range, batch: int
 ) -> Moments:
     """Return the moments of images, as `evaluate` makes them."""
     moments = Moments.empty(detector.identity.width)
-    look_at_images(draw, detector, numbers, batch, moments.add)
+    extract_features(images_of, detector, numbers, batch, moments.add)
     return moments
 
 
 def one_shard(weights: Path, size: Size, shards: int, shard: int, threads: int) -> None:
-    """Draw and score one shard in this process."""
+    """Generate and score one shard in this process."""
     torch.set_num_threads(threads)
-    numbers = part_range(size.images, shards, shard, size.batch)
-    score(drawing(size), InceptionV3(weights, CPU), numbers, size.batch)
+    numbers = shard_range(size.images, shards, shard, size.batch)
+    score(generated_images(size), InceptionV3(weights, CPU), numbers, size.batch)
 
 
 def seconds_of_shards(weights: Path, size: Size, shards: int, threads: int) -> float:
@@ -144,30 +144,30 @@ def seconds_of_shards(weights: Path, size: Size, shards: int, threads: int) -> f
 
 
 @contextmanager
-def written_parts(parts: int, width: int) -> Iterator[tuple[list[Path], Target]]:
-    """Give the files of so many parts of two images each."""
-    target = Target("generated", "0" * 12, "0" * 64, 2 * parts, 2)
+def written_shards(shards: int, width: int) -> Iterator[tuple[list[Path], Target]]:
+    """Give the files of so many shards of two images each."""
+    target = Target("generated", "0" * 12, "0" * 64, 2 * shards, 2)
     rows = torch.randn(2, width)
     moments = Moments.empty(width)
     moments.add_rows(rows)
     with TemporaryDirectory() as folder:
-        paths = [part_path(Path(folder), part, parts, 2) for part in range(parts)]
-        for part, path in enumerate(paths):
-            header = Header(target, 2 * part, 2 * part + 2, part, parts)
-            save_part(path, header, moments.arrays())
+        paths = [shard_path(Path(folder), shard, shards, 2) for shard in range(shards)]
+        for shard, path in enumerate(paths):
+            header = Header(target, 2 * shard, 2 * shard + 2, shard, shards)
+            PartialStatistics(header, dict(moments.arrays())).save(path)
         yield paths, target
 
 
-def merge_row(parts: int, width: int) -> str:
-    """Return what the merge of so many parts takes, and what it adds to the largest memory."""
-    with written_parts(parts, width) as (paths, target):
+def merge_row(shards: int, width: int) -> str:
+    """Return what the merge of so many shards takes, and what it adds to the largest memory."""
+    with written_shards(shards, width) as (paths, target):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        merge_parts(paths, target, NAMES)
+        merge_sums(paths, target, NAMES)
         taken = time.perf_counter() - start
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
     return (
-        f"merge of {parts:,} parts, {width} features: {taken:.1f} s, "
+        f"merge of {shards:,} shards, {width} features: {taken:.1f} s, "
         f"{grown:.0f} MiB more at the peak\n"
     )
 
@@ -176,11 +176,11 @@ def distance_row(width: int) -> str:
     """Return how long the Fréchet distance takes with many images and with few."""
     taken = []
     for count in (2 * width, width // 4):
-        sides = []
+        both = []
         for scale in (1.0, 1.1):
-            sides.append(Moments.empty(width))
-            sides[-1].add_rows(scale * torch.randn(count, width))
-        taken.append(seconds(partial(frechet_distance, *sides)))
+            both.append(Moments.empty(width))
+            both[-1].add_rows(scale * torch.randn(count, width))
+        taken.append(seconds(partial(frechet_distance, *both)))
     many, few = taken
     return f"Fréchet distance, {width} features: {many:.2f} s (N > D), {few:.2f} s (N < D)\n"
 
@@ -188,7 +188,7 @@ def distance_row(width: int) -> str:
 def speed_rows(weights: Path, size: Size, threads: int) -> Iterator[str]:
     """Give the lines of the table of speeds."""
     numbers = range(size.images)
-    stored, drawn = stored_images(size), drawing(size)
+    stored, generated = stored_images(size), generated_images(size)
     detector = InceptionV3(weights, CPU)
     fidelity = FeatureExtractorInceptionV3(
         "fidelity", ["2048"], feature_extractor_weights_path=str(weights)
@@ -206,10 +206,10 @@ def speed_rows(weights: Path, size: Size, threads: int) -> Iterator[str]:
     yield row("torch-fidelity, batch 64", slow)
     fast = size.images / seconds(lambda: score(stored, detector, numbers, size.batch))
     yield row("our detector and sums", fast)
-    drawing_only = [range(n, n + size.batch) for n in numbers[:: size.batch]]
-    yield row("drawing", size.images / seconds(lambda: [drawn(part) for part in drawing_only]))
-    both = seconds(lambda: score(drawn, detector, numbers, size.batch))
-    yield row("drawing and detector", size.images / both)
+    batches = [range(n, n + size.batch) for n in numbers[:: size.batch]]
+    yield row("generator", size.images / seconds(lambda: [generated(batch) for batch in batches]))
+    both = seconds(lambda: score(generated, detector, numbers, size.batch))
+    yield row("generator and detector", size.images / both)
     for shards in (1, 2, 4):
         taken = seconds_of_shards(weights, size, shards, threads)
         yield row(f"{shards} process(es), start included", size.images / taken)
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--parts", type=int, default=1000)
+    parser.add_argument("--shards", type=int, default=1000)
     parser.add_argument("--merge-width", type=int, default=512, help="2048: 34 GB of files")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -236,7 +236,7 @@ def main() -> None:
         for line in speed_rows(weights, size, given.threads):
             sys.stdout.write(line)
             sys.stdout.flush()
-    sys.stdout.write(merge_row(given.parts, given.merge_width))
+    sys.stdout.write(merge_row(given.shards, given.merge_width))
     sys.stdout.write(distance_row(_FEATURES))
 
 

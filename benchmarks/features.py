@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_hpc.evaluation.kid import Rows, kernel_distance
+from t2i_hpc.evaluation.kid import kernel_distance
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
+from t2i_hpc.runs.partial_statistics import Features
 
 CPU = torch.device("cpu")
 _HIDDEN, _NEIGHBOR, _AT_ONCE = 512, 3, 1024
 _ROW = "{:<22}{:>10.1f} s{:>10.1f} s{:>10.3f}   {}\n"
 
 
-def features(images: int, width: int, seed: int) -> Rows:
+def features(images: int, width: int, seed: int) -> Features:
     """Return features float32 (images, width) of a random network over random inputs."""
     shared, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
     scale = torch.arange(1, _HIDDEN + 1) ** -0.6
@@ -41,7 +42,7 @@ def features(images: int, width: int, seed: int) -> Rows:
 
 
 def direct_kernel_distance(
-    generated: Rows, real: Rows, subsets: int, size: int, seed: int
+    generated: Features, real: Features, subsets: int, size: int, seed: int
 ) -> tuple[float, float]:
     """KID with every kernel value in float64."""
 
@@ -57,9 +58,9 @@ def direct_kernel_distance(
     return float(np.mean(values)), float(np.std(values))
 
 
-def direct_precision_and_recall(generated: Rows, real: Rows) -> tuple[float, float]:
+def direct_precision_and_recall(generated: Features, real: Features) -> tuple[float, float]:
     """Precision and recall from whole distance matrices."""
-    sides = [torch.from_numpy(rows) for rows in (generated, real)]
+    both = [torch.from_numpy(rows) for rows in (generated, real)]
     radii = [
         torch.cat(
             [
@@ -67,14 +68,14 @@ def direct_precision_and_recall(generated: Rows, real: Rows) -> tuple[float, flo
                 for part in rows.split(_AT_ONCE)
             ]
         )
-        for rows in sides
+        for rows in both
     ]
 
     def share(points: Tensor, centers: Tensor, reach: Tensor) -> float:
         parts = [(torch.cdist(part, centers) <= reach).any(1) for part in points.split(_AT_ONCE)]
         return float(torch.cat(parts).double().mean())
 
-    return share(sides[0], sides[1], radii[1]), share(sides[1], sides[0], radii[0])
+    return share(both[0], both[1], radii[1]), share(both[1], both[0], radii[0])
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:

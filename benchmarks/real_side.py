@@ -19,10 +19,9 @@ import torch
 from t2i_hpc.common.terminal import progress
 from t2i_hpc.data.images import Pixels, decode, encode, resize_shorter
 from t2i_hpc.data.split import stack
-from t2i_hpc.evaluation.compute import spread
-from t2i_hpc.evaluation.detectors.registry import EfficientNetLite0
+from t2i_hpc.evaluation.detectors.lite0 import EfficientNetLite0
 from t2i_hpc.evaluation.fid import Moments, frechet_distance
-from t2i_hpc.evaluation.image_sets import Framing, ImageFolder
+from t2i_hpc.evaluation.image_sources import Framing, ImageFolder, spread
 
 _SIZE, _QUALITY, _BATCH = 304, 95, 16
 _CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The door `fetch`: download the weights that cannot be shipped, on a machine with internet."""
+"""The command `fetch`: download the weights that cannot be shipped, on a machine with internet."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from t2i_hpc.config.tasks import FetchConfig
 
 
 def run(config: FetchConfig) -> None:
-    """Fetch a network's weights unless they are there, and print where they lie."""
+    """Fetch a network's weights unless they are there, and print their path."""
     from t2i_hpc.evaluation.detectors.weights import cache_folder, fetch, published_file
 
     file = published_file(config.what)
     folder = Path(config.output) if config.output else cache_folder()
-    if file.lies_in(folder):
+    if file.is_in(folder):
         say(f"{folder / file.name} is there already and whole")
         return
     say(f"fetched {fetch(file, folder, config.url or file.url)}")

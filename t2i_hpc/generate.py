@@ -1,4 +1,4 @@
-"""Door: pictures for captions, with a trained run."""
+"""The command `generate`: images for captions, with a trained run."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from t2i_hpc.cli.command import Command
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import GenerateConfig
-from t2i_hpc.sampling.drawing import asked_hash, choose_folder, draw, save_drawing
+from t2i_hpc.sampling.caption_grid import choose_folder, generate_grid, request_hash, save_grid
 from t2i_hpc.sampling.request import asked_rows, read_rows, rows_of_split
 from t2i_hpc.sampling.trained_run import TrainedRun
 from t2i_hpc.training.world import choose_device
 
 
 def generate(config: GenerateConfig) -> None:
-    """Write a grid (captions × noise), its masks and what was drawn, and say where."""
+    """Write a grid (captions × noise), its masks and what it was made of; print the paths."""
     asked = asked_rows(config)
     device = choose_device(config.device)
     trained = TrainedRun.open(Path(config.run), config.checkpoint, device, config.data.path)
     rows = asked or rows_of_split(trained.held_out, config)
     read = read_rows(rows, trained.vocabulary, trained.config.data.max_tokens, config.seed)
-    identity = asked_hash(trained, read, config)
+    identity = request_hash(trained, read, config)
     folder = choose_folder(trained.run, identity, config.output)
     about = {
         "asked": identity,
@@ -31,17 +31,17 @@ def generate(config: GenerateConfig) -> None:
     }
     for note in dict.fromkeys(note for row in read for note in row.notes):
         say(note, sys.stderr)
-    drawing = draw(trained, [row.caption for row in read], config)
-    for path in save_drawing(drawing, folder, read, config, about):
+    grid = generate_grid(trained, [row.caption for row in read], config)
+    for path in save_grid(grid, folder, read, config, about):
         say(path)
 
 
 COMMAND = Command(
     "generate",
-    "Draws pictures for captions with a trained run: rows are captions, columns noise. Words in\n"
+    "Generates images for captions with a trained run: rows are captions, columns noise. Words in\n"
     "braces are swapped: 'a {red,blue} bird' makes a row for each. Writes pictures.png, masks.png\n"
-    "(all masks of each row's first picture), pairs.png (each picture beside its last mask) and\n"
-    "pictures.json into RUN/generated/<hash of what was asked>.",
+    "(all masks of each row's first image), pairs.png (each image beside its last mask) and\n"
+    "pictures.json into RUN/generated/<hash of the request>.",
     GenerateConfig,
     generate,
     (

@@ -1,4 +1,4 @@
 """Scores of generated images: detectors, mergeable moments, distances, the protocol record.
 
-The room knows nothing of training: it is given functions that draw images by their numbers.
+It knows nothing of training: functions give it images by number.
 """

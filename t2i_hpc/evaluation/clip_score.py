@@ -1,11 +1,9 @@
-"""CLIP, which says how well an image fits its caption (Radford et al., ICML 2021).
+"""CLIP score: how well images fit the captions that they were made of.
 
-CLIP score: how well images fit the captions that they were made of.
-
-Hessel et al. (EMNLP 2021) rate an image by max(cos(image, caption), 0) times a constant; theirs
-is 2.5, here it is 100, as torchmetrics and the text-to-image literature have it. The score is
-the mean over images, so sums of the ratings and of their squares suffice for it and its
-standard error.
+Hessel et al. (EMNLP 2021) rate an image by max(cos(image, caption), 0) of CLIP's codes (Radford
+et al., ICML 2021) times a constant; theirs is 2.5, here it is 100, as torchmetrics and the
+text-to-image literature have it. The score is the mean over images, so sums of the ratings and
+of their squares suffice for it and its standard error.
 """
 
 from __future__ import annotations
@@ -22,17 +20,17 @@ from torch import Tensor
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.terminal import quiet
-from t2i_hpc.evaluation.detectors.detector import exact_inference
+from t2i_hpc.evaluation.collectors import FeatureBatch
+from t2i_hpc.evaluation.detectors.detector import cleanly, exact_inference
 from t2i_hpc.evaluation.detectors.pretrained import PretrainedFolder
-from t2i_hpc.evaluation.detectors.resizing import cleanly
-from t2i_hpc.evaluation.partial_statistics import Arrays, Seen
+from t2i_hpc.runs.partial_statistics import Arrays
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
 
 
 _KEY = "evaluation.clip"
-_TOKENISER = "tokenizer.json"
+_TOKENIZER = "tokenizer.json"
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -48,7 +46,7 @@ def clip_identity(given: str) -> str:
     """
     folder = _open(given)
     return (
-        f"weights {folder.sha256}, tokenizer {sha256_of_file(folder.folder / _TOKENISER)}, "
+        f"weights {folder.sha256}, tokenizer {sha256_of_file(folder.folder / _TOKENIZER)}, "
         f"antialiased bicubic to the network's size, whole levels, (x / 255 - {_MEAN}) / {_STD}"
     )
 
@@ -68,7 +66,7 @@ class CLIP:
         self._device = device
         config: Any = self._network.config
         self._size: int = config.vision_config.image_size
-        self._words: int = config.text_config.max_position_embeddings
+        self._max_tokens: int = config.text_config.max_position_embeddings
         try:
             with quiet():
                 self._tokenize = AutoTokenizer.from_pretrained(folder.folder, local_files_only=True)
@@ -89,31 +87,31 @@ class CLIP:
         """
         with exact_inference():
             pixels = cleanly(images.to(self._device), self._size).round() / 255
-            seen = self._network(
+            found = self._network(
                 pixel_values=(pixels - self._mean) / self._std, **self._tokens(captions)
             )
-            cosines = (seen.image_embeds.double() * seen.text_embeds.double()).sum(dim=1)
-        found: npt.NDArray[np.float64] = (100 * cosines).clamp_min(0).cpu().numpy()
-        return found
+            cosines = (found.image_embeds.double() * found.text_embeds.double()).sum(dim=1)
+        scores: npt.NDArray[np.float64] = (100 * cosines).clamp_min(0).cpu().numpy()
+        return scores
 
     def _tokens(self, captions: Sequence[str]) -> BatchEncoding:
         tokens: BatchEncoding = self._tokenize(
             list(captions),
             padding=True,
             truncation=True,
-            max_length=self._words,
+            max_length=self._max_tokens,
             return_tensors="pt",
         )
         return tokens.to(self._device)
 
 
 def _open(given: str) -> PretrainedFolder:
-    return PretrainedFolder.open(given, _KEY, "clip", (_TOKENISER,))
+    return PretrainedFolder.open(given, _KEY, "clip", (_TOKENIZER,))
 
 
 def _unreadable(folder: PretrainedFolder) -> EvaluationError:
     return EvaluationError(
-        f"{_KEY}: {folder.folder / _TOKENISER} is damaged or another network's; copy the folder "
+        f"{_KEY}: {folder.folder / _TOKENIZER} is damaged or another network's; copy the folder "
         "again"
     )
 
@@ -135,9 +133,9 @@ class RatingSums:
         self._count = np.zeros((), dtype=np.int64)
         self._total, self._squares = np.zeros(()), np.zeros(())
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: FeatureBatch) -> None:
         """Rate the images of a batch."""
-        ratings = self._rate(seen.numbers, seen.images)
+        ratings = self._rate(batch.numbers, batch.images)
         self._count += len(ratings)
         self._total += ratings.sum()
         self._squares += (ratings**2).sum()

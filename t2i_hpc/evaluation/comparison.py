@@ -1,7 +1,7 @@
-"""One set of generated images against the real ones: both sides, their parts, the scores.
+"""Generated images against the real ones: both image sets, their shards, the scores.
 
-The only place where protocol, detector, parts and metrics meet; it is handed functions that
-draw images and knows neither networks nor data sets.
+The only place where protocol, detector, shards and metrics meet; it is handed functions that
+give images and knows neither networks nor data sets.
 """
 
 from __future__ import annotations
@@ -16,21 +16,29 @@ import torch
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.evaluation.clip_score import NAMES as RATING_NAMES
 from t2i_hpc.evaluation.clip_score import Rate, RatingSums
-from t2i_hpc.evaluation.compute import Division, Saved, Side, compute_missing, merged, missing_parts
+from t2i_hpc.evaluation.collectors import Collector, Statistic, groups_of
+from t2i_hpc.evaluation.compute import (
+    ImageSet,
+    SavedFiles,
+    Sharding,
+    compute_missing,
+    merged,
+    shards_without_file,
+)
 from t2i_hpc.evaluation.detectors.detector import Detector, DetectorIdentity, exact_inference
 from t2i_hpc.evaluation.fid import NAMES as MOMENT_NAMES
 from t2i_hpc.evaluation.fid import Moments
 from t2i_hpc.evaluation.inception_score import NAMES as SPLIT_NAMES
-from t2i_hpc.evaluation.inception_score import ScoreSums, groups_of
+from t2i_hpc.evaluation.inception_score import ScoreSums
 from t2i_hpc.evaluation.kid import check_subset_size
-from t2i_hpc.evaluation.metrics import WITH_ROWS, Measured, measure
-from t2i_hpc.evaluation.partial_statistics import Collector, Contents, Statistic, Target
+from t2i_hpc.evaluation.metrics import WITH_FEATURES, Measured, measure
 from t2i_hpc.evaluation.precision_recall import check_neighbors
 from t2i_hpc.evaluation.protocol import WITH_REAL, Protocol, sorted_once
 from t2i_hpc.evaluation.r_precision import NAMES as FOLD_NAMES
-from t2i_hpc.evaluation.r_precision import Judge, RetrievalCounts
+from t2i_hpc.evaluation.r_precision import RanksFirst, RetrievalCounts
 from t2i_hpc.evaluation.scores import record_score, score_row
-from t2i_hpc.sampling.image_files import Draw
+from t2i_hpc.runs.partial_statistics import Target
+from t2i_hpc.sampling.image_files import ImagesOf
 
 _FOLDER = "evaluations"
 _CHECKPOINT_DIGITS = 12
@@ -43,16 +51,17 @@ class Subject:
     Attributes:
         checkpoint: SHA-256 of the weights, or of the folder, that they come from.
         images_seen: images that the weights were trained on, 0 for a folder.
-        draw: images by number, uint8 (B, 3, R, R).
-        judge: makes what says whether an image's own caption wins; None without captions.
+        images_of: gives images by number, uint8 (B, 3, R, R).
+        ranks_first: makes what says whether an image's own caption ranks first; None without
+            captions.
         rate: makes what says how well an image fits its own caption; None without captions.
         describe: says what an image was made of; None for images that are files already.
     """
 
     checkpoint: str
     images_seen: int
-    draw: Draw
-    judge: Callable[[], Judge] | None = None
+    images_of: ImagesOf
+    ranks_first: Callable[[], RanksFirst] | None = None
     rate: Callable[[], Rate] | None = None
     describe: Callable[[int], Mapping[str, Any]] | None = None
 
@@ -62,16 +71,16 @@ class Comparison:
     """A subject, the real images, and how they are compared.
 
     Attributes:
-        output: folder of scores and parts; a run directory.
-        cache: folder of the real side's parts, by content.
+        output: folder of scores and partial statistics; a run directory.
+        cache: folder of the real images' partial statistics, by content.
         subject: the generated images.
-        draw_real: the real images by number, uint8 (B, 3, R, R).
+        real_images_of: gives the real images by number, uint8 (B, 3, R, R).
         detector: the feature network, by name and hash.
         protocol: everything that moves a score.
         names: the protocol's name by metric, for people.
-        metrics: what is measured, keys of ``values.METRICS``.
-        division: how the images are split into parts.
-        device: where sums are kept and distances computed.
+        metrics: what is measured, keys of ``metrics.METRICS``.
+        sharding: how the image sets are split.
+        device: of sums and distances.
         warning: what happened to the real images before and moves a score.
         saved: files of the generated images, where they are kept.
     """
@@ -79,34 +88,34 @@ class Comparison:
     output: Path
     cache: Path
     subject: Subject
-    draw_real: Draw
+    real_images_of: ImagesOf
     detector: DetectorIdentity
     protocol: Protocol
     names: Mapping[str, str]
     metrics: Sequence[str]
-    division: Division
+    sharding: Sharding
     device: torch.device
     warning: str | None = None
-    saved: Saved | None = None
+    saved: SavedFiles | None = None
 
     @property
-    def generated(self) -> Side:
-        """The generated images; their parts lie by images, detector and checkpoint."""
+    def generated(self) -> ImageSet:
+        """The generated images; their files are by images, detector and checkpoint."""
         protocol, subject = self.protocol, self.subject
         digest, which = protocol.generated_hash, subject.checkpoint
-        target = Target("generated", digest, which, protocol.images, self.division.batch_size)
+        target = Target("generated", digest, which, protocol.images, self.sharding.batch_size)
         folder = self.output / _FOLDER / digest
         folder /= f"{subject.images_seen:010d}-{which[:_CHECKPOINT_DIGITS]}"
-        contents = Contents(list(self.statistics.values()), self._rows)
-        return Side(target, folder, contents, subject.draw, self.saved)
+        statistics = list(self.statistics.values())
+        return ImageSet(target, folder, statistics, self._dtype, subject.images_of, self.saved)
 
     @property
-    def real(self) -> Side:
+    def real(self) -> ImageSet:
         """The real images; all checkpoints and protocols that share them share the files."""
         digest, images = self.protocol.real_hash, self.protocol.real_images
-        target = Target("real", digest, "", images, self.division.batch_size)
-        contents = Contents([self._moments], self._rows)
-        return Side(target, self.cache / digest, contents, self.draw_real)
+        target = Target("real", digest, "", images, self.sharding.batch_size)
+        folder = self.cache / digest
+        return ImageSet(target, folder, [self._moments], self._dtype, self.real_images_of)
 
     @property
     def statistics(self) -> dict[str, Statistic]:
@@ -126,12 +135,12 @@ class Comparison:
         return found
 
     @property
-    def sides(self) -> list[Side]:
-        """The sides that the metrics need."""
+    def image_sets(self) -> list[ImageSet]:
+        """The image sets that the metrics need."""
         return [self.generated, *([self.real] if WITH_REAL & {*self.metrics} else [])]
 
     def check(self) -> None:
-        """Refuse what can be refused before any image is drawn.
+        """Refuse what can be refused before any image is generated.
 
         Raises:
             EvaluationError: a metric that the detector or the subject cannot serve.
@@ -146,13 +155,13 @@ class Comparison:
                 "none: take evaluation.detector=inception or leave is out"
             )
         for metric, name, by in (
-            ("r_precision", "R-precision", self.subject.judge),
+            ("r_precision", "R-precision", self.subject.ranks_first),
             ("clip_score", "the CLIP score", self.subject.rate),
         ):
             if metric in self.metrics and by is None:
                 raise EvaluationError(
-                    f"{name} asks which caption an image was made of, and a folder of images "
-                    f"does not say: score a run, or leave {metric} out of evaluation.metrics"
+                    f"{name} needs the captions of the images, and a folder of images has none: "
+                    f"score a run, or leave {metric} out of evaluation.metrics"
                 )
         for metric, key in (("is", "splits"), ("r_precision", "folds")):
             groups, images = getattr(self.protocol, key), self.protocol.images
@@ -160,34 +169,34 @@ class Comparison:
                 raise EvaluationError(
                     f"evaluation.{key}={groups} is more than the {images} images: take fewer"
                 )
-        for side in self.sides:
-            images, name = side.target.images, side.target.side
+        for image_set in self.image_sets:
+            images, name = image_set.target.images, image_set.target.image_set
             if "kid" in self.metrics:
                 check_subset_size(self.protocol.kid_subset_size, images, name)
             if "prc" in self.metrics:
                 check_neighbors(self.protocol.neighbors, images, name)
 
-    def compute(self, parts: Iterable[int], detector: Detector) -> None:
-        """Compute those of the parts, of both sides, that are not there yet."""
-        chosen = list(parts)
-        for side in self.sides:
-            compute_missing(side, detector, self.division, chosen)
+    def compute(self, shards: Iterable[int], detector: Detector) -> None:
+        """Compute those of the shards, of both image sets, that are not there yet."""
+        chosen = list(shards)
+        for image_set in self.image_sets:
+            compute_missing(image_set, detector, self.sharding, chosen)
 
     def missing(self) -> dict[int, list[str]]:
-        """Return the parts without a valid file, ascending, and of which sides."""
+        """Return the shards without a valid file, ascending, and of which image sets."""
         found: dict[int, list[str]] = {}
-        for side in self.sides:
-            for part in missing_parts(side, self.division):
-                found.setdefault(part, []).append(side.target.side)
+        for image_set in self.image_sets:
+            for shard in shards_without_file(image_set, self.sharding):
+                found.setdefault(shard, []).append(image_set.target.image_set)
         return dict(sorted(found.items()))
 
     def score(self) -> list[dict[str, Any]]:
-        """Merge all parts, record the scores, and return their rows.
+        """Merge all shards, record the scores, and return their rows.
 
         Raises:
-            EvaluationError: parts are missing or do not fit together.
+            EvaluationError: shards are missing or do not fit together.
         """
-        generated, *real = [merged(side, self.division) for side in self.sides]
+        generated, *real = [merged(image_set, self.sharding) for image_set in self.image_sets]
         measured = Measured(
             generated,
             real[0] if real else None,
@@ -198,7 +207,7 @@ class Comparison:
         )
         with exact_inference():
             values = measure(self.metrics, measured)
-        used = sorted_once(one for side in (generated, *real) for one in side.made_with)
+        used = sorted_once(one for each in (generated, *real) for one in each.made_with)
         rows = [
             score_row(
                 value,
@@ -218,8 +227,8 @@ class Comparison:
         return rows
 
     @property
-    def _rows(self) -> str:
-        return self.protocol.features if WITH_ROWS & {*self.metrics} else ""
+    def _dtype(self) -> str:
+        return self.protocol.features if WITH_FEATURES & {*self.metrics} else ""
 
     @property
     def _moments(self) -> Statistic:
@@ -237,11 +246,11 @@ class Comparison:
         return ScoreSums(splits, protocol.splits, self.detector.classes, self.device)
 
     def _retrieval(self) -> Collector:
-        protocol, judge = self.protocol, self.subject.judge
-        if judge is None:
+        protocol, ranks_first = self.protocol, self.subject.ranks_first
+        if ranks_first is None:
             raise ValueError("check() refuses R-precision of images without captions")
         folds = groups_of(protocol.images, protocol.folds, protocol.seed)
-        return RetrievalCounts(folds, protocol.folds, judge())
+        return RetrievalCounts(folds, protocol.folds, ranks_first())
 
     def _ratings(self) -> Collector:
         if self.subject.rate is None:

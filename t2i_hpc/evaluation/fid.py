@@ -1,12 +1,11 @@
-"""Count, sum and sum of outer products of features: all that a Fréchet distance needs.
-
-Sums of parts add up to the sums of the whole, so images can be split over any number of
-processes and machines; mean and covariance are formed once, from the sums of all. Everything
-is float64: float32 sums already move FID in the sixth digit at 30,000 images.
-
-Fréchet distance between Gaussians with the moments of two sets of features.
+"""FID: Fréchet distance between Gaussians with the moments of two sets of features.
 
     d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁ Σ₂)^½          (Heusel et al., NeurIPS 2017)
+
+Count, sum and sum of outer products are all that it needs. They add up over shards, so images
+can be split over any number of processes and machines; mean and covariance are formed once, from
+the sums of all. Everything is float64: float32 sums already move FID in the sixth digit at
+30,000 images.
 
 With factors Σᵢ = Lᵢ Lᵢᵀ, whatever they are, the last trace is the nuclear norm of L₁ᵀ L₂. Its
 singular values come without the square root of small, noisy eigenvalues of a product, so the
@@ -28,7 +27,8 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.evaluation.partial_statistics import Arrays, Seen
+from t2i_hpc.evaluation.collectors import FeatureBatch
+from t2i_hpc.runs.partial_statistics import Arrays
 
 NAMES = ("count", "total", "outer")
 
@@ -53,16 +53,16 @@ class Moments:
         zeros = torch.zeros(width, dtype=torch.float64, device=device)
         return cls(0, zeros, torch.outer(zeros, zeros))
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: FeatureBatch) -> None:
         """Add the features of a batch."""
-        self.add_rows(seen.features)
+        self.add_rows(batch.features)
 
     def add_rows(self, features: Tensor) -> None:
         """Add feature vectors, float (B, D)."""
         rows = features.detach().to(self.total.device, torch.float64)
         self.count += len(rows)
         self.total += rows.sum(dim=0)
-        self.outer.addmm_(rows.T, rows)
+        self.outer.addmm_(rows.T, rows)  # Σ x xᵀ: the covariance, but for mean and N
 
     def mean(self) -> Tensor:
         """Return the mean, float64 (D,).
@@ -111,7 +111,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     """Return d², in squared units of the features, never negative; symmetric in its arguments.
 
     Raises:
-        EvaluationError: fewer than two images on a side, or features that are not finite.
+        EvaluationError: fewer than two images in a set, or non-finite features.
     """
     first_factor, second_factor = _factor(first), _factor(second)
     trace = np.linalg.svd(first_factor.T @ second_factor, compute_uv=False).sum()
@@ -125,7 +125,7 @@ def _factor(moments: Moments) -> Matrix:
     covariance: Matrix = moments.covariance().cpu().numpy()
     if not np.isfinite(covariance).all():
         raise EvaluationError(
-            "the features of some images are not finite: the generator or the weights of the "
+            "the features of some images are NaN or Inf: the weights of the generator or of the "
             "detector are broken"
         )
     factor = _cholesky(covariance) if moments.count > len(covariance) else None

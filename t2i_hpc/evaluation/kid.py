@@ -3,32 +3,30 @@
     k(x, y) = (x·y / D + 1)³                     (Bińkowski et al., ICLR 2018)
 
 Unlike the Fréchet distance it has no bias by N, so it is the one for CUB's few test images. The
-subsets are drawn by the seed from the image numbers of all images of a side, so they do not
-depend on parts; the draws are torch-fidelity's.
+subsets are drawn by the seed from the image numbers of all images, so they do not depend on
+shards; the draws are torch-fidelity's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.runs.partial_statistics import Features
 
-Rows = npt.NDArray[Any]
 _CPU = torch.device("cpu")
 _WHOLE = 256  # rows whose pairs are computed twice, which is quicker than once in pieces
-_SAMPLE = 1024  # images of each side that the center is the mean of
+_SAMPLE = 1024  # images of each set that the center is the mean of
 
 
 def kernel_distance(
-    generated: Rows,
-    real: Rows,
+    generated: Features,
+    real: Features,
     *,
     subsets: int,
     size: int,
@@ -39,37 +37,37 @@ def kernel_distance(
 
     Args:
         generated: features by image number, float (N, D); may be memory-mapped.
-        real: the other side's, float (M, D).
+        real: of the real images, float (M, D).
         subsets: number of pairs of subsets.
         size: images of each, at most N and M.
         seed: of the draws, 0 ≤ seed < 2³².
         device: where kernels are computed.
 
     Raises:
-        EvaluationError: a side has fewer images than a subset.
+        EvaluationError: a set has fewer images than a subset.
     """
-    sides = generated, real
-    for side, rows in zip(("generated", "real"), sides, strict=True):
-        check_subset_size(size, len(rows), side)
-    center = _center(sides).to(device)
+    both = generated, real
+    for name, rows in zip(("generated", "real"), both, strict=True):
+        check_subset_size(size, len(rows), name)
+    center = _center(both).to(device)
     draws = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
-        chosen = [rows[draws.choice(len(rows), size, replace=False)] for rows in sides]
+        chosen = [rows[draws.choice(len(rows), size, replace=False)] for rows in both]
         pair = [_Subset.of(torch.from_numpy(np.asarray(c)).to(device), center) for c in chosen]
         values.append(_squared_discrepancy(*pair))
     return float(np.mean(values)), float(np.std(values))
 
 
-def check_subset_size(size: int, images: int, side: str) -> None:
-    """Refuse subsets that a side has too few images for.
+def check_subset_size(size: int, images: int, name: str) -> None:
+    """Refuse subsets that an image set has too few images for.
 
     Raises:
         EvaluationError: says what to set.
     """
     if images < size:
         raise EvaluationError(
-            f"evaluation.kid_subset_size={size} is more than the {images} {side} images: "
+            f"evaluation.kid_subset_size={size} is more than the {images} {name} images: "
             "take a smaller one (the score is not comparable with that of another size)"
         )
 
@@ -134,7 +132,7 @@ def _cubes(values: Tensor) -> Tensor:
     return flat.square().dot(flat)
 
 
-def _center(sides: Sequence[Rows]) -> Tensor:
+def _center(both: Sequence[Features]) -> Tensor:
     """Return a point amid the features, float32 (D,), from some of them."""
-    some = [rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64) for rows in sides]
+    some = [rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64) for rows in both]
     return torch.from_numpy(np.concatenate(some).mean(axis=0)).float()

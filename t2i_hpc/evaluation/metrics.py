@@ -1,4 +1,4 @@
-"""The metrics by the names that the configuration gives them, from the merged sides."""
+"""The metrics by the names that the configuration gives them, from merged statistics."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 
 from t2i_hpc.evaluation.clip_score import clip_score
-from t2i_hpc.evaluation.compute import Merged
+from t2i_hpc.evaluation.collectors import Statistic
+from t2i_hpc.evaluation.compute import MergedStatistics
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 from t2i_hpc.evaluation.fid import Moments, frechet_distance
 from t2i_hpc.evaluation.inception_score import inception_score
-from t2i_hpc.evaluation.kid import Rows, kernel_distance
-from t2i_hpc.evaluation.partial_statistics import Arrays, Statistic
+from t2i_hpc.evaluation.kid import kernel_distance
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS, Protocol
 from t2i_hpc.evaluation.r_precision import r_precision
+from t2i_hpc.runs.partial_statistics import Arrays, Features
 
-WITH_ROWS = frozenset({"kid", "prc"})
+WITH_FEATURES = frozenset({"kid", "prc"})
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,15 @@ class Measured:
     """What scores are made of.
 
     Attributes:
-        generated: the generated side.
-        real: the real side, None where no metric needs one.
+        generated: statistics of the generated images.
+        real: of the real ones, None where no metric needs them.
         protocol, detector: what it was measured with.
-        device: where kernels and distances of images are computed.
-        statistics: which sums of the generated side a metric needs.
+        device: of kernels and distances of images.
+        statistics: which sums of the generated images a metric needs.
     """
 
-    generated: Merged
-    real: Merged | None
+    generated: MergedStatistics
+    real: MergedStatistics | None
     protocol: Protocol
     detector: DetectorIdentity
     device: torch.device
@@ -71,10 +72,10 @@ class Measured:
         told = ", ".join(filter(None, (*more, self.detector.family)))
         return f"{metric} ({told})" if told else metric
 
-    def against(self) -> Merged:
-        """Return the real side."""
+    def against(self) -> MergedStatistics:
+        """Return the statistics of the real images."""
         if self.real is None:
-            raise ValueError("the real side was not computed")
+            raise ValueError("the statistics of the real images were not computed")
         return self.real
 
 
@@ -88,22 +89,22 @@ def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
 
 
 def _frechet(m: Measured) -> list[Value]:
-    sides = [Moments.from_arrays(side.sums) for side in (m.generated, m.against())]
-    value = frechet_distance(*sides)
+    moments = [Moments.from_arrays(each.sums) for each in (m.generated, m.against())]
+    value = frechet_distance(*moments)
     return [Value(m.detector.metric_name, value, None, "lower", m.protocol.real_images)]
 
 
 def _inception_score(m: Measured) -> list[Value]:
-    side = m.protocol.score_side
-    name = m.name("Inception score", "" if side is None else f"{side} px")
+    size = m.protocol.score_side
+    name = m.name("Inception score", "" if size is None else f"{size} px")
     return [Value(name, *inception_score(m.sums("is")), "higher", 0)]
 
 
 def _kid(m: Measured) -> list[Value]:
     p = m.protocol
     score = kernel_distance(
-        _rows(m.generated),
-        _rows(m.against()),
+        _features(m.generated),
+        _features(m.against()),
         subsets=p.kid_subsets,
         size=p.kid_subset_size,
         seed=p.seed,
@@ -113,8 +114,8 @@ def _kid(m: Measured) -> list[Value]:
 
 
 def _precision_recall(m: Measured) -> list[Value]:
-    sides = _rows(m.generated), _rows(m.against())
-    precision, recall = precision_and_recall(*sides, m.protocol.neighbors, m.device)
+    both = _features(m.generated), _features(m.against())
+    precision, recall = precision_and_recall(*both, m.protocol.neighbors, m.device)
     network, n_real = m.detector.network, m.protocol.real_images
     return [
         Value(m.name("precision", network), precision, None, "higher", n_real),
@@ -132,10 +133,10 @@ def _clip_score(m: Measured) -> list[Value]:
     return [Value("CLIP score", *clip_score(m.sums("clip_score")), "higher", 0)]
 
 
-def _rows(side: Merged) -> Rows:
-    if side.rows is None:
+def _features(statistics: MergedStatistics) -> Features:
+    if statistics.features is None:
         raise ValueError("features were not kept")
-    return side.rows
+    return statistics.features
 
 
 METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {

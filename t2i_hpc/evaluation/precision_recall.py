@@ -1,18 +1,17 @@
-"""Nearest neighbors in feature space: most pairs are ruled out by bounds, the rest are computed.
+"""Precision and recall of generated images (Kynkäänniemi et al., NeurIPS 2019).
 
-Distances of two images' leading principal coordinates, with the length of what is left of each
-as one coordinate more, are never longer than those of the features: they are lower bounds, for
-all pairs from one short matrix product. Products of whole features, for the pairs that these
-leave open alone, leave few; their distances are sums of squared differences in float64. A
-distance that decides thus has one arithmetic: equal images are at distance 0 however many there
-are, and an offset that all features share rounds nothing away. Where nearly all images are
-alike, bounds rule nothing out, and a product in float64 names the pairs that are computed.
-
-Precision and recall of generated images (Kynkäänniemi et al., NeurIPS 2019).
-
-An image is covered by a set when it lies in the ball of one of its images, whose radius is the
+An image is covered by a set if it is in the ball of one of its images, whose radius is the
 distance to that image's k-th nearest neighbor in the set. Precision is the share of generated
 images that the real ones cover, recall the share of real images that the generated ones cover.
+
+Of the distances in feature space most are ruled out by bounds, the rest are computed. Distances of
+two images' leading principal coordinates, with the length of what is left of each as one
+coordinate more, are never longer than those of the features: they are lower bounds, for all pairs
+from one short matrix product. Products of whole features, for the pairs that these leave open
+alone, leave few; their distances are sums of squared differences in float64. A distance that
+decides thus has one arithmetic: equal images are at distance 0 however many there are, and an
+offset that all features share rounds nothing away. Where nearly all images are alike, bounds rule
+nothing out, and a product in float64 names the pairs that are computed.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.evaluation.kid import Rows
+from t2i_hpc.runs.partial_statistics import Features
 
 Pairs = tuple[Tensor, Tensor]
 
 _AT_ONCE = 1024  # rows of a matrix of bounds, so that 30,000 columns take 120 MB
 _LEADING = 512  # principal coordinates that bounds compare
-_SAMPLE = 8192  # images of a side that the principal axes are computed from
+_SAMPLE = 8192  # images of a set that the principal axes are computed from
 _SOME = 4  # one in so many points is asked for a first neighbors
 _NARROW = 512  # open pairs a point with which bounds save nothing
 _CANDIDATES = 32  # neighbors by a product in float64 that are computed
@@ -43,10 +42,10 @@ _COLUMNS = 2048  # of a float64 matrix at once
 
 @dataclass(frozen=True)
 class Points:
-    """The images of a side.
+    """The images of a set.
 
     Attributes:
-        rows: features less a center that sides share, float32 (N, D).
+        rows: features less a center that both sets share, float32 (N, D).
         short: coordinates whose distances are never longer, float32 (N, C).
     """
 
@@ -68,15 +67,15 @@ class Points:
         return (1 - slack) * values.square().sum(1)
 
 
-def points_of(*sides: Tensor) -> list[Points]:
-    """Return sides around the center of all of them, with principal axes of all of them.
+def points_of(*sets: Tensor) -> list[Points]:
+    """Return sets around the center of all of them, with principal axes of all of them.
 
     Args:
-        sides: features, float32 (N, D) each.
+        sets: features, float32 (N, D) each.
     """
-    total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in sides]).sum(0)
-    center = (total / sum(map(len, sides))).float()
-    centered = [rows - center for rows in sides]
+    total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in sets]).sum(0)
+    center = (total / sum(map(len, sets))).float()
+    centered = [rows - center for rows in sets]
     if len(center) <= _LEADING:
         return [Points(rows, rows) for rows in centered]
     some = torch.cat([rows[:: -(-len(rows) // _SAMPLE)] for rows in centered])
@@ -120,7 +119,7 @@ def squared_radii(points: Points, k: int) -> Tensor:
 def covered(
     first: Points, second: Points, first_radii: Tensor, second_radii: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return which points of each side lie in a ball of the other side, bool (N,) and (M,).
+    """Return which points of each set are in a ball of the other set, bool (N,) and (M,).
 
     Args:
         first, second: N and M points.
@@ -216,7 +215,7 @@ def _radii_by_products(points: Points, k: int) -> Tensor:
 
 
 def _covered_by_products(points: Points, centers: Points, radii: Tensor) -> Tensor:
-    """Return which points lie in a ball, where bounds do not tell points apart."""
+    """Return which points are in a ball, where bounds do not tell points apart."""
     inside = []
     for own in _blocks(len(points.rows)):
         apart = _products(points, own, centers) - radii
@@ -262,38 +261,38 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def precision_and_recall(
-    generated: Rows, real: Rows, neighbors: int, device: torch.device
+    generated: Features, real: Features, neighbors: int, device: torch.device
 ) -> tuple[float, float]:
     """Return precision and recall, both in [0, 1].
 
     Args:
         generated: features, float (N, D).
-        real: the other side's, float (M, D).
+        real: of the real images, float (M, D).
         neighbors: k, less than N and M.
-        device: where distances are computed.
+        device: of the distances.
 
     Raises:
-        EvaluationError: a side has no k-th neighbor.
+        EvaluationError: a set has no k-th neighbor.
     """
     arrays = (np.array(rows, dtype=np.float32) for rows in (generated, real))
-    sides = [torch.from_numpy(array).to(device) for array in arrays]
-    for side, rows in zip(("generated", "real"), sides, strict=True):
-        check_neighbors(neighbors, len(rows), side)
-    first, second = points_of(*sides)
+    both = [torch.from_numpy(array).to(device) for array in arrays]
+    for name, rows in zip(("generated", "real"), both, strict=True):
+        check_neighbors(neighbors, len(rows), name)
+    first, second = points_of(*both)
     radii = [squared_radii(points, neighbors) for points in (first, second)]
     inside = covered(first, second, *radii)
     precision, recall = (float(found.double().mean()) for found in inside)
     return precision, recall
 
 
-def check_neighbors(neighbors: int, images: int, side: str) -> None:
-    """Refuse more neighbors than a side has.
+def check_neighbors(neighbors: int, images: int, name: str) -> None:
+    """Refuse more neighbors than an image set has.
 
     Raises:
         EvaluationError: says what to set.
     """
     if images <= neighbors:
         raise EvaluationError(
-            f"{images} {side} images have no neighbor number {neighbors}: evaluate more, or "
+            f"{images} {name} images have no neighbor number {neighbors}: evaluate more, or "
             "take a smaller evaluation.neighbors"
         )

@@ -2,8 +2,8 @@
 
 Each metric has a hash of its own, over exactly the settings that move it: the Fréchet distance
 keeps its hash when KID takes other subsets. The hash stands on every score; the hash of the
-generated side (its images and the detector) names the folder of partial statistics, that of the
-real side its cache. The protocol's name is for people alone: it is in no hash.
+generated images and the detector names the folder of partial statistics, that of the real
+images their cache. The protocol's name is for people alone: it is in no hash.
 
 What images went through to become statistics: recorded with a score, in no hash.
 """
@@ -57,7 +57,7 @@ class Protocol:
 
     Attributes:
         data: digest of the manifest of the real images, or of their folder.
-        captions: digest of the manifest that the captions were drawn from; "" for image files.
+        captions: digest of the manifest that the captions are from; "" for image files.
         split: split of both; its content is in the digests.
         stored: how the real images are stored; its effect is in the digest.
         images: number of generated images N.
@@ -68,9 +68,9 @@ class Protocol:
         preprocessing: how images reach it, and its arithmetic.
         seed: of noise, captions, splits, folds and subsets; image i depends on (seed, i) alone.
         caption_choice: which captions images are made of.
-        caption_tokens: how many of their words are read at most.
+        caption_tokens: how many of their tokens are read at most.
         truncation: how noise is drawn.
-        weights: which of the generator's weights draw.
+        weights: which of the generator's weights generate.
         rounding: how generated values become 8-bit levels.
         crop: how real images are brought to the resolution.
         selection: which images of the split are the real ones.
@@ -121,9 +121,9 @@ class Protocol:
         """Return the names of the settings that move a metric.
 
         Args:
-            metric: a key of ``values.METRICS``.
+            metric: a key of ``metrics.METRICS``.
         """
-        names = {"arithmetic", *self._drawing, *_OWN[metric]}
+        names = {"arithmetic", *self._generation, *_OWN[metric]}
         names |= {*_DETECTOR} if metric in _WITH_DETECTOR else set()
         names |= {*_REAL} if metric in WITH_REAL else set()
         return [field.name for field in dataclasses.fields(self) if field.name in names]
@@ -133,7 +133,7 @@ class Protocol:
         return self._hash(self.fields_of(metric))
 
     def text_of(self, metric: str) -> dict[str, Any]:
-        """Return the settings of a metric's hash, and what is said of the sides, by name."""
+        """Return the settings of a metric's hash, and what is said of the images, by name."""
         told = {*self.fields_of(metric), "split"}
         told |= {"stored"} if metric in WITH_REAL else set()
         return {name: value for name, value in self.as_dict().items() if name in told}
@@ -145,7 +145,7 @@ class Protocol:
     @property
     def generated_hash(self) -> str:
         """12 digits that name the generated images as the detector sees them."""
-        return self._hash(["arithmetic", *self._drawing, *_DETECTOR])
+        return self._hash(["arithmetic", *self._generation, *_DETECTOR])
 
     @property
     def real_hash(self) -> str:
@@ -157,7 +157,7 @@ class Protocol:
         return dataclasses.asdict(self)
 
     @property
-    def _drawing(self) -> tuple[str, ...]:
+    def _generation(self) -> tuple[str, ...]:
         """What decides the generated images; of image files no seed does."""
         return (*_GENERATED, "seed") if self.captions else _GENERATED
 

@@ -1,18 +1,11 @@
-"""R-precision from counts: how often the caption that an image was made of wins.
+"""R-precision: how often the caption that an image was made of ranks first among others.
 
-AttnGAN (Xu et al., CVPR 2018, §4) lets each generated image choose among its own caption and
-99 captions of other images. DM-GAN's released code, which made the published numbers, cuts the
-images into 10 shuffled folds and states mean and standard deviation over them. Hits and images
-of each fold are integers, so any division into parts gives the same counts.
-
-The DAMSM encoders that judge generated images: given as files, or the run's own.
-
-Whether a generated image finds its own caption among others (R-precision).
-
-The rule is that of AttnGAN's successors: the image's DAMSM code is compared by cosine with the
-sentence of its own caption and of 99 captions of images of another class (of any other image,
-where each has a class of its own). Which captions those are comes from (seed, i). A tie with
-the own caption counts as found.
+AttnGAN (Xu et al., CVPR 2018, §4) ranks each image's own caption and 99 captions of other images
+by the cosine of DAMSM's codes. As its successors do, the others are of images of another class
+(of any other image, where each has a class of its own); which ones comes from (seed, i). A tie
+with the own caption counts as found. DM-GAN's released code, which made the published numbers,
+cuts the images into 10 shuffled folds and states mean and standard deviation over them. Hits and
+images of each fold are integers, so any number of shards gives the same counts.
 """
 
 from __future__ import annotations
@@ -35,39 +28,40 @@ from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.data.captions import check_same_words
 from t2i_hpc.data.split import Split
-from t2i_hpc.evaluation.inception_score import Groups
-from t2i_hpc.evaluation.partial_statistics import Arrays, Seen
+from t2i_hpc.evaluation.collectors import FeatureBatch, Groups
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS
 from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.runs.checkpoint import read_tensors
-from t2i_hpc.sampling.trained_run import DrawingRules, TrainedRun
+from t2i_hpc.runs.partial_statistics import Arrays
+from t2i_hpc.sampling.trained_run import GenerationRules, TrainedRun
 from t2i_hpc.systems.base import TextToImageSystem
 from t2i_hpc.systems.encoders import scale_images, vocabulary_of
 
 COUNT, HITS = "fold_count", "fold_hits"
 NAMES = (COUNT, HITS)
-Judge = Callable[[range, Tensor], npt.NDArray[np.bool_]]
+RanksFirst = Callable[[range, Tensor], npt.NDArray[np.bool_]]
 
 
 class RetrievalCounts:
     """Images and hits of each fold.
 
     Args:
-        folds: the fold of each image of the side, int64 (images,).
+        folds: the fold of each image, int64 (images,).
         count: number of folds.
-        judge: says of images, by number and pixels, whether their own caption wins: bool (n,).
+        ranks_first: says of images, by number and pixels, whether their own caption ranks first:
+            bool (n,).
     """
 
-    def __init__(self, folds: Groups, count: int, judge: Judge) -> None:
-        self._folds, self._judge = folds, judge
+    def __init__(self, folds: Groups, count: int, ranks_first: RanksFirst) -> None:
+        self._folds, self._ranks_first = folds, ranks_first
         self._count = np.zeros(count, dtype=np.int64)
         self._hits = np.zeros(count, dtype=np.int64)
 
-    def add(self, seen: Seen) -> None:
-        """Judge the images of a batch."""
-        folds = self._folds[seen.numbers.start : seen.numbers.stop]
-        hits = self._judge(seen.numbers, seen.images)
+    def add(self, batch: FeatureBatch) -> None:
+        """Count the images of a batch."""
+        folds = self._folds[batch.numbers.start : batch.numbers.stop]
+        hits = self._ranks_first(batch.numbers, batch.images)
         self._count += np.bincount(folds, minlength=len(self._count))
         self._hits += np.bincount(folds[hits], minlength=len(self._hits))
 
@@ -86,7 +80,7 @@ _OWN_NAMES = ("text_encoder", "image_encoder")
 
 
 @dataclass(frozen=True)
-class MatchingEncoders:
+class DAMSMEncoders:
     """Functions that bring captions and images into one space.
 
     Attributes:
@@ -118,12 +112,12 @@ def encoders_identity(settings: EvaluationConfig) -> str:
     return sha256_of_json([sha256_of_file(Path(path)) for path in paths])
 
 
-def matching_encoders(
-    settings: EvaluationConfig, trained: TrainedRun, rules: DrawingRules
-) -> MatchingEncoders:
+def damsm_encoders(
+    settings: EvaluationConfig, trained: TrainedRun, rules: GenerationRules
+) -> DAMSMEncoders:
     """Return the encoders that the settings name, on the run's device.
 
-    They read the very words that images were drawn from.
+    They read the very tokens that images were generated from.
 
     Raises:
         EvaluationError: a file does not fit.
@@ -132,10 +126,10 @@ def matching_encoders(
     networks = [network.to(trained.device).eval() for network in pair]
 
     def sentences(captions: Sequence[str]) -> Tensor:
-        result: Tensor = networks[0](*trained.read(captions, settings.seed, rules)).sentence
+        result: Tensor = networks[0](*trained.tokenize(captions, settings.seed, rules)).sentence
         return result
 
-    return MatchingEncoders(sentences, _codes_by(networks[1], trained.device))
+    return DAMSMEncoders(sentences, _codes_by(networks[1], trained.device))
 
 
 def _codes_by(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -154,13 +148,13 @@ def check_own_encoders(settings: EvaluationConfig, networks: AbstractSet[str]) -
         networks: names of the run's networks.
 
     Raises:
-        EvaluationError: R-precision is asked for and nothing can judge it.
+        EvaluationError: R-precision is asked for and there is nothing to rank captions with.
     """
     if "r_precision" not in settings.metrics or settings.text_encoder:
         return
     if not set(_OWN_NAMES) <= networks:
         raise EvaluationError(
-            "the run has no image encoder of its own to judge R-precision by: name pre-trained "
+            "the run has no image encoder of its own for R-precision: name pre-trained "
             "ones with evaluation.text_encoder= and evaluation.image_encoder=, or leave "
             "r_precision out of evaluation.metrics"
         )
@@ -224,7 +218,7 @@ def _no_encoder(path: Path, kind: str) -> EvaluationError:
 
 
 Numbers = npt.NDArray[np.int64]
-_BLOCK = 512  # captions encoded together; always the same ones, so that bits do not depend on parts
+_BLOCK = 512  # captions encoded together; always the same ones, so bits depend on no shard
 
 
 @dataclass(frozen=True)
@@ -271,7 +265,7 @@ class CaptionTable:
                 "of other classes"
             )
 
-    def candidates(self, number: int, count: int, seed: int, rules: DrawingRules) -> Numbers:
+    def candidates(self, number: int, count: int, seed: int, rules: GenerationRules) -> Numbers:
         """Return the places of the captions that image `number` chooses among, its own first."""
         sample = number % len(self.classes)
         place = rules.caption_of(
@@ -288,8 +282,8 @@ class CaptionTable:
         return np.concatenate([[self.first[sample] + place], wrong])
 
 
-class CaptionMatcher:
-    """Judges generated images by number.
+class CaptionRanker:
+    """Ranks captions by how well they fit a generated image.
 
     Args:
         table: the captions that they were made of, and the others.
@@ -307,13 +301,13 @@ class CaptionMatcher:
         *,
         candidates: int,
         seed: int,
-        rules: DrawingRules,
+        rules: GenerationRules,
     ) -> None:
         self._table, self._candidates, self._seed, self._rules = table, candidates, seed, rules
         self._encode_captions, self._encode_images = encode_captions, encode_images
 
     def __call__(self, numbers: range, images: Tensor) -> npt.NDArray[np.bool_]:
-        """Return whether each image's own caption is among the nearest: bool (n,)."""
+        """Return whether each image's own caption ranks first: bool (n,)."""
         choice = np.stack(
             [
                 self._table.candidates(number, self._candidates, self._seed, self._rules)

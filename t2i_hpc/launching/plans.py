@@ -191,7 +191,7 @@ def _training(request: TaskRequest) -> Plan:
 
 
 def _evaluation(request: TaskRequest) -> Plan:
-    from t2i_hpc.evaluation.scoring import comparisons, missing_shards
+    from t2i_hpc.evaluation.build import comparisons, missing_shards
 
     config: EvaluateConfig = request.config
     first = next(iter(comparisons(config)))
@@ -220,9 +220,9 @@ def _evaluation(request: TaskRequest) -> Plan:
 
 def _gpus_of_merge(config: EvaluateConfig) -> int:
     """Return how many GPUs have something to do in a merge: features are compared on one."""
-    from t2i_hpc.evaluation.metrics import WITH_ROWS
+    from t2i_hpc.evaluation.metrics import WITH_FEATURES
 
-    return int(config.device != "cpu" and bool(WITH_ROWS & {*config.evaluation.metrics}))
+    return int(config.device != "cpu" and bool(WITH_FEATURES & {*config.evaluation.metrics}))
 
 
 def _pinned(run: Path, checkpoint: str) -> tuple[str, ...]:

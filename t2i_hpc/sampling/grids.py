@@ -1,7 +1,7 @@
 """Grids of pictures: rows are captions, columns are noise; and masks beside their picture.
 
 The pixels of the pictures are put into the grid unchanged (or enlarged by a whole number), so
-that what one looks at is what was drawn. The width of the captions' column travels in the
+that what one looks at is what was generated. The width of the captions' column travels in the
 PNG's text, so that pictures can be cut out of the grid again.
 """
 

@@ -1,8 +1,8 @@
 """Generated images on the disk, for those who ask for them; scores never need them.
 
 Beside them ``index.jsonl`` says of each number which sample and caption it was made of, with
-which seed and checkpoint. The images and rows of a part are written by whoever computes it; the
-rows of all parts become one file when the score is made.
+which seed and checkpoint. Whoever computes an evaluation shard writes its images and rows; the
+rows of all shards become one file when the score is made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from t2i_hpc.common.files import read_json_lines, write_text
 
-Draw = Callable[[range], Tensor]
+ImagesOf = Callable[[range], Tensor]
+"""Gives images by number, uint8 (B, 3, R, R)."""
 
 
 INDEX = "index.jsonl"
@@ -47,35 +48,35 @@ class SavedImages:
     batch_size: int
     describe: Callable[[int], Mapping[str, Any]]
 
-    def writing(self, draw: Draw) -> Draw:
-        """Return `draw` such that it also writes the images that count."""
+    def writing(self, images_of: ImagesOf) -> ImagesOf:
+        """Return `images_of` such that it also writes the images that count."""
 
-        def draw_and_write(numbers: range) -> Tensor:
-            drawn = draw(numbers)
-            counted = drawn[: max(0, self.images - numbers.start)].cpu().numpy()
+        def give_and_write(numbers: range) -> Tensor:
+            images = images_of(numbers)
+            counted = images[: max(0, self.images - numbers.start)].cpu().numpy()
             self._write(numbers, counted.transpose(0, 2, 3, 1))
-            return drawn
+            return images
 
-        return draw_and_write
+        return give_and_write
 
     def has(self, numbers: range) -> bool:
-        """Whether the images of a part, which begins with a batch, and their rows are there."""
+        """Whether the images of a shard, which begins with a batch, and their rows are there."""
         rows = (self.folder / INDEX).exists() or self._rows_of(numbers).exists()
         return rows and all((self.folder / name).exists() for name in self._names(numbers))
 
     def finish(self, numbers: range) -> None:
-        """Write the rows of a part whose images are there."""
+        """Write the rows of a shard whose images are there."""
         rows = ({"number": n, "file": self._name_of(n), **self.describe(n)} for n in numbers)
         _write_rows(self._rows_of(numbers), rows)
 
     def gather(self) -> None:
-        """Make one index of the rows of all parts, once they are there."""
-        parts = sorted(self.folder.glob("rows-*.jsonl"))
-        rows = {row["number"]: row for path in parts for row in read_json_lines(path)}
+        """Make one index of the rows of all shards, once they are there."""
+        shards = sorted(self.folder.glob("rows-*.jsonl"))
+        rows = {row["number"]: row for path in shards for row in read_json_lines(path)}
         if sorted(rows) != list(range(self.images)):
             return
         _write_rows(self.folder / INDEX, (rows[number] for number in range(self.images)))
-        for path in parts:
+        for path in shards:
             path.unlink(missing_ok=True)
 
     def _write(self, numbers: range, images: Images) -> None:

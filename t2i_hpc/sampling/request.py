@@ -1,11 +1,8 @@
-"""Captions as the networks read them: token ids and lengths.
+"""What a person asks to be generated: captions, checked and tokenized before a network runs.
 
-Captions with words to swap: ``a {red,blue} bird`` stands for one caption a color.
-
-The papers show what a text changes by rows that differ in a word (SSA-GAN Figs. 6 and 11).
-Several swaps in one caption multiply, the last one changing quickest.
-
-What a person asks to be drawn: captions and where they come from, checked before drawing.
+``a {red,blue} bird`` stands for one caption a color: the papers show what a text changes by rows
+that differ in a word (SSA-GAN Figs. 6 and 11). Several swaps in one caption multiply, the last
+one changing quickest.
 """
 
 from __future__ import annotations
@@ -26,24 +23,24 @@ from t2i_hpc.data.split import Split
 
 
 def encode_captions(
-    captions: Sequence[str], vocabulary: Vocabulary, words: int, seed: int
+    captions: Sequence[str], vocabulary: Vocabulary, max_tokens: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return tokens int64 (B, words) and lengths int64 (B,).
+    """Return tokens int64 (B, max_tokens) and lengths int64 (B,).
 
-    A caption that is longer is cut to a random subset of its words in order, by the seed and
+    A caption that is longer is cut to a random subset of its tokens in order, by the seed and
     its text alone, so that a caption means the same wherever it stands.
     """
     tokens, lengths = pad(
         [
-            encode_caption(caption, vocabulary, words, (seed, f"words of {caption}", 0))
+            encode_caption(caption, vocabulary, max_tokens, (seed, f"words of {caption}", 0))
             for caption in captions
         ],
-        words,
+        max_tokens,
     )
     return torch.from_numpy(tokens), torch.from_numpy(lengths)
 
 
-def spelt(tokens: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[list[str]]:
+def token_texts(tokens: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[list[str]]:
     """Return the words of each row of tokens (B, T), of which the first `lengths` (B,) count."""
     rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
     return [[vocabulary.words[token] for token in row[:length]] for row, length in rows]
@@ -55,7 +52,7 @@ _SWAP = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Row:
-    """A caption to draw, and the text with braces that asked for it."""
+    """A caption, and the text with braces that asked for it."""
 
     caption: str
     asked: str
@@ -72,8 +69,8 @@ def expand(captions: Sequence[str]) -> list[Row]:
     count = sum(_product(parts) for parts in choices)
     if count > MOST_ROWS:
         raise ConfigurationError(
-            f"these captions make {count:,} rows: a drawing has {MOST_ROWS} at most, so swap "
-            "fewer words or draw the captions in several calls"
+            f"these captions make {count:,} rows: a grid has {MOST_ROWS} at most, so swap fewer "
+            "words or generate in several calls"
         )
     return [
         Row(_caption(words, asked), asked)
@@ -192,7 +189,7 @@ def read_rows(
             vocabulary.unknown(row.caption),
             len(vocabulary.encode(row.caption)) - len(words),
         )
-        for row, words in zip(rows, spelt(tokens, lengths, vocabulary), strict=True)
+        for row, words in zip(rows, token_texts(tokens, lengths, vocabulary), strict=True)
     ]
 
 

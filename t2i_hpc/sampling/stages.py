@@ -1,6 +1,4 @@
-"""Attention of words over the regions of a picture, as light on the picture.
-
-What the stages of a generator did: their images side by side, and the words they read.
+"""What the stages of a generator did: their images side by side, and the words they attend to.
 
 AttnGAN's Fig. 4: for a caption the images of all stages, then for each stage that reads words
 the five that it reads most, as light on the image. Attention sums to 1 over the words at each

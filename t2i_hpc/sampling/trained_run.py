@@ -1,10 +1,7 @@
-"""How the images of an evaluation are drawn: captions, noise, rounding.
+"""A run's networks at one of its checkpoints, ready to generate.
 
-Whatever image i is made of comes from (seed, i) alone.
-
-Which weights are drawn with: a run's checkpoint, or a file that was exported from one.
-
-A run's networks at one of its checkpoints, ready to draw.
+The weights are a checkpoint's, or those of a file that was exported from one. Whatever image i of
+an evaluation is made of (caption, noise) comes from (seed, i) alone.
 """
 
 from __future__ import annotations
@@ -35,25 +32,25 @@ from t2i_hpc.systems import build_system
 from t2i_hpc.systems.base import TextToImageSystem
 from t2i_hpc.systems.encoders import checkpoint_follows
 
-_CAPTION_WORDS = {
+_CAPTION_TEXTS = {
     "one": "sample i modulo their number, one of its captions by (seed, i)",
     "all": "sample i modulo their number, each of its captions in turn",
 }
-_ROUNDING_WORDS = {
+_ROUNDING_TEXTS = {
     "nearest": "clamped to [-1, 1], to the nearest of 256 levels, no compression",
     "down": "clamped to [-1, 1], to the next lower of 256 levels, no compression",
 }
 
 
 @dataclass(frozen=True)
-class DrawingRules:
-    """The choices.
+class GenerationRules:
+    """How the images of an evaluation are generated.
 
     Attributes:
         captions: one (by the seed) or all (each in turn).
         truncation: largest noise in standard deviations, None for any.
         rounding: nearest or down.
-        caption_tokens: most words of a caption that are read; None: as many as in training.
+        caption_tokens: most tokens of a caption; None: as many as in training.
     """
 
     captions: str = "one"
@@ -61,14 +58,14 @@ class DrawingRules:
     rounding: str = "nearest"
     caption_tokens: int | None = None
 
-    def words(self) -> dict[str, str]:
+    def text(self) -> dict[str, str]:
         """Return the choices as a protocol states them."""
         bound = self.truncation
         kept = "plain" if bound is None else f"normal cut off at {bound:g} standard deviations"
         return {
-            "caption_choice": _CAPTION_WORDS[self.captions],
+            "caption_choice": _CAPTION_TEXTS[self.captions],
             "truncation": kept,
-            "rounding": _ROUNDING_WORDS[self.rounding],
+            "rounding": _ROUNDING_TEXTS[self.rounding],
             "caption_tokens": str(self.caption_tokens or "as many as in training"),
         }
 
@@ -81,11 +78,11 @@ class DrawingRules:
 
     def noise(self, numbers: Iterable[int], width: int, seed: int) -> Tensor:
         """Return noise, float32 (B, width), on the CPU."""
-        drawn = noise(seed, "evaluation noise", numbers, width)
-        return drawn if self.truncation is None else cut_off(drawn, self.truncation)
+        plain = noise(seed, "evaluation noise", numbers, width)
+        return plain if self.truncation is None else truncate(plain, self.truncation)
 
     def levels(self, images: Tensor) -> Tensor:
-        """Turn [-1, 1] into 0..255 where the images lie."""
+        """Turn [-1, 1] into 0..255, on the images' device."""
         if self.rounding == "nearest":
             values = (images.float() * 127.5 + 127.5).round()
         else:  # in the order of AttnGAN, DM-GAN and SSA-GAN: the last bit decides a level
@@ -94,17 +91,17 @@ class DrawingRules:
         return levels
 
 
-PLAIN = DrawingRules()
+PLAIN = GenerationRules()
 
 
-def cut_off(drawn: Tensor, bound: float) -> Tensor:
-    """Map standard normal noise to the normal distribution cut off at ± `bound`.
+def truncate(plain: Tensor, bound: float) -> Tensor:
+    """Map standard normal noise to the normal distribution truncated at ± `bound`.
 
-    Each value goes to the one with the same rank, so that noise which was drawn with one seed
-    stays recognizable under any bound.
+    Each value goes to the one with the same rank, so that noise of one seed stays recognizable
+    under any bound.
     """
     share = math.erf(bound / math.sqrt(2))
-    rank = torch.special.ndtr(drawn.double())
+    rank = torch.special.ndtr(plain.double())
     inside = torch.special.ndtri(0.5 + share * (rank - 0.5))
     bounded: Tensor = inside.clamp(-bound, bound).float()
     return bounded
@@ -199,16 +196,16 @@ def _of_file(path: Path) -> ChosenWeights:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Draws pictures with a checkpoint of a run.
+    """Generates images with a checkpoint of a run.
 
     Attributes:
         run: the run directory.
         config: what it was trained with, with the files that the run keeps.
         weights: which weights are loaded.
-        system: the networks, on `device`, in evaluation mode while drawing.
+        system: the networks, on `device`, in evaluation mode while generating.
         vocabulary: of the run's captions.
-        device: where images are drawn.
-        data: folder of the run's data, where a person named one.
+        device: of the networks.
+        data: folder of the run's data, if it was named.
     """
 
     run: Path
@@ -226,7 +223,7 @@ class TrainedRun:
         Args:
             run: run directory.
             checkpoint: latest, a number of images seen, or an exported file.
-            device: where to draw.
+            device: of the networks.
             data: folder of the run's data, where it is no longer where it was.
 
         Raises:
@@ -245,7 +242,7 @@ class TrainedRun:
         with checkpoint_follows():
             system = build_system(config.system, vocabulary.size)
         if not isinstance(system, TextToImageSystem):
-            raise RunError(f"{run} is a run of {config.system.name}, which draws no pictures")
+            raise RunError(f"{run} is a run of {config.system.name}, which generates no images")
         chosen.load(system.modules)
         system.modules.to(device)
         return cls(run, config, chosen, system, vocabulary, device, data)
@@ -270,29 +267,31 @@ class TrainedRun:
         """Side of the pictures in pixels."""
         return self.system.resolution
 
-    def draw_latest_weights(self) -> None:
-        """Draw with the trained weights from now on, where the run keeps an average of them."""
-        for average in self.system.emas:
-            average.target.load_state_dict(average.source.state_dict())
+    def use_latest_weights(self) -> None:
+        """Generate with the trained weights from now on, not with their EMA."""
+        for ema in self.system.emas:
+            ema.target.load_state_dict(ema.source.state_dict())
 
-    def draw(self, numbers: range, seed: int, split: str, rules: DrawingRules = PLAIN) -> Tensor:
-        """Draw images number `numbers` of an evaluation: uint8 (B, 3, R, R) on the device.
+    def generate(
+        self, numbers: range, seed: int, split: str, rules: GenerationRules = PLAIN
+    ) -> Tensor:
+        """Generate images number `numbers` of an evaluation: uint8 (B, 3, R, R) on the device.
 
         Noise and caption of image i are functions of (seed, i) alone.
         """
         opened = self.split(split)
         captions = [caption_of(opened, number, seed, rules) for number in numbers]
         latent = rules.noise(numbers, self.system.noise_width, seed)
-        tokens, lengths = self.read(captions, seed, rules)
-        drawn = self.system.generate(tokens, lengths, latent.to(self.device))
-        return rules.levels(drawn.images[-1])
+        tokens, lengths = self.tokenize(captions, seed, rules)
+        generated = self.system.generate(tokens, lengths, latent.to(self.device))
+        return rules.levels(generated.images[-1])
 
-    def read(
-        self, captions: Sequence[str], seed: int, rules: DrawingRules
+    def tokenize(
+        self, captions: Sequence[str], seed: int, rules: GenerationRules
     ) -> tuple[Tensor, Tensor]:
         """Return tokens int64 (B, T) and lengths (B,) of captions, on the device."""
-        words = rules.caption_tokens or self.config.data.max_tokens
-        tokens, lengths = encode_captions(captions, self.vocabulary, words, seed)
+        longest = rules.caption_tokens or self.config.data.max_tokens
+        tokens, lengths = encode_captions(captions, self.vocabulary, longest, seed)
         return tokens.to(self.device), lengths.to(self.device)
 
     @property
@@ -321,7 +320,7 @@ class TrainedRun:
         )
 
 
-def caption_of(split: Split, number: int, seed: int, rules: DrawingRules) -> str:
+def caption_of(split: Split, number: int, seed: int, rules: GenerationRules) -> str:
     """Return the caption that image `number` of an evaluation is made of."""
     captions = split.sample(number % split.count).captions
     return captions[rules.caption_of(number, split.count, len(captions), seed)]
@@ -335,20 +334,20 @@ def to_uint8(images: Tensor) -> Tensor:
 _AT_ONCE = 16
 
 
-def draw_in_parts(
+def generate_in_batches(
     system: TextToImageSystem, tokens: torch.Tensor, lengths: torch.Tensor, latent: torch.Tensor
 ) -> GeneratedImages:
-    """Draw any number of pictures, a few at a time to bound memory; results on the CPU."""
+    """Generate any number of images, a few at a time to bound memory; results on the CPU."""
     device = next(system.modules.parameters()).device
-    parts: list[GeneratedImages] = []
+    batches: list[GeneratedImages] = []
     for start in range(0, len(tokens), _AT_ONCE):
         rows = [value[start : start + _AT_ONCE].to(device) for value in (tokens, lengths, latent)]
-        parts.append(system.generate(*rows))
-    return joined(parts)
+        batches.append(system.generate(*rows))
+    return joined(batches)
 
 
 def first_of(pictures: GeneratedImages) -> GeneratedImages:
-    """Return the first of some pictures alone."""
+    """Return the first of some images alone."""
     return GeneratedImages(
         images=[image[:1] for image in pictures.images],
         masks=[mask[:1] for mask in pictures.masks],
@@ -356,14 +355,14 @@ def first_of(pictures: GeneratedImages) -> GeneratedImages:
     )
 
 
-def joined(parts: Sequence[GeneratedImages]) -> GeneratedImages:
-    """Return pictures one after the other, on the CPU."""
+def joined(batches: Sequence[GeneratedImages]) -> GeneratedImages:
+    """Return batches of images one after the other, on the CPU."""
     return GeneratedImages(
-        images=_joined([part.images for part in parts]),
-        masks=_joined([part.masks for part in parts]),
-        attention=_joined([part.attention for part in parts]),
+        images=_joined([batch.images for batch in batches]),
+        masks=_joined([batch.masks for batch in batches]),
+        attention=_joined([batch.attention for batch in batches]),
     )
 
 
-def _joined(parts: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-    return [torch.cat(pieces).cpu() for pieces in zip(*parts, strict=True)]
+def _joined(batches: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+    return [torch.cat(pieces).cpu() for pieces in zip(*batches, strict=True)]

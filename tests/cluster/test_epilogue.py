@@ -16,7 +16,7 @@ from t2i_hpc.cluster.slurm.requeue import find_bad_nodes
 from t2i_hpc.cluster.slurm.starts import Start, note_begin, note_end, read_starts
 from t2i_hpc.common.errors import GAVE_UP, NOTHING_LEFT
 from t2i_hpc.config.cluster import ClusterConfig
-from t2i_hpc.evaluation.partial_statistics import Header, Target, save_part
+from t2i_hpc.runs.partial_statistics import Header, PartialStatistics, Target
 from t2i_hpc.runs.sessions import Session, write_begin, write_end
 from tests.cluster.clients import Clients
 
@@ -243,8 +243,9 @@ def test_another_submission_is_counted_by_itself(
 def save_statistics(folder: Path, shard: int, job: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = Target("generated", "1a2b", "c" * 64, 64, 32)
-    path = folder / f"part-{shard:05d}-of-00016-batch-32.npz"
-    save_part(path, Header(target, 0, 4, shard, 16, job=job), {"count": np.array(4)})
+    path = folder / f"shard-{shard:05d}-of-00016-batch-32.npz"
+    header = Header(target, 0, 4, shard, 16, job=job)
+    PartialStatistics(header, {"count": np.array(4)}).save(path)
     return path
 
 

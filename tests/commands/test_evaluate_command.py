@@ -16,7 +16,7 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.evaluate import COMMAND
-from t2i_hpc.evaluation.scoring import missing_shards
+from t2i_hpc.evaluation.build import missing_shards
 from tests.commands.trained import make_run
 from tests.support.data import make_shards
 
@@ -124,11 +124,11 @@ def test_a_damaged_shard_is_named_and_computed_alone(
     words = (f"run={run}", *SETTINGS, "evaluation.shards=3")
     for shard in range(3):
         assert COMMAND.main([*words, f"evaluation.shard={shard}"]) == 0
-    path = next(run.glob("evaluations/*/*/part-00002-*.npz"))
+    path = next(run.glob("evaluations/*/*/shard-00002-*.npz"))
     path.write_bytes(path.read_bytes()[:-200])
     sentence = refusal(*words, "evaluation.merge=true")
     assert "shard 2 of 3 has no valid file for the generated images; fill it with:" in sentence
-    others = {p: p.stat().st_mtime_ns for p in run.glob("evaluations/*/*/part-0000[01]-*.npz")}
+    others = {p: p.stat().st_mtime_ns for p in run.glob("evaluations/*/*/shard-0000[01]-*.npz")}
     assert COMMAND.main([*words]) == 0
     assert {p: p.stat().st_mtime_ns for p in others} == others
     assert len(read_json_lines(run / "scores.jsonl")) == 1

@@ -12,7 +12,7 @@ import pytest
 
 from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.data.storage.cache import Cache, Heartbeat
-from t2i_hpc.evaluation.compute import alone
+from t2i_hpc.evaluation.compute import file_lock
 from t2i_hpc.runs.run_directory import locked
 from t2i_hpc.runs.sessions import is_held
 from t2i_hpc.training.deepspeed_build import compiling
@@ -42,7 +42,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_every_lock_is_taken(tmp_path: Path, taken: list[int]) -> None:
     with locked(tmp_path):
         assert is_held(tmp_path)
-    with alone(tmp_path / "statistics"):
+    with file_lock(tmp_path / "statistics"):
         pass
     cache = Cache(str(tmp_path / "cache"), 1000, 0.0)
 

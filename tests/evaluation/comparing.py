@@ -13,9 +13,9 @@ from torch import Tensor
 
 from t2i_hpc.evaluation.comparison import Comparison, Subject
 from t2i_hpc.evaluation.compute import (
-    Division,
-    spread,
+    Sharding,
 )
+from t2i_hpc.evaluation.image_sources import spread
 from t2i_hpc.evaluation.protocol import Protocol
 from tests.evaluation.fakes import FakeDetector, fake_images
 from tests.evaluation.test_protocol import PROTOCOL as ANY_PROTOCOL
@@ -38,12 +38,12 @@ def generated_images(numbers: Sequence[int]) -> Tensor:
     return fake_images(numbers, seed=0)
 
 
-def real_images_drawn(numbers: Sequence[int]) -> Tensor:
+def real_images_of(numbers: Sequence[int]) -> Tensor:
     return fake_images(spread(numbers, REAL_IMAGES, REAL_IMAGES), seed=1)
 
 
-def judge_by_three(numbers: range, images: Tensor) -> npt.NDArray[np.bool_]:
-    """Images whose number can be divided by three find their caption."""
+def every_third_first(numbers: range, images: Tensor) -> npt.NDArray[np.bool_]:
+    """Of images whose number is a multiple of three the own caption ranks first."""
     assert len(images) == len(numbers)
     return np.array([number % 3 == 0 for number in numbers])
 
@@ -56,7 +56,7 @@ def rate_by_seven(numbers: range, images: Tensor) -> npt.NDArray[np.float64]:
 
 def make_comparison(
     run: Path,
-    parts: int = 1,
+    shards: int = 1,
     protocol: Protocol = PROTOCOL,
     checkpoint: str = "c" * 64,
     metrics: Sequence[str] = ("fid",),
@@ -65,20 +65,25 @@ def make_comparison(
         output=run,
         cache=run / "real",
         subject=Subject(
-            checkpoint, 2000, generated_images, lambda: judge_by_three, lambda: rate_by_seven
+            checkpoint,
+            2000,
+            generated_images,
+            lambda: every_third_first,
+            lambda: rate_by_seven,
         ),
-        draw_real=real_images_drawn,
+        real_images_of=real_images_of,
         detector=FakeDetector.identity,
         protocol=protocol,
         names=dict.fromkeys(METRICS, "mine"),
         metrics=metrics,
-        division=Division(parts, BATCH),
+        sharding=Sharding(shards, BATCH),
         device=torch.device("cpu"),
     )
 
 
-def compute(comparison: Comparison, parts: Iterable[int] | None = None) -> int:
-    """Compute parts, all if none are named; return how many images the detector looked at."""
+def compute(comparison: Comparison, shards: Iterable[int] | None = None) -> int:
+    """Compute shards, all if none are named; return of how many images features were extracted."""
     detector = FakeDetector()
-    comparison.compute(range(comparison.division.parts) if parts is None else parts, detector)
+    chosen = range(comparison.sharding.shards) if shards is None else shards
+    comparison.compute(chosen, detector)
     return detector.images

@@ -15,7 +15,8 @@ from transformers.models.clip import CLIPImageProcessor
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.evaluation.clip_score import CLIP, RatingSums, clip_identity, clip_score
-from t2i_hpc.evaluation.partial_statistics import Arrays, Seen
+from t2i_hpc.evaluation.collectors import FeatureBatch
+from t2i_hpc.runs.partial_statistics import Arrays
 from tests.evaluation.conftest import some_images
 from tests.evaluation.pretrained import SIZE, WORDS, save_clip, save_dinov2
 
@@ -74,7 +75,7 @@ def test_mean_and_standard_error_do_not_depend_on_the_division() -> None:
         rated = RatingSums(lambda numbers, _: ratings[numbers.start : numbers.stop])
         for first in range(start, stop, 4):
             nothing = torch.zeros(0)
-            rated.add(Seen(range(first, min(first + 4, stop)), nothing, nothing, nothing))
+            rated.add(FeatureBatch(range(first, min(first + 4, stop)), nothing, nothing, nothing))
         return rated.arrays()
 
     parts = [sums(0, 20), sums(20, 36), sums(36, 53)]
@@ -88,7 +89,7 @@ def test_mean_and_standard_error_do_not_depend_on_the_division() -> None:
 def test_equal_ratings_have_no_error() -> None:
     sums = RatingSums(lambda numbers, _: np.full(len(numbers), 0.1))
     nothing = torch.zeros(0)
-    sums.add(Seen(range(3), nothing, nothing, nothing))
+    sums.add(FeatureBatch(range(3), nothing, nothing, nothing))
     assert clip_score(sums.arrays()) == pytest.approx((0.1, 0.0), abs=1e-8)
 
 

@@ -15,10 +15,10 @@ from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.evaluation import METRICS
 from t2i_hpc.config.tasks import EvaluateConfig
+from t2i_hpc.evaluation.build import comparisons
 from t2i_hpc.evaluation.clip_score import CLIP
 from t2i_hpc.evaluation.comparison import Comparison
-from t2i_hpc.evaluation.detectors.registry import build_detector
-from t2i_hpc.evaluation.scoring import comparisons
+from t2i_hpc.evaluation.detectors import build_detector
 from t2i_hpc.sampling.trained_run import PLAIN, TrainedRun, caption_of
 from tests.commands.trained import make_run
 from tests.evaluation.conftest import some_images
@@ -69,7 +69,7 @@ def _ratings(run: Path, folder: Path, seed: int) -> Iterator[float]:
     for first in range(0, IMAGES, 4):
         numbers = range(first, first + 4)
         captions = [caption_of(split, number, seed, PLAIN) for number in numbers]
-        yield from clip.scores(trained.draw(numbers, seed, "train"), captions)
+        yield from clip.scores(trained.generate(numbers, seed, "train"), captions)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

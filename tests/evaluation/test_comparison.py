@@ -1,4 +1,4 @@
-"""One score under any number of parts; parts that are there are kept; two at once end well."""
+"""One score in any number of shards; shards that are there are kept; two at once end well."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import t2i_hpc
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.evaluation.compute import (
-    Division,
-    Merged,
-    look_at_images,
+    MergedStatistics,
+    Sharding,
+    extract_features,
     merged,
-    part_is_done,
-    spread,
+    shard_is_done,
 )
 from t2i_hpc.evaluation.fid import Moments
-from t2i_hpc.evaluation.partial_statistics import load_header
+from t2i_hpc.evaluation.image_sources import spread
+from t2i_hpc.runs.partial_statistics import load_header
 from tests.evaluation.comparing import (
     BATCH,
     IMAGES,
@@ -36,25 +36,25 @@ from tests.evaluation.comparing import (
 from tests.evaluation.fakes import FakeDetector
 
 
-def test_parts_give_the_same_sums_and_the_same_scores(tmp_path: Path) -> None:
-    results: dict[int, tuple[Merged, list[dict[str, Any]]]] = {}
-    for parts in (1, 2, 3, 7, 16):
-        comparison = make_comparison(tmp_path / str(parts), parts, metrics=METRICS)
-        for part in reversed(range(parts)):
-            compute(comparison, [part])
+def test_shards_give_the_same_sums_and_the_same_scores(tmp_path: Path) -> None:
+    results: dict[int, tuple[MergedStatistics, list[dict[str, Any]]]] = {}
+    for shards in (1, 2, 3, 7, 16):
+        comparison = make_comparison(tmp_path / str(shards), shards, metrics=METRICS)
+        for shard in reversed(range(shards)):
+            compute(comparison, [shard])
         rows = comparison.score()
-        results[parts] = merged(comparison.generated, comparison.division), rows
+        results[shards] = merged(comparison.generated, comparison.sharding), rows
     whole, expected = results[1]
     assert whole.sums["count"] == IMAGES
     assert len(expected) == 7
-    for sides, rows in results.values():
+    for statistics, rows in results.values():
         for name, value in whole.sums.items():
-            np.testing.assert_allclose(sides.sums[name], value, rtol=1e-9, err_msg=name)
+            np.testing.assert_allclose(statistics.sums[name], value, rtol=1e-9, err_msg=name)
         hits = f"fold_hits.{PROTOCOL.key_of('r_precision')}"
-        np.testing.assert_array_equal(sides.sums[hits], whole.sums[hits])
-        assert sides.rows is not None
-        assert whole.rows is not None
-        np.testing.assert_array_equal(sides.rows, whole.rows)
+        np.testing.assert_array_equal(statistics.sums[hits], whole.sums[hits])
+        assert statistics.features is not None
+        assert whole.features is not None
+        np.testing.assert_array_equal(statistics.features, whole.features)
         for row, other in zip(rows, expected, strict=True):
             assert row["value"] == pytest.approx(other["value"], rel=1e-9)
             assert (row["std"] or 0) == pytest.approx(other["std"] or 0, rel=1e-9)
@@ -67,24 +67,24 @@ def test_sums_are_those_of_all_images(tmp_path: Path) -> None:
     for first in range(0, IMAGES, BATCH):
         rows = FakeDetector().features(generated_images(range(first, first + BATCH)))
         expected.add_rows(rows[: IMAGES - first])
-    sums = merged(comparison.generated, comparison.division).sums
+    sums = merged(comparison.generated, comparison.sharding).sums
     np.testing.assert_allclose(sums["outer"], expected.outer.numpy(), rtol=1e-12)
 
 
-def test_a_part_must_begin_with_a_batch() -> None:
+def test_a_shard_must_begin_with_a_batch() -> None:
     with pytest.raises(ValueError, match="inside a batch"):
-        look_at_images(generated_images, FakeDetector(), range(2, 6), BATCH, lambda seen: None)
+        extract_features(generated_images, FakeDetector(), range(2, 6), BATCH, lambda batch: None)
 
 
-def test_valid_parts_are_kept_and_damaged_ones_computed_again(tmp_path: Path) -> None:
+def test_valid_shards_are_kept_and_damaged_ones_computed_again(tmp_path: Path) -> None:
     first = make_comparison(tmp_path, 3)
     compute(first, [0, 2])
     files = sorted(first.generated.folder.glob("*.npz"))
-    assert [path.name[:10] for path in files] == ["part-00000", "part-00002"]
+    assert [path.name[:11] for path in files] == ["shard-00000", "shard-00002"]
     files[1].write_bytes(files[1].read_bytes()[:100])
     second = make_comparison(tmp_path, 3)
     assert second.missing() == {1: ["generated", "real"], 2: ["generated"]}
-    # Parts of 5, 5 and 4 generated and 4, 4 and 3 real batches; only real part 1 is missing too.
+    # Shards of 5, 5 and 4 generated and 4, 4 and 3 real batches; of real ones only 1 is missing.
     assert compute(second) == (5 + 4 + 4) * BATCH
     assert compute(make_comparison(tmp_path, 3)) == 0
     assert second.missing() == {}
@@ -96,7 +96,7 @@ def test_features_that_are_cut_short_are_computed_again(tmp_path: Path) -> None:
     compute(first)
     path = sorted(first.generated.folder.glob("*.float32.npy"))[1]
     path.write_bytes(path.read_bytes()[:-1])
-    assert not part_is_done(first.generated, first.division, 1)
+    assert not shard_is_done(first.generated, first.sharding, 1)
     assert first.missing() == {1: ["generated"]}
     assert compute(make_comparison(tmp_path, 3, metrics=["kid"])) == 5 * BATCH
 
@@ -109,9 +109,9 @@ def test_more_metrics_are_computed_anew_and_fewer_are_served(tmp_path: Path) -> 
     assert compute(make_comparison(tmp_path, metrics=["r_precision"])) == 0
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-def test_the_inception_score_is_there_for_who_asks_later(tmp_path: Path, parts: int) -> None:
-    first = make_comparison(tmp_path, parts)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_inception_score_is_there_for_who_asks_later(tmp_path: Path, shards: int) -> None:
+    first = make_comparison(tmp_path, shards)
     compute(first)
     first.score()
     later = make_comparison(tmp_path, 2, metrics=["is"])
@@ -122,7 +122,7 @@ def test_the_inception_score_is_there_for_who_asks_later(tmp_path: Path, parts: 
     assert alone.score()[0]["value"] == pytest.approx(row["value"], rel=1e-9)
 
 
-def test_settings_of_other_metrics_draw_nothing_again(tmp_path: Path) -> None:
+def test_settings_of_other_metrics_generate_nothing_again(tmp_path: Path) -> None:
     first = make_comparison(tmp_path, 3, metrics=METRICS)
     compute(first)
     before = first.score()
@@ -151,16 +151,16 @@ def test_sums_by_other_settings_stay_beside_new_ones(tmp_path: Path) -> None:
 
 
 def test_exported_files_of_one_age_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    sides = [make_comparison(tmp_path, checkpoint=which * 64) for which in "cd"]
-    for side in sides:
-        compute(side)
-    assert [side.missing() for side in sides] == [{}, {}]
+    both = [make_comparison(tmp_path, checkpoint=which * 64) for which in "cd"]
+    for comparison in both:
+        compute(comparison)
+    assert [comparison.missing() for comparison in both] == [{}, {}]
 
 
-def test_parts_of_other_batches_do_not_mix(tmp_path: Path) -> None:
+def test_shards_of_other_batches_do_not_mix(tmp_path: Path) -> None:
     first = make_comparison(tmp_path, 3)
     compute(first, [0, 1])
-    larger = replace(first, division=Division(3, 2 * BATCH))
+    larger = replace(first, sharding=Sharding(3, 2 * BATCH))
     assert set(larger.missing()) == {0, 1, 2}
     assert compute(larger) > 0
     assert first.missing() == {2: ["generated", "real"]}
@@ -180,19 +180,19 @@ def test_a_row_names_what_made_it(tmp_path: Path) -> None:
     assert "CPU" in used["device"]
 
 
-def test_parts_of_both_sides_name_the_job_that_computed_them(
+def test_shards_of_both_image_sets_name_the_job_that_computed_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By that a requeued job knows how far it came itself."""
-    comparison = make_comparison(tmp_path, parts=2)
-    for part, job in enumerate(("77", "78")):
+    comparison = make_comparison(tmp_path, shards=2)
+    for shard, job in enumerate(("77", "78")):
         monkeypatch.setenv("SLURM_JOB_ID", job)
-        compute(comparison, [part])
-    for side in (comparison.generated, comparison.real):
-        assert [load_header(side.path_of(part, 2)).job for part in (0, 1)] == ["77", "78"]
+        compute(comparison, [shard])
+    for images in (comparison.generated, comparison.real):
+        assert [load_header(images.path_of(shard, 2)).job for shard in (0, 1)] == ["77", "78"]
 
 
-def test_a_merged_evaluation_serves_any_number_of_parts(tmp_path: Path) -> None:
+def test_a_merged_evaluation_serves_any_number_of_shards(tmp_path: Path) -> None:
     first = make_comparison(tmp_path, 3)
     compute(first)
     rows = first.score()
@@ -203,10 +203,10 @@ def test_a_merged_evaluation_serves_any_number_of_parts(tmp_path: Path) -> None:
     assert read_json_lines(tmp_path / "scores.jsonl") == rows
 
 
-def test_a_missing_part_is_refused(tmp_path: Path) -> None:
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     comparison = make_comparison(tmp_path, 3)
     compute(comparison, [0, 2])
-    with pytest.raises(EvaluationError, match="part-00001-of-00003"):
+    with pytest.raises(EvaluationError, match="shard-00001-of-00003"):
         comparison.score()
     assert not (tmp_path / "scores.jsonl").exists()
 
@@ -222,7 +222,7 @@ def test_another_checkpoint_of_the_same_age_is_computed_anew(tmp_path: Path) -> 
     assert checkpoints == ["c", "d"]
 
 
-def test_protocols_share_the_real_side(tmp_path: Path) -> None:
+def test_protocols_share_the_statistics_of_real_images(tmp_path: Path) -> None:
     first = make_comparison(tmp_path)
     compute(first)
     other = make_comparison(tmp_path, protocol=replace(PROTOCOL, seed=2))
@@ -235,12 +235,12 @@ def test_protocols_share_the_real_side(tmp_path: Path) -> None:
 
 def test_two_at_once_both_end_well(tmp_path: Path) -> None:
     failures: list[BaseException] = []
-    looked_at: list[int] = []
+    extracted: list[int] = []
 
     def work() -> None:
         try:
             comparison = make_comparison(tmp_path, 2)
-            looked_at.append(compute(comparison))
+            extracted.append(compute(comparison))
             comparison.score()
         except BaseException as error:
             failures.append(error)
@@ -251,7 +251,7 @@ def test_two_at_once_both_end_well(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert sum(looked_at) == (14 + 11) * BATCH  # each part once, whoever came first
+    assert sum(extracted) == (14 + 11) * BATCH  # each shard once, whoever came first
     values = {row["value"] for row in read_json_lines(tmp_path / "scores.jsonl")}
     assert len(values) == 1
     assert not list(tmp_path.rglob("*.tmp"))

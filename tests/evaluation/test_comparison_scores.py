@@ -13,9 +13,9 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.evaluation.collectors import groups_of
 from t2i_hpc.evaluation.comparison import Subject
 from t2i_hpc.evaluation.compute import merged
-from t2i_hpc.evaluation.inception_score import groups_of
 from t2i_hpc.sampling.image_files import Draw
 from tests.evaluation.comparing import (
     IMAGES,
@@ -66,7 +66,7 @@ def test_features_may_be_kept_in_half_the_bytes(tmp_path: Path) -> None:
         comparison = make_comparison(tmp_path, 2, protocol, metrics=["kid"])
         compute(comparison)
         scores.append(comparison.score()[0]["value"])
-        rows = merged(comparison.generated, comparison.division).rows
+        rows = merged(comparison.generated, comparison.sharding).features
         assert rows is not None
         assert rows.dtype == np.dtype(dtype)
         assert isinstance(rows, np.memmap)

@@ -18,9 +18,9 @@ from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.evaluation.comparison import Comparison, Subject
-from t2i_hpc.evaluation.compute import Division, merged
+from t2i_hpc.evaluation.compute import Sharding, merged
+from t2i_hpc.evaluation.detectors import build_detector, identify_detector
 from t2i_hpc.evaluation.detectors.detector import Detector
-from t2i_hpc.evaluation.detectors.registry import build_detector, identify_detector
 from tests.evaluation.comparing import PROTOCOL, make_comparison
 from tests.evaluation.conftest import some_images
 from tests.evaluation.pretrained import WIDTH, save_clip, save_dinov2
@@ -123,7 +123,7 @@ def _comparison(output: Path, parts: int, detector: Detector) -> Comparison:
         subject=Subject("c" * 64, 0, draw),
         draw_real=draw_real,
         detector=detector.identity,
-        division=Division(parts, 4),
+        division=Sharding(parts, 4),
     )
 
 

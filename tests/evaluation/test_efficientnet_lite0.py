@@ -11,12 +11,8 @@ from torch import Tensor
 
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import entries
-from t2i_hpc.evaluation.detectors.registry import (
-    DETECTORS,
-    EfficientNetLite0,
-    build_detector,
-    identify_detector,
-)
+from t2i_hpc.evaluation.detectors import DETECTORS, build_detector, identify_detector
+from t2i_hpc.evaluation.detectors.lite0 import EfficientNetLite0
 from tests.evaluation.conftest import some_images
 
 CPU = torch.device("cpu")

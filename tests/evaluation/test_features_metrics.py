@@ -12,9 +12,9 @@ from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.evaluation import precision_recall as neighbors
-from t2i_hpc.evaluation.inception_score import ScoreSums, groups_of, inception_score
+from t2i_hpc.evaluation.collectors import FeatureBatch, groups_of
+from t2i_hpc.evaluation.inception_score import ScoreSums, inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
-from t2i_hpc.evaluation.partial_statistics import Seen
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_inception_score_is_torch_fidelitys(splits: int) -> None:
     sums = ScoreSums(groups_of(53, splits, 7), splits, 12, CPU)
     for start in range(0, 53, 8):
         part = logits[start : start + 8]
-        sums.add(Seen(range(start, start + len(part)), part, part, part))
+        sums.add(FeatureBatch(range(start, start + len(part)), part, part, part))
     expected = isc_features_to_metric(logits, splits, shuffle=True, rng_seed=7)
     mean, std = inception_score(sums.arrays())
     assert mean == pytest.approx(expected["inception_score_mean"], rel=1e-10)
@@ -54,7 +54,7 @@ def test_inception_score_of_certain_and_of_equal_images() -> None:
     certain = torch.eye(12)[torch.arange(48) % 12] * 1000
     for logits, expected in ((certain, 12.0), (torch.zeros(48, 12), 1.0)):
         sums = ScoreSums(groups_of(48, 1, 1), 1, 12, CPU)
-        sums.add(Seen(range(48), logits, logits, logits))
+        sums.add(FeatureBatch(range(48), logits, logits, logits))
         assert inception_score(sums.arrays())[0] == pytest.approx(expected, rel=1e-12)
 
 

@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.evaluation import METRICS
 from t2i_hpc.evaluation.comparison import Comparison, Subject
-from t2i_hpc.evaluation.compute import Division, Merged
+from t2i_hpc.evaluation.compute import Merged, Sharding
 from t2i_hpc.evaluation.detectors import weights
 from t2i_hpc.evaluation.detectors.inception import InceptionV3, inception_identity
 from t2i_hpc.evaluation.metrics import Measured
@@ -89,7 +89,7 @@ def test_scores_are_torch_fidelitys(inception_file: Path, tmp_path: Path) -> Non
         ),
         names=dict.fromkeys(METRICS, "oracle"),
         metrics=["fid", "is", "kid"],
-        division=Division(2, 4),
+        division=Sharding(2, 4),
         device=CPU,
     )
     comparison.compute(range(2), detector)

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.evaluation.compute import alone
+from t2i_hpc.evaluation.compute import file_lock
 
-# Says that it is alone, then waits for a line before it ends.
+# Says that it has the lock, then waits for a line before it ends.
 _HOLDER = """
 import sys
 from pathlib import Path
-from t2i_hpc.evaluation.compute import alone
-with alone(Path(sys.argv[1])):
-    print("alone", flush=True)
+from t2i_hpc.evaluation.compute import file_lock
+with file_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
     sys.stdin.readline()
 """
 # Looks for the file, makes it where it is not there, and says what it did.
 _WORKER = """
 import sys
 from pathlib import Path
-from t2i_hpc.evaluation.compute import alone
+from t2i_hpc.evaluation.compute import file_lock
 path = Path(sys.argv[1])
-with alone(path):
+with file_lock(path):
     if path.exists():
         print("found")
     else:
@@ -46,23 +46,23 @@ def _start(code: str, path: Path) -> subprocess.Popen[str]:
 
 
 def test_processes_that_ask_at_once_compute_once(tmp_path: Path) -> None:
-    path = tmp_path / "not" / "yet" / "part"
+    path = tmp_path / "not" / "yet" / "shard"
     workers = [_start(_WORKER, path) for _ in range(3)]
     said = [worker.communicate(timeout=120)[0].strip() for worker in workers]
     assert sorted(said) == ["computed", "found", "found"]
 
 
 def test_a_killed_holder_holds_nothing_up(tmp_path: Path) -> None:
-    path = tmp_path / "part"
+    path = tmp_path / "shard"
     holder = _start(_HOLDER, path)
     assert holder.stdout is not None
-    assert holder.stdout.readline() == "alone\n"
-    lock = tmp_path / ".part.lock"
+    assert holder.stdout.readline() == "locked\n"
+    lock = tmp_path / ".shard.lock"
     with lock.open("ab") as stream, pytest.raises(BlockingIOError):
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     holder.kill()
     holder.communicate(timeout=120)
-    with alone(path):
+    with file_lock(path):
         assert lock.exists()
 
 
@@ -73,6 +73,6 @@ def test_a_file_system_without_locks_is_no_obstacle(
         raise OSError(errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with alone(tmp_path / "part"):
+    with file_lock(tmp_path / "shard"):
         entered = True
     assert entered

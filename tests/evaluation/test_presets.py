@@ -17,12 +17,12 @@ from t2i_hpc.common.files import resource
 from t2i_hpc.config.compose import compose_config, group_choices
 from t2i_hpc.config.evaluation import METRICS, EvaluationConfig
 from t2i_hpc.config.tasks import EvaluateConfig
+from t2i_hpc.evaluation.build import protocol_names
 from t2i_hpc.evaluation.detectors.inception import InceptionV3
-from t2i_hpc.evaluation.generated_images import drawing_rules
+from t2i_hpc.evaluation.image_sources import generation_rules
 from t2i_hpc.evaluation.metrics import METRICS as MEASURED
 from t2i_hpc.evaluation.published import FAMILIES, published_beside, published_scores
-from t2i_hpc.evaluation.sources import protocol_names
-from t2i_hpc.sampling.trained_run import DrawingRules
+from t2i_hpc.sampling.trained_run import GenerationRules
 from tests.evaluation.conftest import some_images
 from tests.evaluation.literature import PRESETS
 from tests.evaluation.test_protocol import PROTOCOL
@@ -64,19 +64,19 @@ def test_levels_are_those_of_the_literatures_code(name: str) -> None:
     values = torch.tanh(torch.randn(200_000, generator=torch.Generator().manual_seed(1)))
     # AttnGAN's, DM-GAN's and SSA-GAN's two lines, in NumPy as there.
     expected = ((values.numpy() + 1.0) * 127.5).astype(np.uint8)
-    levels = drawing_rules(_preset(name)).levels(values)
+    levels = generation_rules(_preset(name)).levels(values)
     np.testing.assert_array_equal(levels.numpy(), expected)
 
 
 def test_a_caption_is_drawn_anew_in_every_pass_as_dm_gans_loader_does() -> None:
-    rules, samples, captions = drawing_rules(_preset("literature_cub")), 50, 10
+    rules, samples, captions = generation_rules(_preset("literature_cub")), 50, 10
     chosen = np.array(
         [rules.caption_of(number, samples, captions, seed=1) for number in range(11 * samples)]
     ).reshape(11, samples)
     # In turn, the captions of a pass would all be the same one, and none would come twice.
     assert all(len(set(row)) > 5 for row in chosen.tolist())
     assert any(len(set(column)) < captions for column in chosen[:captions].T.tolist())
-    in_turn = DrawingRules(captions="all")
+    in_turn = GenerationRules(captions="all")
     assert {in_turn.caption_of(number, samples, captions, seed=1) for number in range(50)} == {0}
 
 

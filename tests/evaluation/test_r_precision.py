@@ -13,8 +13,8 @@ from torch import Tensor
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.evaluation.r_precision import CaptionMatcher, CaptionTable
-from t2i_hpc.sampling.trained_run import PLAIN, DrawingRules
+from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable
+from t2i_hpc.sampling.trained_run import PLAIN, GenerationRules
 
 SAMPLES, EACH = 30, 3
 TABLE = CaptionTable(
@@ -31,21 +31,21 @@ def _sentences(captions: Sequence[str]) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def _matcher(offset: float, candidates: int = 12, seed: int = 1) -> CaptionMatcher:
+def _matcher(offset: float, candidates: int = 12, seed: int = 1) -> CaptionRanker:
     """Images whose code lies `offset` samples beside their own."""
 
     def codes(images: Tensor) -> Tensor:
         angles = (images[:, 0, 0, 0].float() % SAMPLES + offset) * 0.2
         return torch.stack([angles.cos(), angles.sin()], 1)
 
-    return CaptionMatcher(TABLE, _sentences, codes, candidates=candidates, seed=seed, rules=PLAIN)
+    return CaptionRanker(TABLE, _sentences, codes, candidates=candidates, seed=seed, rules=PLAIN)
 
 
 def _images(numbers: range) -> Tensor:
     return torch.tensor(list(numbers), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
 
 
-def _hits(matcher: CaptionMatcher, numbers: range) -> list[bool]:
+def _hits(matcher: CaptionRanker, numbers: range) -> list[bool]:
     found: list[bool] = matcher(numbers, _images(numbers)).tolist()
     return found
 
@@ -74,7 +74,7 @@ def test_more_candidates_are_harder() -> None:
 
 @pytest.mark.parametrize("mode", ["one", "all"])
 def test_the_own_caption_comes_first_and_the_others_are_of_other_classes(mode: str) -> None:
-    rules = DrawingRules(mode)
+    rules = GenerationRules(mode)
     for number in (0, 29, 30, 77):
         chosen = TABLE.candidates(number, 100, 1, rules)
         sample = number % SAMPLES

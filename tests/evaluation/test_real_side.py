@@ -12,8 +12,8 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.manifest import Manifest, Storing
-from t2i_hpc.evaluation.image_sets import scaled_jpegs, stored_twice
-from t2i_hpc.evaluation.sources import run_source
+from t2i_hpc.evaluation.build import run_source
+from t2i_hpc.evaluation.image_sources import scaled_jpegs, stored_twice
 from tests.commands.trained import make_run
 from tests.support.data import make_image_folder
 

@@ -10,7 +10,7 @@ from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x,
 )
 
-from t2i_hpc.evaluation.detectors.resizing import as_pillow, as_tensorflow_1, cleanly
+from t2i_hpc.evaluation.detectors.detector import as_pillow, as_tensorflow_1, cleanly
 from tests.evaluation.conftest import some_images
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.evaluation.image_sets import Framing
-from t2i_hpc.sampling.trained_run import PLAIN, DrawingRules, caption_of
+from t2i_hpc.evaluation.image_sources import Framing
+from t2i_hpc.sampling.trained_run import PLAIN, GenerationRules, caption_of
 
 
 def test_one_caption_is_what_the_split_says(shards: Path) -> None:
@@ -23,7 +24,7 @@ def test_one_caption_is_what_the_split_says(shards: Path) -> None:
 
 def test_all_captions_come_in_turn(shards: Path) -> None:
     split = Split.open(DataConfig(path=str(shards)), "train")
-    rules = DrawingRules(captions="all")
+    rules = GenerationRules(captions="all")
     texts = Counter(caption_of(split, number, 1, rules) for number in range(3 * split.count))
     every = Counter(text for n in range(split.count) for text in split.sample(n).captions)
     assert texts == every
@@ -31,32 +32,33 @@ def test_all_captions_come_in_turn(shards: Path) -> None:
 
 def test_truncated_noise_keeps_its_order_and_its_bound() -> None:
     plain = PLAIN.noise(range(50), 40, seed=1)
-    cut = DrawingRules(truncation=1.0).noise(range(50), 40, seed=1)
+    cut = GenerationRules(truncation=1.0).noise(range(50), 40, seed=1)
     assert cut.dtype == torch.float32
     assert cut.abs().max() <= 1.0
     assert torch.equal(cut.flatten().argsort(), plain.flatten().argsort())
-    # Of a normal distribution cut off at ±1 the standard deviation is 0.5396.
+    # Of a normal distribution truncated at ±1 the standard deviation is 0.5396.
     assert float(cut.std()) == pytest.approx(0.5396, abs=0.02)
-    torch.testing.assert_close(DrawingRules(truncation=9.0).noise(range(50), 40, 1), plain)
+    torch.testing.assert_close(GenerationRules(truncation=9.0).noise(range(50), 40, 1), plain)
 
 
 def test_rounding() -> None:
     values = torch.tensor([-1.2, -1.0, 0.0, 0.9999, 1.0, 1.2])
     assert PLAIN.levels(values).tolist() == [0, 0, 128, 255, 255, 255]
-    assert DrawingRules(rounding="down").levels(values).tolist() == [0, 0, 127, 254, 255, 255]
+    assert GenerationRules(rounding="down").levels(values).tolist() == [0, 0, 127, 254, 255, 255]
 
 
-def test_the_words_of_the_rules_differ() -> None:
-    rules = [
-        PLAIN,
-        DrawingRules("all"),
-        DrawingRules(truncation=2.0),
-        DrawingRules(rounding="down"),
-    ]
-    assert len({tuple(rule.words().items()) for rule in rules}) == 4
-    framings = [Framing(), Framing("random"), Framing("random", seed=2), Framing(filter="lanczos")]
-    assert len({framing.words() for framing in framings}) == 4
-    assert Framing(seed=2).words() == Framing().words()
+def test_every_rule_is_in_the_protocol() -> None:
+    """A setting that is added to the rules and not to their text would move scores unseen."""
+    others = {"captions": "all", "truncation": 2.0, "rounding": "down", "caption_tokens": 3}
+    assert set(others) == {each.name for each in fields(GenerationRules)}
+    texts = [replace(PLAIN, **{name: value}).text() for name, value in others.items()]
+    assert len({tuple(text.items()) for text in [PLAIN.text(), *texts]}) == len(others) + 1
+    crops = {"crop": "center", "filter": "lanczos", "seed": 2}
+    assert set(crops) == {each.name for each in fields(Framing)}
+    random = Framing("random")
+    framings = [random, *(replace(random, **{name: value}) for name, value in crops.items())]
+    assert len({framing.text() for framing in framings}) == len(crops) + 1
+    assert Framing(seed=2).text() == Framing().text()  # a center crop draws nothing
 
 
 def test_the_center_is_that_of_the_split(shards: Path) -> None:

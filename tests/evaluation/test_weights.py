@@ -14,7 +14,6 @@ from t2i_hpc.evaluation.detectors.weights import (
     cache_folder,
     fetch,
     inception_file,
-    inception_weights,
     literature_file,
     weights_of,
 )
@@ -38,13 +37,13 @@ def test_the_name_carries_the_hash() -> None:
 
 def test_a_file_is_fetched_and_recognized(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
-    assert not FILE.lies_in(folder)
+    assert not FILE.is_in(folder)
     path = fetch(FILE, folder, _source(tmp_path))
     assert path == folder / FILE.name
     assert path.read_bytes() == CONTENT
-    assert FILE.lies_in(folder)
+    assert FILE.is_in(folder)
     path.write_bytes(CONTENT[:-1])
-    assert not FILE.lies_in(folder)
+    assert not FILE.is_in(folder)
 
 
 def test_wrong_content_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -87,7 +86,7 @@ def test_missing_weights_say_how_to_get_them(
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(EvaluationError) as refusal:
-        inception_weights("")
+        weights_of(inception_file(), "inception", "")
     for words in (
         "python -m t2i_hpc.fetch what=inception",
         str(tmp_path / "t2i_hpc" / inception_file().name),
@@ -95,7 +94,7 @@ def test_missing_weights_say_how_to_get_them(
     ):
         assert words in str(refusal.value)
     with pytest.raises(EvaluationError, match="missing at elsewhere"):
-        inception_weights("elsewhere")
+        weights_of(inception_file(), "inception", "elsewhere")
     with pytest.raises(EvaluationError, match="fetch what=inception_literature"):
         weights_of(literature_file(), "inception_literature", "")
 
@@ -108,5 +107,5 @@ def test_damaged_weights_in_the_cache_are_refused(
     path.parent.mkdir()
     path.write_bytes(b"half of it")
     with pytest.raises(EvaluationError, match="is damaged"):
-        inception_weights("")
-    assert inception_weights(str(path)) == path
+        weights_of(inception_file(), "inception", "")
+    assert weights_of(inception_file(), "inception", str(path)) == path

@@ -12,8 +12,8 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.evaluation.generated_images import drawing_rules
-from t2i_hpc.evaluation.r_precision import matching_encoders
+from t2i_hpc.evaluation.image_sources import generation_rules
+from t2i_hpc.evaluation.r_precision import damsm_encoders
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.sampling.request import asked_rows, encode_captions, expand, read_rows, rows_of_split
 from t2i_hpc.sampling.trained_run import TrainedRun, to_uint8
@@ -30,33 +30,33 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRu
 
 
 def test_image_i_depends_on_seed_and_i_alone(trained: TrainedRun) -> None:
-    whole = trained.draw(range(10), 1, "train")
+    whole = trained.generate(range(10), 1, "train")
     assert whole.shape == (10, 3, 64, 64)
     assert whole.dtype == torch.uint8
-    part = trained.draw(range(6, 10), 1, "train")
+    part = trained.generate(range(6, 10), 1, "train")
     assert int((part.int() - whole[6:].int()).abs().max()) <= 1
-    assert not torch.equal(trained.draw(range(10), 2, "train"), whole)
+    assert not torch.equal(trained.generate(range(10), 2, "train"), whole)
 
 
 def test_the_judge_reads_the_words_that_an_image_was_drawn_from(trained: TrainedRun) -> None:
     text, image = (word.split("=")[1] for word in write_encoders(trained.run))
     settings = EvaluationConfig(text_encoder=text, image_encoder=image, seed=7, caption_tokens=3)
-    rules = drawing_rules(settings)
+    rules = generation_rules(settings)
     captions = captions_of(0)[:2]
-    tokens, lengths = trained.read(captions, settings.seed, rules)
+    tokens, lengths = trained.tokenize(captions, settings.seed, rules)
     assert (tokens.shape, lengths.tolist()) == ((2, 3), [3, 3])
-    assert not torch.equal(trained.read(captions, trained.config.seed, rules)[0], tokens)
+    assert not torch.equal(trained.tokenize(captions, trained.config.seed, rules)[0], tokens)
     judge = LSTMTextEncoder(trained.held_out.vocabulary.size, 8, 6).eval()
     judge.load_state_dict(load_file(text))
-    sentences = matching_encoders(settings, trained, rules).sentences(captions)
+    sentences = damsm_encoders(settings, trained, rules).sentences(captions)
     torch.testing.assert_close(sentences, judge(tokens, lengths).sentence)
 
 
 def test_numbers_beyond_the_split_begin_again_with_new_noise(trained: TrainedRun) -> None:
     count = trained.held_out.count
     first, again = (
-        trained.draw(range(1), 1, "test"),
-        trained.draw(range(count, count + 1), 1, "test"),
+        trained.generate(range(1), 1, "test"),
+        trained.generate(range(count, count + 1), 1, "test"),
     )
     assert not torch.equal(first, again)
 

@@ -118,7 +118,7 @@ def _path(folder: Path, job: str) -> Path:
 def _partial_statistics(folder: Path, settings: Mapping[str, str], chain: Collection[str]) -> int:
     """Count the valid files of partial statistics that an evaluation's own jobs have written."""
     from t2i_hpc.common.errors import EvaluationError
-    from t2i_hpc.evaluation.partial_statistics import load_header
+    from t2i_hpc.runs.partial_statistics import load_header
 
     def is_own(path: Path) -> bool:
         try:
@@ -131,8 +131,10 @@ def _partial_statistics(folder: Path, settings: Mapping[str, str], chain: Collec
 
 def _statistics_files(folder: Path, settings: Mapping[str, str]) -> Iterator[Path]:
     """Yield the files, generated and real, that an evaluation or its one shard may write."""
+    from t2i_hpc.runs.partial_statistics import shard_pattern
+
     shard, checkpoint = settings.get("evaluation.shard", ""), settings.get("checkpoint", "")
-    name = f"part-{int(shard):05d}-of-*.npz" if shard.isdecimal() else "part-*.npz"
+    name = shard_pattern(int(shard) if shard.isdecimal() else None)
     images = f"{int(checkpoint):010d}*" if checkpoint.isdecimal() else "*"
     yield from folder.glob(f"evaluations/*/{images}/{name}")
     cache = settings.get("evaluation.cache", "").strip("\"'")

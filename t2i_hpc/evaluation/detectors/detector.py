@@ -1,10 +1,10 @@
-"""What a detector is: a fixed network, known by the hash of its weights.
+"""What all detectors share: fixed networks known by the hash of their weights, one arithmetic.
 
-One arithmetic for all detectors: float32, with the same kernels in every run.
-
-PyTorch lets cuDNN convolve in TF32 (10 bits of mantissa) and choose kernels by timing, and
-matrix products may be set to TF32 for a whole process; each would make a score depend on the
-machine's mood. bfloat16 is offered by name alone: it is another protocol.
+The arithmetic is float32, with the same kernels in every run. PyTorch lets cuDNN convolve in
+TF32 (10 bits of mantissa) and choose kernels by timing, and matrix products may be set to TF32
+for a whole process; each would make a score depend on the machine. bfloat16 is offered by name
+alone: it is another protocol. So is the way in which 8-bit images become a network's input size:
+Parmar et al. (CVPR 2022) show that libraries' resizing moves FID by several points.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from t2i_hpc.config.evaluation import EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,27 @@ class Detector(Protocol):
 
 
 class NetworkDetector(ABC):
-    """A detector that looks at batches of images with the arithmetic of all detectors.
+    """A detector with the arithmetic of all detectors.
 
     Args:
         identity: what is known of it.
-        device: where its network lies.
+        device: of its network.
         precision: of its convolutions, float32 or bfloat16.
     """
+
+    @classmethod
+    @abstractmethod
+    def identify(cls, settings: EvaluationConfig) -> DetectorIdentity:
+        """Return what is known of the configured detector without building its network.
+
+        Raises:
+            EvaluationError: its weights are missing or damaged.
+        """
+
+    @classmethod
+    @abstractmethod
+    def build(cls, settings: EvaluationConfig, device: torch.device) -> NetworkDetector:
+        """Build the configured detector on `device`; errors as of :meth:`identify`."""
 
     def __init__(self, identity: DetectorIdentity, device: torch.device, precision: str) -> None:
         self.identity = identity
@@ -75,14 +92,14 @@ class NetworkDetector(ABC):
     def features(self, images: Tensor) -> Tensor:
         """Return float32 (B, D) for uint8 images (B, 3, H, W) of any size."""
         with exact_inference(), autocast(self._precision, self._device):
-            return in_batches(self._look, images, self._device)
+            return in_batches(self._extract, images, self._device)
 
     def logits(self, features: Tensor, images: Tensor) -> Tensor:
         """Return float32 (B, 0): Inception scores are of a network that says otherwise."""
         return features[:, :0]
 
     @abstractmethod
-    def _look(self, images: Tensor) -> Tensor:
+    def _extract(self, images: Tensor) -> Tensor:
         """Return float32 (B, D) for a batch of uint8 images on the detector's device."""
 
 
@@ -129,7 +146,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """Multiply the batch norms ``bn`` of a network into the convolutions ``conv`` before them.
 
     The folding is done in float64; the network computes the same function with one pass over
-    its activations less, and lies channels-last as the convolutions like it.
+    its activations less, in channels-last memory as the convolutions like it.
     """
     network.eval().requires_grad_(False)
     for block in network.modules():
@@ -143,3 +160,63 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return a context in which convolutions run in `precision`, float32 or bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def as_tensorflow_1(images: Tensor, size: int) -> Tensor:
+    """Resize as TensorFlow 1's ``resize_bilinear`` does: no smoothing, no half pixels.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        size: side of the result.
+
+    Returns:
+        float32 (B, 3, size, size), 0..255; equal to torch-fidelity's to the bit on a CPU.
+    """
+    values = images.float()
+    left, right, across = _neighbors(values.shape[3], size, values.device)
+    top, bottom, down = _neighbors(values.shape[2], size, values.device)
+    # Rows of pixels are blended first sideways, on the smaller image, then downwards.
+    first = values[:, :, :, left]
+    sideways = first + (values[:, :, :, right] - first) * across
+    upper = sideways[:, :, top]
+    return upper + (sideways[:, :, bottom] - upper) * down[:, None]
+
+
+def cleanly(images: Tensor, size: int) -> Tensor:
+    """Resize with smoothing, bicubic, without rounding in between (clean-fid's rule).
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        size: side of the result.
+
+    Returns:
+        float32 (B, 3, size, size), within 0..255.
+    """
+    values = images.float()
+    if images.shape[2:] == (size, size):
+        return values
+    resized = F.interpolate(values, (size, size), mode="bicubic", antialias=True)
+    return resized.clamp(0, 255)
+
+
+def as_pillow(images: Tensor, size: int) -> Tensor:
+    """Resize with Pillow's bilinear filter to 8-bit levels, as AttnGAN's successors did.
+
+    Args:
+        images: uint8 (B, 3, H, W), on any device.
+        size: side of the result.
+
+    Returns:
+        float32 (B, 3, size, size) of whole levels 0..255, on the images' device.
+    """
+    # The kernel that rounds as Pillow does exists for the CPU alone.
+    resized = F.interpolate(images.cpu(), (size, size), mode="bilinear", antialias=True)
+    return resized.to(images.device).float()
+
+
+def _neighbors(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two pixels between which each new one is, and how far behind the first."""
+    place = torch.arange(new, dtype=torch.float32, device=device)
+    place = place * torch.tensor(old / new, dtype=torch.float32, device=device)
+    low = place.long()
+    return low, (low + 1).clamp_max(old - 1), place - low.float()

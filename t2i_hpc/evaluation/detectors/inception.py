@@ -6,12 +6,12 @@ come from a file that is read without unpickling anything but tensors: torch-fid
 constructor would unpickle the file freely, so it is handed a clean copy in memory; it never
 downloads.
 
-torchvision's Inception-v3 with the mis-scaling of AttnGAN's successors.
-
-The FIDs of AttnGAN, DM-GAN and DF-GAN's papers (23.98, 16.09, 35.49 …) were made with an old
-pytorch-fid on torchvision's ImageNet weights. Images are resized to 299 px in 8 bits; then values
-in [0, 1] pass torchvision's ``transform_input``, which expects values normalized for ImageNet:
-the network sees about [−0.19, 0.43] instead of [−1, 1]. The quirk is part of those numbers.
+:class:`LiteratureInceptionV3` is torchvision's network with the mis-scaling of AttnGAN's
+successors. The FIDs of AttnGAN, DM-GAN and DF-GAN's papers (23.98, 16.09, 35.49 …) were made with
+an old pytorch-fid on torchvision's ImageNet weights. Images are resized to 299 px in 8 bits; then
+values in [0, 1] pass torchvision's ``transform_input``, which expects values normalized for
+ImageNet: the network sees about [−0.19, 0.43] instead of [−1, 1]. The quirk is part of those
+numbers.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.evaluation.detectors.detector import (
     DetectorIdentity,
     NetworkDetector,
+    as_pillow,
+    as_tensorflow_1,
+    cleanly,
     exact_inference,
     fold_batch_norms,
 )
-from t2i_hpc.evaluation.detectors.resizing import as_pillow, as_tensorflow_1, cleanly
-from t2i_hpc.evaluation.detectors.weights import inception_file, literature_file
+from t2i_hpc.evaluation.detectors.weights import inception_file, literature_file, weights_of
 
 NAME = "inception"
 _SIZE = 299
 _RESIZES = {"own": as_tensorflow_1, "clean": cleanly}
-_WORDS = {
+_RESIZE_TEXTS = {
     "own": "bilinear to 299 px as TensorFlow 1 does",
     "clean": "bicubic with smoothing to 299 px, unrounded",
 }
@@ -67,7 +70,7 @@ def inception_identity(weights: Path, resize: str, precision: str) -> DetectorId
     told = [] if published else ["Inception-v3, other weights"]
     told += ["clean resize"] * (resize == "clean")
     told += [precision] * (precision != "float32")
-    preprocessing = f"{_WORDS[resize]}, (x - 128) / 128, {precision}"
+    preprocessing = f"{_RESIZE_TEXTS[resize]}, (x - 128) / 128, {precision}"
     return DetectorIdentity(
         NAME,
         label,
@@ -86,7 +89,7 @@ class InceptionV3(NetworkDetector):
 
     Args:
         weights: the file.
-        device: where the network lies.
+        device: of the network.
         resize: own (TensorFlow 1's) or clean.
         precision: float32 or bfloat16.
         score_side: px to which images are scaled for the Inception score; None: as they are.
@@ -110,6 +113,23 @@ class InceptionV3(NetworkDetector):
         layers = [layer for name, layer in network.named_children() if name != "fc"]
         self._trunk = fold_batch_norms(nn.Sequential(*layers)).to(device)
 
+    @classmethod
+    def identify(cls, settings: EvaluationConfig) -> DetectorIdentity:
+        """Return what is known of the configured detector."""
+        path = weights_of(inception_file(), NAME, settings.detector_weights)
+        return inception_identity(path, settings.detector_resize, settings.detector_precision)
+
+    @classmethod
+    def build(cls, settings: EvaluationConfig, device: torch.device) -> InceptionV3:
+        """Build the configured detector."""
+        return cls(
+            weights_of(inception_file(), NAME, settings.detector_weights),
+            device,
+            resize=settings.detector_resize,
+            precision=settings.detector_precision,
+            score_side=settings.inception_score_size if "is" in settings.metrics else None,
+        )
+
     def logits(self, features: Tensor, images: Tensor) -> Tensor:
         """Return float32 (B, 1008) for features (B, 2048) of uint8 images (B, 3, H, W)."""
         if self._score_side is not None:
@@ -117,7 +137,7 @@ class InceptionV3(NetworkDetector):
         with exact_inference():
             return F.linear(features, self._classifier)
 
-    def _look(self, images: Tensor) -> Tensor:
+    def _extract(self, images: Tensor) -> Tensor:
         inputs = (self._resize(images, _SIZE) - 128) / 128
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         result: Tensor = self._trunk(inputs)
@@ -195,7 +215,19 @@ class LiteratureInceptionV3(NetworkDetector):
             torch.tensor(values, device=device)[:, None, None] for values in (_SCALE, _SHIFT)
         )
 
-    def _look(self, images: Tensor) -> Tensor:
+    @classmethod
+    def identify(cls, settings: EvaluationConfig) -> DetectorIdentity:
+        """Return what is known of the configured detector."""
+        path = weights_of(literature_file(), LITERATURE_NAME, settings.detector_weights)
+        return literature_identity(path, settings.detector_precision)
+
+    @classmethod
+    def build(cls, settings: EvaluationConfig, device: torch.device) -> LiteratureInceptionV3:
+        """Build the configured detector."""
+        path = weights_of(literature_file(), LITERATURE_NAME, settings.detector_weights)
+        return cls(path, device, precision=settings.detector_precision)
+
+    def _extract(self, images: Tensor) -> Tensor:
         inputs = as_pillow(images, _LITERATURE_SIZE) / 255 * self._scale + self._shift
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         result: Tensor = self._trunk(inputs)
@@ -209,21 +241,21 @@ def _trunk(weights: Path) -> nn.Sequential:
     network = inception_v3(weights=None, aux_logits=False, init_weights=False)
     state = read_weights(weights, LITERATURE_NAME)
     if not isinstance(state, Mapping):
-        raise _another(weights)
+        raise _wrong_network(weights)
     # Files made before torch 0.4.1 hold no counters, and counters are of no effect here.
     wanted = network.state_dict()
     found = {name: state[name] for name in wanted if name in state}
     try:
         missing, _ = network.load_state_dict(found, strict=False)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise _another(weights) from error
+        raise _wrong_network(weights) from error
     if any(not name.endswith("num_batches_tracked") for name in missing):
-        raise _another(weights)
+        raise _wrong_network(weights)
     layers = [(name, layer) for name, layer in network.named_children() if name not in _LEFT_OUT]
     return nn.Sequential(*(layer for _, layer in layers))
 
 
-def _another(weights: Path) -> EvaluationError:
+def _wrong_network(weights: Path) -> EvaluationError:
     return EvaluationError(
         f"{weights} holds the weights of another network than torchvision's Inception-v3: take "
         f"the file that python -m t2i_hpc.fetch what={LITERATURE_NAME} gets"

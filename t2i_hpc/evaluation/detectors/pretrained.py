@@ -1,12 +1,10 @@
-"""Networks of transformers in local folders, as that library saves them; nothing is downloaded.
+"""Networks of transformers in local folders, DINOv2 among them; nothing is downloaded.
 
-What a folder holds is checked before any image is drawn, without importing the library, so that
-a merge on a small machine need not wait for it.
-
-DINOv2, whose features follow people's judgement better than Inception's.
-
-Stein et al. (NeurIPS 2023) compare the class tokens of whole images at 224 px. The distance
-depends on the size of the network; the hash of its weights in the protocol keeps sizes apart.
+What a folder holds is checked before any image is generated, without importing the library, so
+that a merge on a small machine need not wait for it. DINOv2's features follow people's judgment
+better than Inception's: Stein et al. (NeurIPS 2023) compare the class tokens of whole images at
+224 px. The distance depends on the size of the network; the hash of its weights in the protocol
+keeps sizes apart.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ from torch import Tensor
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.terminal import quiet
-from t2i_hpc.evaluation.detectors.detector import DetectorIdentity, NetworkDetector
-from t2i_hpc.evaluation.detectors.resizing import cleanly
+from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.evaluation.detectors.detector import DetectorIdentity, NetworkDetector, cleanly
 from t2i_hpc.models.weight_files import layers_beyond
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ class PretrainedFolder:
     """A network and what belongs to it.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         key: the setting that names the folder.
         config: content of its config.json.
     """
@@ -63,7 +61,7 @@ class PretrainedFolder:
             given: the folder, or its model.safetensors.
             key: the setting that holds `given`, for the refusals.
             kind: the network, as config.json's ``model_type`` says it.
-            needed: files that must lie there beside configuration and weights.
+            needed: files that must be there beside configuration and weights.
 
         Raises:
             EvaluationError: transformers is not installed, a file is missing or damaged, or the
@@ -179,7 +177,17 @@ class DINOv2(NetworkDetector):
             torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD)
         )
 
-    def _look(self, images: Tensor) -> Tensor:
+    @classmethod
+    def identify(cls, settings: EvaluationConfig) -> DetectorIdentity:
+        """Return what is known of the configured detector."""
+        return dinov2_identity(settings.detector_weights, settings.detector_precision)
+
+    @classmethod
+    def build(cls, settings: EvaluationConfig, device: torch.device) -> DINOv2:
+        """Build the configured detector."""
+        return cls(settings.detector_weights, device, precision=settings.detector_precision)
+
+    def _extract(self, images: Tensor) -> Tensor:
         inputs = (cleanly(images, _SIZE) / 255 - self._mean) / self._std
         token: Tensor = self._network(inputs).last_hidden_state[:, 0]
         return token.float()

@@ -1,4 +1,4 @@
-"""Weights that cannot be shipped: where they lie, how they are fetched and checked.
+"""Weights that cannot be shipped: where they are, how they are fetched and checked.
 
 Compute nodes have no internet, so nothing is ever downloaded on the way: `t2i_hpc.fetch` does
 it once, on a machine that has internet, and a missing file is refused with that command.
@@ -49,7 +49,7 @@ class WeightsFile:
             raise ValueError(f"{self.name} carries no hash")
         return found.group(1)
 
-    def lies_in(self, folder: Path) -> bool:
+    def is_in(self, folder: Path) -> bool:
         """Return whether the folder holds the file, whole."""
         path = folder / self.name
         return path.is_file() and sha256_of_file(path).startswith(self.sha256_prefix)
@@ -80,7 +80,7 @@ def cache_folder() -> Path:
 
 
 def weights_of(file: WeightsFile, what: str, given: str) -> Path:
-    """Return where a detector's weights lie: `given`, or the fetched file where it is "".
+    """Return the path of a detector's weights: `given`, or the fetched file where it is "".
 
     Args:
         file: the published file.
@@ -97,17 +97,12 @@ def weights_of(file: WeightsFile, what: str, given: str) -> Path:
             f"what={what} on a machine with internet and copy {file.name} to "
             f"{cache_folder()}, or give its place with evaluation.detector_weights=FILE"
         )
-    if not given and not file.lies_in(path.parent):
+    if not given and not file.is_in(path.parent):
         raise EvaluationError(
             f"{path} is damaged (its SHA-256 does not begin with {file.sha256_prefix}): delete "
             f"it and run python -m t2i_hpc.fetch what={what} again"
         )
     return path
-
-
-def inception_weights(given: str) -> Path:
-    """Return where the weights of FID's network lie; arguments and errors as of `weights_of`."""
-    return weights_of(inception_file(), "inception", given)
 
 
 def fetch(file: WeightsFile, folder: Path, url: str) -> Path:
@@ -150,5 +145,5 @@ def _check(digest: str, file: WeightsFile, url: str) -> None:
     if not digest.startswith(file.sha256_prefix):
         raise EvaluationError(
             f"{url} is not {file.name}: its SHA-256 begins with {digest[:8]}, not with "
-            f"{file.sha256_prefix}; the download broke off or the place is wrong, try again"
+            f"{file.sha256_prefix}; the download broke off or the URL is wrong, try again"
         )

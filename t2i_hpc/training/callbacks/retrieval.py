@@ -22,7 +22,7 @@ from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import VOCABULARY_NOTE
 from t2i_hpc.data.split import Split
 from t2i_hpc.sampling.grids import save_picture
-from t2i_hpc.sampling.request import encode_captions, spelt
+from t2i_hpc.sampling.request import encode_captions, token_texts
 from t2i_hpc.sampling.stages import WordMap, attention_grid
 from t2i_hpc.systems.base import RetrievalSystem
 from t2i_hpc.training.progress import ProgressLine
@@ -201,7 +201,7 @@ class AttentionPictures:
         self.tokens, self.lengths = encode_captions(
             self.captions, split.vocabulary, config.data.max_tokens, config.seed
         )
-        self.words = spelt(self.tokens, self.lengths, split.vocabulary)
+        self.words = token_texts(self.tokens, self.lengths, split.vocabulary)
 
     def __call__(self, images_seen: int) -> None:
         """Write the maps of the system as it is now."""

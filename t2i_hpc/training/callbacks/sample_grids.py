@@ -9,9 +9,9 @@ from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.sampling.grids import mask_grid, picture_grid, save_picture
-from t2i_hpc.sampling.request import encode_captions, spelt
+from t2i_hpc.sampling.request import encode_captions, token_texts
 from t2i_hpc.sampling.stages import staged
-from t2i_hpc.sampling.trained_run import draw_in_parts, to_uint8
+from t2i_hpc.sampling.trained_run import generate_in_batches, to_uint8
 from t2i_hpc.systems.base import TextToImageSystem
 
 
@@ -34,7 +34,7 @@ class SampleGrids:
         tokens, lengths = encode_captions(
             self.captions, split.vocabulary, config.data.max_tokens, config.seed
         )
-        self.words = spelt(tokens, lengths, split.vocabulary)
+        self.words = token_texts(tokens, lengths, split.vocabulary)
         self.tokens = tokens.repeat_interleave(self.columns, 0)
         self.lengths = lengths.repeat_interleave(self.columns, 0)
         columns = noise(config.seed, "sample noise", range(self.columns), system.noise_width)
@@ -43,7 +43,7 @@ class SampleGrids:
     def __call__(self, images_seen: int) -> None:
         """Write the grids of the system as it is now."""
         name = f"{images_seen:010d}.png"
-        pictures = draw_in_parts(self.system, self.tokens, self.lengths, self.noise)
+        pictures = generate_in_batches(self.system, self.tokens, self.lengths, self.noise)
         images = to_uint8(pictures.images[-1])
         write_json(self.run / "samples" / "captions.json", self.captions)
         save_picture(picture_grid(images, self.columns, self.captions), self.run / "samples" / name)

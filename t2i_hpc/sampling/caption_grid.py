@@ -1,8 +1,8 @@
-"""A drawing for people: rows of captions × columns of noise, its masks, and what was drawn.
+"""Images for people: rows of captions × columns of noise, their masks, and what they were made of.
 
 Every column has one noise vector, so a column shows what the text changes and a row what the
-noise changes. The files of a drawing lie in a folder of their own, named by a hash of what was
-asked: asking again writes the same files, asking for something else touches none of them.
+noise changes. The files are in a folder of their own, named by a hash of the request: the same
+request writes the same files, another one touches none of them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from t2i_hpc.sampling.grids import (
 )
 from t2i_hpc.sampling.request import ReadRow, encode_captions
 from t2i_hpc.sampling.stages import staged
-from t2i_hpc.sampling.trained_run import TrainedRun, draw_in_parts, first_of, joined, to_uint8
+from t2i_hpc.sampling.trained_run import TrainedRun, first_of, generate_in_batches, joined, to_uint8
 
 RECORD = "pictures.json"
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """GeneratedImages row by row.
+class CaptionGrid:
+    """Generated images row by row.
 
     Attributes:
         images: uint8 (rows·columns, 3, R, R).
@@ -53,103 +53,103 @@ class Drawing:
     firsts: GeneratedImages
 
 
-def asked_hash(trained: TrainedRun, rows: Sequence[ReadRow], config: GenerationConfig) -> str:
-    """Return the identity of a drawing: 12 hexadecimal digits of all that decides it."""
-    asked = {
+def request_hash(trained: TrainedRun, rows: Sequence[ReadRow], config: GenerationConfig) -> str:
+    """Return the identity of a grid: 12 hexadecimal digits of all that decides it."""
+    request = {
         "checkpoint": trained.checkpoint_sha256,
         "rows": [[row.caption, row.asked] for row in rows],
         "columns": config.columns,
         "seed": config.seed,
         "masks": config.masks,
     }
-    return sha256_of_json(asked)[:12]
+    return sha256_of_json(request)[:12]
 
 
-def choose_folder(run: Path, asked: str, output: str) -> Path:
-    """Return the folder of a drawing: `output`, or one in the run with the drawing's hash.
+def choose_folder(run: Path, request: str, output: str) -> Path:
+    """Return the folder of a grid: `output`, or one in the run named by the request's hash.
 
     Raises:
-        ConfigurationError: `output` is a file, or holds another drawing.
+        ConfigurationError: `output` is a file, or holds another grid.
     """
     if not output:
-        return run / "generated" / asked
+        return run / "generated" / request
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"output={folder} is a file: name a folder")
-    if (folder / RECORD).exists() and _asked_of(folder / RECORD) != asked:
+    if (folder / RECORD).exists() and _request_of(folder / RECORD) != request:
         raise ConfigurationError(
-            f"output={folder} holds another drawing ({RECORD}): name another folder, or leave "
+            f"output={folder} holds other images ({RECORD}): name another folder, or leave "
             "output out for one of its own"
         )
     return folder
 
 
-def draw(trained: TrainedRun, captions: Sequence[str], config: GenerationConfig) -> Drawing:
-    """Draw a row of pictures for each caption, the same noise down a column."""
+def generate_grid(
+    trained: TrainedRun, captions: Sequence[str], config: GenerationConfig
+) -> CaptionGrid:
+    """Generate a row of images for each caption, the same noise down a column."""
     tokens, lengths = encode_captions(
         captions, trained.vocabulary, trained.config.data.max_tokens, config.seed
     )
     latent = noise(config.seed, "noise", range(config.columns), trained.system.noise_width)
-    images, last, parts = [], [], []
+    images, last, firsts = [], [], []
     for own, length in zip(tokens, lengths, strict=True):
-        row = draw_in_parts(
+        row = generate_in_batches(
             trained.system, own.expand(len(latent), -1), length.expand(len(latent)), latent
         )
         images.append(to_uint8(row.images[-1]))
         last += list(row.masks[-1:])
-        parts.append(first_of(row))
-    return Drawing(torch.cat(images), torch.cat(last) if last else None, joined(parts))
+        firsts.append(first_of(row))
+    return CaptionGrid(torch.cat(images), torch.cat(last) if last else None, joined(firsts))
 
 
-def save_drawing(
-    drawing: Drawing, folder: Path, rows: Sequence[ReadRow], config: GenerationConfig, about: Any
+def save_grid(
+    grid: CaptionGrid, folder: Path, rows: Sequence[ReadRow], config: GenerationConfig, about: Any
 ) -> list[Path]:
-    """Write the record and the grids of a drawing; return their paths.
+    """Write the record and the pictures of a grid; return their paths.
 
     ``pictures.png`` has rows of captions × columns of noise; ``masks.png`` the masks of all
     blocks for the first picture of each row (SSA-GAN Fig. 5); ``pairs.png`` every picture with
     its last mask on its left (Figs. 6 and 11); ``stages.png`` the images of all stages and
-    ``words.png`` the words that they read, for the first picture of each row (AttnGAN Fig. 4);
-    ``pictures.json`` what was drawn.
+    ``words.png`` the words that they attend to, for the first picture of each row (AttnGAN Fig. 4);
+    ``pictures.json`` what they were made of.
 
     Args:
-        drawing: what :func:`draw` returned.
+        grid: what :func:`generate_grid` returned.
         folder: where to write.
         rows: the captions of the rows.
         config: columns, seed, masks.
-        about: where the pictures come from, for the record.
+        about: where the images come from, for the record.
     """
     captions = [row.caption for row in rows]
-    grids = {"pictures.png": picture_grid(drawing.images, config.columns, captions)}
-    if config.masks and drawing.last_masks is not None:
-        first = drawing.images[:: config.columns]
-        grids["masks.png"] = mask_grid(first, drawing.firsts.masks, captions)
-        grids["pairs.png"] = paired_grid(
-            drawing.images, drawing.last_masks, config.columns, captions
-        )
+    pictures = {"pictures.png": picture_grid(grid.images, config.columns, captions)}
+    if config.masks and grid.last_masks is not None:
+        first = grid.images[:: config.columns]
+        pictures["masks.png"] = mask_grid(first, grid.firsts.masks, captions)
+        pictures["pairs.png"] = paired_grid(grid.images, grid.last_masks, config.columns, captions)
     words = [row.words for row in rows]
-    shown = staged(drawing.firsts, slice(None), words).grids(captions)
-    grids |= {f"{name}.png": grid for name, grid in shown.items()}
+    shown = staged(grid.firsts, slice(None), words).grids(captions)
+    pictures |= {f"{name}.png": picture for name, picture in shown.items()}
     record = {
         **about,
         "captions": captions,
         "columns": config.columns,
         "seed": config.seed,
-        "files": sorted(grids),
+        "files": sorted(pictures),
         "rows": [asdict(row) for row in rows],
-        "pictures": _pictures(drawing.images, grids["pictures.png"], rows, config),
+        "pictures": _pictures(grid.images, pictures["pictures.png"], rows, config),
     }
-    # First, so that a drawing that was cut off is known again when it is asked for again.
+    # First, so that an interrupted request is recognized when it is made again.
     write_json(folder / RECORD, record)
-    for name, grid in grids.items():
-        save_picture(grid, folder / name)
-    return [folder / name for name in (*grids, RECORD)]
+    for name, picture in pictures.items():
+        save_picture(picture, folder / name)
+    return [folder / name for name in (*pictures, RECORD)]
 
 
 def _pictures(
     images: Tensor, grid: Image.Image, rows: Sequence[ReadRow], config: GenerationConfig
 ) -> list[dict[str, Any]]:
-    """Return one entry a picture: what it was made of, its pixels' hash, where it lies."""
+    """Return one entry an image: what it was made of, its pixels' hash, its place."""
     listed = []
     for place, image in enumerate(images):
         row, column = divmod(place, config.columns)
@@ -168,7 +168,7 @@ def _pictures(
     return listed
 
 
-def _asked_of(path: Path) -> object:
+def _request_of(path: Path) -> object:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,8 @@
-"""Where the two sides of an evaluation come from, and the protocol that follows."""
+"""From an evaluation's configuration to what is compared.
+
+No network is built before it generates: whoever only counts shards (a merge, a launcher that asks
+which are missing) needs the hashes alone.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +17,36 @@ from torch import Tensor
 from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.config.fields import entries
 from t2i_hpc.config.presets import changed_settings
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.data.images import Pixels
-from t2i_hpc.data.split import DEMO, Split, stack
+from t2i_hpc.data.split import Split, stack
 from t2i_hpc.evaluation.clip_score import clip_identity
-from t2i_hpc.evaluation.comparison import Subject
-from t2i_hpc.evaluation.compute import spread
+from t2i_hpc.evaluation.comparison import Comparison, Subject
+from t2i_hpc.evaluation.compute import Sharding
+from t2i_hpc.evaluation.detectors import identify_detector
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
-from t2i_hpc.evaluation.detectors.registry import identify_detector
-from t2i_hpc.evaluation.generated_images import RunImages, drawing_rules
-from t2i_hpc.evaluation.image_sets import Framing, ImageFolder, scaled_jpegs, stored_twice
+from t2i_hpc.evaluation.image_sources import (
+    Framing,
+    ImageFolder,
+    RealImages,
+    RunImages,
+    generation_rules,
+    real_images,
+    spread,
+)
 from t2i_hpc.evaluation.metrics import METRICS
 from t2i_hpc.evaluation.protocol import ARITHMETIC, Protocol
 from t2i_hpc.evaluation.r_precision import check_own_encoders, encoders_identity
 from t2i_hpc.runs.inputs import locate_data, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.partial_statistics import shard_range
 from t2i_hpc.runs.run_directory import open_run
-from t2i_hpc.sampling.image_files import Draw
+from t2i_hpc.sampling.image_files import ImagesOf, SavedImages
 from t2i_hpc.sampling.trained_run import SUFFIX, ChosenWeights, choose_weights, recorded_weights
 
+_CACHE = "real-statistics"
+_CPU = torch.device("cpu")
 _SELECTION = "evenly spaced over the split as stored"
 
 
@@ -47,18 +61,142 @@ _SETTINGS_OF = {
 _NO_PRESET = frozenset({"data", "captions", "encoders", "clip", "detector_sha256"})
 
 
+def comparisons(
+    config: EvaluateConfig, *, device: torch.device = _CPU, shards: int | None = None
+) -> Iterator[Comparison]:
+    """Give what the configuration compares, one checkpoint after the other.
+
+    Args:
+        config: of the command ``evaluate``.
+        device: of generator, detector and sums.
+        shards: how many there are; None for ``evaluation.shards``.
+
+    Raises:
+        UserError: a folder, run, checkpoint, split or weights file that is not there, too few
+            images, metrics that are not available.
+    """
+    settings = config.evaluation
+    sharding = Sharding(shards or settings.shards, settings.batch_size)
+    if settings.shard is not None:
+        shard_range(settings.images, sharding.shards, settings.shard)
+    source = folder_source(config) if config.images else run_source(config)
+    for subject in source.subjects(device):
+        comparison = _comparison(config, source, subject, sharding, device)
+        comparison.check()
+        if settings.save_images == "none":
+            yield comparison
+            continue
+        yield _saving(comparison, settings)
+
+
+def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
+    """Return a comparison that also writes its generated images.
+
+    Raises:
+        ConfigurationError: they are files already.
+    """
+    subject = comparison.subject
+    if subject.describe is None:
+        raise ConfigurationError(
+            "evaluation.save_images writes what a run generates: the images of images= are files "
+            "already, leave it out"
+        )
+    saved = SavedImages(
+        comparison.generated.folder / "images",
+        settings.save_images,
+        settings.images,
+        settings.batch_size,
+        subject.describe,
+    )
+    writing = dataclasses.replace(subject, images_of=saved.writing(subject.images_of))
+    return dataclasses.replace(comparison, subject=writing, saved=saved)
+
+
+def _comparison(
+    config: EvaluateConfig,
+    source: Source,
+    subject: Subject,
+    sharding: Sharding,
+    device: torch.device,
+) -> Comparison:
+    settings = config.evaluation
+    return Comparison(
+        output=source.output,
+        cache=Path(settings.cache or source.output.parent / _CACHE),
+        subject=subject,
+        real_images_of=source.real_images_of,
+        detector=source.detector,
+        protocol=source.protocol,
+        names=source.names,
+        warning=source.warning,
+        metrics=settings.metrics,
+        sharding=sharding,
+        device=device,
+    )
+
+
+def missing_shards(config: EvaluateConfig, shards: int | None = None) -> list[int]:
+    """Return the evaluation shards whose valid files are not there, ascending.
+
+    No network is built. A shard counts as missing when a file of either image set, of any of the
+    checkpoints that are named, is missing, damaged or of another protocol.
+
+    Args:
+        config: of the command ``evaluate``.
+        shards: how many there are; None for ``evaluation.shards``.
+
+    Raises:
+        UserError: as :func:`comparisons`.
+    """
+    compared = comparisons(config, shards=shards)
+    return sorted({shard for comparison in compared for shard in comparison.missing()})
+
+
+def refuse_missing(comparison: Comparison, config: EvaluateConfig) -> None:
+    """Refuse to merge where a shard has no valid file.
+
+    Raises:
+        EvaluationError: names the first such shard and the command that fills it.
+    """
+    missing = comparison.missing()
+    if not missing:
+        return
+    shard, image_sets = next(iter(missing.items()))
+    more = f" ({len(missing)} are missing in all)" if len(missing) > 1 else ""
+    raise EvaluationError(
+        f"shard {shard} of {config.evaluation.shards} has no valid file for the "
+        f"{' and '.join(image_sets)} images{more}; fill it with: {command_of(config, shard)}"
+    )
+
+
+def command_of(config: EvaluateConfig, shard: int) -> str:
+    """Return the command line that computes one shard of an evaluation."""
+    settings = dataclasses.replace(config.evaluation, shard=shard, merge=False)
+    asked = entries(dataclasses.replace(config, evaluation=settings))
+    usual = {entry.key: entry.value for entry in entries(EvaluateConfig())}
+    overrides = [f"{e.key}={_written(e.value)}" for e in asked if e.value != usual[e.key]]
+    return " ".join(["python -m t2i_hpc.evaluate", *overrides])
+
+
+def _written(value: object) -> str:
+    """Return a value as the command line reads it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return f"'{value}'" if isinstance(value, str) and " " in value else str(value)
+
+
 @dataclass(frozen=True)
 class Source:
     """All that a configuration names, by hash.
 
     Attributes:
-        output: folder of scores and parts.
+        output: folder of scores and partial statistics.
         protocol: what moves the scores.
         names: the protocol's name by metric.
         warning: what happened to the real images and moves a score.
         detector: the feature network.
-        draw_real: the real images by number.
-        subjects: gives what is scored, drawn on a device.
+        real_images_of: gives the real images by number.
+        subjects: gives what is scored, generated on a device.
     """
 
     output: Path
@@ -66,25 +204,8 @@ class Source:
     names: Mapping[str, str]
     warning: str | None
     detector: DetectorIdentity
-    draw_real: Draw
+    real_images_of: ImagesOf
     subjects: Callable[[torch.device], Iterable[Subject]]
-
-
-@dataclass(frozen=True)
-class RealImages:
-    """The images to compare with: how many, what they are, and one by its number.
-
-    Attributes:
-        stored: how they are stored, in words.
-        warning: says what happened to them before, when they are compared at a side in px.
-    """
-
-    count: int
-    digest: str
-    where: str
-    stored: str
-    image: Callable[[int], Pixels]
-    warning: Callable[[int], str | None] = lambda resolution: None
 
 
 @dataclass(frozen=True)
@@ -94,7 +215,7 @@ class Generated:
     Attributes:
         captions: digest of the manifest that their captions come from, "" for files.
         resolution: their side in px.
-        subjects: gives what is scored, drawn on a device.
+        subjects: gives what is scored, generated on a device.
     """
 
     captions: str
@@ -112,7 +233,7 @@ def run_source(config: EvaluateConfig) -> Source:
     trained_on = with_inputs(run, open_run(run))
     data = locate_data(run, trained_on.data, config.data.path)
     captions = Split.open(data, settings.split).manifest.digest
-    real = _real_images(config, data)
+    real = real_images(config, data)
     chosen = list(_chosen_weights(run, config.checkpoint))
     for weights in chosen:
         check_own_encoders(settings, weights.networks())
@@ -127,8 +248,8 @@ def run_source(config: EvaluateConfig) -> Source:
             yield Subject(
                 weights.sha256,
                 weights.images_seen,
-                images.draw,
-                images.judge,
+                images.generate,
+                images.ranks_first,
                 images.rate,
                 images.describe,
             )
@@ -162,10 +283,10 @@ def folder_source(config: EvaluateConfig) -> Source:
             "nothing to compare with: name a folder with reference=, or shards with "
             "evaluation.data="
         )
-    subject = Subject(images.digest, 0, images.draw)
+    subject = Subject(images.digest, 0, images.images_of)
     output = Path(config.output or folder.resolve().with_name(f"{folder.resolve().name}-scores"))
     generated = Generated("", images.resolution, lambda device: [subject])
-    return _source(config, output, _real_images(config, data), generated)
+    return _source(config, output, real_images(config, data), generated)
 
 
 def _source(
@@ -184,7 +305,7 @@ def _source(
     framing = Framing(settings.real_crop, settings.real_filter, settings.seed)
     detector = identify_detector(settings)
 
-    def draw_real(numbers: range) -> Tensor:
+    def real_images_of(numbers: range) -> Tensor:
         places = spread(numbers, wanted, real.count)
         size = generated.resolution
         return stack(framing.frame(real.image(place), place, size) for place in places)
@@ -201,8 +322,8 @@ def _source(
         detector_sha256=detector.sha256,
         preprocessing=detector.preprocessing,
         seed=settings.seed,
-        **_drawing(settings, bool(generated.captions)),
-        crop=framing.words(),
+        **_generation(settings, bool(generated.captions)),
+        crop=framing.text(),
         selection=_SELECTION,
         features=settings.features,
         score_side=settings.inception_score_size,
@@ -218,7 +339,7 @@ def _source(
     )
     names = protocol_names(settings, protocol)
     warning = real.warning(generated.resolution)
-    return Source(output, protocol, names, warning, detector, draw_real, generated.subjects)
+    return Source(output, protocol, names, warning, detector, real_images_of, generated.subjects)
 
 
 def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, str]:
@@ -236,40 +357,18 @@ def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, 
     return names
 
 
-def _drawing(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:
-    """Return what the protocol says of the drawing; of files it is not known."""
+def _generation(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:
+    """Return what the protocol says of the generation; of files it is not known."""
     names = ("caption_choice", "caption_tokens", "truncation", "rounding", "weights")
     if not from_captions:
         return dict.fromkeys(names, "files as they are")
-    return {**drawing_rules(settings).words(), "weights": settings.weights}
+    return {**generation_rules(settings).text(), "weights": settings.weights}
 
 
 def _clip(settings: EvaluationConfig, from_captions: bool) -> str:
     """Return what the protocol says of CLIP, where it is asked or named."""
     wanted = "clip_score" in settings.metrics or settings.clip
     return clip_identity(settings.clip) if from_captions and wanted else ""
-
-
-def _real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
-    settings = config.evaluation
-    if config.reference:
-        folder = ImageFolder(Path(config.reference))
-        named = f"reference={folder.folder}"
-
-        def lossy(resolution: int) -> str | None:
-            return scaled_jpegs(min(folder.image(0).shape[:2]), folder.lossy, named, resolution)
-
-        return RealImages(folder.count, folder.digest, named, "files", folder.image, lossy)
-    if settings.data:
-        data = dataclasses.replace(data, path=settings.data)
-    split = Split.open(data, settings.split)
-    where, manifest = f"the split {settings.split!r} of {data.path}", split.manifest
-
-    def warning(resolution: int) -> str | None:
-        shipped = data.path == DEMO  # as it is; nobody can build it otherwise
-        return None if shipped else stored_twice(manifest, where, resolution)
-
-    return RealImages(split.count, manifest.digest, where, manifest.stored, split.image, warning)
 
 
 def _chosen_weights(run: Path, checkpoint: str) -> Iterator[ChosenWeights]:

@@ -1,0 +1,345 @@
+"""Images by number: those of a run's generator, of a folder, of a data split.
+
+Generated images are scored as they are; real ones of any shape are brought to the resolution
+that both are compared at. What happened to the real images before moves a score, so it is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i_hpc.common.errors import EvaluationError
+from t2i_hpc.common.files import sha256_of_file
+from t2i_hpc.common.seeds import generator
+from t2i_hpc.config.data import DataConfig
+from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.config.tasks import EvaluateConfig
+from t2i_hpc.data.build.sources.sample import files_below
+from t2i_hpc.data.format.manifest import ORIGINAL, Manifest
+from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, center_crop, crop_and_flip, decode
+from t2i_hpc.data.split import DEMO, Split, stack
+from t2i_hpc.evaluation.clip_score import CLIP, Rate
+from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable, RanksFirst, damsm_encoders
+from t2i_hpc.sampling.trained_run import GenerationRules, TrainedRun, caption_of
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_RESIZE_RATIO = (76, 64)  # shorter side before a random crop, over the resolution, as in training
+_LOSSY = ("jpeg", "webp")
+_ADVICE = "build that split with format=original (docs/explanation/protocols.md, The real images)"
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """Images that a run's generator makes, by number; its networks are built for the first one.
+
+    Attributes:
+        run: the run directory.
+        which: its checkpoint, by number of images, or a weights file.
+        settings: of the evaluation.
+        device: of the networks.
+        data: folder of the run's data, if it was named.
+    """
+
+    run: Path
+    which: str
+    settings: EvaluationConfig
+    device: torch.device
+    data: str = ""
+
+    @property
+    def rules(self) -> GenerationRules:
+        """How the images are generated."""
+        return generation_rules(self.settings)
+
+    @cached_property
+    def trained(self) -> TrainedRun:
+        """The run's networks, with the weights that generate."""
+        trained = TrainedRun.open(self.run, self.which, self.device, self.data)
+        if self.settings.weights == "latest":
+            trained.use_latest_weights()
+        return trained
+
+    def generate(self, numbers: range) -> Tensor:
+        """Return uint8 (B, 3, R, R) on the device."""
+        return self.trained.generate(numbers, self.settings.seed, self.settings.split, self.rules)
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """Return what image `number` is made of: key, caption, seed, checkpoint."""
+        split, seed = self._described, self.settings.seed
+        return {
+            "key": split.sample(number % split.count).key,
+            "caption": caption_of(split, number, seed, self.rules),
+            "seed": seed,
+            "checkpoint": self.trained.checkpoint_sha256,
+        }
+
+    @cached_property
+    def _described(self) -> Split:
+        # A split of its own: images are generated in another thread than they are described in.
+        return self.trained.open_split(self.settings.split)
+
+    def ranks_first(self) -> RanksFirst:
+        """Return what says whether an image's own caption ranks first."""
+        settings, trained = self.settings, self.trained
+        encoders = damsm_encoders(settings, trained, self.rules)
+        # A split of its own: images are generated in another thread than captions are ranked in.
+        table = CaptionTable.of(trained.open_split(settings.split))
+        return CaptionRanker(
+            table,
+            encoders.sentences,
+            encoders.codes,
+            candidates=settings.candidates,
+            seed=settings.seed,
+            rules=self.rules,
+        )
+
+    @cached_property
+    def clip(self) -> CLIP:
+        """The network that rates images, on the device."""
+        return CLIP(self.settings.clip, self.device)
+
+    def rate(self) -> Rate:
+        """Return what says how well images fit the captions that they were made of."""
+        settings, rules, clip = self.settings, self.rules, self.clip
+        # A split of its own: images are generated in another thread than they are rated in.
+        split = self.trained.open_split(settings.split)
+
+        def rate(numbers: range, images: Tensor) -> npt.NDArray[np.float64]:
+            captions = [caption_of(split, number, settings.seed, rules) for number in numbers]
+            return clip.scores(images, captions)
+
+        return rate
+
+
+def generation_rules(settings: EvaluationConfig) -> GenerationRules:
+    """Return how the settings have images generated."""
+    return GenerationRules(
+        settings.captions, settings.truncation, settings.rounding, settings.caption_tokens
+    )
+
+
+class ImageFolder:
+    """The images in a folder and its sub-folders, in the order of their names.
+
+    Raises:
+        EvaluationError: no such folder, or fewer than two images in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise EvaluationError(f"there is no folder {folder}: name one with image files")
+        self.folder = folder
+        found = (path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+        self.paths = sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        if len(self.paths) < 2:
+            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise EvaluationError(
+                f"{folder} holds {len(self.paths)} image(s) ({kinds}): at least 2 are compared"
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    @property
+    def lossy(self) -> int:
+        """Number of files whose compression alone moves a score."""
+        return sum(path.suffix.lower() in (".jpg", ".jpeg") for path in self.paths)
+
+    @cached_property
+    def digest(self) -> str:
+        """The identity of the images: SHA-256 over all names and contents, in order."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            name = path.relative_to(self.folder).as_posix()
+            digest.update(f"{name}\0{sha256_of_file(path)}\n".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def resolution(self) -> int:
+        """Side of the first image; all of them must be such squares to be scored as they are."""
+        return int(self.image(0).shape[0])
+
+    def image(self, number: int) -> Pixels:
+        """Decode an image: uint8 (height, width, 3).
+
+        Raises:
+            DataError: it is damaged.
+        """
+        path = self.paths[number]
+        return decode(path.read_bytes(), str(path))
+
+    def images_of(self, numbers: Iterable[int]) -> torch.Tensor:
+        """Return images as they are, uint8 (B, 3, R, R); beyond the last they begin again.
+
+        Raises:
+            EvaluationError: an image is no square of the first one's size.
+        """
+        return stack([self._square(number % self.count) for number in numbers])
+
+    def _square(self, number: int) -> Pixels:
+        image, side = self.image(number), self.resolution
+        if image.shape[:2] != (side, side):
+            height, width = image.shape[:2]
+            raise EvaluationError(
+                f"{self.paths[number]} has {width} x {height} px and the first image is {side} px "
+                "high: generated images are scored as they are, so they must be equal squares"
+            )
+        return image
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The images to compare with: how many, what they are, and one by its number.
+
+    Attributes:
+        stored: how they are stored, in words.
+        warning: says what happened to them before, when they are compared at a side in px.
+    """
+
+    count: int
+    digest: str
+    where: str
+    stored: str
+    image: Callable[[int], Pixels]
+    warning: Callable[[int], str | None] = lambda resolution: None
+
+
+def real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
+    """Return the images to compare with: of a folder, or of a split of `data`.
+
+    Raises:
+        UserError: they are not there.
+    """
+    settings = config.evaluation
+    if config.reference:
+        folder = ImageFolder(Path(config.reference))
+        named = f"reference={folder.folder}"
+
+        def lossy(resolution: int) -> str | None:
+            return scaled_jpegs(min(folder.image(0).shape[:2]), folder.lossy, named, resolution)
+
+        return RealImages(folder.count, folder.digest, named, "files", folder.image, lossy)
+    if settings.data:
+        data = dataclasses.replace(data, path=settings.data)
+    split = Split.open(data, settings.split)
+    where, manifest = f"the split {settings.split!r} of {data.path}", split.manifest
+
+    def warning(resolution: int) -> str | None:
+        shipped = data.path == DEMO  # as it is; nobody can build it otherwise
+        return None if shipped else stored_twice(manifest, where, resolution)
+
+    return RealImages(split.count, manifest.digest, where, manifest.stored, split.image, warning)
+
+
+def spread(numbers: Iterable[int], wanted: int, count: int) -> list[int]:
+    """Return the stored samples that stand for the real images `numbers`.
+
+    `wanted` images are taken evenly spaced from `count` stored ones, since stored order often
+    goes by class. Numbers beyond the last image begin again.
+    """
+    return [number % wanted * count // wanted for number in numbers]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How real images of any shape are brought to the size that they are compared at.
+
+    Attributes:
+        crop: center, or random with mirroring.
+        filter: bilinear, bicubic or lanczos, always with smoothing.
+        seed: of random crops.
+    """
+
+    crop: str = "center"
+    filter: str = "bilinear"
+    seed: int = 1
+
+    def text(self) -> str:
+        """Return the choices as a protocol states them."""
+        if self.crop == "center":
+            return f"shorter side to the resolution by antialiased {self.filter}, center square"
+        over, under = _RESIZE_RATIO
+        return (
+            f"shorter side to {over}/{under} of the resolution by antialiased {self.filter}, "
+            f"random square, half of them mirrored, seed {self.seed}"
+        )
+
+    def frame(self, image: Pixels, number: int, size: int) -> Pixels:
+        """Return uint8 (size, size, 3) of real image `number`, uint8 (height, width, 3)."""
+        if self.crop == "center":
+            return center_crop(self._resize_shorter(image, size), size)
+        over, under = _RESIZE_RATIO
+        larger = self._resize_shorter(image, size * over // under)
+        rng = generator(self.seed, "crop of a real image", number)
+        return crop_and_flip(larger, size, rng)
+
+    def _resize_shorter(self, image: Pixels, size: int) -> Pixels:
+        height, width = image.shape[:2]
+        shorter = min(height, width)
+        if shorter == size:
+            return image
+        target = (size * width // shorter, size * height // shorter)
+        return np.asarray(Image.fromarray(image).resize(target, _FILTERS[self.filter]))
+
+
+def stored_twice(manifest: Manifest, where: str, resolution: int) -> str | None:
+    """Return a warning where a build compressed or scaled images that are scaled again here.
+
+    Args:
+        manifest: of the real images.
+        where: names them.
+        resolution: side in px at which images are compared.
+    """
+    how = manifest.storing
+    if how.encoding == ORIGINAL:
+        return None
+    lossy, scaled = manifest.image_format in _LOSSY, manifest.size > resolution
+    if not how.encoding:
+        if not (lossy or scaled):
+            return None
+        return (
+            f"the shards of {where} do not record how they store images: the real images may "
+            f"have been compressed or scaled before, which moves a score; {_ADVICE}"
+        )
+    done = [f"compressed as {how.encoding.upper()} of quality {how.quality}"] * lossy
+    done += [f"scaled twice (to {manifest.size} px, then to {resolution} px)"] * scaled
+    if not done:
+        return None
+    return f"the real images of {where} were {' and '.join(done)}, which moves a score; {_ADVICE}"
+
+
+def scaled_jpegs(side: int, lossy: int, where: str, resolution: int) -> str | None:
+    """Return a warning where a folder's files are JPEG of the very side they are compared at.
+
+    Photographs are larger: such files were scaled before they were compressed.
+
+    Args:
+        side: shorter side of the folder's first image in px.
+        lossy: number of its JPEG files.
+        where: names it.
+        resolution: side in px at which images are compared.
+    """
+    if not lossy or side != resolution:
+        return None
+    return (
+        f"{lossy:,} real images of {where} are JPEG files of {side} px: they were compressed after "
+        "they were scaled, which moves a score; name a folder of the original files"
+    )

@@ -1,0 +1,98 @@
+"""What `evaluate` does with its configuration: compute this rank's shards, merge them, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from t2i_hpc.common.terminal import say
+from t2i_hpc.config.tasks import EvaluateConfig
+from t2i_hpc.evaluation.build import comparisons, refuse_missing
+from t2i_hpc.evaluation.comparison import Comparison
+from t2i_hpc.evaluation.detectors import build_detector
+from t2i_hpc.evaluation.image_sources import ImageFolder
+from t2i_hpc.evaluation.protocol import WITH_REAL
+from t2i_hpc.evaluation.scores import few_images_warning, score_line
+from t2i_hpc.runs.partial_statistics import shards_of_rank
+
+
+def compute_shards(
+    config: EvaluateConfig,
+    device: torch.device,
+    rank: int = 0,
+    ranks: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+) -> None:
+    """Compute the configured shard, or all: then ranks share them, and the first one scores.
+
+    Args:
+        config: of the command ``evaluate``.
+        device: of generator, detector and sums.
+        rank, ranks: this process and how many there are.
+        barrier: waits for all ranks.
+    """
+    settings = config.evaluation
+    # No rank is idle; the number of shards moves no score.
+    shards = settings.shards if settings.shard is not None else max(settings.shards, ranks)
+    detector = None
+    for comparison in comparisons(config, device=device, shards=shards):
+        # Only now: what is compared was checked, and that may have refused the whole.
+        detector = detector or build_detector(settings, device)
+        if settings.shard is not None:
+            _say_if_empty(comparison, settings.shard)
+            comparison.compute([settings.shard], detector)
+            continue
+        comparison.compute(shards_of_rank(shards, rank, ranks), detector)
+        barrier()
+        if rank == 0:
+            _report(comparison, config)
+
+
+def merge_shards(config: EvaluateConfig, device: torch.device) -> None:
+    """Merge the shards that are there and report the scores.
+
+    Raises:
+        EvaluationError: a shard has no valid file.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    for comparison in comparisons(config, device=device):
+        refuse_missing(comparison, config)
+        _report(comparison, config)
+
+
+def _say_if_empty(comparison: Comparison, shard: int) -> None:
+    """Say that a shard has nothing to do, which looks like success otherwise."""
+    sharding = comparison.sharding
+    for target in (image_set.target for image_set in comparison.image_sets):
+        if not sharding.range_of(target, shard):
+            batches = -(-target.images // sharding.batch_size)
+            say(
+                f"shard {shard} of {sharding.shards} has no {target.image_set} images: "
+                f"{target.images:,} images are {batches} batches of {sharding.batch_size}, "
+                "and a shard is whole batches",
+                sys.stderr,
+            )
+
+
+def _report(comparison: Comparison, config: EvaluateConfig) -> None:
+    """Merge, record and print the scores of a comparison, and what moves them."""
+    for row in comparison.score():
+        say(json.dumps(row, sort_keys=True) if config.json else score_line(row))
+    warnings = [_lossy(config.images)]
+    if "fid" in comparison.metrics:
+        warnings.insert(0, few_images_warning(comparison.protocol))
+    if WITH_REAL & {*comparison.metrics}:
+        warnings.append(comparison.warning)
+    for warning in filter(None, warnings):
+        say(f"warning: {warning}", sys.stderr)
+
+
+def _lossy(folder: str) -> str | None:
+    """Return a warning where generated images went through JPEG."""
+    count = ImageFolder(Path(folder)).lossy if folder else 0
+    return f"{count:,} images of {folder} are JPEG: compression moves a score" if count else None
