@@ -1,1 +1,1 @@
-"""A trained run as a source of pictures: for samples, scores and captions of one's own."""
+"""A trained run as a source of images: for sample grids, scores and a user's captions."""

@@ -1,4 +1,4 @@
-"""The door `evaluate`, as a person calls it: real shards, real networks, real processes."""
+"""The command `evaluate`, as a person calls it: real shards, real networks, real processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _start(
 
 @pytest.fixture
 def evaluate(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Give a function that calls the door for a run and returns what it printed."""
+    """Give a function that calls the command for a run and returns what it printed."""
 
     def call(run: Path, *words: str) -> str:
         capfd.readouterr()

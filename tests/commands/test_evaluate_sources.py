@@ -1,4 +1,4 @@
-"""The door `evaluate` on other sources than a run alone, and with all metrics."""
+"""The command `evaluate` on other sources than a run alone, and with all metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2i_hpc.checkpoints import COMMAND as CHECKPOINTS
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.evaluate import COMMAND
 from t2i_hpc.runs.run_directory import open_run
-from tests.commands.test_evaluate_door import SETTINGS
+from tests.commands.test_evaluate_command import SETTINGS
 from tests.commands.trained import make_run, write_encoders
 from tests.support.data import draw_image, make_shards
 

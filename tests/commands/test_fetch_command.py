@@ -1,4 +1,4 @@
-"""The door `fetch`: downloads whole or not at all; tested on files, without internet."""
+"""The command `fetch`: downloads whole or not at all; tested on files, without internet."""
 
 from __future__ import annotations
 

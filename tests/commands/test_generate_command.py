@@ -1,4 +1,4 @@
-"""The door t2i_hpc.generate: word swaps, grids, the record, and drawings that stay."""
+"""The command `generate`: word swaps, grids, the record, and images that stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door t2i_hpc.report: two files and their paths, or one sentence."""
+"""The command `report`: two files and their paths, or one sentence."""
 
 from __future__ import annotations
 

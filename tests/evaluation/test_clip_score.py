@@ -56,7 +56,7 @@ def compared(config: EvaluateConfig) -> Comparison:
 def score(config: EvaluateConfig) -> dict[str, Any]:
     comparison = compared(config)
     detector = build_detector(config.evaluation, CPU)
-    for part in reversed(range(comparison.division.parts)):
+    for part in reversed(range(comparison.sharding.parts)):
         comparison.compute([part], detector)
     (row,) = comparison.score()
     return row

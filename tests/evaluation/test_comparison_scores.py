@@ -16,7 +16,7 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.evaluation.collectors import groups_of
 from t2i_hpc.evaluation.comparison import Subject
 from t2i_hpc.evaluation.compute import merged
-from t2i_hpc.sampling.image_files import Draw
+from t2i_hpc.sampling.image_files import ImagesOf
 from tests.evaluation.comparing import (
     IMAGES,
     METRICS,
@@ -106,7 +106,7 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_identical_sides_have_distance_zero(tmp_path: Path) -> None:
     protocol = replace(PROTOCOL, real_images=IMAGES)
-    same = replace(make_comparison(tmp_path, 2, protocol), draw_real=generated_images)
+    same = replace(make_comparison(tmp_path, 2, protocol), real_images_of=generated_images)
     compute(same)
     assert same.score()[0]["value"] == pytest.approx(0, abs=1e-6)
 
@@ -122,14 +122,14 @@ class FourCorners(FakeDetector):
         return center[:, None] * torch.tensor([0.6, 0.8]) + corners * half[:, None]
 
 
-def _corners(center: int, half: int) -> Draw:
-    def draw(numbers: range) -> Tensor:
+def _corners(center: int, half: int) -> ImagesOf:
+    def images_of(numbers: range) -> Tensor:
         images = torch.zeros(len(numbers), 3, 8, 8, dtype=torch.uint8)
         for image, number in zip(images, numbers, strict=True):
             image[0, 0, :3] = torch.tensor([number % 4, center, half])
         return images
 
-    return draw
+    return images_of
 
 
 def test_a_closed_form_goes_through_the_whole_path(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_closed_form_goes_through_the_whole_path(tmp_path: Path) -> None:
         comparison = replace(
             make_comparison(tmp_path / f"{center} {half}", 3, protocol),
             subject=Subject("c" * 64, 0, _corners(center, half)),
-            draw_real=_corners(0, 1),
+            real_images_of=_corners(0, 1),
             detector=FourCorners.identity,
         )
         comparison.compute(range(3), FourCorners())

@@ -103,7 +103,7 @@ def test_all_metrics_over_features_are_equal_over_parts(tmp_path: Path, detector
         rows = comparison.score()
         names = [row["metric"] for row in rows]
         assert names == ["KID (DINOv2)", "precision (DINOv2)", "recall (DINOv2)", "FD (DINOv2)"]
-        sums = merged(comparison.generated, comparison.division).sums
+        sums = merged(comparison.generated, comparison.sharding).sums
         results.append(([row["value"] for row in rows], sums["outer"]))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-9)
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-9)
@@ -111,7 +111,7 @@ def test_all_metrics_over_features_are_equal_over_parts(tmp_path: Path, detector
 
 
 def _comparison(output: Path, parts: int, detector: Detector) -> Comparison:
-    def draw(numbers: range) -> Tensor:
+    def images_of(numbers: range) -> Tensor:
         return torch.cat([some_images(1, 32, seed=number) for number in numbers])
 
     def draw_real(numbers: range) -> Tensor:
@@ -120,10 +120,10 @@ def _comparison(output: Path, parts: int, detector: Detector) -> Comparison:
     return replace(
         make_comparison(output, metrics=("fid", "kid", "prc")),
         protocol=replace(PROTOCOL, images=11, real_images=10, kid_subset_size=6),
-        subject=Subject("c" * 64, 0, draw),
-        draw_real=draw_real,
+        subject=Subject("c" * 64, 0, images_of),
+        real_images_of=draw_real,
         detector=detector.identity,
-        division=Sharding(parts, 4),
+        sharding=Sharding(parts, 4),
     )
 
 

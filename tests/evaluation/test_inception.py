@@ -17,11 +17,11 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.evaluation import METRICS
 from t2i_hpc.evaluation.comparison import Comparison, Subject
-from t2i_hpc.evaluation.compute import Merged, Sharding
+from t2i_hpc.evaluation.compute import MergedStatistics, Sharding
 from t2i_hpc.evaluation.detectors import weights
 from t2i_hpc.evaluation.detectors.inception import InceptionV3, inception_identity
 from t2i_hpc.evaluation.metrics import Measured
-from t2i_hpc.sampling.image_files import Draw
+from t2i_hpc.sampling.image_files import ImagesOf
 from tests.evaluation.conftest import some_images
 from tests.evaluation.test_protocol import PROTOCOL
 
@@ -82,14 +82,14 @@ def test_scores_are_torch_fidelitys(inception_file: Path, tmp_path: Path) -> Non
         output=tmp_path,
         cache=tmp_path,
         subject=Subject("c" * 64, 0, _by_number(generated)),
-        draw_real=_by_number(real),
+        real_images_of=_by_number(real),
         detector=detector.identity,
         protocol=replace(
             PROTOCOL, images=14, real_images=11, splits=3, kid_subsets=5, kid_subset_size=8
         ),
         names=dict.fromkeys(METRICS, "oracle"),
         metrics=["fid", "is", "kid"],
-        division=Sharding(2, 4),
+        sharding=Sharding(2, 4),
         device=CPU,
     )
     comparison.compute(range(2), detector)
@@ -100,7 +100,7 @@ def test_scores_are_torch_fidelitys(inception_file: Path, tmp_path: Path) -> Non
         assert row["std"] == pytest.approx(expected[f"{name}_std"], rel=1e-4)
 
 
-def _by_number(images: Tensor) -> Draw:
+def _by_number(images: Tensor) -> ImagesOf:
     return lambda numbers: images[[number % len(images) for number in numbers]]
 
 
@@ -131,7 +131,7 @@ def test_other_weights_do_not_give_a_score_called_fid(
     assert len({i.preprocessing for i in identities}) == 3
 
 
-NOTHING = Merged({}, None)
+NOTHING = MergedStatistics({}, None)
 
 
 class _Trap:

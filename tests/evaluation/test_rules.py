@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,11 +50,16 @@ def test_rounding() -> None:
 
 def test_every_rule_is_in_the_protocol() -> None:
     """A setting that is added to the rules and not to their text would move scores unseen."""
-    others = {"captions": "all", "truncation": 2.0, "rounding": "down", "caption_tokens": 3}
+    others: dict[str, Any] = {
+        "captions": "all",
+        "truncation": 2.0,
+        "rounding": "down",
+        "caption_tokens": 3,
+    }
     assert set(others) == {each.name for each in fields(GenerationRules)}
     texts = [replace(PLAIN, **{name: value}).text() for name, value in others.items()]
     assert len({tuple(text.items()) for text in [PLAIN.text(), *texts]}) == len(others) + 1
-    crops = {"crop": "center", "filter": "lanczos", "seed": 2}
+    crops: dict[str, Any] = {"crop": "center", "filter": "lanczos", "seed": 2}
     assert set(crops) == {each.name for each in fields(Framing)}
     random = Framing("random")
     framings = [random, *(replace(random, **{name: value}) for name, value in crops.items())]
