@@ -106,7 +106,7 @@ def test_another_drawing_is_never_overwritten(
     before = {path.name: path.read_bytes() for path in drawn.iterdir()}
     words = [f"run={run}", SWAP, "device=cpu", f"output={drawn}"]
     assert COMMAND.main([*words, "columns=2"]) == 2
-    assert "holds another drawing" in capsys.readouterr().err
+    assert "holds other images" in capsys.readouterr().err
     assert COMMAND.main([*words, "columns=3"]) == 0
     assert {path.name: path.read_bytes() for path in drawn.iterdir()} == before
     assert COMMAND.main([*words[:-1], f"output={drawn / 'pictures.png'}"]) == 2

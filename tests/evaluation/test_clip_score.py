@@ -56,8 +56,8 @@ def compared(config: EvaluateConfig) -> Comparison:
 def score(config: EvaluateConfig) -> dict[str, Any]:
     comparison = compared(config)
     detector = build_detector(config.evaluation, CPU)
-    for part in reversed(range(comparison.sharding.parts)):
-        comparison.compute([part], detector)
+    for shard in reversed(range(comparison.sharding.shards)):
+        comparison.compute([shard], detector)
     (row,) = comparison.score()
     return row
 

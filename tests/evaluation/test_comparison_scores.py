@@ -89,7 +89,7 @@ def test_the_clip_score_is_the_mean_rating_with_its_standard_error(tmp_path: Pat
     ("changes", "sentence"),
     [
         ({"detector": replace(FakeDetector.identity, classes=0)}, "Inception's classes"),
-        ({"subject": Subject("c" * 64, 0, generated_images)}, "a folder of images does not say"),
+        ({"subject": Subject("c" * 64, 0, generated_images)}, "a folder of images has none"),
         ({"metrics": ()}, "metrics is empty"),
         ({"protocol": replace(PROTOCOL, splits=54)}, "splits=54 is more than the 53 images"),
         ({"protocol": replace(PROTOCOL, folds=54)}, "folds=54 is more than the 53 images"),

@@ -149,7 +149,7 @@ def test_the_door_writes_encoders_that_training_takes(shards: Path, tmp_path: Pa
 
     refused = run_door("generate", f"run={run}")
     assert refused.returncode == 2
-    assert "draws no pictures" in refused.stderr
+    assert "generates no images" in refused.stderr
     told = run_door("report", f"run={run}")
     assert told.returncode == 0, told.stderr
     page = (run / "report.html").read_text(encoding="utf-8")
