@@ -78,7 +78,7 @@ def test_all_checkpoints_in_one_process(run: Path, evaluate: Callable[..., str])
         assert row["n"] == 10
         assert row["n_real"] == 12
         assert f"FD (EfficientNet-Lite0) {row['value']:.4f}" in line
-        assert f"N 10, N real 12, protocol own {row['protocol']}" in line
+        assert f"N 10, N real 12, protocol custom {row['protocol']}" in line
         assert "not FID" in line
     assert rows[0]["value"] != rows[1]["value"]
     assert rows[0]["protocol"] == rows[1]["protocol"]
@@ -93,8 +93,8 @@ def test_shards_one_by_one_then_the_merge(
     for shard in (2, 0):
         words = ("evaluation.shards=3", f"evaluation.shard={shard}")
         assert evaluate(run, *words) == ""
-    parts = sorted(path.name for path in run.glob("evaluations/*/0000000200-*/*.npz"))
-    assert parts == [f"part-{part:05d}-of-00003-batch-4.npz" for part in (0, 2)]
+    files = sorted(path.name for path in run.glob("evaluations/*/0000000200-*/*.npz"))
+    assert files == [f"shard-{shard:05d}-of-00003-batch-4.npz" for shard in (0, 2)]
     config = compose_config(
         "evaluate", [f"run={run}", *SETTINGS, "evaluation.shards=3"], EvaluateConfig
     )
