@@ -114,5 +114,5 @@ def test_what_cannot_be_rated_is_refused(run: Path, folder: Path, tmp_path: Path
     for number, image in enumerate(some_images(IMAGES, 16, seed=1)):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(pictures / f"{number}.png")
     words = (f"images={pictures}", f"reference={pictures}", f"evaluation.clip={folder}")
-    with pytest.raises(EvaluationError, match="the CLIP score asks which caption"):
+    with pytest.raises(EvaluationError, match="the CLIP score needs the captions"):
         compared(settings(*words))
