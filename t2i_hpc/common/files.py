@@ -22,6 +22,10 @@ from typing import IO, Any
 from t2i_hpc.common.errors import UserError
 
 _LOCK_SECONDS = 10.0  # many times what an append takes
+_GIT_SECONDS = 20.0
+_HERE = Path(__file__)
+_PACKAGE = _HERE.resolve().parent.parent
+_PLACES = {"configs": "configs", "shards_demo": "shards/demo"}
 
 
 def fsync_folder(folder: Path) -> None:
@@ -153,10 +157,6 @@ def sha256_of_json(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-_PLACES = {"configs": "configs", "shards_demo": "shards/demo"}
-
-
 def resource(name: str) -> Path:
     """Return the folder `configs` or `shards_demo`, from the installed wheel or the checkout.
 
@@ -170,10 +170,6 @@ def resource(name: str) -> Path:
         f"the folder {name!r} that ships with t2i_hpc is missing beside {_PACKAGE}; "
         "install the wheel again or use a complete checkout"
     )
-
-
-_GIT_SECONDS = 20.0
-_HERE = Path(__file__)
 
 
 def git(*arguments: str, file: Path = _HERE) -> str:

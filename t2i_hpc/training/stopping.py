@@ -36,92 +36,6 @@ from t2i_hpc.runs.layout import folder_of
 from t2i_hpc.training.progress import RunOutput
 
 _POLL_SECONDS = 1.0
-
-
-class StopRequest:
-    """Whether a signal asked this process to stop, and which."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self._process = os.getpid()
-
-    @property
-    def requested(self) -> bool:
-        """Whether there was a signal."""
-        return self.reason is not None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
-        if os.getpid() != self._process:
-            return  # a loader process inherited the handler; the parent decides
-        self.reason = self.reason or signal.Signals(number).name
-
-
-class RequestFiles:
-    """The files ``stop`` and ``save`` of a run directory, polled once a second at most."""
-
-    def __init__(self, folder: Path) -> None:
-        self._stop, self._save = folder / "stop", folder / "save"
-        self._polled = float("-inf")
-        self.stop = self.save = False
-
-    def poll(self) -> None:
-        """Notice the files that are there, and delete them."""
-        if time.monotonic() - self._polled < _POLL_SECONDS:
-            return
-        self._polled = time.monotonic()
-        self.stop = _taken(self._stop) or self.stop
-        self.save = _taken(self._save) or self.save
-
-
-@contextmanager
-def listening() -> Iterator[StopRequest]:
-    """Turn stop signals into a flag inside the block; a second SIGINT ends the process.
-
-    Who started the process may have held them back until now: those that came are obeyed.
-    """
-    request = StopRequest()
-    before = {number: signal.signal(number, request) for number in heeded_signals()}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    try:
-        with _second_interrupt_exits():
-            yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _second_interrupt_exits() -> Iterator[None]:
-    """Count interrupts in a thread: Python's handlers wait for the main thread, this does not."""
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_count_interrupts, args=(reader,), name="signals", daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        writer.close()
-
-
-def _count_interrupts(reader: socket.socket) -> None:
-    interrupts = 0
-    with reader:
-        while numbers := reader.recv(64):
-            interrupts += numbers.count(signal.SIGINT)
-            if interrupts > 1:
-                exit_at_once(INTERRUPTED, "interrupted again: exiting without a save")
-
-
-def _taken(path: Path) -> bool:
-    try:
-        path.unlink()
-    except OSError:  # not there, nearly always
-        return False
-    return True
-
-
 _FIRST_GUESS_SECONDS, _FIRST_GUESS = 30.0, 0.05
 _SPARE_SECONDS = 3.0
 
@@ -253,3 +167,87 @@ class SessionClock:
     def is_late(self) -> bool:
         """Whether it is time to stop and save."""
         return self.left <= self.margin
+
+
+class RequestFiles:
+    """The files ``stop`` and ``save`` of a run directory, polled once a second at most."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stop, self._save = folder / "stop", folder / "save"
+        self._polled = float("-inf")
+        self.stop = self.save = False
+
+    def poll(self) -> None:
+        """Notice the files that are there, and delete them."""
+        if time.monotonic() - self._polled < _POLL_SECONDS:
+            return
+        self._polled = time.monotonic()
+        self.stop = _taken(self._stop) or self.stop
+        self.save = _taken(self._save) or self.save
+
+
+def _taken(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:  # not there, nearly always
+        return False
+    return True
+
+
+class StopRequest:
+    """Whether a signal asked this process to stop, and which."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._process = os.getpid()
+
+    @property
+    def requested(self) -> bool:
+        """Whether there was a signal."""
+        return self.reason is not None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if os.getpid() != self._process:
+            return  # a loader process inherited the handler; the parent decides
+        self.reason = self.reason or signal.Signals(number).name
+
+
+@contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Turn stop signals into a flag inside the block; a second SIGINT ends the process.
+
+    Who started the process may have held them back until now: those that came are obeyed.
+    """
+    request = StopRequest()
+    before = {number: signal.signal(number, request) for number in heeded_signals()}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    try:
+        with _second_interrupt_exits():
+            yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _second_interrupt_exits() -> Iterator[None]:
+    """Count interrupts in a thread: Python's handlers wait for the main thread, this does not."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_count_interrupts, args=(reader,), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+
+
+def _count_interrupts(reader: socket.socket) -> None:
+    interrupts = 0
+    with reader:
+        while numbers := reader.recv(64):
+            interrupts += numbers.count(signal.SIGINT)
+            if interrupts > 1:
+                exit_at_once(INTERRUPTED, "interrupted again: exiting without a save")

@@ -231,9 +231,6 @@ def most_attended(words: list[str], maps: Tensor, most: int = _TOKENS) -> list[W
     return sorted(first.values(), key=lambda word_map: -word_map.peak)[:most]
 
 
-_IMAGES, _CAPTIONS = 256, 5
-
-
 def warning_of_one_class(batches: Batches, world: World, say: Callable[[str], None]) -> Batches:
     """Return the same batches; warn where the first of a session is of one class.
 
