@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from t2i_hpc.cli.command import Command, answered
-from t2i_hpc.cluster.local import run_ranks
+from t2i_hpc.cluster.local_processes import run_ranks
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import LaunchConfig
 from t2i_hpc.launching.plans import LaunchRequest

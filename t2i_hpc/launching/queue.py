@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2i_hpc.cluster.jobs import JobRecord, Plan, Work, read_jobs, record_jobs
-from t2i_hpc.cluster.local import run_plan, show_plan
+from t2i_hpc.cluster.local_processes import run_plan, show_plan
 from t2i_hpc.cluster.slurm.client import NoAnswerError, ask_states, has_client, run_client
 from t2i_hpc.cluster.slurm.follow import follow
 from t2i_hpc.cluster.slurm.options import cluster_of

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.cluster.local import BackgroundEvaluations
+from t2i_hpc.cluster.local_processes import BackgroundEvaluations
 from t2i_hpc.common.errors import STOPPED, TRAINING_LEVERS, ConfigurationError, UserError
 from t2i_hpc.config.fields import file_entries
 from t2i_hpc.config.systems import DAMSMPretrainingConfig, SystemConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from t2i_hpc.cluster.local import without_launcher
+from t2i_hpc.cluster.local_processes import without_launcher
 from t2i_hpc.cluster.network import GLOO, choose_interface, interface_to, without_chosen_interface
 
 

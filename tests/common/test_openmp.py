@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i_hpc.cluster.local import rank_environment, without_launcher
+from t2i_hpc.cluster.local_processes import rank_environment, without_launcher
 from t2i_hpc.common.process import wait_briefly
 from tests.support.training import environment
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.cluster.jobs import JobRecord, read_jobs
-from t2i_hpc.cluster.local import free_port
+from t2i_hpc.cluster.local_processes import free_port
 from t2i_hpc.common.files import read_json_lines
 from tests.slurm.jobs import (
     FOUR,

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2i_hpc.cluster.local import free_port, rank_environment
+from t2i_hpc.cluster.local_processes import free_port, rank_environment
 from t2i_hpc.common.files import read_json_lines
 from tests.support.training import TINY, environment
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from t2i_hpc.cluster.local import without_launcher
+from t2i_hpc.cluster.local_processes import without_launcher
 from t2i_hpc.common.files import append_json_line, read_json_lines
 from t2i_hpc.config.engine import CheckpointConfig
 from t2i_hpc.runs.checkpoint import TrainingProgress

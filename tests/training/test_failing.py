@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.local import BackgroundEvaluations
+from t2i_hpc.cluster.local_processes import BackgroundEvaluations
 from t2i_hpc.common.process import STOP_SIGNALS
 from tests.support.data import make_shards
 from tests.support.training import TINY, environment

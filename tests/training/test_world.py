@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i_hpc.cluster.local import free_port
+from t2i_hpc.cluster.local_processes import free_port
 from t2i_hpc.cluster.network import ports
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.training.place import Place, expand_tasks, find_place, first_node

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from t2i_hpc.cluster.local import free_port, rank_environment
+from t2i_hpc.cluster.local_processes import free_port, rank_environment
 
 LAUNCH = """
 import sys
-from t2i_hpc.cluster import local
+from t2i_hpc.cluster import local_processes as local
 real = local.subprocess.Popen
 script = sys.argv[1]
 local.subprocess.Popen = lambda command, **rest: real([sys.executable, "-c", script], **rest)
