@@ -23,7 +23,7 @@ import simplejpeg
 from t2i_hpc.data.images import MAX_PIXELS, Pixels, window
 
 _DECOMPRESS, _RGB = 1, 0  # TJINIT_DECOMPRESS, TJPF_RGB
-_STOP_ON_WARNING, _SUBSAMPLING, _WIDTH, _HEIGHT, _COLOURS = 0, 4, 5, 6, 8  # TJPARAM_…
+_STOP_ON_WARNING, _SUBSAMPLING, _WIDTH, _HEIGHT, _COLORSPACE = 0, 4, 5, 6, 8  # TJPARAM_…
 _NOT_SUBSAMPLED, _YCBCR = 0, 1  # TJSAMP_444, TJCS_YCbCr
 _BLOCK = 8  # pixels: a window begins at a multiple of it
 
@@ -67,7 +67,7 @@ class CropDecoder:
         if self._failed(library.tj3DecompressHeader(handle, content, len(content))):
             return None
         height, width = library.tj3Get(handle, _HEIGHT), library.tj3Get(handle, _WIDTH)
-        kind = library.tj3Get(handle, _SUBSAMPLING), library.tj3Get(handle, _COLOURS)
+        kind = library.tj3Get(handle, _SUBSAMPLING), library.tj3Get(handle, _COLORSPACE)
         if min(height, width) != shorter or kind != (_NOT_SUBSAMPLED, _YCBCR):
             return None
         if height * width > MAX_PIXELS or shorter < size:

@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "nothing to show": ("show mine", nothing, "show takes either key=NAME or number=N"),
     "two things to show": ("show mine key=a number=2", nothing, "either key=NAME or number=N"),
     "a number of several splits": ("show demo number=3", nothing, "holds the splits test, train"),
-    "a number that is none": (
+    "no whole number": (
         "show mine number=x",
         nothing,
         "number=x is no whole number",

@@ -169,5 +169,5 @@ def test_tars_in_one_file_are_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for rest in (content, b"\0" * 600 + b"x", bytes(1 << 20)):
         path.write_bytes(content + rest)
-        with pytest.raises(DataError, match=r"a\.tar goes on after its end mark at byte [\d,]+"):
+        with pytest.raises(DataError, match=r"a\.tar continues after its end mark at byte [\d,]+"):
             index_tar(path)

@@ -375,7 +375,7 @@ def _check_end(tar: _Tar, offset: int) -> None:
         raise tar.damaged("it breaks off", offset)
     if rest > _LONGEST_PADDING or any(tar.read(offset, rest)):
         raise DataError(
-            f"{tar.path} goes on after its end mark at byte {offset:,}, like several tars in one "
+            f"{tar.path} continues after its end mark at byte {offset:,}, like several tars in one "
             "file: unpack it and make one tar, or keep them apart"
         )
 
