@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,6 @@ from t2i_hpc.data.storage.retry import shown
 
 DEMO = "demo"
 _GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
-_Row = tuple[int, int, int, int, int, int]
 
 
 class Split:
@@ -188,18 +187,18 @@ class Reader:
             DataError: the shard cannot be read or does not hold what the index says.
         """
         shard = self._manifest.shard_of(sample)
-        row: _Row = self._rows_of(shard)[sample - int(self._manifest.first[shard])].item()
+        row = _Row(*self._rows_of(shard)[sample - int(self._manifest.first[shard])].item())
         image, text = self._files(shard, row)
-        if checksum(image, text) != row[2]:
+        if checksum(image, text) != row.checksum:
             self._storage.forget(shard)  # a copy may have been cut short: read once more
             image, text = self._files(shard, row)
-        if checksum(image, text) != row[2]:
+        if checksum(image, text) != row.checksum:
             raise DataError(
                 f"{self.name_of(sample)} has changed since the manifest was written: copy that "
                 "shard again or build the split again"
             )
         try:
-            return _parse(text, image, IMAGE_FORMATS[row[5]])
+            return _parse(text, image, IMAGE_FORMATS[row.image_format])
         except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(
                 f"{self.name_of(sample)} has an unreadable description "
@@ -225,13 +224,26 @@ class Reader:
 
     def _files(self, shard: int, row: _Row) -> tuple[bytes, bytes]:
         """Return image file and description, in one read where they are side by side."""
-        image, text, _, image_bytes, text_bytes, _ = row  # offsets, checksum, sizes, format
-        begin, end = min(image, text), max(image + image_bytes, text + text_bytes)
+        begin = min(row.image_offset, row.json_offset)
+        end = max(row.image_offset + row.image_bytes, row.json_offset + row.json_bytes)
         read = self._storage.read
-        if end - begin > image_bytes + text_bytes + _GAP:
-            return read(shard, image, image_bytes), read(shard, text, text_bytes)
-        both, image, text = read(shard, begin, end - begin), image - begin, text - begin
-        return both[image : image + image_bytes], both[text : text + text_bytes]
+        if end - begin > row.image_bytes + row.json_bytes + _GAP:
+            image = read(shard, row.image_offset, row.image_bytes)
+            return image, read(shard, row.json_offset, row.json_bytes)
+        both = read(shard, begin, end - begin)
+        first, second = row.image_offset - begin, row.json_offset - begin
+        return both[first : first + row.image_bytes], both[second : second + row.json_bytes]
+
+
+class _Row(NamedTuple):
+    """A row of the index, :data:`t2i_hpc.data.format.manifest.ROW`."""
+
+    image_offset: int
+    json_offset: int
+    checksum: int
+    image_bytes: int
+    json_bytes: int
+    image_format: int
 
 
 def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:
