@@ -35,7 +35,7 @@ from t2i_hpc.data.format.manifest import (
 )
 from t2i_hpc.data.images import Pixels, center_crop, decode, resize_shorter
 from t2i_hpc.data.storage.cache import Cache
-from t2i_hpc.data.storage.local import OPEN_FILES, LocalStorage, Storage
+from t2i_hpc.data.storage.local_shards import OPEN_FILES, LocalStorage, Storage
 from t2i_hpc.data.storage.remote import (
     CachedStorage,
     RangedStorage,

@@ -44,7 +44,7 @@ from t2i_hpc.data.format.manifest import (
     shard_name,
 )
 from t2i_hpc.data.storage.cache import Cache, Heartbeat
-from t2i_hpc.data.storage.local import (
+from t2i_hpc.data.storage.local_shards import (
     ADVICE,
     is_permanent_here,
     read_whole,
