@@ -13,11 +13,11 @@ from PIL import Image
 
 from t2i_hpc.common.files import read_json_lines
 from tests.support.data import make_coco
-from tests.support.training import TINY, only_run, run_door
+from tests.support.training import TINY, only_run, run_task
 
 
 def door(task: str, *words: str) -> str:
-    done = run_door(task, *words)
+    done = run_task(task, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from t2i_hpc.generate import COMMAND
-from tests.support.training import only_run, run_door, train_tiny
+from tests.support.training import only_run, run_task, train_tiny
 
 SWAP = 'captions=["a {red,blue,zeppelin} circle","one square"]'
 
@@ -28,7 +28,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawing made as a person would, in a folder of its own."""
     output = tmp_path_factory.mktemp("drawn") / "birds"
-    done = run_door("generate", f"run={run}", SWAP, "columns=3", f"output={output}", "device=cpu")
+    done = run_task("generate", f"run={run}", SWAP, "columns=3", f"output={output}", "device=cpu")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ("unknown words left out of 'a {red,blue,zeppelin} circle': zeppelin\n")
     files = [Path(line) for line in done.stdout.splitlines()]

@@ -26,7 +26,7 @@ from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.systems.encoders import checkpoint_follows, reads_initial_weights
 from t2i_hpc.train import COMMAND as TRAIN
 from tests.support.data import make_shards
-from tests.support.training import TINY, only_run, run_door
+from tests.support.training import TINY, only_run, run_task
 
 WORDS = (*TINY, "system.text_encoder.weights=encoders/text.safetensors")
 SCORE = (
@@ -51,7 +51,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {key: value.contiguous() for key, value in encoder.state_dict().items()}
     save_file(weights, began / "encoders" / "text.safetensors")
     path = f"data.path={shards.relative_to(began)}"
-    done = run_door("train", path, *WORDS, "engine.images=8", cwd=began)
+    done = run_task("train", path, *WORDS, "engine.images=8", cwd=began)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path_factory.mktemp("archive")
     shutil.copytree(began / "runs", folder / "runs")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.config.tasks import TASK_SCHEMAS
-from tests.support.training import TINY, only_run, run_door, run_module, train_tiny
+from tests.support.training import TINY, only_run, run_module, run_task, train_tiny
 
 DOORS = sorted(TASK_SCHEMAS)
 
 
 def refusal(task: str, *words: str) -> str:
-    done = run_door(task, *words)
+    done = run_task(task, *words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"t2i_hpc.{task}: ")

@@ -18,7 +18,7 @@ from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import open_training_data
 from t2i_hpc.systems.encoders import check_text_encoder
 from tests.support.data import make_shards
-from tests.support.training import TINY, only_run, run_door, train_tiny
+from tests.support.training import TINY, only_run, run_task, train_tiny
 
 SHORT = ("engine.images=8", "engine.checkpoint.every_images=8")
 
@@ -55,7 +55,7 @@ def test_a_resume_is_refused_by_name(swapped: Path) -> None:
     run = only_run(swapped / "runs")
     before = (run / "metrics.jsonl").read_bytes()
     arguments = (f"data.path={shards_of(swapped)}", f"runs={swapped / 'runs'}", *TINY, *SHORT)
-    done = run_door("train", *arguments, "engine.images=16")
+    done = run_task("train", *arguments, "engine.images=16")
     assert done.returncode == 2, done.stdout + done.stderr
     assert str(run) in done.stderr
     assert "vocabulary" in done.stderr
@@ -73,12 +73,12 @@ def test_a_run_draws_nothing_with_another_vocabulary(swapped: Path) -> None:
     config.write_text("\n".join(moved) + "\n")
     arguments = ("generate", f"run={run}", 'captions=["a red circle"]', "device=cpu")
     shutil.move(run / "inputs", swapped / "inputs")
-    done = run_door(*arguments)
+    done = run_task(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "vocabulary" in done.stderr
     assert not (run / "generated").exists()
     shutil.move(swapped / "inputs", run / "inputs")  # the vocabulary that a run keeps of its own
-    assert run_door(*arguments).returncode == 0
+    assert run_task(*arguments).returncode == 0
 
 
 def test_the_vocabulary_is_part_of_the_identity(trained: Path, swapped: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_text_encoder_is_refused_with_another_vocabulary(
     run = only_run(trained / "runs")
     path = tmp_path / "text_encoder.safetensors"
     arguments = ("export", f"run={run}", "what=text_encoder", f"output={path}")
-    done = run_door("checkpoints", *arguments)
+    done = run_task("checkpoints", *arguments)
     assert done.returncode == 0, done.stderr
     same, other = (
         Split.open(DataConfig(path=str(shards_of(folder))), "train").vocabulary.sha256

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from t2i_hpc.common.files import read_json_lines
 from tests.support.servers import serving
-from tests.support.training import TINY, only_run, run_door, train_tiny
+from tests.support.training import TINY, only_run, run_task, train_tiny
 
 
 def tars_of(shards: Path) -> tuple[str, str]:
@@ -32,7 +32,7 @@ def test_training_from_a_server_is_the_run_of_the_folder(shards: Path, tmp_path:
         f"data.cache={tmp_path}/cache",
     )
     with serving(shards) as server:
-        there = run_door("train", f"data.path={server.url}", *arguments)
+        there = run_task("train", f"data.path={server.url}", *arguments)
     assert there.returncode == 0, there.stderr
     runs = [only_run(tmp_path / place) for place in ("here", "there")]
     assert runs[0].name == runs[1].name
@@ -42,7 +42,7 @@ def test_training_from_a_server_is_the_run_of_the_folder(shards: Path, tmp_path:
 
 
 def test_encoders_need_the_length_of_an_epoch(shards: Path) -> None:
-    done = run_door("pretrain", "system=damsm", f"data.path={shards}", *tars_of(shards))
+    done = run_task("pretrain", "system=damsm", f"data.path={shards}", *tars_of(shards))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "give system.epoch_images=" in done.stderr

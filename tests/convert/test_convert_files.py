@@ -20,7 +20,7 @@ from t2i_hpc.models.df_networks import DFHead
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.systems.encoders import load_weights
 from tests.golden.case import case
-from tests.support.training import run_door
+from tests.support.training import run_task
 
 TEXT = ("system=damsm", "network=text")
 
@@ -46,7 +46,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 def test_to_safetensors_and_back(tmp_path: Path, text: Path) -> None:
     output, back = tmp_path / "text.safetensors", tmp_path / "back.pth"
-    done = run_door("convert", *TEXT, f"input={text}", f"output={output}")
+    done = run_task("convert", *TEXT, f"input={text}", f"output={output}")
     assert done.returncode == 0, done.stderr
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     assert f"sha256 {digest}" in done.stdout

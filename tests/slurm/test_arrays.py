@@ -24,7 +24,7 @@ from tests.slurm.jobs import (
 )
 from tests.slurm.lab import Lab
 from tests.support.data import make_image_folder, make_shards
-from tests.support.training import run_door
+from tests.support.training import run_task
 
 SETTINGS = (
     "device=cpu",
@@ -55,7 +55,7 @@ def test_a_killed_shard_is_all_that_is_computed_again(lab: Lab, run: Path) -> No
     assert merge.after == (shards[0].job.partition("_")[0], shards[4].job)
     lab.run("scancel", shards[3].job)
     cache = f"evaluation.cache={whole / 'cache'}"
-    done = run_door("evaluate", f"run={whole}", *SETTINGS, cache)
+    done = run_task("evaluate", f"run={whole}", *SETTINGS, cache)
     assert done.returncode == 0, done.stderr
     wait_until(lambda: state_of(lab, merge.job) == "FAILED", "the merge's refusal")
     assert "shard 3 of 5 has no valid file" in Path(merge.log).read_text()

@@ -86,28 +86,28 @@ class Nursery:
 
     def train(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         log: Path,
         variables: Mapping[str, str],
         before: Callable[[], None] | None = None,
     ) -> Rank:
-        """Start ``python -m t2i_hpc.train words…`` with some variables more.
+        """Start ``python -m t2i_hpc.train arguments…`` with some variables more.
 
         `before`, a function of a module, is called in the process before training.
         """
         called = f"{before.__module__}:{before.__name__}" if before else ""
-        question = {"words": list(words), "log": str(log), "variables": dict(variables)}
+        question = {"arguments": list(arguments), "log": str(log), "variables": dict(variables)}
         return Rank(self, self.ask({**question, "before": called}), log)
 
     def run(
-        self, task: str, words: Sequence[str], cwd: Path | None, seconds: float
+        self, task: str, arguments: Sequence[str], cwd: Path | None, seconds: float
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, with this process's environment of now."""
         with tempfile.TemporaryDirectory() as folder:
             log, errors = Path(folder, "stdout"), Path(folder, "stderr")
             question = {
                 "task": task,
-                "words": list(words),
+                "arguments": list(arguments),
                 "log": str(log),
                 "errors": str(errors),
                 "variables": environment(),
@@ -115,13 +115,13 @@ class Nursery:
             }
             code = Rank(self, self.ask({**question, "before": ""}), errors).wait(seconds)
             return subprocess.CompletedProcess(
-                [task, *words], code, log.read_text(), errors.read_text()
+                [task, *arguments], code, log.read_text(), errors.read_text()
             )
 
     def train_world(
         self,
         world: int,
-        words: Sequence[str],
+        arguments: Sequence[str],
         folder: Path,
         before: Mapping[int, Callable[[], None]] | None = None,
     ) -> list[Rank]:
@@ -131,7 +131,7 @@ class Nursery:
             place = rank_environment(rank, world, port)
             own = {k: v for k, v in place.items() if k.startswith(("RANK", "WORLD", "LO", "MA"))}
             log, called = folder / f"rank{rank}.log", (before or {}).get(rank)
-            ranks.append(self.train(words, log, own if world > 1 else {}, called))
+            ranks.append(self.train(arguments, log, own if world > 1 else {}, called))
         return ranks
 
     def close(self) -> None:
@@ -160,12 +160,12 @@ def start_endless(
     home: Nursery,
     shards: Path,
     runs: Path,
-    *words: str,
+    *arguments: str,
     world: int = 3,
     before: Mapping[int, Callable[[], None]] | None = None,
 ) -> list[Rank]:
     """Start a tiny training that never ends, with a batch of 6, and wait for three steps."""
-    own = [f"data.path={shards}", f"runs={runs}", *TINY, *ENDLESS, *words]
+    own = [f"data.path={shards}", f"runs={runs}", *TINY, *ENDLESS, *arguments]
     ranks = home.train_world(world, own, runs, before)
     end = time.monotonic() + 90
     while not any(len(read_json_lines(path)) >= 3 for path in runs.glob("*/metrics.jsonl")):
@@ -194,7 +194,7 @@ def _serve(modules: Sequence[str]) -> None:
 
 
 def _become(
-    words: list[str],
+    arguments: list[str],
     log: str,
     variables: dict[str, str],
     before: str,
@@ -218,7 +218,7 @@ def _become(
             module, _, function = before.partition(":")
             getattr(importlib.import_module(module), function)()
         name = f"t2i_hpc.{task}"
-        sys.argv = [name, *words]
+        sys.argv = [name, *arguments]
         sys.modules.pop(name, None)
         runpy.run_module(name, run_name="__main__", alter_sys=True)
     except SystemExit as end:

@@ -76,18 +76,18 @@ def train_cases(cases: dict[str, Case], size: int, folder: Path) -> dict[str, Ou
     return outcomes
 
 
-def run_ranks(work: Callable[..., Any], size: int, folder: Path, *words: Any) -> None:
-    """Call ``work(world, *words)`` in `size` processes; keep what each returns as ``RANK.pt``."""
-    spawn(_one_rank, (size, str(folder), work, words), size)
+def run_ranks(work: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> None:
+    """Call ``work(world, *arguments)`` in `size` processes; keep the results as ``RANK.pt``."""
+    spawn(_one_rank, (size, str(folder), work, arguments), size)
 
 
-def _one_rank(rank: int, size: int, folder: str, work: Callable[..., Any], words: Any) -> None:
+def _one_rank(rank: int, size: int, folder: str, work: Callable[..., Any], arguments: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     control = dist.new_group(backend="gloo")
     assert isinstance(control, dist.ProcessGroup)
     world = World(rank, size, rank, size, torch.device("cpu"), control)
-    torch.save(work(world, *words), Path(folder) / f"{rank}.pt")
+    torch.save(work(world, *arguments), Path(folder) / f"{rank}.pt")
     gc.collect()  # gloo can abort at exit while a wrapped module still holds the group
     dist.destroy_process_group()
 

@@ -73,23 +73,23 @@ def tiny_batch(size: int = 4, start: int = 0) -> Batch:
 _SLOW_TO_IMPORT = ("convert", "evaluate", "generate", "pretrain", "train")
 
 
-def run_door(
-    task: str, *words: str, cwd: Path | None = None, timeout: float = 300
+def run_task(
+    task: str, *arguments: str, cwd: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python -m t2i_hpc.<task>`` as a person would, without the seconds of importing."""
     if task in _SLOW_TO_IMPORT:
         from tests.support.preloaded import of_commands
 
-        return of_commands().run(task, words, cwd, timeout)
-    return run_module(task, *words, cwd=cwd, timeout=timeout)
+        return of_commands().run(task, arguments, cwd, timeout)
+    return run_module(task, *arguments, cwd=cwd, timeout=timeout)
 
 
 def run_module(
-    task: str, *words: str, cwd: Path | None = None, timeout: float = 300
+    task: str, *arguments: str, cwd: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python -m t2i_hpc.<task>``."""
     return subprocess.run(
-        [sys.executable, "-m", f"t2i_hpc.{task}", *words],
+        [sys.executable, "-m", f"t2i_hpc.{task}", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -106,11 +106,11 @@ def environment() -> dict[str, str]:
 
 
 def train_tiny(
-    shards: Path, runs: Path, *words: str, task: Sequence[str] = ("train",)
+    shards: Path, runs: Path, *arguments: str, task: Sequence[str] = ("train",)
 ) -> subprocess.CompletedProcess[str]:
     """Train the tiny system on `shards`, in `runs`; fail the test with its output otherwise."""
-    door, *extra = task
-    done = run_door(door, *extra, f"data.path={shards}", f"runs={runs}", *TINY, *words)
+    name, *extra = task
+    done = run_task(name, *extra, f"data.path={shards}", f"runs={runs}", *TINY, *arguments)
     if done.returncode:
         raise AssertionError(done.stdout + done.stderr)
     return done

@@ -18,7 +18,7 @@ from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
 from tests.support.bert import minilm_folder
 from tests.support.data import make_shards
-from tests.support.training import TINY, losses_of, only_run, run_door, tiny_batch
+from tests.support.training import TINY, losses_of, only_run, run_task, tiny_batch
 from tests.systems.tiny import built
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -42,12 +42,12 @@ def test_a_pretrained_one_steers_a_training_and_its_pictures(tmp_path: Path) -> 
     minilm_folder()
     tiny = [word for word in TINY if "text_encoder" not in word]
     words = ("experiment=demo_bert", *tiny, "engine.images=4", f"runs={tmp_path}")
-    done = run_door("train", *words)
+    done = run_task("train", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     run = only_run(tmp_path)
     assert len(losses_of(run)) == 1
     asked = ('captions=["a zorblax bird"]', "columns=1", "device=cpu")
-    drawn = run_door("generate", f"run={run}", *asked)
+    drawn = run_task("generate", f"run={run}", *asked)
     assert drawn.returncode == 0, drawn.stdout + drawn.stderr
     assert list((run / "generated").rglob("*.png"))
 
@@ -57,7 +57,7 @@ def test_another_vocabulary_is_refused_before_anything_is_trained(
 ) -> None:
     words = ("experiment=demo_bert", f"data.path={shards}", "data.tokenizer=", f"runs={tmp_path}")
     minilm_folder()
-    done = run_door("train", *words)
+    done = run_task("train", *words)
     assert done.returncode == 2
     assert "knows 30,522 word pieces, the data has" in done.stderr
     assert "data.tokenizer=" in done.stderr

@@ -22,7 +22,7 @@ from t2i_hpc.training.world import World
 from tests.support.training import (
     losses_of,
     only_run,
-    run_door,
+    run_task,
     tiny_batch,
     tiny_system,
     train_tiny,
@@ -59,7 +59,7 @@ def system(config: DAMSMPretrainingConfig | None = None) -> DAMSMPretraining:
 
 
 def pretrain_tiny(shards: Path, runs: Path, *words: str) -> Path:
-    done = run_door("pretrain", f"data.path={shards}", f"runs={runs}", *ENCODERS, *words)
+    done = run_task("pretrain", f"data.path={shards}", f"runs={runs}", *ENCODERS, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return only_run(runs)
 
@@ -147,10 +147,10 @@ def test_the_door_writes_encoders_that_training_takes(shards: Path, tmp_path: Pa
     assert vocabulary_of(run / "text_encoder.safetensors", "key") == vocabulary
     assert read_state(trained, 4).vocabulary == vocabulary
 
-    refused = run_door("generate", f"run={run}")
+    refused = run_task("generate", f"run={run}")
     assert refused.returncode == 2
     assert "generates no images" in refused.stderr
-    told = run_door("report", f"run={run}")
+    told = run_task("report", f"run={run}")
     assert told.returncode == 0, told.stderr
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Attention after 12 images" in page

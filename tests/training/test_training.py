@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from t2i_hpc.common.errors import STOPPED
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.runs.layout import list_checkpoints
-from tests.support.training import TINY, environment, only_run, run_door, train_tiny
+from tests.support.training import TINY, environment, only_run, run_task, train_tiny
 
 
 def same_files(first: Path, second: Path) -> bool:
@@ -183,7 +183,7 @@ def test_a_time_limit_counts_all_sessions(shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_diverged_run_stops_with_advice(shards: Path, tmp_path: Path) -> None:
-    done = run_door(
+    done = run_task(
         "train",
         f"data.path={shards}",
         f"runs={tmp_path}",
