@@ -2,16 +2,20 @@
 
 Nothing that decides a result may depend on how many ranks or workers share the work, so
 every random choice is drawn from its own small generator, keyed by what it is for. Noise is
-drawn on the CPU: CUDA generators differ between GPU models.
+drawn on the CPU: CUDA generators differ between GPU models. torch is imported where it is needed:
+builds of shards have no use for it.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 _MASK = (1 << 64) - 1
 
@@ -26,6 +30,8 @@ def generator(seed: int, purpose: str, index: int) -> np.random.Generator:
 
 def noise(seed: int, purpose: str, indices: Iterable[int], width: int) -> torch.Tensor:
     """Draw standard normal noise, one row an index: float32 (len(indices), width) on the CPU."""
+    import torch
+
     rows = [
         generator(seed, purpose, index).standard_normal(width, dtype=np.float32)
         for index in indices
@@ -35,5 +41,7 @@ def noise(seed: int, purpose: str, indices: Iterable[int], width: int) -> torch.
 
 def seed_step(seed: int, images_seen: int) -> None:
     """Seed torch's own generators for the step that starts at `images_seen`, on all ranks alike."""
+    import torch
+
     value = generator(seed, "step", images_seen).integers(1 << 62)
     torch.manual_seed(int(value))

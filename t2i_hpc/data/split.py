@@ -15,10 +15,9 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from t2i_hpc.common.errors import ConfigurationError, DataError, nearest
 from t2i_hpc.common.files import resource, size_text
@@ -46,6 +45,9 @@ from t2i_hpc.data.storage.remote import (
     join,
 )
 from t2i_hpc.data.storage.retry import shown
+
+if TYPE_CHECKING:
+    import torch  # checks of shards have no use for it, and it takes seconds to import
 
 DEMO = "demo"
 _GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
@@ -128,9 +130,7 @@ class Split:
             center_crop(resize_shorter(self.image(sample), resolution), resolution)
             for sample in samples
         ]
-        if not images:
-            return torch.empty(0, 3, resolution, resolution, dtype=torch.uint8)
-        return stack(images)
+        return stack(images, resolution)
 
     def caption(self, image_number: int, seed: int) -> tuple[int, str]:
         """Return (sample, text) that generated image `image_number` is made for.
@@ -265,13 +265,15 @@ def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:
     )
 
 
-def stack(images: Iterable[Pixels]) -> torch.Tensor:
-    """Return uint8 (B, 3, H, W) of equally large images (H, W, 3)."""
+def stack(images: Iterable[Pixels], resolution: int = 0) -> torch.Tensor:
+    """Return uint8 (B, 3, H, W) of equally large images (H, W, 3); of none (0, 3, R, R)."""
+    import torch
+
     pixels = list(images)
-    height, width, channels = pixels[0].shape
-    stacked = np.empty((len(pixels), channels, height, width), dtype=np.uint8)
+    height, width = pixels[0].shape[:2] if pixels else (resolution, resolution)
+    stacked = np.empty((len(pixels), 3, height, width), dtype=np.uint8)
     for place, image in zip(stacked, pixels, strict=True):
-        place[:] = image.transpose(2, 0, 1)  # one copy, where two were
+        place[:] = image.transpose(2, 0, 1)  # transposed and stacked in one copy
     return torch.from_numpy(stacked)
 
 
