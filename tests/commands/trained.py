@@ -16,7 +16,7 @@ from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.run_directory import open_run, prepare_run
 from t2i_hpc.systems import build_system
-from t2i_hpc.training.checkpoints.writing import save_checkpoint
+from tests.support.checkpoints import save_checkpoint
 
 
 def make_run(folder: Path, shards: Path, checkpoints: tuple[int, ...] = (100, 200)) -> Path:

@@ -18,10 +18,9 @@ from t2i_hpc.runs.checkpoint import (
 )
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.systems.ssa_gan import SSAGAN
-from t2i_hpc.training.checkpoints.writing import save_checkpoint
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
-from tests.support.checkpoints import NOISE, stepped
+from tests.support.checkpoints import NOISE, save_checkpoint, stepped
 from tests.support.training import tiny_batch
 
 

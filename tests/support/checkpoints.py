@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
-from t2i_hpc.runs.checkpoint import TrainingProgress
+from t2i_hpc.runs.checkpoint import Checkpoint, TrainingProgress
 from t2i_hpc.runs.layout import folder_of
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.training.checkpoints.saving import Saver
-from t2i_hpc.training.checkpoints.writing import save_checkpoint
+from t2i_hpc.training.checkpoints.writing import Snapshot, take_snapshot, write_checkpoint
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.progress import RunOutput, Silence
 from t2i_hpc.training.step import train_step
@@ -43,6 +44,14 @@ def saver_of(run: Path, strategy: DDPStrategy) -> Saver:
 def progress_of(images: int) -> TrainingProgress:
     """Return the progress after so many images in batches of four."""
     return TrainingProgress(images, images // 4, 1.5)
+
+
+def save_checkpoint(
+    run: Path, modules: nn.Module, moments: Mapping[str, Tensor], progress: TrainingProgress
+) -> Checkpoint:
+    """Write a checkpoint of networks and moments as they are now, and wait for it."""
+    weights = take_snapshot(modules.state_dict())
+    return write_checkpoint(run, Snapshot(weights, take_snapshot(moments), progress, {}))
 
 
 @lru_cache

@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.runs.checkpoint import open_checkpoint, read_state, read_tensors
 from t2i_hpc.runs.layout import clear_leftovers, folder_of, list_checkpoints
-from t2i_hpc.training.checkpoints.writing import BackgroundWriter, check_space, save_checkpoint
+from t2i_hpc.training.checkpoints.writing import BackgroundWriter, check_space
 from t2i_hpc.training.step import train_step
 from tests.support.checkpoints import (
     NOISE,
     make_checkpoints,
     progress_of,
+    save_checkpoint,
     saver_of,
     stepped,
 )

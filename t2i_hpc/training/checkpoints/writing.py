@@ -61,14 +61,6 @@ class Snapshot:
     frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def save_checkpoint(
-    run: Path, modules: nn.Module, moments: Mapping[str, Tensor], progress: TrainingProgress
-) -> Checkpoint:
-    """Write a checkpoint of networks and moments as they are now, and wait for it."""
-    weights = take_snapshot(modules.state_dict())
-    return write_checkpoint(run, Snapshot(weights, take_snapshot(moments), progress, {}))
-
-
 def write_checkpoint(run: Path, snapshot: Snapshot) -> Checkpoint:
     """Write a checkpoint; one of the same number of images is replaced.
 
