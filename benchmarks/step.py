@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.batches import VOCABULARY, Size, random_batch
+from benchmarks.plain_step import PlainStep
 from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.models.image_encoder import build_image_encoder
@@ -35,7 +36,6 @@ from t2i_hpc.training.cost import count_flops
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
-from tests.systems.plain_step import PlainStep
 
 __all__ = ["build_step", "build_system", "count_flops"]  # what other benchmarks and tests take
 

@@ -71,7 +71,7 @@ def test_the_wheel_holds_code_configuration_and_demo_data_alone(wheel: Path) -> 
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
         "t2i_hpc/py.typed",
-        "t2i_hpc/configs/train.yaml",
+        "t2i_hpc/configs/experiment/demo.yaml",
         "t2i_hpc/configs/experiment/coco_ssagan.yaml",
         "t2i_hpc/shards_demo/train/manifest.json",
         "t2i_hpc/shards_demo/vocabulary.json",

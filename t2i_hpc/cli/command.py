@@ -1,9 +1,8 @@
-"""What all doors share: the grammar of the command line, help, and how errors leave.
+"""What all commands share: the command line, help, and how errors become exit codes.
 
-A door is a module with a task name, examples and a function that takes the task's
-configuration; everything else is here.
-
-Doors whose words without a key are runs: ``python -m t2i_hpc.status runs/a runs/b``.
+A command is a module with a task name, examples and a function that takes the task's
+configuration. Arguments without a key are runs where a command takes any number of them:
+``python -m t2i_hpc.status runs/a runs/b``.
 """
 
 from __future__ import annotations
@@ -23,16 +22,18 @@ from t2i_hpc.common.errors import (
     memory_explained,
 )
 from t2i_hpc.common.terminal import say
-from t2i_hpc.config.compose import compose_config, group_choices, groups_of, quoted, to_yaml
+from t2i_hpc.config.compose import compose_config, group_choices, to_yaml
 from t2i_hpc.config.fields import Entry, entries
+from t2i_hpc.config.overrides import quoted
+from t2i_hpc.config.tasks import TASK_GROUPS
 
 ConfigT = TypeVar("ConfigT")
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 _OPTIONS = """Options:
   --help            this text
-  --print-config    print the resolved configuration and leave
-  --print-run       print the run directory and leave (train and pretrain)
-  --config-dir DIR  a folder of configuration files of your own (experiment/mine.yaml, …)"""
+  --print-config    print the resolved configuration and exit
+  --print-run       print the run directory and exit (train and pretrain)
+  --config-dir DIR  folder of your configuration files (experiment/mine.yaml, …)"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Command(Generic[ConfigT]):
         config: the dataclass of its configuration.
         run: does the work; its return value is the exit code (None: 0).
         examples: two or more command lines.
-        locate: where the work of a configuration lies, for ``--print-run``.
+        locate: the run directory of a configuration, for ``--print-run``.
     """
 
     task: str
@@ -55,17 +56,17 @@ class Command(Generic[ConfigT]):
     examples: Sequence[str]
     locate: Callable[[ConfigT], Path] | None = None
 
-    def main(self, words: Sequence[str] | None = None) -> int:
-        """Run the command with `words` (default: the process's) and return its exit code."""
-        given = list(sys.argv[1:] if words is None else words)
-        return answered(self.task, lambda: self._open(given))
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command with `arguments` (default: the process's) and return its exit code."""
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return answered(self.task, lambda: self._run(given))
 
-    def _open(self, words: list[str]) -> int:
-        if "--help" in words or "-h" in words:
+    def _run(self, arguments: list[str]) -> int:
+        if "--help" in arguments or "-h" in arguments:
             say(self.help())
             return 0
-        options, settings = split_options(words)
-        config = compose_config(self.task, settings, self.config, options.folder)
+        options, overrides = split_options(arguments)
+        config = compose_config(self.task, overrides, self.config, options.folder)
         if options.print_config:
             say(to_yaml(config).rstrip("\n"))
             return 0
@@ -82,21 +83,21 @@ class Command(Generic[ConfigT]):
     def help(self) -> str:
         """Return the help text: summary, examples, groups and keys."""
         config = compose_config(self.task, [], self.config)
-        lines = [f"python -m t2i_hpc.{self.task} key=value …", "", self.summary, "", "Examples:"]
-        lines += [f"  {example}" for example in self.examples]
-        lines += [
-            "",
-            _OPTIONS,
-            "",
-            *_groups(self.task),
-            "Keys (type, range or choices, default):",
-        ]
-        lines += [_describe(entry) for entry in entries(config)]
-        return "\n".join(lines)
+        return "\n".join(
+            [
+                f"python -m t2i_hpc.{self.task} key=value …",
+                f"\n{self.summary}\n\nExamples:",
+                *(f"  {example}" for example in self.examples),
+                f"\n{_OPTIONS}\n",
+                *_groups(self.task),
+                "Keys (type, range or choices, default):",
+                *(_describe(entry) for entry in entries(config)),
+            ]
+        )
 
 
 def answered(task: str, work: Callable[[], int]) -> int:
-    """Do a command's work; what a user can put right is told in a sentence, with an exit code."""
+    """Do a command's work; an error that a user can fix becomes a sentence and an exit code."""
     try:
         with memory_explained():
             return work()
@@ -116,44 +117,42 @@ def answered(task: str, work: Callable[[], int]) -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """What stands on the command line beside the settings."""
+    """The arguments that are no overrides."""
 
     print_config: bool = False
     print_run: bool = False
     folder: Path | None = None
 
 
-def split_options(words: Sequence[str]) -> tuple[Options, list[str]]:
-    """Separate ``--options`` from ``key=value`` settings.
+def split_options(arguments: Sequence[str]) -> tuple[Options, list[str]]:
+    """Separate ``--options`` from ``key=value`` overrides.
 
     Raises:
         ConfigurationError: an unknown option or a missing folder.
     """
-    settings, folder, flags = [], None, set[str]()
-    rest = iter(words)
-    for word in rest:
-        if word in ("--print-config", "--print-run"):
-            flags.add(word)
-        elif word.split("=")[0] == "--config-dir":
-            named = word.split("=", 1)[1] if "=" in word else next(rest, "")
+    overrides, folder, flags = [], None, set[str]()
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("--print-config", "--print-run"):
+            flags.add(argument)
+        elif argument.split("=")[0] == "--config-dir":
+            named = argument.split("=", 1)[1] if "=" in argument else next(rest, "")
             folder = Path(named)
             if not named or not folder.is_dir():
                 raise ConfigurationError(f"--config-dir {named}: there is no such folder")
-        elif word.startswith("-"):
+        elif argument.startswith("-"):
             raise ConfigurationError(
-                f"unknown option {word}: settings are written key=value; see --help"
+                f"unknown option {argument}: settings are written key=value; see --help"
             )
         else:
-            settings.append(word)
-    return Options("--print-config" in flags, "--print-run" in flags, folder), settings
+            overrides.append(argument)
+    return Options("--print-config" in flags, "--print-run" in flags, folder), overrides
 
 
 def _groups(task: str) -> list[str]:
-    from t2i_hpc.common.files import resource
-
-    found = {group: group_choices(group, [resource("configs")]) for group in groups_of(task)}
+    found = {group: group_choices(group) for group in TASK_GROUPS[task]}
     lines = [f"  {group}={'|'.join(choices)}" for group, choices in found.items() if choices]
-    return ["Groups (files of configs/):", *lines, ""] if lines else []
+    return ["Groups (group=name):", *lines, ""] if lines else []
 
 
 def _describe(entry: Entry) -> str:
@@ -176,37 +175,37 @@ def _range(minimum: Any, maximum: Any) -> str:
 
 
 class RunsCommand(Command[ConfigT]):
-    """A door that takes any number of runs, with or without ``run=``."""
+    """A command that takes any number of runs, with or without ``run=``."""
 
-    def _open(self, words: list[str]) -> int:
+    def _run(self, arguments: list[str]) -> int:
         assert is_dataclass(self.config)
-        return super()._open(gather_runs(words, [each.name for each in fields(self.config)]))
+        return super()._run(gather_runs(arguments, [each.name for each in fields(self.config)]))
 
 
-def is_path(word: str, keys: Collection[str]) -> bool:
-    """Return whether a word names a path and no setting, as runs/a does, and lr=0.1/a if there."""
-    if word.startswith("-"):
+def is_path(argument: str, keys: Collection[str]) -> bool:
+    """Return whether an argument names a path, as runs/a does, and lr=0.1/a where it exists."""
+    if argument.startswith("-"):
         return False
-    key, equals, _ = word.partition("=")
-    place = Path(word)
+    key, equals, _ = argument.partition("=")
+    place = Path(argument)
     there = place.exists() or (len(place.parts) > 1 and place.parent.is_dir())
     return not equals or (key not in keys and there)
 
 
-def gather_runs(words: list[str], keys: Collection[str] = ()) -> list[str]:
-    """Put all words that are paths, and the value of ``run=PATH``, into one list setting.
+def gather_runs(arguments: list[str], keys: Collection[str] = ()) -> list[str]:
+    """Put all arguments that are paths, and the value of ``run=PATH``, into one list override.
 
     Args:
-        words: the command line.
+        arguments: the command line.
         keys: the settings of the command.
     """
-    runs, others, follows = list[str](), list[str](), False
-    for word in words:
-        if not follows and is_path(word, keys):
-            runs.append(word)
-        elif word.startswith("run=") and not word.startswith("run=["):
-            runs.append(word.removeprefix("run="))
+    runs, others, is_value = list[str](), list[str](), False
+    for argument in arguments:
+        if not is_value and is_path(argument, keys):
+            runs.append(argument)
+        elif argument.startswith("run=") and not argument.startswith("run=["):
+            runs.append(argument.removeprefix("run="))
         else:
-            others.append(word)
-        follows = word == "--config-dir"
+            others.append(argument)
+        is_value = argument == "--config-dir"
     return [*others, f"run=[{','.join(map(quoted, runs))}]"] if runs else others

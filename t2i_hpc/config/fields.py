@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,16 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(factory: Any) -> Any:
-    """Declare a nested configuration dataclass."""
+def inherited(schema: type[Any], name: str, *default: Any) -> Any:
+    """Declare a field as `schema` does, with another default where one is given."""
+    (declared,) = (item for item in dataclasses.fields(schema) if item.name == name)
+    meaning: Meaning = declared.metadata["meaning"]
+    values = {item.name: getattr(meaning, item.name) for item in dataclasses.fields(meaning)}
+    return setting(default[0] if default else declared.default, **values)
+
+
+def section(factory: Callable[[], Any]) -> Any:
+    """Declare a nested configuration dataclass, or a partial of one with other defaults."""
     return dataclasses.field(default_factory=factory)
 
 

@@ -22,8 +22,8 @@ def preset_of(settings: EvaluationConfig) -> EvaluationConfig | None:
     for root in [*([own] if own else []), resource("configs")]:
         for path in sorted((root / "evaluation").glob("*.yaml")):
             if _name_in(path) == settings.protocol:
-                words = [f"evaluation={path.stem}"]
-                return compose_config("evaluate", words, EvaluateConfig, own).evaluation
+                chosen = [f"evaluation={path.stem}"]
+                return compose_config("evaluate", chosen, EvaluateConfig, own).evaluation
     return None
 
 

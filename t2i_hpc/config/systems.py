@@ -1,22 +1,18 @@
-"""Configuration of the systems: the networks, their losses and their optimizers.
-
-Configuration of DF-GAN's CVPR 2022 version.
-
-Configuration of the GANs that draw in stages: AttnGAN, DM-GAN and their hybrids.
-"""
+"""Configuration of the systems: networks, losses and optimizers, and the systems by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from t2i_hpc.config.fields import section, setting
+from t2i_hpc.config.fields import inherited, section, setting
 
 
 @dataclass
 class SystemConfig:
     """What every system has."""
 
-    name: str = setting("ssa_gan", "the system's name")
+    name: str = setting("", "the system's name")
     resolution: int = setting(
         256, "side of the generated images", unit="px", choices=(64, 128, 256)
     )
@@ -145,9 +141,9 @@ class PretrainedTrunkConfig(ImageEncoderConfig):
 
 @dataclass
 class DAMSMPretrainingConfig(SystemConfig):
-    """Pre-training of DAMSM's text and image encoders on real pairs (AttnGAN §3.2)."""
+    """Pre-training of DAMSM's encoders on real pairs, as AttnGAN's released pretrain_DAMSM."""
 
-    name: str = setting("damsm", "the system's name")
+    name: str = inherited(SystemConfig, "name", "damsm")
     resolution: int = setting(
         256,
         "side of the images that the image encoder sees; 299 is Inception-v3's own",
@@ -170,9 +166,11 @@ class DAMSMPretrainingConfig(SystemConfig):
     )
     beta1: float = setting(0.5, "Adam's β₁", minimum=0.0, maximum=0.9999)
     beta2: float = setting(0.999, "Adam's β₂", minimum=0.0, maximum=0.99999)
-    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
+    # Released code: RNN_GRAD_CLIP; the image encoder's projections are not clipped.
+    text_encoder: TextEncoderConfig = section(partial(TextEncoderConfig, clip=0.25))
     image_encoder: PretrainedTrunkConfig = section(PretrainedTrunkConfig)
-    damsm: DAMSMConfig = section(DAMSMConfig)
+    # The released encoders were trained with γ₁ = 4; the papers say 5.
+    damsm: DAMSMConfig = section(partial(DAMSMConfig, gamma1=4.0))
 
 
 @dataclass
@@ -186,11 +184,45 @@ class OptimizerConfig:
 
 
 @dataclass
-class SSAGANConfig(SystemConfig):
-    """Semantic-spatial aware GAN (Hu et al., CVPR 2022)."""
+class GANConfig(SystemConfig):
+    """What every GAN has."""
 
-    generator_width: int = setting(64, "channel unit ngf of the generator", minimum=1)
-    discriminator_width: int = setting(64, "channel unit ndf of the discriminator", minimum=1)
+    generator_width: int = setting(64, "channel unit of the generator (ngf)", minimum=1)
+    discriminator_width: int = setting(64, "channel unit of each discriminator (ndf)", minimum=1)
+    mismatch: str = setting(
+        "shift",
+        "wrong captions for real images: shift = image i with caption i+1, without the last "
+        "(released code of SSA-GAN, AttnGAN and DM-GAN, which sorts a batch by the captions' "
+        "lengths before); roll = cyclic over the global batch (DF-GAN's, which rolls the images)",
+        choices=("shift", "roll"),
+    )
+    ema_images: float = setting(
+        0.0,
+        "half-life of the exponential moving average (EMA) of the generator's weights, which then "
+        "generates; 0: none; 693 steps are AttnGAN's and DM-GAN's decay of 0.999 a step",
+        unit="images",
+        minimum=0.0,
+    )
+    ema_ramp: bool = setting(
+        True,
+        "begin the EMA with a shorter half-life, half the images seen, so that the first weights "
+        "are soon forgotten; false: the same decay from the first step on (AttnGAN, DM-GAN)",
+    )
+    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+
+
+@dataclass
+class SSAGANConfig(GANConfig):
+    """Semantic-spatial aware GAN (Hu et al., CVPR 2022), as its released code trains it.
+
+    As the paper writes it: modulation=paper, mask_source=paper, penalty_norm=sum,
+    discriminator_schedule=merged, damsm.weight=0.1, damsm.root=true, text_encoder.training=joint.
+    As in the code in any case: the layers before RGB, and DAMSM's means over the batch, where the
+    paper has sums (the λ of a sum is a batch size times smaller).
+    """
+
+    name: str = inherited(SystemConfig, "name", "ssa_gan")
     block: str = setting(
         "ssacn",
         "ssacn; affine = without masks and batch norm (first version of DF-GAN, "
@@ -218,30 +250,11 @@ class SSAGANConfig(SystemConfig):
         "paper = m(gamma x + beta) (SSA-GAN Eq. 5)",
         choices=("code", "paper"),
     )
-    mismatch: str = setting(
-        "shift",
-        "wrong captions for real images: shift = image i with caption i+1, without the "
-        "last (released code, which sorts a batch by the captions' lengths before); roll = cyclic "
-        "over the global batch",
-        choices=("shift", "roll"),
-    )
     discriminator_schedule: str = setting(
         "two_steps",
         "two_steps = hinge loss, then the penalty at the discriminator just updated (released "
         "code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later code)",
         choices=("two_steps", "merged"),
-    )
-    ema_images: float = setting(
-        0.0,
-        "half-life of the running average of the generator's weights, which then draws; 0: none "
-        "(as the papers)",
-        unit="images",
-        minimum=0.0,
-    )
-    ema_ramp: bool = setting(
-        True,
-        "begin with a shorter half-life, half the images seen, so that the average forgets the "
-        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
     )
     penalty_weight: float = setting(
         2.0, "weight of the matching-aware gradient penalty", minimum=0.0
@@ -253,25 +266,18 @@ class SSAGANConfig(SystemConfig):
         "of both norms (SSA-GAN Eq. 6)",
         choices=("concatenated", "sum"),
     )
-    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
     image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
     damsm: DAMSMConfig = section(DAMSMConfig)
-    optimizer: OptimizerConfig = section(OptimizerConfig)
 
 
 @dataclass
-class DFGANConfig(SystemConfig):
+class DFGANConfig(GANConfig):
     """DF-GAN as of CVPR 2022 (Tao et al.); its first version is ssa_gan with block=affine."""
 
-    name: str = setting("df_gan", "the system's name")
-    generator_width: int = setting(32, "channel unit nf of the generator", minimum=1)
-    discriminator_width: int = setting(32, "channel unit nf of the discriminator", minimum=1)
-    mismatch: str = setting(
-        "roll",
-        "wrong captions for real images: roll = image i with caption i+1, cyclic over the "
-        "global batch (released code, which rolls the images); shift = without the last",
-        choices=("roll", "shift"),
-    )
+    name: str = inherited(SystemConfig, "name", "df_gan")
+    generator_width: int = inherited(GANConfig, "generator_width", 32)
+    discriminator_width: int = inherited(GANConfig, "discriminator_width", 32)
+    mismatch: str = inherited(GANConfig, "mismatch", "roll")
     truncation: float = setting(
         0.88,
         "scale of the noise, cut at two standard deviations, that pictures are drawn from "
@@ -279,49 +285,17 @@ class DFGANConfig(SystemConfig):
         minimum=0.0,
         maximum=1.0,
     )
-    ema_images: float = setting(
-        0.0,
-        "half-life of the running average of the generator's weights, which then draws; 0: none "
-        "(as the paper)",
-        unit="images",
-        minimum=0.0,
-    )
-    ema_ramp: bool = setting(
-        True,
-        "begin with a shorter half-life, half the images seen, so that the average forgets the "
-        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
-    )
-    penalty_weight: float = setting(
-        2.0, "weight of the matching-aware gradient penalty", minimum=0.0
-    )
-    penalty_power: float = setting(6.0, "power of the gradient's norm", minimum=2.0)
-    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
-    optimizer: OptimizerConfig = section(OptimizerConfig)
+    penalty_weight: float = inherited(SSAGANConfig, "penalty_weight")
+    penalty_power: float = inherited(SSAGANConfig, "penalty_power")
 
 
 @dataclass
-class StagedDAMSMConfig(DAMSMConfig):
-    """DAMSM as AttnGAN and DM-GAN use it."""
+class StagedGANConfig(GANConfig):
+    """GANs that generate in stages. The defaults are AttnGAN's, as its released code trains it.
 
-    weight: float = setting(
-        5.0, "weight λ of DAMSM in the generator's loss; 0 leaves it out", minimum=0.0
-    )
-    gamma1: float = setting(4.0, "sharpness of the attention over regions", minimum=0.0)
-
-
-@dataclass
-class StagedOptimizerConfig(OptimizerConfig):
-    """Adam as AttnGAN and DM-GAN use it."""
-
-    generator_learning_rate: float = setting(2e-4, "Adam's learning rate", minimum=0.0)
-    discriminator_learning_rate: float = setting(2e-4, "Adam's learning rate", minimum=0.0)
-    beta1: float = setting(0.5, "Adam's β₁", minimum=0.0, maximum=0.9999)
-    beta2: float = setting(0.999, "Adam's β₂", minimum=0.0, maximum=0.99999)
-
-
-@dataclass
-class StagedGANConfig(SystemConfig):
-    """GANs that draw in stages: AttnGAN, DM-GAN and their hybrids."""
+    Fewer stages: stages=[initial,attention] resolution=128. AttnDCGAN: pictures=last
+    unconditional=false residuals=0. The released EMA depends on the batch: ema_images=693 × batch.
+    """
 
     name: str = setting(
         "attn_gan",
@@ -334,8 +308,6 @@ class StagedGANConfig(SystemConfig):
         "at half of the next: initial, then attention (AttnGAN) or memory (DM-GAN)",
         choices=("initial", "attention", "memory"),
     )
-    generator_width: int = setting(32, "channel unit ngf of the generator", minimum=1)
-    discriminator_width: int = setting(64, "channel unit ndf of the discriminators", minimum=1)
     condition_width: int = setting(
         100, "length of the condition that is drawn for a sentence", minimum=1
     )
@@ -353,13 +325,6 @@ class StagedGANConfig(SystemConfig):
     unconditional: bool = setting(
         True, "discriminators judge images without their sentence too (AttnDCGAN: false)"
     )
-    mismatch: str = setting(
-        "shift",
-        "wrong captions for real images: shift = image i with caption i+1, without the "
-        "last (released code, which sorts a batch by the captions' lengths before); roll = cyclic "
-        "over the global batch",
-        choices=("shift", "roll"),
-    )
     reference_mask: bool = setting(
         False,
         "hide padding from the attention in the released code's wrong order, which published "
@@ -373,19 +338,54 @@ class StagedGANConfig(SystemConfig):
     divergence_weight: float = setting(
         1.0, "weight of the condition's divergence from the normal distribution", minimum=0.0
     )
-    ema_images: float = setting(
-        0.0,
-        "half-life of the running average of the generator's weights, which then draws; 0: none; "
-        "693 steps are the released decay of 0.999 a step",
-        unit="images",
-        minimum=0.0,
+    generator_width: int = inherited(GANConfig, "generator_width", 32)
+    # Released code, under the PyTorch of its time.
+    image_encoder: ImageEncoderConfig = section(partial(ImageEncoderConfig, align_corners=True))
+    damsm: DAMSMConfig = section(partial(DAMSMConfig, weight=5.0, gamma1=4.0))
+    optimizer: OptimizerConfig = section(
+        partial(
+            OptimizerConfig,
+            generator_learning_rate=2e-4,
+            discriminator_learning_rate=2e-4,
+            beta1=0.5,
+            beta2=0.999,
+        )
     )
-    ema_ramp: bool = setting(
-        True,
-        "begin with a shorter half-life, half the images seen, so that the average forgets the "
-        "first weights; false: the same decay from the first step on (AttnGAN's and DM-GAN's code)",
-    )
-    text_encoder: TextEncoderConfig = section(TextEncoderConfig)
-    image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
-    damsm: StagedDAMSMConfig = section(StagedDAMSMConfig)
-    optimizer: StagedOptimizerConfig = section(StagedOptimizerConfig)
+
+
+@dataclass
+class DMGANConfig(StagedGANConfig):
+    """DM-GAN (Zhu et al., CVPR 2019), as its released code trains it."""
+
+    name: str = inherited(StagedGANConfig, "name", "dm_gan")
+    stages: list[str] = inherited(StagedGANConfig, "stages", ["initial", "memory", "memory"])
+    generator_width: int = inherited(GANConfig, "generator_width", 64)  # GF_DIM
+    discriminator_width: int = inherited(GANConfig, "discriminator_width", 32)  # DF_DIM
+    discriminator_norm: str = inherited(StagedGANConfig, "discriminator_norm", "spectral")
+
+
+@dataclass
+class AttnDMGANConfig(DMGANConfig):
+    """AttnDM-GAN: attention, then memory. What its paper leaves open is DM-GAN's here."""
+
+    name: str = inherited(StagedGANConfig, "name", "attndm_gan")
+    stages: list[str] = inherited(StagedGANConfig, "stages", ["initial", "attention", "memory"])
+
+
+@dataclass
+class DMAttnGANConfig(DMGANConfig):
+    """DMAttn-GAN: memory, then attention. What its paper leaves open is DM-GAN's here."""
+
+    name: str = inherited(StagedGANConfig, "name", "dmattn_gan")
+    stages: list[str] = inherited(StagedGANConfig, "stages", ["initial", "memory", "attention"])
+
+
+SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
+    "ssa_gan": SSAGANConfig,
+    "df_gan": DFGANConfig,
+    "attn_gan": StagedGANConfig,
+    "dm_gan": DMGANConfig,
+    "attndm_gan": AttnDMGANConfig,
+    "dmattn_gan": DMAttnGANConfig,
+    "damsm": DAMSMPretrainingConfig,
+}

@@ -1,10 +1,8 @@
-"""The configuration of each task: one dataclass a door, the schema of ``configs/<task>.yaml``.
-
-Names of tasks and systems, and the dataclass of each.
-"""
+"""The configuration of each task: a dataclass, and the groups that ``group=name`` chooses from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +10,8 @@ from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.evaluation import EvaluationConfig, GenerationConfig
-from t2i_hpc.config.fields import section, setting
-from t2i_hpc.config.systems import (
-    DAMSMPretrainingConfig,
-    DFGANConfig,
-    SSAGANConfig,
-    StagedGANConfig,
-    SystemConfig,
-)
+from t2i_hpc.config.fields import inherited, section, setting
+from t2i_hpc.config.systems import SYSTEM_SCHEMAS, DAMSMPretrainingConfig, SystemConfig
 
 
 @dataclass
@@ -52,6 +44,14 @@ class TrainConfig:
     system: SystemConfig = section(SystemConfig)
     engine: EngineConfig = section(EngineConfig)
     evaluation: EvaluationsConfig = section(EvaluationsConfig)
+
+
+@dataclass
+class PretrainConfig(TrainConfig):
+    """Pre-train DAMSM's encoders."""
+
+    name: str = inherited(TrainConfig, "name", "encoders")
+    system: SystemConfig = section(DAMSMPretrainingConfig)
 
 
 @dataclass
@@ -208,7 +208,7 @@ class LaunchConfig:
 
 TASK_SCHEMAS: dict[str, type[Any]] = {
     "train": TrainConfig,
-    "pretrain": TrainConfig,
+    "pretrain": PretrainConfig,
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "report": ReportConfig,
@@ -222,9 +222,20 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "table": TableConfig,
 }
 
-SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
-    "ssa_gan": SSAGANConfig,
-    "df_gan": DFGANConfig,
-    "staged_gan": StagedGANConfig,
-    "damsm": DAMSMPretrainingConfig,
+# The groups of a task and what they are unless another name is given; None: nothing.
+_TRAINING = {"data": "demo", "system": "ssa_gan", "engine": "ddp", "experiment": None}
+TASK_GROUPS: dict[str, dict[str, str | None]] = {
+    **{task: {} for task in TASK_SCHEMAS},
+    "train": _TRAINING,
+    "pretrain": {**_TRAINING, "system": "damsm"},
+    "evaluate": {"evaluation": "default"},
+    "launch": {"cluster": "local"},
+}
+
+# What groups offer without a file in configs/: the dataclass says it all.
+GROUPS: dict[str, Mapping[str, type[Any]]] = {
+    "system": SYSTEM_SCHEMAS,
+    "engine": dict.fromkeys(("ddp", "deepspeed"), EngineConfig),
+    "evaluation": {"default": EvaluationConfig},
+    "cluster": dict.fromkeys(("local", "slurm"), ClusterConfig),
 }

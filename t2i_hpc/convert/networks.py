@@ -10,8 +10,8 @@ from torch import nn
 
 from t2i_hpc.common.errors import UserError, nearest
 from t2i_hpc.convert import names
-from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, EarlyDFGenerator
-from t2i_hpc.models.discriminator import MatchingDiscriminator
+from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
+from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator

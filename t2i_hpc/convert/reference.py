@@ -46,16 +46,16 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
 
     Returns:
         The module in evaluation mode: generator(noise, sentence) →
-        :class:`~t2i_hpc.models.outputs.GeneratedImages`; discriminator(image, sentence) →
+        :class:`~t2i_hpc.models.GeneratedImages`; discriminator(image, sentence) →
         logits (B,), and ``features(image)``; text(tokens, lengths) → words and sentence;
         image(images) → regions and code. Of DF-GAN's CVPR 2022 version the discriminator gives
         features only, head(features, sentence) → logits (B,), and
-        :class:`~t2i_hpc.models.df_networks.PairedDiscriminator` joins the two.
+        :class:`~t2i_hpc.models.discriminator.PairedDiscriminator` joins the two.
         AttnGAN's and DM-GAN's: generator(noise, sentence, words, padding_mask) →
         :class:`~t2i_hpc.models.staged_generator.StagedPictures`, with the words hidden that
         the mask names; set its ``reference_mask`` to hide them as the weights were trained
         with. discriminator(image, sentence) →
-        :class:`~t2i_hpc.models.staged_discriminator.Judgement`.
+        :class:`~t2i_hpc.models.staged_discriminator.Logits`.
 
     Raises:
         ConversionError: unknown system or network; missing, unexpected or mis-shaped tensors.

@@ -16,8 +16,9 @@ from t2i_hpc.cluster.jobs import Plan, Work
 from t2i_hpc.cluster.sweeps import plan_sweep, refuse_axes
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.cluster import ClusterConfig, check_cluster
-from t2i_hpc.config.compose import compose_config, quoted, to_yaml
+from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.data import ShardsConfig
+from t2i_hpc.config.overrides import quoted
 from t2i_hpc.config.tasks import (
     TASK_SCHEMAS,
     EvaluateConfig,

@@ -1,8 +1,9 @@
-"""Matching-aware gradient penalty (DF-GAN, SSA-GAN Eq. 6)."""
+"""Matching-aware gradient penalty, MA-GP (DF-GAN §3.3, SSA-GAN Eq. 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,54 +11,59 @@ from torch import Tensor
 from t2i_hpc.losses.adversarial import at_least_float32
 
 
+class PairDiscriminator(Protocol):
+    """A discriminator of (image, sentence) pairs without batch statistics."""
+
+    def features(self, image: Tensor, /) -> Tensor:
+        """Return features of images (B, 3, H, W)."""
+
+    def logits(self, features: Tensor, sentence: Tensor, /) -> Tensor:
+        """Return logits (B,) of features with sentences (B, S)."""
+
+
+class PenalizedPairs(NamedTuple):
+    """The penalty, a scalar, and the features and logits (B,) of the pairs it was computed at."""
+
+    penalty: Tensor
+    features: Tensor
+    logits: Tensor
+
+
 def matching_aware_gradient_penalty(
-    judge: Callable[[Tensor, Tensor], Tensor],
+    discriminator: PairDiscriminator,
     image: Tensor,
     sentence: Tensor,
     power: float = 6.0,
     norm: str = "concatenated",
-) -> Tensor:
-    """Return the mean power of the gradient's norm at real, matching pairs, in float32.
+) -> PenalizedPairs:
+    """Return mean_b n_b^power at real, matching pairs, in float32 at least.
+
+    n_b is the norm of logit b's gradient by image and sentence.
 
     Args:
-        judge: logits (B,) of images (B, 3, H, W) with sentences (B, S), without batch statistics.
-        image, sentence: real pairs; their own graph is not entered.
+        discriminator: its logit b depends on row b alone.
+        image, sentence: real pairs (B, 3, H, W) and (B, S); their own graph is not entered.
         power: p of the norm, 6 in the papers.
-        norm: see :func:`gradient_penalty`.
-    """
-    with torch.autocast(image.device.type, enabled=False):
-        inputs = penalty_inputs(image, sentence)
-        return gradient_penalty(judge(*inputs), inputs, power, norm)
-
-
-def penalty_inputs(*values: Tensor) -> tuple[Tensor, ...]:
-    """Return copies in float32 at least, to compute logits from and to differentiate by.
-
-    They are views of leaves: hooks on the inputs of modules, as of torch's FLOP counter, refuse
-    to see a leaf differentiated.
-    """
-    leaves = [at_least_float32(value.detach()).requires_grad_() for value in values]
-    return tuple(leaf.view_as(leaf) for leaf in leaves)
-
-
-def gradient_penalty(
-    logits: Tensor, inputs: Sequence[Tensor], power: float, norm: str = "concatenated"
-) -> Tensor:
-    """Return mean_b n_b^power, n_b being the norm of logit b's gradient by image and sentence.
-
-    Outside autocast: a sixth power overflows half precision.
-
-    Args:
-        logits: (B,), computed from `inputs`; logit b depends on row b alone.
-        inputs: image and sentence of :func:`penalty_inputs`.
-        power: p of the norm.
-        norm: ``concatenated`` is √(‖∇x‖² + ‖∇e‖²) (released code), written without the root,
-            whose gradient is not a number where a gradient vanishes; ``sum`` is ‖∇x‖ + ‖∇e‖
+        norm: ``concatenated`` is √(‖∇x‖² + ‖∇e‖²) (released code); ``sum`` is ‖∇x‖ + ‖∇e‖
             (SSA-GAN Eq. 6).
     """
-    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    rows = [gradient.flatten(1) for gradient in gradients]
+    # Outside autocast: a sixth power overflows half precision.
+    with torch.autocast(image.device.type, enabled=False):
+        # Views of leaves: hooks on the inputs of modules, as of torch's FLOP counter, refuse to
+        # see a leaf differentiated.
+        leaves = [at_least_float32(v.detach()).requires_grad_() for v in (image, sentence)]
+        inputs = [leaf.view_as(leaf) for leaf in leaves]
+        features = discriminator.features(inputs[0])
+        logits = discriminator.logits(features, inputs[1])
+        gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+        penalty = _norm_to_the(power, [g.flatten(1) for g in gradients], norm).mean()
+        return PenalizedPairs(penalty, features, logits)
+
+
+def _norm_to_the(power: float, rows: Sequence[Tensor], norm: str) -> Tensor:
+    """Return the power (B,) of the joint norm of gradients (B, …)."""
     if norm == "sum":
         # torch's norm has the gradient 0 at 0.
-        return torch.stack([row.norm(dim=1) for row in rows]).sum(0).pow(power).mean()
-    return torch.stack([row.square().sum(1) for row in rows]).sum(0).pow(power / 2).mean()
+        return torch.stack([row.norm(dim=1) for row in rows]).sum(0).pow(power)
+    # Without the root, whose gradient is NaN where a gradient vanishes.
+    return torch.stack([row.square().sum(1) for row in rows]).sum(0).pow(power / 2)

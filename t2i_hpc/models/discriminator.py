@@ -1,21 +1,27 @@
-"""The one-way discriminator of DF-GAN and SSA-GAN: is this image real and does it match?
+"""The one-way discriminators of DF-GAN and SSA-GAN: is this image real and does it match?
 
-It has no batch statistics, so real and fake images may share one forward. The shortcut
-convolutions of the last two blocks that the published state dicts carry are never used there
-and do not exist here: a dead parameter would break gradient averaging between ranks.
+They have no batch statistics, so real and fake images may share one forward. The shortcut
+convolutions between equal widths that published state dicts carry are never used there and do
+not exist here: a dead parameter would break gradient averaging between ranks.
+
+The matching-aware gradient penalty differentiates their gradient. torch's own leaky_relu and
+avg_pool2d answer the second derivative with respect to the activation by a tensor of zeros,
+which then travels backwards through every convolution for nothing: 10 % of an SSA-GAN
+iteration. :func:`leaky_relu` and :func:`average_pool` depend on the incoming gradient alone, and
+where none comes in none goes out (autograd would make it zeros), so the double backward touches
+only the gradient's graph.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.models.piecewise_linear import average_pool, leaky_relu
-
 _LAST_SIDE = 4
-_WIDEST = 16
 
 
 class DownBlock(nn.Module):
@@ -49,25 +55,143 @@ class MatchingDiscriminator(nn.Module):
 
     def __init__(self, resolution: int = 256, width: int = 64, sentence_width: int = 256) -> None:
         super().__init__()
-        halvings = (resolution // _LAST_SIDE).bit_length() - 1
-        widths = [min(_WIDEST, 1 << level) * width for level in range(halvings + 1)]
-        self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
-        self.joint = nn.Conv2d(widths[-1] + sentence_width, 2 * width, 3, padding=1, bias=False)
-        self.logit = nn.Conv2d(2 * width, 1, _LAST_SIDE, bias=False)
+        self.from_rgb, self.blocks = _trunk(resolution, width, 16)
+        channels = min(16, resolution // _LAST_SIDE) * width
+        self.joint, self.logit = _head(channels + sentence_width, width)
 
     def features(self, image: Tensor) -> Tensor:
         """Return (B, 16·ndf, 4, 4) features of images (B, 3, R, R) in [-1, 1]."""
         result: Tensor = self.blocks(self.from_rgb(image))
         return result
 
-    def judge(self, features: Tensor, sentence: Tensor) -> Tensor:
+    def logits(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Return logits (B,) of image features with sentences (B, S); high = real and matching."""
-        spread = sentence[:, :, None, None].expand(-1, -1, *features.shape[2:])
-        hidden = leaky_relu(self.joint(torch.cat([features, spread], dim=1)))
-        result: Tensor = self.logit(hidden)
+        result: Tensor = self.logit(leaky_relu(self.joint(_joined(features, sentence))))
         return result.flatten()
 
     def forward(self, image: Tensor, sentence: Tensor) -> Tensor:
         """Return logits (B,) of images with sentences."""
-        return self.judge(self.features(image), sentence)
+        return self.logits(self.features(image), sentence)
+
+
+class DFDiscriminator(nn.Module):
+    """DF-GAN's discriminator as of CVPR 2022 (NetD): features; :class:`DFHead` makes the logits.
+
+    Args:
+        resolution: side of the images in pixels, 4·2^n.
+        width: channel unit (nf); widths are 1, 2, 4, 8, 8, … times it.
+    """
+
+    def __init__(self, resolution: int = 256, width: int = 32) -> None:
+        super().__init__()
+        self.from_rgb, self.blocks = _trunk(resolution, width, 8)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return (B, 8·nf, 4, 4) features of images (B, 3, R, R) in [-1, 1]."""
+        result: Tensor = self.blocks(self.from_rgb(image))
+        return result
+
+
+class DFHead(nn.Module):
+    """Logits of image features with sentences (NetC of the released code).
+
+    Args:
+        width: channel unit (nf) of the discriminator whose features it takes.
+        sentence_width: length of the sentence vector.
+    """
+
+    def __init__(self, width: int = 32, sentence_width: int = 256) -> None:
+        super().__init__()
+        self.joint, self.logit = _head(8 * width + sentence_width, width)
+
+    def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Return logits (B,) of (B, 8·nf, 4, 4) with sentences (B, S)."""
+        result: Tensor = self.logit(leaky_relu(self.joint(_joined(features, sentence))))
+        return result.flatten()
+
+
+class PairedDiscriminator(nn.Module):
+    """DF-GAN's discriminator and head, two published state dicts, as one matching discriminator."""
+
+    def __init__(self, discriminator: DFDiscriminator, head: DFHead) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.head = head
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return (B, 8·nf, 4, 4) features of images (B, 3, R, R) in [-1, 1]."""
+        result: Tensor = self.discriminator(image)
+        return result
+
+    def logits(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Return logits (B,) of image features with sentences (B, S); high = real and matching."""
+        result: Tensor = self.head(features, sentence)
+        return result
+
+    def forward(self, image: Tensor, sentence: Tensor) -> Tensor:
+        """Return logits (B,) of images with sentences."""
+        return self.logits(self.features(image), sentence)
+
+
+def _trunk(resolution: int, width: int, widest: int) -> tuple[nn.Conv2d, nn.Sequential]:
+    """Return the layers from colors to 4 px; channels double with each halving up to `widest`."""
+    halvings = (resolution // _LAST_SIDE).bit_length() - 1
+    widths = [min(widest, 1 << level) * width for level in range(halvings + 1)]
+    from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
+    return from_rgb, nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
+
+
+def _head(channels: int, width: int) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """Return the two convolutions from joined features and sentence to a logit."""
+    joint = nn.Conv2d(channels, 2 * width, 3, padding=1, bias=False)
+    return joint, nn.Conv2d(2 * width, 1, _LAST_SIDE, bias=False)
+
+
+def _joined(features: Tensor, sentence: Tensor) -> Tensor:
+    """Return features (B, C, 4, 4) and sentences (B, S) as (B, C + S, 4, 4)."""
+    spread = sentence[:, :, None, None].expand(-1, -1, *features.shape[2:])
+    return torch.cat([features, spread], dim=1)
+
+
+class _LeakyReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slope: float) -> Tensor:
+        ctx.set_materialize_grads(False)
+        result = F.leaky_relu(value, slope)
+        # The result has the signs of the value, and the next layer keeps it anyway.
+        ctx.save_for_backward(result)
+        ctx.slope = slope
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:
+        if gradient is None:
+            return None, None
+        (result,) = ctx.saved_tensors
+        backward = torch.ops.aten.leaky_relu_backward
+        return backward(gradient, result.detach(), ctx.slope, False), None
+
+
+class _AveragePool2(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        return F.avg_pool2d(value, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:
+            return None
+        return F.interpolate(gradient * 0.25, scale_factor=2, mode="nearest")
+
+
+def leaky_relu(value: Tensor, slope: float = 0.2) -> Tensor:
+    """Return max(x, slope·x); any shape."""
+    result: Tensor = _LeakyReLU.apply(value, slope)
+    return result
+
+
+def average_pool(value: Tensor) -> Tensor:
+    """Halve (B, C, H, W) by 2×2 means; H and W even."""
+    result: Tensor = _AveragePool2.apply(value)
+    return result

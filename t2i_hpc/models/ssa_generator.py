@@ -1,19 +1,15 @@
-"""The semantic-spatial aware convolution block of SSA-GAN (paper §3.2, Fig. 3).
+"""SSA-GAN's generator: noise and a sentence to an image and its semantic masks (paper Fig. 2).
 
-A mask says where the text may change the features; the sentence says how. The default is the
-behavior of the released code (which made the published numbers): the modulation is
-x̂·(1 + m·γ(e)) + m·β(e), and features are enlarged by the nearest pixel. The paper says
-m·(γ(e)·x̂ + β(e)) and bilinear enlargement; both are options.
-
-SSA-GAN's generator: noise and a sentence to an image and its semantic masks.
-
-4×4 features made of the noise pass through SSACN blocks that double the size; each block is
-steered by the sentence inside a mask that the previous features predict (paper Fig. 2).
+4×4 features made of the noise pass through semantic-spatial aware convolution blocks (SSACN,
+paper §3.2, Fig. 3) that double the size. The mask that a block predicts from the previous
+features says where the text may change them; the sentence says how. The default is what the
+released code does (it made the published numbers): the modulation is x̂·(1 + m·γ(e)) + m·β(e), and
+features are enlarged by the nearest pixel. The paper says m·(γ(e)·x̂ + β(e)) and bilinear
+enlargement; both are options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,27 +17,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.models.batch_norm import GlobalBatchNorm2d
-from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.models import GeneratedImages
+from t2i_hpc.models.global_batch import GlobalBatchNorm2d
+
+_FIRST_SIDE = 4
+_WIDEST = 8
 
 
-class SentenceAffine(nn.Module):
-    """Two-layer perceptron from the sentence (B, S) to one number a channel (B, C).
+class AffineParameter(nn.Module):
+    """γ or β of an affine modulation: a condition (B, S) to one number a channel (B, C, 1, 1).
 
-    The last layer's weight starts at zero and its bias at `start`, so that training starts with
-    the same number for every sentence.
+    A two-layer perceptron. The last layer's weight starts at zero and its bias at `start`, so
+    that training begins with the same number for every condition.
     """
 
-    def __init__(self, sentence_width: int, channels: int, start: float = 0.0) -> None:
+    def __init__(
+        self, condition_width: int, hidden_width: int, channels: int, start: float = 0.0
+    ) -> None:
         super().__init__()
-        self.hidden = nn.Linear(sentence_width, sentence_width)
-        self.output = nn.Linear(sentence_width, channels)
+        self.hidden = nn.Linear(condition_width, hidden_width)
+        self.output = nn.Linear(hidden_width, channels)
         nn.init.zeros_(self.output.weight)
         nn.init.constant_(self.output.bias, start)
 
-    def forward(self, sentence: Tensor) -> Tensor:
+    def forward(self, condition: Tensor) -> Tensor:
         """Return (B, C, 1, 1)."""
-        result: Tensor = self.output(F.relu(self.hidden(sentence)))
+        result: Tensor = self.output(F.relu(self.hidden(condition)))
         return result[:, :, None, None]
 
 
@@ -60,10 +61,9 @@ class SemanticSpatialBatchNorm(nn.Module):
         super().__init__()
         self.keeps_features = modulation == "code"
         self.norm = GlobalBatchNorm2d(channels, affine=False)
-        self.gamma = SentenceAffine(
-            sentence_width, channels, start=0.0 if self.keeps_features else 1.0
-        )
-        self.beta = SentenceAffine(sentence_width, channels)
+        start = 0.0 if self.keeps_features else 1.0
+        self.gamma = AffineParameter(sentence_width, sentence_width, channels, start)
+        self.beta = AffineParameter(sentence_width, sentence_width, channels)
 
     def forward(self, features: Tensor, sentence: Tensor, mask: Tensor | None) -> Tensor:
         """Modulate (B, C, H, W) by the sentence (B, S) where mask (B, 1, H, W) in [0, 1] is high.
@@ -146,10 +146,6 @@ class SSABlock(nn.Module):
     def enlarge(self, features: Tensor) -> Tensor:
         """Enlarge features as before the block's first layer."""
         return enlarge(features, self.upsampling, self.enlargement)
-
-
-_FIRST_SIDE = 4
-_WIDEST = 8
 
 
 @dataclass(frozen=True)
@@ -260,11 +256,3 @@ class SSAGenerator(nn.Module):
         if self.masks_from_enlarged:
             return torch.sigmoid(predictor(block.enlarge(features)))
         return torch.sigmoid(enlarge(predictor(features), block.upsampling, "bilinear"))
-
-
-def parameter_count(module: nn.Module, trainable: bool = False) -> int:
-    """Return the number of parameters."""
-    chosen: Sequence[nn.Parameter] = [
-        p for p in module.parameters() if p.requires_grad or not trainable
-    ]
-    return sum(p.numel() for p in chosen)

@@ -1,8 +1,9 @@
 """The discriminators of AttnGAN and DM-GAN, one for each size of image.
 
-Each gives two judgements: whether an image is real, and whether it is real and matches its
-sentence. AttnGAN's have batch norms; DM-GAN's have spectrally normalized convolutions instead.
-With batch norms real and fake images must be entered apart, or they share their statistics.
+Each gives two logits: that an image is real (unconditional), and that it is real and matches its
+sentence (conditional). AttnGAN's have batch norms; DM-GAN's have spectrally normalized
+convolutions instead. With batch norms real and fake images must be entered apart, or they share
+their statistics.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.models.batch_norm import GlobalBatchNorm2d
-from t2i_hpc.models.stage_blocks import RaggedBatchNorm2d
+from t2i_hpc.models.global_batch import GlobalBatchNorm2d, RaggedBatchNorm2d
 
 _LAST_SIDE = 4
 _WIDEST = 8
 
 
-class Judgement(NamedTuple):
-    """Logits (B,): of real and matching, and of real; None from a discriminator without it."""
+class Logits(NamedTuple):
+    """Logits (B,) of pairs, and of images alone; None from a discriminator without that head."""
 
-    matching: Tensor
-    real: Tensor | None
+    conditional: Tensor
+    unconditional: Tensor | None
 
 
 class SpectralConv2d(nn.Conv2d):
@@ -98,7 +98,7 @@ class StagedDiscriminator(nn.Module):
         width: channel unit (ndf); widths double with each halving, then fall back to 8·ndf.
         sentence_width: length of the sentence vector.
         norm: ``batch`` (AttnGAN) or ``spectral`` (DM-GAN).
-        unconditional: whether images are judged without their sentence too.
+        unconditional: whether there is a head for images without their sentence.
     """
 
     def __init__(
@@ -131,20 +131,20 @@ class StagedDiscriminator(nn.Module):
         result: Tensor = self.blocks(image)
         return result
 
-    def judge(self, features: Tensor, sentence: Tensor) -> Tensor:
+    def logits(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Return logits (B,) of image features with sentences (B, S); high = real and matching."""
         spread = sentence[:, :, None, None].expand(-1, -1, *features.shape[2:])
         result: Tensor = self.matching(self.joint(torch.cat([features, spread], 1)))
         return result.flatten()
 
-    def judge_alone(self, features: Tensor) -> Tensor | None:
+    def unconditional_logits(self, features: Tensor) -> Tensor | None:
         """Return logits (B,) of image features alone; high = real. None where there is no head."""
         if self.real is None:
             return None
         result: Tensor = self.real(features)
         return result.flatten()
 
-    def forward(self, image: Tensor, sentence: Tensor) -> Judgement:
-        """Return both judgements of images with sentences."""
+    def forward(self, image: Tensor, sentence: Tensor) -> Logits:
+        """Return both logits of images with sentences."""
         features = self.features(image)
-        return Judgement(self.judge(features, sentence), self.judge_alone(features))
+        return Logits(self.logits(features, sentence), self.unconditional_logits(features))

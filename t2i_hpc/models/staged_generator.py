@@ -1,14 +1,12 @@
-"""The stages of AttnGAN and DM-GAN, made alike so that a generator is a list of them.
+"""The generator of AttnGAN, DM-GAN and their hybrids: stages, each with an image of its own.
 
-The first stage makes features of the condition and the noise. Every further one looks at the
-words, refines the features and doubles their size; how it looks is what tells attention
-(AttnGAN §3.1) from memory (DM-GAN §3.1) apart.
+A sentence and noise give features at a small size; each further stage attends to the words,
+refines the features and doubles their size (AttnGAN Fig. 2, DM-GAN Fig. 2). How it attends is
+what tells attention (AttnGAN §3.1) from memory (DM-GAN §3.1) apart, so a generator is a list of
+stages, and the hybrids AttnDM-GAN and DMAttn-GAN are two lists more.
 
-The generator of AttnGAN, DM-GAN and their hybrids: stages, each with an image of its own.
-
-A sentence and noise give features at a small size; each further stage looks at the single
-words and doubles the size (AttnGAN Fig. 2, DM-GAN Fig. 2). Which kinds of stages follow one
-another is a list, so the hybrids AttnDM-GAN and DMAttn-GAN are two lists more.
+Every convolution is followed by a batch norm and a gated linear unit (half of the channels times
+the sigmoid of the other half). Shapes and order are those of AttnGAN's released code.
 """
 
 from __future__ import annotations
@@ -22,18 +20,117 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.models.outputs import GeneratedImages
-from t2i_hpc.models.stage_blocks import (
-    Condition,
-    ConditioningAugmentation,
-    GlobalBatchNorm1d,
-    ResidualBlock,
-    UpBlock,
-    hidden_words,
-    read_words,
-)
+from t2i_hpc.common.collectives import gather_rows, rank
+from t2i_hpc.models import GeneratedImages
+from t2i_hpc.models.global_batch import GlobalBatchNorm1d, GlobalBatchNorm2d
 
 FIRST_SIDE = 4
+INITIAL = "initial"
+
+
+class UpBlock(nn.Module):
+    """Double the size of (B, C, H, W) by the nearest pixel; convolution to (B, C', 2H, 2W)."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * out_channels, 3, padding=1, bias=False)
+        self.norm = GlobalBatchNorm2d(2 * out_channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the larger features."""
+        large = F.interpolate(features, scale_factor=2, mode="nearest")
+        return F.glu(self.norm(self.conv(large)), 1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside (B, C, H, W), with no activation after the sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
+        self.norm1 = GlobalBatchNorm2d(2 * channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = GlobalBatchNorm2d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features and what the convolutions add to them."""
+        hidden = F.glu(self.norm1(self.conv1(features)), 1)
+        added: Tensor = self.norm2(self.conv2(hidden))
+        return features + added
+
+
+class Condition(NamedTuple):
+    """A condition (B, C) and the Gaussian it was drawn from: mean and log variance, both (B, C)."""
+
+    value: Tensor
+    mean: Tensor
+    log_variance: Tensor
+
+
+class ConditioningAugmentation(nn.Module):
+    """Draw a condition from a Gaussian that the sentence decides (StackGAN §3.2).
+
+    Args:
+        sentence_width: length of the sentence vector.
+        condition_width: length of the condition.
+    """
+
+    def __init__(self, sentence_width: int, condition_width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(sentence_width, 4 * condition_width)
+
+    def forward(self, sentence: Tensor, noise: Tensor | None = None) -> Condition:
+        """Return μ + σ·noise for sentences (B, S) and normal noise (B, C).
+
+        Without noise: μ in evaluation mode, drawn by torch's generator in training.
+        """
+        mean, log_variance = F.glu(self.linear(sentence), 1).chunk(2, 1)
+        if noise is None:
+            noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
+        return Condition(mean + (0.5 * log_variance).exp() * noise, mean, log_variance)
+
+
+def hidden_words(padding_mask: Tensor, positions: int, reference: bool, training: bool) -> Tensor:
+    """Return where words are hidden, from bool (B, T): (B, 1, T), or (B, positions, T) as released.
+
+    The released code numbers the rows (sample b, position q) as b·positions + q, and gives row n
+    the mask of sample n modulo the batch size. While training that is the global batch, so the
+    result does not depend on the number of ranks.
+
+    Args:
+        padding_mask: True where a caption has no word.
+        positions: places of the image that attend.
+        reference: whether to do as the released code does.
+        training: whether all ranks take part.
+    """
+    if not reference:
+        return padding_mask[:, None]
+    everyone = gather_rows(padding_mask.float()) > 0 if training else padding_mask
+    batch = len(padding_mask)
+    first = rank() * batch * positions if training else 0
+    rows = torch.arange(first, first + batch * positions, device=padding_mask.device)
+    return everyone[rows % len(everyone)].view(batch, positions, -1)
+
+
+def read_words(
+    features: Tensor, keys: Tensor, values: Tensor, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let every position of an image read from the words.
+
+    Args:
+        features: (B, C, h, w), what positions ask for.
+        keys: (B, C, T), what words answer to.
+        values: (B, V, T), what words say.
+        hidden: bool (B, 1 or h·w, T), words that a position must not see.
+
+    Returns:
+        What was read (B, V, h, w), and the attention (B, T, h, w), which sums to 1 over words.
+    """
+    size = features.shape[2:]
+    scores = features.flatten(2).transpose(1, 2) @ keys
+    attention = scores.masked_fill(hidden, float("-inf")).softmax(2).transpose(1, 2)
+    read = values @ attention.to(values.dtype)
+    return read.unflatten(2, size), attention.unflatten(2, size)
 
 
 class Words(NamedTuple):
@@ -155,9 +252,6 @@ REFINING_STAGES: dict[str, type[RefiningStage]] = {
 }
 
 
-INITIAL = "initial"
-
-
 @dataclass(frozen=True)
 class StagedPictures(GeneratedImages):
     """GeneratedImages of all stages, and the condition they were drawn from.
@@ -180,7 +274,7 @@ class StagedGenerator(nn.Module):
             length of a sentence.
         residuals: residual blocks of every stage after the first.
         reference_mask: hide words in the released code's wrong order, which published weights
-            were trained with; see :mod:`t2i_hpc.models.stage_blocks`.
+            were trained with; see :func:`hidden_words`.
 
     Raises:
         ValueError: stages in another order, or more than fit into the resolution.
@@ -274,3 +368,20 @@ def stage_resolutions(stages: Sequence[str], resolution: int) -> list[int]:
             f"{resolution} px, and {4 * FIRST_SIDE} px are the least"
         )
     return sides
+
+
+@torch.no_grad()
+def initialize(network: nn.Module) -> None:
+    """Give a network AttnGAN's first weights, drawn from torch's generator.
+
+    Convolutions and linear layers orthogonal, batch norms N(1, 0.02²) with zero biases, biases of
+    linear layers zero; biases of convolutions stay as torch drew them.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            nn.init.orthogonal_(module.weight)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)

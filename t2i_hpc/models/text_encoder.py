@@ -1,28 +1,31 @@
-"""Text encoders: what they give, and AttnGAN's, a bidirectional LSTM over word embeddings.
+"""Text encoders: AttnGAN's bidirectional LSTM over word embeddings, and BERT.
 
-BERT as a text encoder: word and sentence features with the shapes of the LSTM's.
-
-The encoder puts its two special tokens around a caption itself and hands back one feature for
-each token between them, so that whoever calls it need not know which encoder it is.
+Both give word and sentence features of the same shapes. BERT puts its two special tokens around
+a caption itself and returns one feature for each token between them, so callers need not know
+which encoder it is. It needs the extra ``transformers``, which is imported where a BERT is built.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import BertConfig, BertModel
 
 from t2i_hpc.common.terminal import quiet
-from t2i_hpc.models.dropout import Dropout, ExactDropout
-from t2i_hpc.models.weight_files import layers_beyond
+from t2i_hpc.models.global_batch import Dropout, ExactDropout
+
+if TYPE_CHECKING:
+    from transformers import BertModel
+
+_LAYER = re.compile(r"(.*?\blayers?)\.\d+\.")
 
 
 class TextFeatures(NamedTuple):
@@ -122,7 +125,7 @@ class BERTTextEncoder(TextEncoder):
     def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
         """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T."""
         framed, inside = self._frame(tokens, lengths.to(tokens.device))
-        with ExactDropout() if self.training else contextlib.nullcontext():
+        with ExactDropout() if self.training else nullcontext():
             found = self.bert(input_ids=framed, attention_mask=inside.long())
         hidden = found.last_hidden_state
         projected = self.projection(hidden) * inside[:, :, None]
@@ -156,6 +159,8 @@ def new_bert(
         width: of its features; a multiple of `heads`.
         layers, heads, feed_forward, dropout: of the transformer.
     """
+    from transformers import BertConfig, BertModel
+
     config = BertConfig(
         vocab_size=vocabulary_size + 2,
         hidden_size=width,
@@ -176,6 +181,8 @@ def pretrained_bert(folder: Path) -> BertModel:
     Raises:
         OSError, ValueError: a file is missing or damaged, or the folder holds another network.
     """
+    from transformers import BertModel
+
     described = json.loads((folder / "config.json").read_bytes())
     kind = described.get("model_type") if isinstance(described, dict) else None
     if kind != "bert":
@@ -209,6 +216,34 @@ def untrained_bert(folder: Path) -> BertModel:
     Raises:
         OSError, ValueError: the file is missing or damaged.
     """
+    from transformers import BertConfig, BertModel
+
     with quiet():
         config = BertConfig.from_pretrained(folder, local_files_only=True)
         return BertModel(config, add_pooling_layer=False)
+
+
+def layers_beyond(own: Iterable[str], unexpected: Iterable[str]) -> list[str]:
+    """Return the names in a file that continue one of the network's own lists of layers.
+
+    transformers reads the first layers of a deeper network without a word; its features would be
+    those of no network at all. Other names in the file (heads, the other half of CLIP) are none.
+
+    Args:
+        own: names of the network's tensors.
+        unexpected: names in the file that the network has no place for.
+    """
+    lists = {_list_of(name) for name in own} - {""}
+    return sorted(name for name in unexpected if _continues(_list_of(name), lists))
+
+
+def _list_of(name: str) -> str:
+    found = _LAYER.match(name)
+    return found[1] if found else ""
+
+
+def _continues(found: str, lists: Iterable[str]) -> bool:
+    """Whether a list of layers is one of the network's, with or without the prefix of its model."""
+    return bool(found) and any(
+        found == own or found.endswith(f".{own}") or own.endswith(f".{found}") for own in lists
+    )

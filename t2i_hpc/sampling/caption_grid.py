@@ -22,7 +22,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.evaluation import GenerationConfig
-from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.models import GeneratedImages
 from t2i_hpc.sampling.grids import (
     cell_box,
     mask_grid,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.models import GeneratedImages
 from t2i_hpc.sampling.grids import labelled_grid
 from t2i_hpc.sampling.trained_run import to_uint8
 

@@ -22,7 +22,7 @@ from t2i_hpc.common.seeds import generator, noise
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
 from t2i_hpc.data.split import Split
-from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.models import GeneratedImages
 from t2i_hpc.runs.checkpoint import Checkpoint, choose_checkpoint, load_weights, read_state
 from t2i_hpc.runs.inputs import open_run_split, run_vocabulary, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints

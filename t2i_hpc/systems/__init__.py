@@ -1,4 +1,4 @@
-"""Systems: networks and the ordered phases of one training step, by name."""
+"""Systems: networks and the ordered phases of one training step, built from their configuration."""
 
 from __future__ import annotations
 
@@ -9,76 +9,85 @@ from typing import Any
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError, UserError
-from t2i_hpc.config.systems import SystemConfig
-from t2i_hpc.config.tasks import SYSTEM_SCHEMAS
+from t2i_hpc.config.systems import (
+    SYSTEM_SCHEMAS,
+    DAMSMPretrainingConfig,
+    DFGANConfig,
+    SSAGANConfig,
+    StagedGANConfig,
+    SystemConfig,
+)
 from t2i_hpc.systems.base import System
-from t2i_hpc.systems.damsm import DAMSMPretraining
+from t2i_hpc.systems.damsm_pretraining import DAMSMPretraining
 from t2i_hpc.systems.df_gan import DFGAN
 from t2i_hpc.systems.encoders import checkpoint_follows
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.systems.staged_gan import StagedGAN
 
-SYSTEMS: dict[str, Callable[[Any, int], System]] = {
-    "ssa_gan": SSAGAN,
-    "df_gan": DFGAN,
-    "attn_gan": StagedGAN,
-    "dm_gan": StagedGAN,
-    "attndm_gan": StagedGAN,
-    "dmattn_gan": StagedGAN,
-    "damsm": DAMSMPretraining,
+# A configuration that none is registered for is built as the class it derives from.
+_BUILDERS: dict[type[SystemConfig], Callable[[Any, int], System]] = {
+    SSAGANConfig: SSAGAN,
+    DFGANConfig: DFGAN,
+    StagedGANConfig: StagedGAN,
+    DAMSMPretrainingConfig: DAMSMPretraining,
 }
 
 
 def register_system(
     name: str, schema: type[SystemConfig], build: Callable[[Any, int], System]
 ) -> None:
-    """Add a system of one's own, to be called before a door is opened.
+    """Add a user-defined system; call it before a command runs.
 
     Args:
-        name: what ``system.name`` says, and ``schema_<name>`` in a file of ``system/``.
+        name: what ``system=`` then offers.
         schema: its configuration dataclass.
-        build: makes it from the configuration and the number of word ids.
+        build: makes it from the configuration and the number of token ids.
 
     Raises:
-        ConfigurationError: there is a system of that name.
+        ConfigurationError: the name is taken, or the schema is another system's.
     """
-    if name in SYSTEMS or name in SYSTEM_SCHEMAS:
+    if name in SYSTEM_SCHEMAS:
         raise ConfigurationError(f"there is a system {name} already: choose another name")
-    SYSTEMS[name], SYSTEM_SCHEMAS[name] = build, schema
+    if schema in _BUILDERS:
+        raise ConfigurationError(
+            f"{schema.__name__} is another system's configuration: derive a dataclass from it"
+        )
+    SYSTEM_SCHEMAS[name], _BUILDERS[schema] = schema, build
 
 
 def build_system(config: SystemConfig, vocabulary_size: int) -> System:
-    """Build the system that `config` names, with weights drawn from torch's generator.
+    """Build the system of a configuration, with weights drawn from torch's generator.
 
     Args:
         config: the system's own configuration dataclass.
-        vocabulary_size: number of word ids of the data's vocabulary.
+        vocabulary_size: number of token ids of the data's vocabulary.
 
     Raises:
         ConfigurationError: values that do not fit together.
     """
-    return SYSTEMS[config.name](config, vocabulary_size)
+    build = next(_BUILDERS[schema] for schema in type(config).__mro__ if schema in _BUILDERS)
+    return build(config, vocabulary_size)
 
 
 def outline_system(config: SystemConfig, vocabulary_size: int) -> System | None:
-    """Return a system without numbers: names, shapes and phases, in no memory and no time.
+    """Return a system without weights: names, shapes and phases, in no memory and no time.
 
     Args:
         config: as :func:`build_system` takes it.
         vocabulary_size: likewise.
 
     Returns:
-        The system, its tensors on torch's device ``meta``; None where a user-defined one needs
-        numbers to be built.
+        The system, its tensors on torch's device ``meta``; None where a user-defined one cannot
+        be built there.
 
     Raises:
         ConfigurationError: values that do not fit together.
     """
     try:
         with torch.device("meta"), checkpoint_follows(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that packaged weights go nowhere
+            warnings.simplefilter("ignore")  # packaged weights are loaded to nowhere
             return build_system(config, vocabulary_size)
     except UserError:
         raise
-    except Exception:  # whatever it is, building the system itself says it
+    except Exception:  # whatever it is, building the system itself raises it
         return None

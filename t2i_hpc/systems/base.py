@@ -1,31 +1,35 @@
-"""The shape of one training step: what systems offer and engines run.
+"""What a system is, what all GANs share, and the shape of one training step.
 
-A *system* owns networks and says, as data, in which *phases* one step runs; an *engine* runs
-the phases of whatever system it is given. Neither imports the other.
+A *system* owns networks and says, as data, in which *phases* one step runs; an engine runs the
+phases of whatever system it is given. Neither imports the other.
 
     trainable = {"generator": G, "discriminator": D}
     phases  = [Phase("discriminator", updates=("discriminator",), loss=...),
                Phase("penalty", updates=("discriminator",), loss=...),
                Phase("generator", updates=("generator",), loss=...)]
 
-What phases share within a step (fake images, text features) lives in the step's context,
-which the system makes from a batch and which dies with the step.
-
-Settings that would have no effect are refused, in one form.
+What phases share within a step (fake images, text features) is in the step's context, which the
+system makes from a batch and which dies with the step.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.systems import GANConfig, TextEncoderConfig
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.models import GeneratedImages
+
+if TYPE_CHECKING:  # what reads runs takes this module too, and needs no networks
+    from t2i_hpc.models.image_encoder import ImageEncoder
+    from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Phase:
 
     Attributes:
         name: what the phase is called in metrics and errors.
-        updates: the parts whose parameters it updates (keys of ``System.trainable``).
+        updates: the modules whose parameters it updates (keys of ``System.trainable``).
         loss: terms of the loss from the step's context; entered once per step.
     """
 
@@ -62,9 +66,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Adam's numbers for one part (learning rate per step, β₁, β₂, ε).
+    """Adam's numbers for one module (learning rate per step, β₁, β₂, ε).
 
-    `clip` bounds the norm of the part's whole gradient, averaged over ranks; None leaves it.
+    `clip` bounds the norm of the module's whole gradient, averaged over ranks; None leaves it.
     `learning_rate_at` gives the rate of a step from the images seen before it, instead of
     `learning_rate`; `restart_every` forgets Adam's moments whenever so many images are full.
     Both are functions of images seen alone, so a resumed run needs no other state.
@@ -80,7 +84,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class EMA:
-    """A network whose weights are a running average of another's.
+    """A network whose weights are the exponential moving average of another's.
 
     Its buffers, e.g. the statistics of batch norms, are the other's as they are (AttnGAN's code).
 
@@ -88,7 +92,7 @@ class EMA:
         source: the network that is trained.
         target: its average, of the same shapes; never trained itself.
         half_life: images after which a weight counts half.
-        ramp: in the beginning take half the images seen instead where that is less, so that the
+        ramp: begin with half the images seen as half-life where that is less, so that the
             first weights are soon forgotten; AttnGAN's and DM-GAN's code does not.
     """
 
@@ -99,14 +103,12 @@ class EMA:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """Take in the weights after a step of `batch_size` images; `images_seen` includes it."""
+        """Follow a step of `batch_size` images; `images_seen` includes them."""
         half_life = min(self.half_life, images_seen / 2) if self.ramp else self.half_life
-        share = 1 - 0.5 ** (batch_size / half_life)
-        weights = zip(self.target.parameters(), self.source.parameters(), strict=True)
-        buffers = zip(self.target.buffers(), self.source.buffers(), strict=True)
-        for own, latest in weights:
-            own.lerp_(latest, share)
-        for kept, newest in buffers:
+        decay = 0.5 ** (batch_size / half_life)
+        for own, latest in zip(self.target.parameters(), self.source.parameters(), strict=True):
+            own.lerp_(latest, 1 - decay)
+        for kept, newest in zip(self.target.buffers(), self.source.buffers(), strict=True):
             kept.copy_(newest)
 
 
@@ -132,10 +134,10 @@ class System(Protocol):
 
 @runtime_checkable
 class TextToImageSystem(System, Protocol):
-    """A system that draws pictures."""
+    """A system that generates images of captions."""
 
     def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
-        """Draw pictures in evaluation mode, without gradient."""
+        """Generate images in evaluation mode, without gradient."""
 
 
 @runtime_checkable
@@ -151,7 +153,7 @@ class RetrievalSystem(System, Protocol):
         """
 
     def attend(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Return where each word looks in its caption's image, without gradient.
+        """Return each word's attention over its caption's image, without gradient.
 
         Args:
             images: uint8 (B, 3, R, R).
@@ -162,11 +164,99 @@ class RetrievalSystem(System, Protocol):
         """
 
 
+class GAN:
+    """A text-to-image system: a generator, discriminators and a text encoder.
+
+    A subclass hands its networks to `__init__` in the order in which they draw their first
+    weights, and adds `phases` and `begin`. Where its generator takes more than noise and sentences
+    it has a `synthesize` of its own.
+
+    Attributes:
+        generator, discriminators, text_encoder, image_encoder: the networks. Encoders that are
+            not trained are frozen.
+        modules: all of them, with the EMA of the generator where one is kept, by name.
+        trainable: those that have an optimizer; of a trained image encoder its heads.
+    """
+
+    phases: Sequence[Phase] = ()
+
+    def __init__(
+        self,
+        config: GANConfig,
+        generator: nn.Module,
+        discriminators: Mapping[str, nn.Module],
+        text_encoder: TextEncoder,
+        image_encoder: ImageEncoder | None = None,
+    ) -> None:
+        self.config = config
+        self.noise_width, self.resolution = config.noise_width, config.resolution
+        self.generator = generator
+        self.text_encoder, self.image_encoder = text_encoder, image_encoder
+        trainable = {"generator": generator, **discriminators}
+        self.emas: Sequence[EMA] = [_new_ema(generator, config)] if config.ema_images else []
+        networks = {**trainable, "text_encoder": text_encoder}
+        networks |= {"image_encoder": image_encoder} if image_encoder is not None else {}
+        networks |= {"generator_ema": self.emas[0].target} if self.emas else {}
+        self.modules = nn.ModuleDict(networks)
+        self.trains_encoders = (
+            config.text_encoder.training != "frozen" and image_encoder is not None
+        )
+        if image_encoder is not None and self.trains_encoders:
+            trainable |= {"text_encoder": text_encoder, "image_heads": image_encoder.heads}
+        else:
+            for encoder in (text_encoder, image_encoder):
+                if encoder is not None:
+                    encoder.requires_grad_(False)
+        self.trainable: Mapping[str, nn.Module] = trainable
+        self.optimizers: Mapping[str, OptimizerSettings] = self._optimizers(config.text_encoder)
+
+    def _optimizers(self, text: TextEncoderConfig) -> dict[str, OptimizerSettings]:
+        config = self.config.optimizer
+        betas = (config.beta1, config.beta2)
+        rates = dict.fromkeys(self.trainable, config.discriminator_learning_rate)
+        rates |= {"generator": config.generator_learning_rate}
+        settings = {name: OptimizerSettings(rate, betas) for name, rate in rates.items()}
+        if self.trains_encoders:
+            heads = OptimizerSettings(text.learning_rate, betas)
+            settings |= {"text_encoder": replace(heads, clip=text.clip), "image_heads": heads}
+        return settings
+
+    def set_modes(self) -> None:
+        """Put the networks that a step updates into training mode, all others into evaluation."""
+        for name, network in self.modules.items():
+            encoder = name in {"text_encoder", "image_encoder"}
+            network.train(name in self.trainable or (encoder and self.trains_encoders))
+
+    @torch.no_grad()
+    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
+        """Generate images in evaluation mode, by the EMA's weights where one is kept.
+
+        Args:
+            tokens, lengths: captions, int64 (B, T) and (B,).
+            noise: (B, noise_width).
+        """
+        self.modules.eval()
+        generator = self.emas[0].target if self.emas else self.generator
+        return self.synthesize(generator, self.text_encoder(tokens, lengths), lengths, noise)
+
+    def synthesize(
+        self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor
+    ) -> GeneratedImages:
+        """Run the generator, or its EMA, on encoded captions and noise (B, noise_width)."""
+        images: GeneratedImages = generator(noise, text.sentence)
+        return images
+
+
+def _new_ema(generator: nn.Module, config: GANConfig) -> EMA:
+    target = copy.deepcopy(generator).requires_grad_(False)
+    return EMA(generator, target, config.ema_images, config.ema_ramp)
+
+
 def refuse_settings(given: Mapping[str, bool], why: str) -> None:
-    """Refuse the first setting that is given.
+    """Refuse settings that would have no effect.
 
     Args:
-        given: whether it is, by the key below ``system.``.
+        given: whether a setting is given, by its key below ``system.``.
         why: what is wrong with it and what to do, as the rest of a sentence.
 
     Raises:
@@ -177,6 +267,6 @@ def refuse_settings(given: Mapping[str, bool], why: str) -> None:
             raise ConfigurationError(f"system.{key} {why}")
 
 
-def trainable(part: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Return names and parameters that an optimizer updates, in the module's order."""
-    return [(name, p) for name, p in part.named_parameters() if p.requires_grad]
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]

@@ -8,8 +8,6 @@ DF-GAN's first version, which updates its discriminator twice, is ``ssa_gan`` wi
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,13 +22,15 @@ from t2i_hpc.losses.adversarial import (
     hinge_real,
     mismatched,
 )
-from t2i_hpc.losses.gradient_penalty import gradient_penalty, penalty_inputs
-from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, PairedDiscriminator
-from t2i_hpc.models.outputs import GeneratedImages
-from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term, refuse_settings
+from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
+from t2i_hpc.models import GeneratedImages
+from t2i_hpc.models.df_generator import DFGenerator
+from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, PairedDiscriminator
+from t2i_hpc.models.text_encoder import TextFeatures
+from t2i_hpc.systems.base import GAN, Losses, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import build_text_encoder, frozen, scale_images
 
-_CUT = 2.0  # standard deviations beyond which pictures take no noise
+_CUT = 2.0  # standard deviations that noise is cut at
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,16 @@ class DFGANStep:
     fake: Tensor
 
 
-class DFGAN:
+class DFGAN(GAN):
     """The system ``df_gan``; see the module's text."""
+
+    config: DFGANConfig
+    generator: DFGenerator
 
     def __init__(self, config: DFGANConfig, vocabulary_size: int) -> None:
         _check_encoder(config)
-        self.config = config
-        self.noise_width, self.resolution = config.noise_width, config.resolution
         width = config.text_encoder.width
-        self.generator = DFGenerator(
+        generator = DFGenerator(
             config.resolution,
             width=config.generator_width,
             noise_width=config.noise_width,
@@ -66,60 +67,42 @@ class DFGAN:
             DFDiscriminator(config.resolution, config.discriminator_width),
             DFHead(config.discriminator_width, width),
         )
-        self.text_encoder = build_text_encoder(config.text_encoder, vocabulary_size)
-        self.text_encoder.requires_grad_(False)
-        self.trainable: Mapping[str, nn.Module] = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-        }
-        self.emas: Sequence[EMA] = self._emas()
-        networks = {**self.trainable, "text_encoder": self.text_encoder}
-        if self.emas:
-            networks["generator_ema"] = self.emas[0].target
-        self.modules = nn.ModuleDict(networks)
-        optimizer = config.optimizer
-        betas = (optimizer.beta1, optimizer.beta2)
-        self.optimizers: Mapping[str, OptimizerSettings] = {
-            "generator": OptimizerSettings(optimizer.generator_learning_rate, betas),
-            "discriminator": OptimizerSettings(optimizer.discriminator_learning_rate, betas),
-        }
-        self.phases: Sequence[Phase] = [
+        super().__init__(
+            config,
+            generator,
+            {"discriminator": self.discriminator},
+            build_text_encoder(config.text_encoder, vocabulary_size),
+        )
+        self.phases = [
             Phase("discriminator", ("discriminator",), self.discriminator_losses),
             Phase("generator", ("generator",), self.generator_losses),
         ]
 
     def begin(self, batch: Batch, noise: Tensor) -> DFGANStep:
-        """Encode the captions and draw the fake images of a step."""
-        for name, network in self.modules.items():
-            network.train(name in self.trainable)
+        """Encode the captions and generate the fake images of a step."""
+        self.set_modes()
         with torch.no_grad():
             sentence = self.text_encoder(batch.tokens, batch.lengths).sentence
         fake = self.generator(noise, sentence).images[-1]
         return DFGANStep(scale_images(batch.images), sentence, fake)
 
-    @torch.no_grad()
-    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
-        """Draw pictures (B, 3, R, R) in evaluation mode, with the average if kept."""
-        self.modules.eval()
-        generator = self.emas[0].target if self.emas else self.generator
-        sentence = self.text_encoder(tokens, lengths).sentence
+    def synthesize(
+        self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor
+    ) -> GeneratedImages:
+        """Run the generator, or its EMA, on noise that is cut and scaled as the code does."""
         scale = self.config.truncation
-        pictures: GeneratedImages = generator(
-            scale * truncated(noise) if scale else noise, sentence
-        )
-        return pictures
+        bent = scale * truncated(noise) if scale else noise
+        return super().synthesize(generator, text, lengths, bent)
 
     def discriminator_losses(self, step: DFGANStep) -> Losses:
         """Hinge losses and the penalty from one forward of the real pairs, in float32."""
         config, network = self.config, self.discriminator
-        with torch.autocast(step.real.device.type, enabled=False):
-            image, sentence = penalty_inputs(step.real, step.sentence)
-            real = network.features(image)
-            matching = network.judge(real, sentence)
-            penalty = gradient_penalty(matching, (image, sentence), config.penalty_power)
+        penalty, real, matching = matching_aware_gradient_penalty(
+            network, step.real, step.sentence, config.penalty_power
+        )
         # Not joined with the real images, or the penalty would differentiate these as well.
         fake = network(step.fake.detach(), step.sentence)
-        wrong = network.judge(real, mismatched(step.sentence))
+        wrong = network.logits(real, mismatched(step.sentence))
         return {
             "real": Term(hinge_real(matching)),
             "mismatch": Term(hinge_mismatch(wrong, config.mismatch), 0.5),
@@ -128,17 +111,10 @@ class DFGAN:
         }
 
     def generator_losses(self, step: DFGANStep) -> Losses:
-        """What the discriminator says of the fake images."""
+        """Adversarial loss of the fake images."""
         with frozen(self.discriminator):
             logits = self.discriminator(step.fake, step.sentence)
         return {"adversarial": Term(hinge_generator(logits))}
-
-    def _emas(self) -> list[EMA]:
-        if not self.config.ema_images:
-            return []
-        average = copy.deepcopy(self.generator).requires_grad_(False)
-        half_life, ramp = self.config.ema_images, self.config.ema_ramp
-        return [EMA(self.generator, average, half_life, ramp)]
 
 
 def _check_encoder(config: DFGANConfig) -> None:

@@ -1,11 +1,9 @@
-"""SSA-GAN's networks from its configuration, and which settings do not go together.
-
-SSA-GAN (Hu et al., CVPR 2022): one generator, one discriminator, a text encoder.
+"""SSA-GAN (Hu et al., CVPR 2022): one generator, one discriminator, a text encoder.
 
 The phases of a step, in the order of the released code:
 
 1. ``discriminator``: hinge loss of real, mismatched and fake pairs;
-2. ``penalty``: matching-aware gradient penalty at the discriminator just updated;
+2. ``penalty``: matching-aware gradient penalty (MA-GP) at the discriminator just updated;
 3. ``encoders``: DAMSM on real images, where the text encoder is trained as the code does;
 4. ``generator``: adversarial loss and DAMSM of the fake images.
 
@@ -18,12 +16,10 @@ The generator runs once a step; its graph serves phase 4, its detached images ph
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.systems import SSAGANConfig
@@ -35,18 +31,12 @@ from t2i_hpc.losses.adversarial import (
     hinge_real,
     mismatched,
 )
-from t2i_hpc.losses.gradient_penalty import (
-    gradient_penalty,
-    matching_aware_gradient_penalty,
-    penalty_inputs,
-)
-from t2i_hpc.models.df_networks import EarlyDFGenerator
+from t2i_hpc.losses.gradient_penalty import PenalizedPairs, matching_aware_gradient_penalty
+from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
-from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.models.outputs import GeneratedImages
 from t2i_hpc.models.ssa_generator import SSAGenerator
-from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
-from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term, refuse_settings
+from t2i_hpc.models.text_encoder import TextFeatures
+from t2i_hpc.systems.base import GAN, Losses, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_images_encoder,
@@ -137,94 +127,90 @@ class SSAGANStep:
     fake: Tensor
 
 
-class SSAGAN:
+class SSAGAN(GAN):
     """The system ``ssa_gan``; see the module's text."""
+
+    config: SSAGANConfig
+    generator: SSAGenerator | EarlyDFGenerator
 
     def __init__(self, config: SSAGANConfig, vocabulary_size: int) -> None:
         check_encoders(config)
-        self.config = config
-        self.noise_width = config.noise_width
-        self.resolution = config.resolution
-        self.generator = build_generator(config)
+        width, encoder = config.text_encoder.width, config.image_encoder
+        needs_damsm = config.damsm.weight > 0 or config.text_encoder.training != "frozen"
+        generator = build_generator(config)
         self.discriminator = MatchingDiscriminator(
-            config.resolution, config.discriminator_width, config.text_encoder.width
+            config.resolution, config.discriminator_width, width
         )
-        self.text_encoder: TextEncoder = build_text_encoder(config.text_encoder, vocabulary_size)
-        self.image_encoder: ImageEncoder | None = None
-        if self._needs_image_encoder():
-            self.image_encoder = build_images_encoder(
-                config.image_encoder, config.text_encoder.width
-            )
-        self.emas: Sequence[EMA] = self._emas()
-        self.modules = nn.ModuleDict(self._networks())
-        self.trainable: Mapping[str, nn.Module] = self._trainable()
-        self.optimizers: Mapping[str, OptimizerSettings] = self._optimizers()
-        self.phases: Sequence[Phase] = self._phases()
-        if self.config.text_encoder.training == "frozen":
-            self.text_encoder.requires_grad_(False)
+        super().__init__(
+            config,
+            generator,
+            {"discriminator": self.discriminator},
+            build_text_encoder(config.text_encoder, vocabulary_size),
+            build_images_encoder(encoder, width) if needs_damsm else None,
+        )
+        self.phases = self._phases()
+
+    def _phases(self) -> list[Phase]:
+        training = self.config.text_encoder.training
+        encoders = ("text_encoder", "image_heads")
+        phases = self._discriminator_phases()
+        if training == "damsm":
+            phases.append(Phase("encoders", encoders, self.encoder_losses))
+        updated = ("generator", *encoders) if training == "joint" else ("generator",)
+        return [*phases, Phase("generator", updated, self.generator_losses)]
+
+    def _discriminator_phases(self) -> list[Phase]:
+        updates = ("discriminator",)
+        hinge = Phase("discriminator", updates, self.discriminator_losses)
+        if self.config.penalty_weight == 0:
+            return [hinge]
+        if self.config.discriminator_schedule == "merged":
+            return [Phase("discriminator", updates, self.merged_losses)]
+        return [hinge, Phase("penalty", updates, self.penalty_losses)]
 
     def begin(self, batch: Batch, noise: Tensor) -> SSAGANStep:
-        """Encode the captions and draw the fake images of a step."""
-        trained = self.config.text_encoder.training != "frozen"
-        for name, network in self.modules.items():
-            network.train(trained or name in ("generator", "discriminator"))
-        with torch.set_grad_enabled(trained):
+        """Encode the captions and generate the fake images of a step."""
+        self.set_modes()
+        with torch.set_grad_enabled(self.trains_encoders):
             text: TextFeatures = self.text_encoder(batch.tokens, batch.lengths)
         sentence = text.sentence.detach()
-        steering = text.sentence if self.config.text_encoder.training == "joint" else sentence
-        fake = self.generator(noise, steering).images[-1]
+        condition = text.sentence if self.config.text_encoder.training == "joint" else sentence
+        fake = self.generator(noise, condition).images[-1]
         return SSAGANStep(batch, scale_images(batch.images), text, sentence, fake)
-
-    @torch.no_grad()
-    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
-        """Draw pictures (B, 3, R, R) and masks in evaluation mode, with the average if kept."""
-        self.modules.eval()
-        generator = self.emas[0].target if self.emas else self.generator
-        pictures: GeneratedImages = generator(noise, self.text_encoder(tokens, lengths).sentence)
-        return pictures
 
     def discriminator_losses(self, step: SSAGANStep) -> Losses:
         """Hinge losses: real pairs, real images with wrong captions, fake images."""
         images = torch.cat([step.real, step.fake.detach()])
         real, fake = self.discriminator.features(images).chunk(2)
-        return self._hinge(step, self.discriminator.judge(real, step.sentence), real, fake)
+        return self._hinge(step, self.discriminator.logits(real, step.sentence), real, fake)
 
     def merged_losses(self, step: SSAGANStep) -> Losses:
         """Hinge losses and the penalty from one forward of the real pairs, in float32."""
-        config, discriminator = self.config, self.discriminator
-        with torch.autocast(step.real.device.type, enabled=False):
-            image, sentence = penalty_inputs(step.real, step.sentence)
-            real = discriminator.features(image)
-            matching = discriminator.judge(real, sentence)
-            penalty = gradient_penalty(
-                matching, (image, sentence), config.penalty_power, config.penalty_norm
-            )
+        penalty, real, matching = self._penalty(step)
         # Not joined with the real images, or the penalty would differentiate these as well.
-        fake = discriminator.features(step.fake.detach())
+        fake = self.discriminator.features(step.fake.detach())
         hinge = self._hinge(step, matching, real, fake)
-        return {**hinge, "gradient": Term(penalty, config.penalty_weight)}
-
-    def _hinge(self, step: SSAGANStep, matching: Tensor, real: Tensor, fake: Tensor) -> Losses:
-        """Hinge losses of matching logits (B,) and of features of real and fake images."""
-        judge = self.discriminator.judge
-        wrong = judge(real, mismatched(step.sentence))
-        return {
-            "real": Term(hinge_real(matching)),
-            "mismatch": Term(hinge_mismatch(wrong, self.config.mismatch), 0.5),
-            "fake": Term(hinge_fake(judge(fake, step.sentence)), 0.5),
-        }
+        return {**hinge, "gradient": Term(penalty, self.config.penalty_weight)}
 
     def penalty_losses(self, step: SSAGANStep) -> Losses:
         """Matching-aware gradient penalty at real, matching pairs."""
-        config = self.config
-        penalty = matching_aware_gradient_penalty(
-            self.discriminator,
-            step.real,
-            step.sentence,
-            config.penalty_power,
-            config.penalty_norm,
+        return {"gradient": Term(self._penalty(step).penalty, self.config.penalty_weight)}
+
+    def _penalty(self, step: SSAGANStep) -> PenalizedPairs:
+        power, norm = self.config.penalty_power, self.config.penalty_norm
+        return matching_aware_gradient_penalty(
+            self.discriminator, step.real, step.sentence, power, norm
         )
-        return {"gradient": Term(penalty, config.penalty_weight)}
+
+    def _hinge(self, step: SSAGANStep, matching: Tensor, real: Tensor, fake: Tensor) -> Losses:
+        """Hinge losses of matching logits (B,) and of features of real and fake images."""
+        logits = self.discriminator.logits
+        wrong = logits(real, mismatched(step.sentence))
+        return {
+            "real": Term(hinge_real(matching)),
+            "mismatch": Term(hinge_mismatch(wrong, self.config.mismatch), 0.5),
+            "fake": Term(hinge_fake(logits(fake, step.sentence)), 0.5),
+        }
 
     def encoder_losses(self, step: SSAGANStep) -> Losses:
         """DAMSM of real images and their captions, weight 1."""
@@ -251,63 +237,3 @@ class SSAGAN:
         if self.image_encoder is None:
             return {}
         return damsm_terms(images, self.image_encoder, text, batch, self.config.damsm)
-
-    def _needs_image_encoder(self) -> bool:
-        return self.config.damsm.weight > 0 or self.config.text_encoder.training != "frozen"
-
-    def _emas(self) -> list[EMA]:
-        if not self.config.ema_images:
-            return []
-        average = copy.deepcopy(self.generator).requires_grad_(False)
-        half_life, ramp = self.config.ema_images, self.config.ema_ramp
-        return [EMA(self.generator, average, half_life, ramp)]
-
-    def _networks(self) -> dict[str, nn.Module]:
-        networks: dict[str, nn.Module] = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "text_encoder": self.text_encoder,
-        }
-        if self.image_encoder is not None:
-            networks["image_encoder"] = self.image_encoder
-        if self.emas:
-            networks["generator_ema"] = self.emas[0].target
-        return networks
-
-    def _trainable(self) -> dict[str, nn.Module]:
-        parts: dict[str, nn.Module] = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-        }
-        if self.config.text_encoder.training != "frozen" and self.image_encoder is not None:
-            parts |= {"text_encoder": self.text_encoder, "image_heads": self.image_encoder.heads}
-        return parts
-
-    def _optimizers(self) -> dict[str, OptimizerSettings]:
-        config, text = self.config.optimizer, self.config.text_encoder
-        betas = (config.beta1, config.beta2)
-        offered = {
-            "generator": OptimizerSettings(config.generator_learning_rate, betas),
-            "discriminator": OptimizerSettings(config.discriminator_learning_rate, betas),
-            "text_encoder": OptimizerSettings(text.learning_rate, betas, clip=text.clip),
-            "image_heads": OptimizerSettings(text.learning_rate, betas),
-        }
-        return {name: offered[name] for name in self.trainable}
-
-    def _phases(self) -> list[Phase]:
-        training = self.config.text_encoder.training
-        encoders = ("text_encoder", "image_heads")
-        phases = self._discriminator_phases()
-        if training == "damsm":
-            phases.append(Phase("encoders", encoders, self.encoder_losses))
-        updated = ("generator", *encoders) if training == "joint" else ("generator",)
-        return [*phases, Phase("generator", updated, self.generator_losses)]
-
-    def _discriminator_phases(self) -> list[Phase]:
-        updates = ("discriminator",)
-        hinge = Phase("discriminator", updates, self.discriminator_losses)
-        if self.config.penalty_weight == 0:
-            return [hinge]
-        if self.config.discriminator_schedule == "merged":
-            return [Phase("discriminator", updates, self.merged_losses)]
-        return [hinge, Phase("penalty", updates, self.penalty_losses)]

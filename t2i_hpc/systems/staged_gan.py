@@ -1,13 +1,11 @@
-"""Networks of a GAN that draws in stages, from its configuration, and what does not go together.
-
-GANs that draw in stages: AttnGAN, DM-GAN and their hybrids, whose stages are a list.
+"""GANs that generate in stages: AttnGAN, DM-GAN and their hybrids, whose stages are a list.
 
 The phases of a step, in the order of the released code:
 
 1. ``discriminator64``, ``discriminator128``, …: for each size of image, cross-entropies of real,
    mismatched and fake pairs, and of real and fake images alone;
-2. ``generator``: what all discriminators say of the fake images, the divergence of the
-   condition, and DAMSM of the largest images.
+2. ``generator``: adversarial losses by all discriminators, the divergence of the condition, and
+   DAMSM of the largest images.
 
 The generator runs once a step; its graph serves the last phase, its detached images the others.
 The text encoder is frozen. The numbers that a condition is drawn by come with the noise, so that
@@ -16,8 +14,7 @@ a step is the same on any number of ranks.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,13 +33,16 @@ from t2i_hpc.losses.adversarial import (
     mismatched,
     wrong_pairs,
 )
-from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.models.outputs import GeneratedImages
-from t2i_hpc.models.stage_blocks import initialize
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
-from t2i_hpc.models.staged_generator import SinglePictureGenerator, StagedGenerator, StagedPictures
-from t2i_hpc.models.text_encoder import TextEncoder, TextFeatures
-from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term, refuse_settings
+from t2i_hpc.models.staged_generator import (
+    Condition,
+    SinglePictureGenerator,
+    StagedGenerator,
+    StagedPictures,
+    initialize,
+)
+from t2i_hpc.models.text_encoder import TextFeatures
+from t2i_hpc.systems.base import GAN, Losses, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_images_encoder,
@@ -81,7 +81,7 @@ def build_generator(config: StagedGANConfig) -> StagedGenerator:
 def build_discriminators(
     config: StagedGANConfig, generator: StagedGenerator
 ) -> dict[int, StagedDiscriminator]:
-    """Build a discriminator for each size of image that the generator draws, by that size."""
+    """Build a discriminator for each size of image that the generator makes, by that size."""
     sides = [generator.resolutions[int(stage)] for stage in generator.to_rgb]
     found = {
         side: StagedDiscriminator(
@@ -124,105 +124,91 @@ class StagedStep:
         batch: this rank's samples.
         real: images in [-1, 1] by their side.
         text: caption features, without graph.
-        drawn: generated images by their side and the rest, with the generator's graph.
-        fake: the images of `drawn` by their side.
+        condition: what the images were drawn from, with the generator's graph.
+        fake: generated images by their side, with the generator's graph.
     """
 
     batch: Batch
     real: Mapping[int, Tensor]
     text: TextFeatures
-    drawn: StagedPictures
+    condition: Condition
     fake: Mapping[int, Tensor]
 
 
-class StagedGAN:
+class StagedGAN(GAN):
     """The systems ``attn_gan``, ``dm_gan``, ``attndm_gan`` and ``dmattn_gan``."""
+
+    config: StagedGANConfig
+    generator: StagedGenerator
 
     def __init__(self, config: StagedGANConfig, vocabulary_size: int) -> None:
         check_encoder(config)
-        self.config = config
-        self.noise_width = config.noise_width + config.condition_width
-        self.resolution = config.resolution
-        self.generator: StagedGenerator = build_generator(config)
-        self.discriminators: Mapping[int, StagedDiscriminator] = build_discriminators(
-            config, self.generator
+        generator = build_generator(config)
+        self.discriminators = build_discriminators(config, generator)
+        text, image, width = config.text_encoder, config.image_encoder, config.text_encoder.width
+        super().__init__(
+            config,
+            generator,
+            {f"discriminator{side}": network for side, network in self.discriminators.items()},
+            build_text_encoder(text, vocabulary_size),
+            build_images_encoder(image, width) if config.damsm.weight > 0 else None,
         )
-        self.text_encoder: TextEncoder = build_text_encoder(
-            config.text_encoder, vocabulary_size
-        ).requires_grad_(False)
-        self.image_encoder: ImageEncoder | None = None
-        if config.damsm.weight > 0:
-            self.image_encoder = build_images_encoder(
-                config.image_encoder, config.text_encoder.width
-            ).requires_grad_(False)
-        self.emas: Sequence[EMA] = self._emas()
-        self.trainable: Mapping[str, nn.Module] = self._trainable()
-        self.modules = nn.ModuleDict(self._networks())
-        self.optimizers: Mapping[str, OptimizerSettings] = self._optimizers()
-        self.phases: Sequence[Phase] = self._phases()
+        self.noise_width = config.noise_width + config.condition_width
+        self.phases = self._phases()
+
+    def _phases(self) -> list[Phase]:
+        phases = []
+        for side in self.discriminators:
+            name, losses = f"discriminator{side}", partial(self.discriminator_losses, side)
+            phases.append(Phase(name, (name,), losses))
+        return [*phases, Phase("generator", ("generator",), self.generator_losses)]
 
     def begin(self, batch: Batch, noise: Tensor) -> StagedStep:
-        """Encode the captions and draw the fake images of a step."""
-        for name, network in self.modules.items():
-            network.train(name in self.trainable)
-        text = self._read(batch.tokens, batch.lengths)
-        drawn = self._draw(self.generator, text, batch.tokens, batch.lengths, noise)
-        fake = dict(zip(self.discriminators, drawn.images, strict=True))
+        """Encode the captions and generate the fake images of a step."""
+        self.set_modes()
+        with torch.no_grad():
+            text: TextFeatures = self.text_encoder(batch.tokens, batch.lengths)
+        generated = self.synthesize(self.generator, text, batch.lengths, noise)
+        fake = dict(zip(self.discriminators, generated.images, strict=True))
         images = scale_images(batch.images)
         real = {side: shrunk(images, side) for side in self.discriminators}
-        return StagedStep(batch, real, text, drawn, fake)
+        return StagedStep(batch, real, text, generated.condition, fake)
 
-    @torch.no_grad()
-    def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:
-        """Draw the pictures of all stages and their attention, with the average if kept."""
-        self.modules.eval()
-        generator = self.emas[0].target if self.emas else self.generator
-        return self._draw(generator, self._read(tokens, lengths), tokens, lengths, noise)
-
-    def _draw(
-        self,
-        generator: nn.Module,
-        text: TextFeatures,
-        tokens: Tensor,
-        lengths: Tensor,
-        noise: Tensor,
+    def synthesize(
+        self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor
     ) -> StagedPictures:
-        """Draw from noise (B, noise_width), whose last numbers decide the condition."""
+        """Run the generator, or its EMA; the last numbers of the noise draw the condition."""
         latent, chance = noise.split([self.config.noise_width, self.config.condition_width], 1)
         sampled = generator.training or self.config.sample_condition
-        hidden = padding_mask(tokens, lengths)
-        pictures: StagedPictures = generator(
-            latent, text.sentence, text.words, hidden, chance if sampled else None
+        padding = torch.arange(text.words.shape[2], device=lengths.device) >= lengths[:, None]
+        images: StagedPictures = generator(
+            latent, text.sentence, text.words, padding, chance if sampled else None
         )
-        return pictures
-
-    @torch.no_grad()
-    def _read(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
-        text: TextFeatures = self.text_encoder(tokens, lengths)
-        return text
+        return images
 
     def discriminator_losses(self, side: int, step: StagedStep) -> Losses:
         """Cross-entropies of pairs and, where there is a head for them, of images alone."""
         network, sentence = self.discriminators[side], step.text.sentence
         # Entered apart: batch norms must not mix real and fake images.
         real, fake = network.features(step.real[side]), network.features(step.fake[side].detach())
-        matching, drawn = network.judge(real, sentence), network.judge(fake, sentence)
+        matching, generated = network.logits(real, sentence), network.logits(fake, sentence)
         pairs = wrong_pairs(len(real), self.config.mismatch)
-        wrong = network.judge(real[:pairs], mismatched(sentence)[:pairs])
+        wrong = network.logits(real[:pairs], mismatched(sentence)[:pairs])
         high, low = (1 / 2, 1 / 3) if self.config.unconditional else (1.0, 1 / 2)
         losses = {
             "real": Term(entropy_real(matching), high),
-            "fake": Term(entropy_fake(drawn), low),
+            "fake": Term(entropy_fake(generated), low),
             "mismatch": Term(entropy_mismatch(wrong, len(real), self.config.mismatch), low),
         }
-        real_alone, fake_alone = network.judge_alone(real), network.judge_alone(fake)
+        real_alone = network.unconditional_logits(real)
+        fake_alone = network.unconditional_logits(fake)
         if real_alone is not None and fake_alone is not None:
             losses["real_alone"] = Term(entropy_real(real_alone), high)
             losses["fake_alone"] = Term(entropy_fake(fake_alone), low)
         return losses
 
     def generator_losses(self, step: StagedStep) -> Losses:
-        """What the discriminators say of the fake images, divergence and DAMSM."""
+        """Adversarial losses of the fake images, divergence of the condition, and DAMSM."""
         losses: dict[str, Term] = {}
         for side, network in self.discriminators.items():
             with frozen(network):
@@ -233,55 +219,16 @@ class StagedGAN:
         return {**losses, **self._divergence(step), **self._damsm(step)}
 
     def _divergence(self, step: StagedStep) -> Losses:
-        condition = step.drawn.condition
+        condition = step.condition
         value = gaussian_divergence(condition.mean, condition.log_variance)
         return {"divergence": Term(value, self.config.divergence_weight)}
 
     def _damsm(self, step: StagedStep) -> Losses:
         if self.image_encoder is None:
             return {}
-        image, config = step.drawn.images[-1], self.config.damsm
+        image, config = step.fake[self.resolution], self.config.damsm
         terms = damsm_terms(image, self.image_encoder, step.text, step.batch, config)
         return as_terms(terms, "damsm_", config.weight)
-
-    def _emas(self) -> list[EMA]:
-        if not self.config.ema_images:
-            return []
-        average = copy.deepcopy(self.generator).requires_grad_(False)
-        half_life, ramp = self.config.ema_images, self.config.ema_ramp
-        return [EMA(self.generator, average, half_life, ramp)]
-
-    def _trainable(self) -> dict[str, nn.Module]:
-        named = {f"discriminator{side}": part for side, part in self.discriminators.items()}
-        return {"generator": self.generator, **named}
-
-    def _networks(self) -> dict[str, nn.Module]:
-        networks = {**self.trainable, "text_encoder": self.text_encoder}
-        if self.image_encoder is not None:
-            networks["image_encoder"] = self.image_encoder
-        if self.emas:
-            networks["generator_ema"] = self.emas[0].target
-        return networks
-
-    def _optimizers(self) -> dict[str, OptimizerSettings]:
-        config = self.config.optimizer
-        betas = (config.beta1, config.beta2)
-        rates = dict.fromkeys(self.trainable, config.discriminator_learning_rate)
-        rates["generator"] = config.generator_learning_rate
-        return {name: OptimizerSettings(rate, betas) for name, rate in rates.items()}
-
-    def _phases(self) -> list[Phase]:
-        named = {side: f"discriminator{side}" for side in self.discriminators}
-        phases = [
-            Phase(name, (name,), partial(self.discriminator_losses, side))
-            for side, name in named.items()
-        ]
-        return [*phases, Phase("generator", ("generator",), self.generator_losses)]
-
-
-def padding_mask(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Return bool (B, T), True where a caption has no word."""
-    return torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
 
 
 def shrunk(images: Tensor, side: int) -> Tensor:

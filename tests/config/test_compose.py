@@ -70,7 +70,7 @@ def test_a_configuration_survives_its_yaml(tmp_path: Path) -> None:
 
 def test_a_damaged_yaml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("system: {schema: unheard_of}\n", encoding="utf-8")
+    path.write_text("system: {name: unheard_of}\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"config\.yaml"):
         from_yaml(path, TrainConfig)
 

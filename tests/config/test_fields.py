@@ -10,7 +10,8 @@ import pytest
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.fields import check, entries, identity, section, setting
-from t2i_hpc.config.tasks import SYSTEM_SCHEMAS, TASK_SCHEMAS
+from t2i_hpc.config.systems import SYSTEM_SCHEMAS
+from t2i_hpc.config.tasks import TASK_SCHEMAS
 
 
 @dataclass

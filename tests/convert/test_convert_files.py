@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from t2i_hpc.convert import export_reference, import_reference
 from t2i_hpc.convert.__main__ import COMMAND
-from t2i_hpc.models.df_networks import DFHead
+from t2i_hpc.models.discriminator import DFHead
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.systems.encoders import load_weights
 from tests.golden.case import case

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.convert import ConversionError, export_reference, import_reference
 from t2i_hpc.convert.reference import import_own
-from t2i_hpc.models.df_networks import DFDiscriminator, DFGenerator, DFHead, EarlyDFGenerator
-from t2i_hpc.models.discriminator import MatchingDiscriminator
-from t2i_hpc.models.ssa_generator import SSAGenerator, parameter_count
+from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
+from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, MatchingDiscriminator
+from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
 from t2i_hpc.models.staged_generator import SinglePictureGenerator, StagedGenerator
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from tests.golden.case import case, published
+from tests.support.networks import parameter_count
 
 PUBLISHED = {
     "ssa_G": ("ssa_gan", "generator", 29_494_273),

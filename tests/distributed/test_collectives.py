@@ -18,7 +18,7 @@ from t2i_hpc.common.collectives import (
     world_size,
 )
 from t2i_hpc.losses.adversarial import hinge_mismatch, mismatched
-from t2i_hpc.models.batch_norm import GlobalBatchNorm2d
+from t2i_hpc.models.global_batch import GlobalBatchNorm2d
 
 WORLD = 3
 

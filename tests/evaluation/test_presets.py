@@ -27,7 +27,7 @@ from tests.evaluation.conftest import some_images
 from tests.evaluation.literature import PRESETS
 from tests.evaluation.test_protocol import PROTOCOL
 
-NAMES = [name for name in group_choices("evaluation", [resource("configs")]) if name != "default"]
+NAMES = [name for name in group_choices("evaluation") if name != "default"]
 LITERATURE = sorted(PRESETS)
 
 

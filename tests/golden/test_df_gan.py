@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from t2i_hpc.models.df_networks import DFDiscriminator, DFHead, PairedDiscriminator
+from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, PairedDiscriminator
 from tests.golden.case import case
 
 
@@ -23,7 +23,7 @@ def test_discriminator_and_head() -> None:
     assert isinstance(discriminator, DFDiscriminator)
     assert isinstance(head, DFHead)
     image, sentence = golden.images(), golden.input("c", 256)
-    features = discriminator.features(image)
+    features: torch.Tensor = discriminator(image)
     golden.check("D.features", features)
     expected = golden.array("logit").flatten()
     torch.testing.assert_close(head(features, sentence), expected, rtol=0, atol=2e-4)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
+from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.discriminator import MatchingDiscriminator
-from t2i_hpc.models.outputs import GeneratedImages
 from tests.golden.case import NORM, Case, case, names
 
 DEAD = ("block4", "block5")
@@ -51,8 +51,9 @@ def test_discriminator_features_and_logits(golden: Case) -> None:
 def test_gradient_penalty_and_its_gradients(golden: Case) -> None:
     """In float64: in float32 rounding moves activations over kinks, the reference's as ours."""
     discriminator = golden.network("ssa_gan", "discriminator", "D").double()
+    assert isinstance(discriminator, MatchingDiscriminator)
     image, sentence = golden.images().double(), golden.input("c", 256).double()
-    penalty = 2 * matching_aware_gradient_penalty(discriminator, image, sentence)
+    penalty = 2 * matching_aware_gradient_penalty(discriminator, image, sentence).penalty
     assert penalty.item() == pytest.approx(float(golden.values["MAGP.penalty"]), rel=NORM)
     penalty.backward()
     gradients = {name: p.grad for name, p in discriminator.named_parameters()}

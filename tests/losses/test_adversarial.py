@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -62,8 +64,10 @@ def test_penalty_and_its_gradient_equal_the_plain_way(norm: str) -> None:
     sentence = torch.randn(3, 8, dtype=torch.float64)
     parameters = list(network.parameters())
     values, gradients = [], []
-    for penalty in (matching_aware_gradient_penalty, plain_penalty):
-        value = penalty(network, image, sentence, 6.0, norm)
+    for value in (
+        matching_aware_gradient_penalty(network, image, sentence, 6.0, norm).penalty,
+        plain_penalty(network, image, sentence, 6.0, norm),
+    ):
         values.append(value.detach())
         gradients.append(torch.autograd.grad(value, parameters, allow_unused=True))
     assert torch.allclose(values[0], values[1], rtol=1e-10)
@@ -75,24 +79,30 @@ def test_penalty_and_its_gradient_equal_the_plain_way(norm: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Linear:
+    """A discriminator without features of its own."""
+
+    logits: Callable[[Tensor, Tensor], Tensor]
+
+    def features(self, image: Tensor) -> Tensor:
+        return image
+
+
 def test_the_norms_differ_by_the_mixed_term() -> None:
     image, sentence = torch.ones(1, 1, 2, 2), torch.ones(1, 1)
     for norm, expected in (("concatenated", 4.0 + 9.0), ("sum", (2.0 + 3.0) ** 2)):
-        penalty = matching_aware_gradient_penalty(
-            lambda x, e: x.flatten(1).sum(1) + 3 * e.sum(1), image, sentence, 2.0, norm
-        )
+        network = Linear(lambda x, e: x.flatten(1).sum(1) + 3 * e.sum(1))
+        penalty = matching_aware_gradient_penalty(network, image, sentence, 2.0, norm).penalty
         assert float(penalty) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("norm", ["concatenated", "sum"])
 def test_a_vanishing_gradient_is_no_nan(norm: str) -> None:
     scale = torch.zeros((), requires_grad=True)
-    penalty = matching_aware_gradient_penalty(
-        lambda x, e: scale * (x.flatten(1).sum(1) + e.sum(1)),
-        torch.ones(2, 1, 2, 2),
-        torch.ones(2, 3),
-        norm=norm,
-    )
+    network = Linear(lambda x, e: scale * (x.flatten(1).sum(1) + e.sum(1)))
+    image, sentence = torch.ones(2, 1, 2, 2), torch.ones(2, 3)
+    penalty = matching_aware_gradient_penalty(network, image, sentence, norm=norm).penalty
     (gradient,) = torch.autograd.grad(penalty, scale)
     assert float(penalty.detach()) == 0
     assert float(gradient) == 0

@@ -8,15 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.convert import export_reference
-from t2i_hpc.models.df_networks import (
-    DFBlock,
-    DFDiscriminator,
-    DFGenerator,
-    DFHead,
-    EarlyDFGenerator,
-    PairedDiscriminator,
-)
-from t2i_hpc.models.ssa_generator import parameter_count
+from t2i_hpc.models.df_generator import DFBlock, DFGenerator, EarlyDFGenerator
+from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, PairedDiscriminator
+from tests.support.networks import parameter_count
 
 GENERATORS = (DFGenerator, EarlyDFGenerator)
 DEAD = 256 * 256 + 256

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
-from t2i_hpc.models.discriminator import DownBlock, MatchingDiscriminator
-from t2i_hpc.models.piecewise_linear import average_pool, leaky_relu
-from t2i_hpc.models.ssa_generator import parameter_count
+from t2i_hpc.models.discriminator import DownBlock, MatchingDiscriminator, average_pool, leaky_relu
+from tests.support.networks import parameter_count
 
 
 def test_the_published_discriminator_has_its_size_without_dead_shortcuts() -> None:
@@ -23,7 +22,7 @@ def test_logits_and_features(resolution: int) -> None:
     image, sentence = torch.randn(3, 3, resolution, resolution), torch.randn(3, 256)
     features = network.features(image)
     assert features.shape == (3, 32, 4, 4)
-    assert torch.equal(network(image, sentence), network.judge(features, sentence))
+    assert torch.equal(network(image, sentence), network.logits(features, sentence))
     assert network(image, sentence).shape == (3,)
 
 
@@ -71,6 +70,6 @@ def test_the_penalty_reaches_no_more_than_enters_it() -> None:
     for block in network.blocks:
         torch.nn.init.ones_(block.get_parameter("scale"))
     image, sentence = torch.randn(2, 3, 64, 64), torch.randn(2, 256)
-    matching_aware_gradient_penalty(network, image, sentence).backward()
+    matching_aware_gradient_penalty(network, image, sentence).penalty.backward()
     unreached = {name for name, p in network.named_parameters() if p.grad is None}
     assert unreached == {"from_rgb.bias", *(f"blocks.{i}.shortcut.bias" for i in range(4))}

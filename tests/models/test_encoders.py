@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from t2i_hpc.models.batch_norm import GlobalBatchNorm2d
+from t2i_hpc.models.global_batch import GlobalBatchNorm2d
 from t2i_hpc.models.image_encoder import build_image_encoder
-from t2i_hpc.models.ssa_generator import parameter_count
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
+from tests.support.networks import parameter_count
 
 
 def encoder() -> LSTMTextEncoder:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from t2i_hpc.models.ssa_generator import SSAGenerator, parameter_count, plan_blocks
+from t2i_hpc.models.ssa_generator import SSAGenerator, plan_blocks
+from tests.support.networks import parameter_count
 
 
 def test_the_published_generator_has_its_published_size() -> None:

@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.models import stage_blocks as word_attention
-from t2i_hpc.models.ssa_generator import parameter_count
-from t2i_hpc.models.stage_blocks import ConditioningAugmentation, hidden_words, initialize
+from t2i_hpc.models import staged_generator as word_attention
 from t2i_hpc.models.staged_discriminator import SpectralConv2d, StagedDiscriminator
 from t2i_hpc.models.staged_generator import (
+    ConditioningAugmentation,
     SinglePictureGenerator,
     StagedGenerator,
     StagedPictures,
+    hidden_words,
+    initialize,
 )
+from tests.support.networks import parameter_count
 
 ATTN = ("initial", "attention", "attention")
 DM = ("initial", "memory", "memory")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from t2i_hpc.models.weight_files import layers_beyond
+from t2i_hpc.models.text_encoder import layers_beyond
 
 OWN = ("vision_model.encoder.layers.0.mlp.weight", "vision_model.post_layernorm.weight")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.models.outputs import GeneratedImages
+from t2i_hpc.models import GeneratedImages
 from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, Term
 
 Spoil = Callable[[Tensor, Batch, str], Tensor]

@@ -51,8 +51,8 @@ class PlainStagedStep:
         loss = torch.zeros((), dtype=real.dtype)
         for network, fake in zip(system.discriminators.values(), drawn.images, strict=True):
             features = network.features(fake)
-            loss = loss + entropy(network.judge(features, text.sentence), 1.0)
-            alone = network.judge_alone(features)
+            loss = loss + entropy(network.logits(features, text.sentence), 1.0)
+            alone = network.unconditional_logits(features)
             loss = loss if alone is None else loss + entropy(alone, 1.0)
         mean, log_variance = drawn.condition.mean, drawn.condition.log_variance
         divergence = 1 + log_variance - mean.pow(2) - log_variance.exp()
@@ -71,10 +71,10 @@ def discriminator_loss(
 ) -> Tensor:
     """Pairs, wrong pairs (image i with sentence i + 1) and, where there is a head, images alone."""
     of_real, of_fake = network.features(real), network.features(fake)
-    matching = entropy(network.judge(of_real, sentence), 1.0)
-    drawn = entropy(network.judge(of_fake, sentence), 0.0)
-    wrong = entropy(network.judge(of_real[:-1], sentence[1:]), 0.0)
-    alone = network.judge_alone(of_real), network.judge_alone(of_fake)
+    matching = entropy(network.logits(of_real, sentence), 1.0)
+    drawn = entropy(network.logits(of_fake, sentence), 0.0)
+    wrong = entropy(network.logits(of_real[:-1], sentence[1:]), 0.0)
+    alone = network.unconditional_logits(of_real), network.unconditional_logits(of_fake)
     if alone[0] is None or alone[1] is None:
         return matching + (drawn + wrong) / 2
     real_alone, fake_alone = entropy(alone[0], 1.0), entropy(alone[1], 0.0)

@@ -14,7 +14,7 @@ from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.runs.checkpoint import read_state, read_tensors
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.base import RetrievalSystem, TextToImageSystem, total
-from t2i_hpc.systems.damsm import DAMSMPretraining
+from t2i_hpc.systems.damsm_pretraining import DAMSMPretraining
 from t2i_hpc.systems.encoders import vocabulary_of
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step

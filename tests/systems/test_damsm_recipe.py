@@ -13,7 +13,7 @@ from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.systems import build_system
-from t2i_hpc.systems.damsm import falling
+from t2i_hpc.systems.damsm_pretraining import falling
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.session import with_epoch
 from t2i_hpc.training.step import train_step

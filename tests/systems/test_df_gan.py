@@ -44,14 +44,14 @@ def test_one_update_of_all_losses_together(monkeypatch: pytest.MonkeyPatch) -> N
     with torch.no_grad():
         encoded = plain.text_encoder.eval()(batch.tokens, batch.lengths)
         fake = plain.generator(noise, encoded.sentence).images[-1]
-    judge, features = plain.discriminator.judge, plain.discriminator.features
+    logits, features = plain.discriminator.logits, plain.discriminator.features
     leaves = [double_images(batch.images), encoded.sentence.clone()]
     image, sentence = (leaf.requires_grad_() for leaf in leaves)
     real = features(image)
-    matching = judge(real, sentence)
-    wrong = judge(real, sentence.roll(-1, 0))
+    matching = logits(real, sentence)
+    wrong = logits(real, sentence.roll(-1, 0))
     hinge = F.relu(1 - matching).mean() + 0.5 * F.relu(1 + wrong).mean()
-    hinge = hinge + 0.5 * F.relu(1 + judge(features(fake), sentence)).mean()
+    hinge = hinge + 0.5 * F.relu(1 + logits(features(fake), sentence)).mean()
     gradients = torch.autograd.grad(matching.sum(), [image, sentence], create_graph=True)
     norm = torch.cat([gradient.flatten(1) for gradient in gradients], 1).norm(dim=1)
     adam = torch.optim.Adam(plain.discriminator.parameters(), 4e-4, (0.0, 0.9))

@@ -16,8 +16,8 @@ from torch import nn
 from t2i_hpc import pretrain, train
 from t2i_hpc.common.errors import USER_ERROR
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.config.systems import SYSTEM_SCHEMAS as REGISTERED
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
-from t2i_hpc.systems import SYSTEMS as REGISTERED
 from tests.support.pairs import Clause, Row, covering_rows, refused_rows
 from tests.support.training import only_run
 from tests.systems.tiny import COMMON, SYSTEMS, TINY

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.plain_step import PlainStep
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems import ssa_gan
 from t2i_hpc.systems.ssa_gan import SSAGAN
@@ -13,7 +14,6 @@ from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
-from tests.systems.plain_step import PlainStep
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 STEPS = 2

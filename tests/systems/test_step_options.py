@@ -10,7 +10,7 @@ import torch
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.fields import check
-from t2i_hpc.models.df_networks import EarlyDFGenerator
+from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.systems import encoders
 from t2i_hpc.systems.base import total
 from t2i_hpc.systems.ssa_gan import SSAGAN

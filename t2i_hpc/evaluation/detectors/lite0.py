@@ -13,11 +13,11 @@ from torch import Tensor
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity, NetworkDetector
-from t2i_hpc.models.efficientnet_lite0 import (
-    POOLED_WIDTH,
-    SIZE,
+from t2i_hpc.models.image_encoder import EFFICIENTNET_SIZE as SIZE
+from t2i_hpc.models.image_encoder import (
     EfficientNetLite0Features,
-    weights_path,
+    EfficientNetLite0Trunk,
+    efficientnet_path,
 )
 
 NAME = "efficientnet_lite0"
@@ -33,9 +33,9 @@ def lite0_identity(precision: str = "float32") -> DetectorIdentity:
         metric_name=f"FD (EfficientNet-Lite0{suffix})",
         family=f"EfficientNet-Lite0{suffix}",
         preprocessing=f"antialiased bilinear to {SIZE} px, (x - 127) / 128, {precision}",
-        width=POOLED_WIDTH,
+        width=EfficientNetLite0Trunk.pooled_width,
         classes=0,
-        sha256=sha256_of_file(weights_path()),
+        sha256=sha256_of_file(efficientnet_path()),
     )
 
 

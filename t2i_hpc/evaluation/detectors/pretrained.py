@@ -25,7 +25,7 @@ from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.terminal import quiet
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity, NetworkDetector, cleanly
-from t2i_hpc.models.weight_files import layers_beyond
+from t2i_hpc.models.text_encoder import layers_beyond
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from t2i_hpc.models import dropout
-from t2i_hpc.models.dropout import Dropout, ExactDropout, drop
+from t2i_hpc.models import global_batch
+from t2i_hpc.models.global_batch import Dropout, ExactDropout, drop
 from t2i_hpc.training.world import World
 from tests.support.ranks import run_ranks
 
@@ -74,7 +74,7 @@ def test_two_ranks_drop_what_one_does(tmp_path: Path) -> None:
 def test_attention_is_torchs_but_for_what_it_drops(
     asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dropout, "drop", lambda values, _: values)
+    monkeypatch.setattr(global_batch, "drop", lambda values, _: values)
     query, key, value = torch.randn(3, 2, 4, 5, 8)
     with ExactDropout():
         ours = F.scaled_dot_product_attention(query, key, value, dropout_p=0.5, **asked)

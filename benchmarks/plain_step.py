@@ -21,9 +21,9 @@ from t2i_hpc.config.systems import DAMSMConfig
 from t2i_hpc.models.discriminator import DownBlock, MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
 from t2i_hpc.models.ssa_generator import (
+    AffineParameter,
     MaskPredictor,
     SemanticSpatialBatchNorm,
-    SentenceAffine,
     SSABlock,
     SSAGenerator,
 )
@@ -198,7 +198,7 @@ def plain_modulation(
     return plain_norm(norm.norm, features) * weight + bias
 
 
-def plain_affine(affine: SentenceAffine, sentence: Tensor) -> Tensor:
+def plain_affine(affine: AffineParameter, sentence: Tensor) -> Tensor:
     """One number a channel (B, C)."""
     numbers: Tensor = affine.output(F.relu(affine.hidden(sentence)))
     return numbers
