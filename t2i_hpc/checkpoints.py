@@ -28,12 +28,12 @@ def run(config: CheckpointsConfig) -> None:
 
 
 class _CheckpointsCommand(Command[CheckpointsConfig]):
-    def _open(self, words: list[str]) -> int:
-        keyed = [_with_key(each) for each in words]
+    def _dispatch(self, arguments: list[str]) -> int:
+        keyed = [_with_key(each) for each in arguments]
         if sum(each.startswith("run=") for each in keyed) > 1:
-            given = " ".join(words)
+            given = " ".join(arguments)
             raise ConfigurationError(f"{given}: name one run; actions: {', '.join(ACTIONS)}")
-        return super()._open(keyed)
+        return super()._dispatch(keyed)
 
 
 def _with_key(argument: str) -> str:

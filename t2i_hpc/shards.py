@@ -16,9 +16,9 @@ from t2i_hpc.data.build.commands import SUBCOMMANDS, build, keys_of, run_subcomm
 class _ShardsCommand(Command[ShardsConfig]):
     """Runs a subcommand where the first argument is no ``key=value``, or else builds a split."""
 
-    def _open(self, words: list[str]) -> int:
+    def _dispatch(self, words: list[str]) -> int:
         if not words or "=" in words[0] or words[0].startswith("-") or {"--help", "-h"} & {*words}:
-            return super()._open(words)
+            return super()._dispatch(words)
         keys = keys_of(words[0])
         folders = [one for one in words[1:] if is_path(one, keys)]
         run_subcommand(words[0], folders, [one for one in words[1:] if one not in folders])

@@ -59,9 +59,9 @@ class Command(Generic[ConfigT]):
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command with `arguments` (default: the process's) and return its exit code."""
         given = list(sys.argv[1:] if arguments is None else arguments)
-        return answered(self.task, lambda: self._run(given))
+        return answered(self.task, lambda: self._dispatch(given))
 
-    def _run(self, arguments: list[str]) -> int:
+    def _dispatch(self, arguments: list[str]) -> int:
         if "--help" in arguments or "-h" in arguments:
             say(self.help())
             return 0
@@ -177,9 +177,11 @@ def _range(minimum: Any, maximum: Any) -> str:
 class RunsCommand(Command[ConfigT]):
     """A command that takes any number of runs, with or without ``run=``."""
 
-    def _run(self, arguments: list[str]) -> int:
+    def _dispatch(self, arguments: list[str]) -> int:
         assert is_dataclass(self.config)
-        return super()._run(gather_runs(arguments, [each.name for each in fields(self.config)]))
+        return super()._dispatch(
+            gather_runs(arguments, [each.name for each in fields(self.config)])
+        )
 
 
 def is_path(argument: str, keys: Collection[str]) -> bool:
