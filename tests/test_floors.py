@@ -1,7 +1,7 @@
 """The floors of the package: who may import whom, no circle, no file name twice.
 
-An import runs down the floors below, or to the left on a floor whose packages have an order. Imports inside functions count; those for type checkers
-alone do not.
+An import runs down the floors below, or to the left on a floor whose packages have an order.
+Imports inside functions count; those for type checkers alone do not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Configuration of where a task runs."""
+"""Configuration of launches: where a task runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SET_NODES = "set cluster.nodes and cluster.gpus_per_node instead"
 
 @dataclass
 class ClusterConfig:
-    """Where `t2i_hpc.launch` puts a task, and how it stays alive there."""
+    """Where `t2i_hpc.launch` runs a task, and how it resumes there."""
 
     name: str = setting(
         "local",
-        "where: local = processes on this machine; slurm = a job of the batch system",
+        "local: processes on this machine; slurm: a job of the batch system",
         choices=("local", "slurm"),
     )
     processes: int = setting(1, "local: ranks to start", unit="processes", minimum=1, maximum=1024)
@@ -30,7 +30,7 @@ class ClusterConfig:
     gpu_type: str = setting("", "slurm: type of the GPUs, e.g. a100; empty: any")
     gpus_by: str = setting(
         "gpus-per-node",
-        "slurm: the option of sbatch that asks for GPUs; some clusters know only gres",
+        "slurm: option of sbatch that requests GPUs; some clusters know only gres",
         choices=("gpus-per-node", "gpus-per-task", "gres"),
     )
     tasks_per_node: int | None = setting(
@@ -47,37 +47,38 @@ class ClusterConfig:
         None, "slurm: main memory of a GPU, where a cluster wants that", unit="GB", minimum=0.1
     )
     partition: str = setting("", "slurm: partition; empty: the cluster's default")
-    account: str = setting("", "slurm: account that pays; empty: the user's default")
+    account: str = setting("", "slurm: account to charge; empty: the user's default")
     qos: str = setting("", "slurm: quality of service; empty: the default")
-    constraint: str = setting("", "slurm: features a node must have, e.g. a100")
-    exclude: str = setting("", "slurm: nodes not to use, e.g. gpu[03-04]")
+    constraint: str = setting("", "slurm: required features of a node, e.g. a100")
+    exclude: str = setting("", "slurm: nodes to exclude, e.g. gpu[03-04]")
     time: str = setting(
         "24:00:00", "slurm: time limit of one start, [days-]hours:minutes:seconds, or minutes"
     )
     stop_before: int = setting(
-        120, "slurm: how long before the time limit a job is told to save", unit="s", minimum=1
+        120, "slurm: how long before the time limit a job is signaled to save", unit="s", minimum=1
     )
     on_stop: str = setting(
         "requeue",
-        "slurm: how a job resumes that had to stop before its end: requeue = back into the queue "
-        "under the same number; chain = by the next job, which it submits at its start, where jobs "
-        "are not taken back; end = not at all",
+        "slurm: how a job resumes that stopped before its end: requeue = under the same job id; "
+        "chain = by the next job, which it submits at its start, where jobs cannot be requeued; "
+        "end = not at all",
         choices=("requeue", "chain", "end"),
     )
     max_restarts: int = setting(
-        3, "slurm: restarts in a row that made no new checkpoint; then a job gives up", minimum=0
+        3, "slurm: restarts in a row without a new checkpoint before a job gives up", minimum=0
     )
     array_parallelism: int = setting(
         64, "slurm: elements of a job array that run at the same time", unit="jobs", minimum=1
     )
     build_partitions: int = setting(
         1,
-        "slurm, task=shards: jobs that share the work; the parts are merged by one more",
+        "slurm, task=shards: jobs, one for each build partition; one more job merges them",
         minimum=1,
     )
     merge_gpus: int | None = setting(
         None,
-        "slurm: GPUs of the job that merges shards; empty: 1 for KID, precision and recall, else 0",
+        "slurm: GPUs of the job that merges evaluation shards; empty: 1 for KID, precision and "
+        "recall, else 0",
         unit="GPUs",
         minimum=0,
         maximum=1,
@@ -93,10 +94,10 @@ class ClusterConfig:
         "", "slurm: command that starts Python on the nodes, e.g. a container's; empty: this one"
     )
     check: bool = setting(
-        True, "slurm: ask sbatch first whether the job could run; false where that refuses wrongly"
+        True, "slurm: validate with sbatch --test-only first; false where that refuses wrongly"
     )
     dry_run: bool = setting(
-        False, "start and submit nothing: print the commands (local) or the batch script (slurm)"
+        False, "start and submit nothing; print the commands (local) or the batch script (slurm)"
     )
 
     @property
@@ -111,7 +112,7 @@ class ClusterConfig:
 
 
 def check_cluster(cluster: ClusterConfig, task: str) -> None:
-    """Refuse settings that have no meaning where they are given, or contradict each other.
+    """Refuse settings that have no effect where they are given, or contradict each other.
 
     Raises:
         ConfigurationError: names the setting and what to do.

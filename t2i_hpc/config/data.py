@@ -1,4 +1,4 @@
-"""Configuration of the data: where the shards lie and how samples are made of them."""
+"""Configuration of the data: where the shards are and how samples are made of them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from t2i_hpc.config.fields import setting
 class DataConfig:
     """Shards and what happens to a sample between the tar and the batch."""
 
-    name: str = setting("demo", "name of the data set, for titles", identity=False)
+    name: str = setting("demo", "name of the dataset, for titles", identity=False)
     path: str = setting(
         "",
-        "folder of shards made by t2i_hpc.shards, or its address (https://…, s3://…); demo: "
-        "those that ship with t2i_hpc",
+        "folder of shards made by t2i_hpc.shards, or its URL (https://…, s3://…); demo: the shards "
+        "that ship with t2i_hpc",
         identity=False,
     )
     train_split: str = setting("train", "split to train on (a subfolder of path)")
     test_split: str = setting(
-        "test", "split to draw captions for samples and scores from", identity=False
+        "test", "split of captions for sample grids and scores", identity=False
     )
     max_tokens: int = setting(
         18,
-        "longest caption; longer ones become a random subset in order",
-        unit="words",
+        "longest caption; of a longer one a random subset of its tokens, in order",
+        unit="tokens",
         minimum=1,
         maximum=512,
     )
@@ -36,17 +36,17 @@ class DataConfig:
     )
     resize_ratio: float = setting(
         76 / 64,
-        "shorter side before the random crop, over the resolution",
+        "shorter side before the random crop / resolution",
         minimum=1.0,
         maximum=4.0,
     )
-    flip: bool = setting(True, "mirror half of the images")
+    flip: bool = setting(True, "flip half of the images horizontally")
     shuffle_window: int = setting(
         8, "shards whose samples are shuffled together", unit="shards", minimum=1
     )
     workers: int = setting(
         2,
-        "loader processes a rank; 0 reads in the main process",
+        "loader processes of a rank; 0: load in the main process",
         unit="processes",
         minimum=0,
         maximum=256,
@@ -55,18 +55,18 @@ class DataConfig:
     reader: str = setting(
         "indexed",
         "indexed: shards with a manifest, in an exact order; webdataset: tars without one, named "
-        "by urls and resampled (path then holds the vocabulary and the test split)",
+        "by data.urls and resampled (data.path then holds the vocabulary and the test split)",
         choices=("indexed", "webdataset"),
     )
     urls: list[str] = setting(
         [],
         "tars for reader=webdataset: paths, http(s)://, s3:// or gs://, with {000..999} for "
-        "many; quote the whole word",
+        "many; quote the whole argument",
         identity=False,  # the run takes the hash of the list as its data
     )
     shuffle_buffer: int = setting(
         1000,
-        "samples that reader=webdataset shuffles together in each loader process",
+        "reader=webdataset: shuffle buffer of each loader process",
         unit="samples",
         minimum=1,
     )
@@ -89,37 +89,37 @@ class DataConfig:
     )
     max_lost: float = setting(
         0.01,
-        "reader=webdataset: fraction of the samples that may be left out because they have no "
-        "caption or cannot be decoded; 10 are in any case",
+        "reader=webdataset: largest fraction of samples without a caption or that cannot be "
+        "decoded; up to 10 samples are always allowed",
         minimum=0.0,
         maximum=1.0,
         identity=False,
     )
     retry_seconds: float = setting(
         120.0,
-        "how long the failing reads of a batch are tried again; with several ranks half of "
-        "engine.timeout at most",
+        "how long failing reads of a batch are retried; with several ranks at most half of "
+        "engine.timeout",
         unit="seconds",
         minimum=0.0,
         identity=False,
     )
     cache: str = setting(
         "",
-        "folder for copies of remote shards, shared by the processes of a node; empty: in "
+        "cache folder of remote shards, shared by the processes of a node; empty: in "
         "$SLURM_TMPDIR, $TMPDIR or the system's temporary folder",
         identity=False,
     )
     cache_gigabytes: float = setting(
         50.0,
-        "most that copies of shards may take; those used longest ago make room",
+        "size of the cache; the least recently used shards are evicted",
         unit="GB",
         minimum=0.001,
         identity=False,
     )
     remote_reads: str = setting(
         "shards",
-        "shards: copy each remote shard to the cache when it is first needed; ranges: one "
-        "request a sample, nothing is kept",
+        "shards: download each remote shard to the cache when it is first needed; ranges: one "
+        "range request a sample, without a cache",
         choices=("shards", "ranges"),
         identity=False,
     )
@@ -131,13 +131,13 @@ class ShardsConfig:
 
     source: str = setting(
         "folder",
-        "layout to read; index: tars that others made (img2dataset, webdataset); pickles: the "
-        "metadata that comes with AttnGAN and its kin",
+        "layout to read; webdataset: tars that another tool made (img2dataset, webdataset); "
+        "pickles: the metadata of AttnGAN and its successors",
         choices=("coco", "cub", "folder", "webdataset", "pickles"),
     )
     images: str = setting(
         "",
-        "folder of the images (cub: the folder CUB_200_2011; index: of the tars, with its "
+        "folder of the images (cub: the folder CUB_200_2011; webdataset: of the tars, with its "
         "sub-folders; pickles: the folder that holds <key>.jpg)",
     )
     captions: str = setting(
@@ -153,13 +153,13 @@ class ShardsConfig:
     )
     image_member: str = setting(
         "",
-        "index: extension of the image in a sample, e.g. input.jpg; empty: the one of an image "
+        "webdataset: extension of the image in a sample, e.g. input.jpg; empty: that of an image "
         "format (.jpg, .png, .webp)",
     )
     caption_member: str = setting(
-        "", "index: extension of the captions, e.g. syn.json; empty: txt, then json"
+        "", "webdataset: extension of the captions, e.g. syn.json; empty: txt, then json"
     )
-    name: str = setting("", "name of the data set, for titles; empty: the source's name")
+    name: str = setting("", "name of the dataset, for titles; empty: the source's name")
     output: str = setting("", "folder to write, e.g. shards/coco")
     split: str = setting(
         "train",
@@ -168,8 +168,7 @@ class ShardsConfig:
     )
     test_fraction: float = setting(
         0.0,
-        "fraction of the images to hold out: they become the split test beside this one, chosen "
-        "by the hash of their names",
+        "fraction of the images to hold out as the split test, by the hash of their names",
         minimum=0.0,
         maximum=0.9,
     )
@@ -182,40 +181,40 @@ class ShardsConfig:
     )
     format: str = setting(
         "jpeg",
-        "how images are stored; png: scaled but lossless; original: each file byte for byte, not "
-        "scaled (those that EXIF turns or a box cuts become png)",
+        "how images are stored; png: resized but lossless; original: each file byte for byte, not "
+        "resized (those that EXIF rotates or a box crops become png)",
         choices=("jpeg", "png", "webp", "original"),
     )
     quality: int = setting(95, "quality of jpeg (4:4:4) and webp", minimum=1, maximum=100)
-    shard_samples: int = setting(1000, "samples a tar", unit="samples", minimum=1)
+    shard_samples: int = setting(1000, "samples of a tar", unit="samples", minimum=1)
     limit: int | None = setting(None, "convert only the first samples", unit="samples", minimum=1)
     max_rejected: float = setting(
         0.05,
-        "fraction of the samples that may be left out, one in any case: no caption, no image, an "
-        "image that cannot be decoded, a damaged tar; they are listed in rejected.jsonl; 0: none",
+        "largest fraction of rejected samples (no caption, no image, an image that cannot be "
+        "decoded, a damaged tar), which rejected.jsonl lists; one is always allowed; 0: none",
         minimum=0.0,
         maximum=1.0,
     )
     vocabulary: str = setting(
         "",
-        "vocabulary.json to use; empty: output/vocabulary.json, made from the captions "
-        "where it does not exist yet",
+        "vocabulary.json to use; empty: output/vocabulary.json, built from the captions where it "
+        "does not exist yet",
     )
     letters: str = setting(
         "ascii",
-        "letters that make words of a new vocabulary; ascii: those of English, as all published "
-        "encoders have it; unicode: those of every language",
+        "letters of the words of a new vocabulary; ascii: English, as all published encoders have "
+        "it; unicode: every language",
         choices=("ascii", "unicode"),
     )
     workers: int | None = setting(
         None,
-        "processes that convert; empty: one a core, at most 8; 0 or 1: none but this one",
+        "worker processes; empty: one a core, at most 8; 0 or 1: this process alone",
         unit="processes",
         minimum=0,
         maximum=256,
     )
     partition: str = setting(
         "",
-        "make only this share of the shards, e.g. 3/16 of a Slurm array; when all parts are made, "
+        "build only this partition of the shards, e.g. 3/16 in a Slurm array; once all are built, "
         "the command merge makes the split of them",
     )

@@ -1,4 +1,4 @@
-"""Configuration of the engine: how long, how fast, how often, on what."""
+"""Configuration of training: how long, how fast, how often, on what."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class CheckpointConfig:
     )
     milestones: int = setting(
         0,
-        "keep for good one checkpoint in so many images; 0: none",
+        "images between checkpoints that are never deleted; 0: none",
         unit="images",
         minimum=0,
         identity=False,
     )
     keep_best: int = setting(
         1,
-        "checkpoints with the best scores of scores.jsonl to keep beside the newest",
+        "checkpoints with the best scores in scores.jsonl to keep beside the newest",
         unit="checkpoints",
         minimum=0,
         identity=False,
     )
     best_metric: str = setting(
         "",
-        "what the name of the metric begins with that says which are best, e.g. FID; empty: that "
+        "prefix of the name of the metric that decides which are best, e.g. FID; empty: the metric "
         "of the most images",
         identity=False,
     )
@@ -48,14 +48,14 @@ class CheckpointConfig:
 
 @dataclass
 class ScheduleConfig:
-    """How all learning rates change over a training; each part's own is multiplied by it."""
+    """A factor of all learning rates over a training."""
 
-    warmup_images: int = setting(
-        0, "images over which learning rates grow from zero", unit="images", minimum=0
+    warmup_images: int = setting(0, "images of linear warmup from zero", unit="images", minimum=0)
+    decay: str = setting(
+        "none", "decay of the learning rates after warmup", choices=("none", "linear", "cosine")
     )
-    decay: str = setting("none", "how they fall afterwards", choices=("none", "linear", "cosine"))
-    decay_images: int = setting(10_000_000, "images over which they fall", unit="images", minimum=1)
-    floor: float = setting(0.0, "share of them that stays in the end", minimum=0.0, maximum=1.0)
+    decay_images: int = setting(10_000_000, "images of the decay", unit="images", minimum=1)
+    floor: float = setting(0.0, "factor at the end of the decay", minimum=0.0, maximum=1.0)
 
 
 @dataclass
@@ -64,33 +64,34 @@ class EngineConfig:
 
     name: str = setting(
         "ddp",
-        "ddp: torch's, every rank keeps all; deepspeed: ZeRO, needs the extra t2i-hpc[deepspeed]",
+        "ddp: torch's DistributedDataParallel; deepspeed: ZeRO, needs the extra t2i-hpc[deepspeed]",
         choices=("ddp", "deepspeed"),
         identity=False,
     )
     zero_stage: int = setting(
         1,
-        "what engine=deepspeed deals out over the ranks: 0 nothing, 1 moments, 2 also gradients",
+        "engine=deepspeed: what is sharded over the ranks: 0 nothing, 1 optimizer states, 2 also "
+        "gradients",
         minimum=0,
         maximum=2,
         identity=False,
     )
     device: str = setting(
         "auto",
-        "where to compute; auto: a GPU if there is one",
+        "device; auto: a GPU if there is one",
         choices=("auto", "cpu", "cuda"),
         identity=False,
     )
     precision: str = setting(
         "fp32",
-        "arithmetic; tf32: GPU products of 19 bits; bf16, fp16: autocast over fp32 weights, "
-        "fp16 with scaled losses",
+        "tf32: GPU products of 19 bits; bf16, fp16: autocast over fp32 weights, fp16 with loss "
+        "scaling",
         choices=("fp32", "tf32", "bf16", "fp16"),
     )
     optimizer: str = setting(
         "auto",
-        "build of Adam; auto: fused on a GPU, else adam; deepspeed: its own, compiled at the first "
-        "start; apex: NVIDIA's, built from source",
+        "implementation of Adam; auto: fused on a GPU, else adam; deepspeed: its own, compiled at "
+        "the first start; apex: NVIDIA's, built from source",
         choices=("auto", "adam", "fused", "deepspeed", "apex"),
         identity=False,
     )
@@ -98,31 +99,31 @@ class EngineConfig:
         [], "networks that torch compiles, e.g. [generator,image_encoder]", identity=False
     )
     channels_last: bool = setting(
-        False, "keep images as (B, H, W, C) in memory: quicker convolutions on most devices"
+        False, "channels-last memory format: faster convolutions on most devices"
     )
-    batch_size: int = setting(24, "global batch over all ranks", unit="images", minimum=2)
+    batch_size: int = setting(24, "global batch size, over all ranks", unit="images", minimum=2)
     accumulate: int = setting(
         1,
-        "micro-batches that a rank's batch is cut into; saves the discriminators' memory, not the "
-        "generator's, which draws the whole batch first; batch norm, wrong captions and DAMSM's "
-        "negatives then span a micro-batch of all ranks, not the global batch",
+        "micro-batches of a rank's batch (gradient accumulation); saves the discriminators' "
+        "memory, not the generator's, which generates the whole batch first; batch norm, wrong "
+        "captions and DAMSM's negatives then span a micro-batch of all ranks, not the global batch",
         minimum=1,
     )
     clip: float | None = setting(
-        None, "longest gradient of each part that has no limit of its own; empty: any", minimum=0.0
+        None, "gradient norm clip of each module without one of its own; empty: none", minimum=0.0
     )
     schedule: ScheduleConfig = section(ScheduleConfig)
     on_nonfinite: str = setting(
         "stop",
-        "what a gradient that is no number leads to; skip: leave that update out, which costs a "
-        "wait for the device in every phase",
+        "what a non-finite gradient (NaN or Inf) leads to; skip: skip that update, which costs a "
+        "device sync in every phase",
         choices=("stop", "skip"),
     )
     skip_at_most: int = setting(
-        10, "updates a session may leave out with on_nonfinite=skip", minimum=0, identity=False
+        10, "updates that a session may skip with on_nonfinite=skip", minimum=0, identity=False
     )
     images: int = setting(
-        10_000_000, "images to train on, in all", unit="images", minimum=1, identity=False
+        10_000_000, "images to train on in all", unit="images", minimum=1, identity=False
     )
     minutes: float | None = setting(
         None,
@@ -133,13 +134,13 @@ class EngineConfig:
     )
     max_minutes: float | None = setting(
         None,
-        "time of this session; it stops early enough to save, as it does before a Slurm job ends",
+        "time limit of this session, which stops early enough to save",
         unit="minutes",
         minimum=0.01,
         identity=False,
     )
     log_every: int = setting(
-        10, "steps between lines of metrics", unit="steps", minimum=1, identity=False
+        10, "steps between lines of metrics.jsonl", unit="steps", minimum=1, identity=False
     )
     samples_every_images: int = setting(
         50_000, "images between sample grids", unit="images", minimum=1, identity=False
@@ -148,18 +149,18 @@ class EngineConfig:
         8, "captions in a sample grid", unit="captions", minimum=1, maximum=64, identity=False
     )
     sample_columns: int = setting(
-        8, "noise vectors a caption in a sample grid", minimum=1, maximum=64, identity=False
+        8, "noise vectors of a caption in a sample grid", minimum=1, maximum=64, identity=False
     )
     threads: int | None = setting(
         None,
-        "CPU threads a rank; empty: cores / ranks of the node, or one where that is quicker",
+        "CPU threads of a rank; empty: cores / ranks of the node, or one where that is faster",
         unit="threads",
         minimum=1,
         identity=False,
     )
     timeout: float = setting(
         600.0,
-        "longest wait for another rank before it is given up as lost",
+        "longest wait for another rank before it counts as lost",
         unit="seconds",
         minimum=1.0,
         identity=False,

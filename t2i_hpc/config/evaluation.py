@@ -12,12 +12,12 @@ _LONG_NAMES = {"frechet": "fid", "inception_score": "is", "precision_recall": "p
 
 @dataclass
 class EvaluationConfig:
-    """A protocol (what is compared with what, and how), and how the work is divided."""
+    """A protocol (what is compared with what, and how), and how the work is sharded."""
 
     protocol: str = setting(
         "custom",
-        "name of the protocol, for people; it is in no hash; where a setting differs from the file "
-        "of this name, scores say (modified)",
+        "name of the protocol, for people; in no hash; where a setting differs from the file of "
+        "this name, scores say (modified)",
     )
     presets: str = setting(
         "",
@@ -44,12 +44,12 @@ class EvaluationConfig:
     )
     detector_resize: str = setting(
         "own",
-        "how images reach the detector: its own way, or clean (bicubic with smoothing; inception)",
+        "resize for the detector: its own, or clean (antialiased bicubic; inception)",
         choices=("own", "clean"),
     )
     detector_precision: str = setting(
         "float32",
-        "the detector's arithmetic; bfloat16 is faster on GPUs and gives another protocol",
+        "the detector's precision; bfloat16 is faster on GPUs and gives another protocol",
         choices=("float32", "bfloat16"),
     )
     images: int = setting(30_000, "images to generate", unit="images", minimum=2)
@@ -60,37 +60,37 @@ class EvaluationConfig:
     data: str = setting("", "folder of shards of the real side; empty: the run's own")
     captions: str = setting(
         "one",
-        "one: of its sample's captions, image i gets one by (seed, i); all: each in turn",
+        "one: image i gets one of its sample's captions by (seed, i); all: each in turn",
         choices=("one", "all"),
     )
     caption_tokens: int | None = setting(
         None,
-        "most words of a caption that generator and R-precision's judge read; empty: as many as "
-        "the run was trained with",
-        unit="words",
+        "longest caption that the generator and R-precision's encoder read; empty: the run's own "
+        "data.max_tokens",
+        unit="tokens",
         minimum=1,
     )
     real_crop: str = setting(
         "center",
-        "square of the real images: the center, or random with mirroring, as for training",
+        "crop of the real images: center, or random with flips, as for training",
         choices=("center", "random"),
     )
     real_filter: str = setting(
         "bilinear",
-        "how real images are brought to the resolution, always with smoothing",
+        "filter that resizes real images to the resolution, always antialiased",
         choices=("bilinear", "bicubic", "lanczos"),
     )
     truncation: float | None = setting(
-        None, "noise beyond so many standard deviations is not drawn; empty: any", minimum=0.01
+        None, "truncate the noise at so many standard deviations; empty: not", minimum=0.01
     )
     rounding: str = setting(
         "nearest",
-        "how values become 8-bit levels; down is what AttnGAN, DM-GAN and SSA-GAN do",
+        "how values become 8-bit levels; down: as AttnGAN, DM-GAN and SSA-GAN",
         choices=("nearest", "down"),
     )
     weights: str = setting(
         "ema",
-        "which weights draw: ema where the run keeps an exponential moving average, or the latest",
+        "weights that generate: ema where the run keeps an EMA, or the latest",
         choices=("ema", "latest"),
     )
     seed: int = setting(
@@ -101,8 +101,8 @@ class EvaluationConfig:
     )
     inception_score_size: int | None = setting(
         None,
-        "side to which images are scaled before the Inception score's network sees them; 128: "
-        "SSA-GAN's IS.py; 299: DM-GAN's for COCO; empty: as they are",
+        "side that images are resized to before the Inception score's network; 128: SSA-GAN's "
+        "IS.py; 299: DM-GAN's for COCO; empty: not resized",
         unit="px",
         minimum=16,
     )
@@ -113,7 +113,7 @@ class EvaluationConfig:
         3, "nearest neighbor that sets the radius in precision and recall", minimum=1
     )
     candidates: int = setting(
-        100, "captions an image chooses among for R-precision, its own included", minimum=2
+        100, "captions that R-precision ranks for an image, its own included", minimum=2
     )
     folds: int = setting(10, "folds of R-precision", minimum=1)
     text_encoder: str = setting(
@@ -124,21 +124,22 @@ class EvaluationConfig:
     )
     clip: str = setting(
         "",
-        "folder of the CLIP that clip_score is judged by: config.json, model.safetensors, "
-        "tokenizer.json",
+        "folder of the CLIP of clip_score: config.json, model.safetensors, tokenizer.json",
     )
     features: str = setting(
         "float32",
         "how features are kept for KID, precision and recall; float16 halves the files",
         choices=("float32", "float16"),
     )
-    batch_size: int = setting(32, "images at a time", unit="images", minimum=1)
-    shards: int = setting(1, "parts the images are split into", unit="shards", minimum=1)
+    batch_size: int = setting(32, "images of a batch", unit="images", minimum=1)
+    shards: int = setting(
+        1, "evaluation shards the images are split into", unit="shards", minimum=1
+    )
     shard: int | None = setting(
-        None, "compute only this part (0-based), without the merge", minimum=0
+        None, "compute only this evaluation shard (from 0), without the merge", minimum=0
     )
     merge: bool = setting(
-        False, "compute nothing: merge the parts that are there, or say which is missing"
+        False, "only merge the partial statistics that are there, or say which shard is missing"
     )
     cache: str = setting(
         "",
@@ -147,14 +148,14 @@ class EvaluationConfig:
     )
     save_images: str = setting(
         "none",
-        "also write the generated images, and index.jsonl that says what each was made of",
+        "also write the generated images, and index.jsonl with the caption and noise of each",
         choices=("none", "png", "npz"),
     )
 
 
 @dataclass
 class GenerationConfig:
-    """GeneratedImages for captions of one's own."""
+    """Images of any captions."""
 
     captions: list[str] = setting(
         [],
@@ -162,14 +163,14 @@ class GenerationConfig:
         "braces are swapped, one row each; empty: captions of the run's test split",
     )
     captions_file: str = setting("", "text file with more captions, one a line")
-    columns: int = setting(8, "noise vectors a caption", minimum=1, maximum=64)
+    columns: int = setting(8, "noise vectors of a caption", minimum=1, maximum=64)
     rows: int = setting(
         8, "captions taken from the test split where none are given", minimum=1, maximum=64
     )
     seed: int = setting(1, "seed of the noise", minimum=0)
-    masks: bool = setting(True, "also draw the semantic masks")
+    masks: bool = setting(True, "also show the semantic masks")
     output: str = setting(
         "",
-        "folder for the pictures; empty: a folder of generated/ inside the run, named by the "
-        "hash of what was asked",
+        "folder for the images; empty: a folder of generated/ inside the run, named by the hash of "
+        "the request",
     )

@@ -21,30 +21,30 @@ class SystemConfig:
 
 @dataclass
 class BERTConfig:
-    """BERT in the place of the LSTM: a pretrained one, or one of these sizes trained by DAMSM."""
+    """BERT instead of the LSTM: pretrained, or a new one of these sizes trained by DAMSM."""
 
     pretrained: str = setting(
         "",
-        "model.safetensors of a pretrained BERT, its config.json beside it; data.tokenizer then "
-        "names its tokenizer.json; empty: random weights, and the shards' own vocabulary",
+        "model.safetensors of a pretrained BERT, with config.json beside it; data.tokenizer then "
+        "names its tokenizer.json; empty: random weights and the shards' own vocabulary",
         file=True,
     )
     layers: int = setting(12, "transformer layers of a new one", minimum=1)
     heads: int = setting(8, "attention heads of a new one; they divide the width", minimum=1)
-    feed_forward: int = setting(3072, "width inside of its layers", minimum=1)
+    feed_forward: int = setting(3072, "width of its feed-forward layers", minimum=1)
     dropout: float = setting(0.1, "dropout of a new one", minimum=0.0, maximum=0.95)
     pooling: str = setting(
         "mean",
         "sentence: the mean of a caption's tokens, or its first ([CLS])",
         choices=("mean", "first"),
     )
-    first_token: int = setting(101, "a pretrained one's number of [CLS]", minimum=0)
-    last_token: int = setting(102, "a pretrained one's number of [SEP]", minimum=0)
+    first_token: int = setting(101, "token id of a pretrained one's [CLS]", minimum=0)
+    last_token: int = setting(102, "token id of a pretrained one's [SEP]", minimum=0)
 
 
 @dataclass
 class TextEncoderConfig:
-    """What turns captions into word and sentence features."""
+    """The network from captions to word and sentence features."""
 
     name: str = setting(
         "lstm",
@@ -57,37 +57,35 @@ class TextEncoderConfig:
     width: int = setting(256, "length of word and sentence vectors", minimum=2)
     embedding_width: int = setting(300, "length of word embeddings", minimum=1)
     dropout: float = setting(
-        0.5, "dropout on word embeddings while it is trained", minimum=0.0, maximum=0.95
+        0.5, "dropout of word embeddings while it is trained", minimum=0.0, maximum=0.95
     )
     training: str = setting(
         "frozen",
-        "how it learns: frozen; damsm = from real pairs (released code); "
-        "joint = damsm and the generator's gradients too (paper)",
+        "frozen; damsm: trained on real pairs (released code); joint: by the generator's gradients "
+        "too (paper)",
         choices=("frozen", "damsm", "joint"),
     )
     learning_rate: float = setting(4e-5, "Adam's learning rate while it is trained", minimum=0.0)
     clip: float | None = setting(
         None,
-        "longest gradient of all its weights while it is trained; empty: any (released code)",
+        "gradient norm clip while it is trained; empty: none (released code)",
         minimum=1e-9,
     )
 
 
 @dataclass
 class ImageEncoderConfig:
-    """Network that gives DAMSM its image regions and image code."""
+    """The network from images to DAMSM's regions and codes."""
 
     name: str = setting("inception_v3", "network", choices=("inception_v3", "efficientnet_lite0"))
     weights: str = setting(
         "",
-        "safetensors file of the DAMSM image encoder; empty: ImageNet "
-        "weights of the network where they are at hand",
+        "safetensors file of the DAMSM image encoder; empty: packaged ImageNet weights",
         file=True,
     )
     align_corners: bool = setting(
         False,
-        "resize to the network's size with the corners' pixels kept in place "
-        "(DM-GAN; SSA-GAN and DF-GAN: false)",
+        "resize to the network's size with aligned corners (DM-GAN; SSA-GAN and DF-GAN: false)",
     )
     batch_statistics: bool = setting(
         False,
@@ -114,7 +112,7 @@ class DAMSMConfig:
     )
     chunk: int | None = setting(
         None,
-        "captions compared with the images at a time: less memory, same result; empty: all",
+        "captions compared with the images at a time: less memory, same scores; empty: all",
         unit="captions",
         minimum=1,
         identity=False,
@@ -127,8 +125,8 @@ class PretrainedTrunkConfig(ImageEncoderConfig):
 
     trunk: str = setting(
         "imagenet",
-        "weights under the projections, unless image_encoder.weights holds both: imagenet, or "
-        "random (Inception-v3 alone; for trials without any file)",
+        "weights of the trunk, unless image_encoder.weights holds them: imagenet, or random "
+        "(Inception-v3 alone; for trials without any file)",
         choices=("imagenet", "random"),
     )
     imagenet_weights: str = setting(
@@ -152,15 +150,15 @@ class DAMSMPretrainingConfig(SystemConfig):
     )
     learning_rate: float = setting(2e-3, "Adam's learning rate in the first epoch", minimum=0.0)
     learning_rate_decay: float = setting(
-        0.98, "factor of the learning rate after every epoch", minimum=0.01, maximum=1.0
+        0.98, "factor of the learning rate after each epoch", minimum=0.01, maximum=1.0
     )
     learning_rate_floor: float = setting(
         0.1,
-        "share of the first learning rate below which it falls no further",
+        "fraction of the first learning rate below which it falls no further",
         minimum=1e-6,
         maximum=1.0,
     )
-    restart_moments: bool = setting(True, "forget Adam's moments after every epoch")
+    restart_moments: bool = setting(True, "reset Adam's moments after each epoch")
     epoch_images: int | None = setting(
         None, "length of an epoch; empty: the training split's samples", unit="images", minimum=1
     )
@@ -280,8 +278,8 @@ class DFGANConfig(GANConfig):
     mismatch: str = inherited(GANConfig, "mismatch", "roll")
     truncation: float = setting(
         0.88,
-        "scale of the noise, cut at two standard deviations, that pictures are drawn from "
-        "(released code); 0: the noise as it is",
+        "generate from noise truncated at two standard deviations, times this (released code); 0: "
+        "from the noise as it is",
         minimum=0.0,
         maximum=1.0,
     )
@@ -304,17 +302,17 @@ class StagedGANConfig(GANConfig):
     )
     stages: list[str] = setting(
         ["initial", "attention", "attention"],
-        "stages of the generator, first to last; the last draws at the resolution, each before it "
+        "stages of the generator; the last generates at the resolution, each before it "
         "at half of the next: initial, then attention (AttnGAN) or memory (DM-GAN)",
         choices=("initial", "attention", "memory"),
     )
     condition_width: int = setting(
-        100, "length of the condition that is drawn for a sentence", minimum=1
+        100, "length of the condition sampled for a sentence (CA)", minimum=1
     )
     residuals: int = setting(2, "residual blocks of each stage but the first", minimum=0, maximum=8)
     pictures: str = setting(
         "every",
-        "stages that draw an image and have a discriminator: every, or the last alone (AttnDCGAN)",
+        "stages that generate an image and have a discriminator: every, or the last (AttnDCGAN)",
         choices=("every", "last"),
     )
     discriminator_norm: str = setting(
@@ -323,16 +321,16 @@ class StagedGANConfig(GANConfig):
         choices=("batch", "spectral"),
     )
     unconditional: bool = setting(
-        True, "discriminators judge images without their sentence too (AttnDCGAN: false)"
+        True, "discriminators have logits of images alone too (AttnDCGAN: false)"
     )
     reference_mask: bool = setting(
         False,
         "hide padding from the attention in the released code's wrong order, which published "
-        "weights were trained with; a picture then depends on those it is drawn with",
+        "weights were trained with; an image then depends on the others of its batch",
     )
     sample_condition: bool = setting(
         True,
-        "draw the sentence's condition in evaluation too, from the noise (released code); false: "
+        "sample the sentence's condition in evaluation too, from the noise (released code); false: "
         "take its mean",
     )
     divergence_weight: float = setting(

@@ -16,7 +16,7 @@ from t2i_hpc.config.systems import SYSTEM_SCHEMAS, DAMSMPretrainingConfig, Syste
 
 @dataclass
 class EvaluationsConfig:
-    """Evaluations beside the training; their scores go into the run's curves."""
+    """Background evaluations of a training; their scores are in the run's curves."""
 
     every_images: int = setting(
         0,
@@ -27,15 +27,16 @@ class EvaluationsConfig:
     )
     overrides: list[str] = setting(
         [],
-        "what t2i_hpc.launch task=evaluate is told, and where it goes, e.g. "
-        '\'evaluation.overrides=["evaluation.shards=8","cluster=slurm"]\'; empty: one process here',
+        "overrides of t2i_hpc.launch task=evaluate, e.g. "
+        '\'evaluation.overrides=["evaluation.shards=8","cluster=slurm"]\'; empty: one process '
+        "on this machine",
         identity=False,
     )
 
 
 @dataclass
 class TrainConfig:
-    """Train a system on shards; the same command finds its run again and goes on."""
+    """Train a system on shards; the same command resumes its run."""
 
     name: str = setting("run", "first part of the run directory's name", identity=False)
     runs: str = setting("runs", "folder of run directories", identity=False)
@@ -60,14 +61,14 @@ class RunDataConfig:
 
     path: str = setting(
         "",
-        "folder of the run's shards, where captions come from; empty: where the run was trained, "
-        "or the same path from the current directory",
+        "folder of the run's shards, for captions; empty: where the run was trained, or the same "
+        "path from the current directory",
     )
 
 
 @dataclass
 class EvaluateConfig:
-    """Score a run's generator, or a folder of images, in any number of parts."""
+    """Score a run's generator, or a folder of images, in any number of evaluation shards."""
 
     run: str = setting("", "run directory")
     checkpoint: str = setting(
@@ -78,12 +79,15 @@ class EvaluateConfig:
     images: str = setting("", "score this folder of images instead of a run")
     reference: str = setting("", "folder of images to compare with, instead of a split")
     output: str = setting(
-        "", "folder for parts and scores.jsonl; empty: the run, or IMAGES-scores beside images="
+        "",
+        "folder for statistics and scores.jsonl; empty: the run, or IMAGES-scores beside images=",
     )
-    json: bool = setting(False, "print one JSON object a score, not a line for people")
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    json: bool = setting(False, "print a JSON object for each score, not a line for people")
+    device: str = setting(
+        "auto", "device; auto: a GPU if there is one", choices=("auto", "cpu", "cuda")
+    )
     threads: int | None = setting(
-        None, "CPU threads a rank; empty: cores / ranks of the node", unit="threads", minimum=1
+        None, "CPU threads of a rank; empty: cores / ranks of the node", unit="threads", minimum=1
     )
     data: RunDataConfig = section(RunDataConfig)
     evaluation: EvaluationConfig = section(EvaluationConfig)
@@ -91,11 +95,13 @@ class EvaluateConfig:
 
 @dataclass
 class GenerateConfig(GenerationConfig):
-    """Draw pictures for captions with a trained run."""
+    """Generate images of captions with a trained run."""
 
     run: str = setting("", "run directory")
     checkpoint: str = setting("latest", "latest or the number of images of one")
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto", "device; auto: a GPU if there is one", choices=("auto", "cpu", "cuda")
+    )
     data: RunDataConfig = section(RunDataConfig)
 
 
@@ -124,16 +130,16 @@ class StatusConfig:
 
     run: list[str] = setting([], "run directories, sweeps, or folders of runs; empty: all of runs=")
     runs: str = setting("runs", "folder of run directories")
-    format: str = setting("text", "how it is printed", choices=("text", "json"))
+    format: str = setting("text", "format of the output", choices=("text", "json"))
 
 
 @dataclass
 class CancelConfig:
-    """End the jobs of runs and sweeps, waiting and running ones."""
+    """Cancel the jobs of runs and sweeps, pending and running ones."""
 
     run: list[str] = setting([], "run directories or sweeps")
     wait: float = setting(
-        180.0, "how long to wait until everything has ended", unit="seconds", minimum=0.0
+        180.0, "how long to wait for the jobs to end", unit="seconds", minimum=0.0
     )
 
 
@@ -149,19 +155,21 @@ class TableConfig:
     published: bool = setting(
         False, "also show papers' numbers for the same network, data set and N (not with csv)"
     )
-    over: str = setting("", "axis to average over, e.g. seed: mean ± standard deviation")
+    over: str = setting(
+        "", "axis of the sweep to average over, e.g. seed: mean ± standard deviation"
+    )
     costs: bool = setting(
         False,
         "also show parameters, GFLOP of a training step per image (each run is counted once, for "
         "seconds to minutes) and peak memory",
     )
-    format: str = setting("markdown", "how it is printed", choices=("markdown", "csv", "json"))
+    format: str = setting("markdown", "format of the output", choices=("markdown", "csv", "json"))
     output: str = setting("", "file to write; empty: print")
 
 
 @dataclass
 class FetchConfig:
-    """Download the weights that cannot be shipped, and check them."""
+    """Download the weights that cannot be shipped, and verify them."""
 
     what: str = setting(
         "inception",
@@ -169,7 +177,7 @@ class FetchConfig:
         choices=("inception", "inception_literature"),
     )
     output: str = setting("", "folder; empty: the user's cache folder")
-    url: str = setting("", "another place to download from, e.g. a mirror or file:///…")
+    url: str = setting("", "URL to download from, e.g. a mirror or file:///…; empty: the original")
 
 
 @dataclass
@@ -196,7 +204,7 @@ class ConvertConfig:
 
 @dataclass
 class LaunchConfig:
-    """Put a task somewhere: on this machine in several processes, or on a cluster."""
+    """Launch a task: in several processes on this machine, or on a cluster."""
 
     task: str = setting(
         "train",

@@ -15,7 +15,7 @@ from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, MatchingDiscri
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
-from t2i_hpc.models.staged_generator import SinglePictureGenerator, StagedGenerator
+from t2i_hpc.models.staged_generator import SingleImageGenerator, StagedGenerator
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 
 Shape = tuple[int, ...]
@@ -162,7 +162,7 @@ def _staged_generators(stage: str) -> tuple[ReferenceNetwork, ...]:
 
     def build(kind: type[StagedGenerator], shapes: Shapes) -> StagedGenerator:
         stages = 1 + sum(f"h_net{n}.upsample.1.weight" in shapes for n in (2, 3))
-        image = "img_net" if kind is SinglePictureGenerator else f"img_net{stages}"
+        image = "img_net" if kind is SingleImageGenerator else f"img_net{stages}"
         residuals = [f"h_net2.residual.{n}.block.0.weight" in shapes for n in range(9)]
         condition = shapes.size("ca_net.fc.weight", 0) // 4
         return kind(
@@ -178,7 +178,7 @@ def _staged_generators(stage: str) -> tuple[ReferenceNetwork, ...]:
     return tuple(
         ReferenceNetwork(kind, partial(build, kind), patterns)
         for kind, patterns in (
-            (SinglePictureGenerator, names.SINGLE_IMAGE_GENERATOR),
+            (SingleImageGenerator, names.SINGLE_IMAGE_GENERATOR),
             (StagedGenerator, names.STAGED_GENERATOR),
         )
     )

@@ -52,7 +52,7 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
         features only, head(features, sentence) → logits (B,), and
         :class:`~t2i_hpc.models.discriminator.PairedDiscriminator` joins the two.
         AttnGAN's and DM-GAN's: generator(noise, sentence, words, padding_mask) →
-        :class:`~t2i_hpc.models.staged_generator.StagedPictures`, with the words hidden that
+        :class:`~t2i_hpc.models.staged_generator.StagedImages`, with the words hidden that
         the mask names; set its ``reference_mask`` to hide them as the weights were trained
         with. discriminator(image, sentence) →
         :class:`~t2i_hpc.models.staged_discriminator.Logits`.

@@ -7,7 +7,6 @@ fusion" (Tao et al., CVPR 2022, §3.4). Two layouts exist and have published wei
   block enlarges, the residual branch is added as it is;
 * :class:`EarlyDFGenerator`, of the first version, from which SSA-GAN descends: the sentence
   alone steers, there is a block at 4 px, a learned factor scales the residual branch.
-
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ class _Generator(nn.Module):
         self.to_rgb = nn.Conv2d(last_channels, 3, 3, padding=1)
 
     def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
-        """Draw (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S); no masks."""
+        """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S); no masks."""
         condition = self.condition(noise, sentence)
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
         for block in self.blocks:

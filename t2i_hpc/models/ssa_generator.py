@@ -238,7 +238,7 @@ class SSAGenerator(nn.Module):
         self.to_rgb = nn.Conv2d(plan.widths[-1] * width, 3, 3, padding=1)
 
     def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
-        """Draw (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S)."""
+        """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S)."""
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
         masks: list[Tensor] = []
         for index, block in enumerate(self.blocks):

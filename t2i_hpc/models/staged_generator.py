@@ -68,7 +68,9 @@ class Condition(NamedTuple):
 
 
 class ConditioningAugmentation(nn.Module):
-    """Draw a condition from a Gaussian that the sentence decides (StackGAN §3.2).
+    """Conditioning augmentation, CA: a condition sampled from a Gaussian of the sentence.
+
+    StackGAN §3.2.
 
     Args:
         sentence_width: length of the sentence vector.
@@ -112,19 +114,19 @@ def hidden_words(padding_mask: Tensor, positions: int, reference: bool, training
     return everyone[rows % len(everyone)].view(batch, positions, -1)
 
 
-def read_words(
+def attend_to_words(
     features: Tensor, keys: Tensor, values: Tensor, hidden: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Let every position of an image read from the words.
+    """Attend from every position of an image to the words.
 
     Args:
-        features: (B, C, h, w), what positions ask for.
-        keys: (B, C, T), what words answer to.
-        values: (B, V, T), what words say.
+        features: queries of the positions, (B, C, h, w).
+        keys: of the words, (B, C, T).
+        values: of the words, (B, V, T).
         hidden: bool (B, 1 or h·w, T), words that a position must not see.
 
     Returns:
-        What was read (B, V, h, w), and the attention (B, T, h, w), which sums to 1 over words.
+        The context (B, V, h, w), and the attention (B, T, h, w), which sums to 1 over words.
     """
     size = features.shape[2:]
     scores = features.flatten(2).transpose(1, 2) @ keys
@@ -161,14 +163,14 @@ class InitialStage(nn.Module):
         self.doubling = nn.Sequential(*(UpBlock(a, b) for a, b in pairwise(widths)))
 
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
-        """Draw from conditions (B, C) and noise (B, Z)."""
+        """Return features of conditions (B, C) and noise (B, Z)."""
         flat = F.glu(self.norm(self.linear(torch.cat([condition, noise], 1))), 1)
         features: Tensor = self.doubling(flat.view(len(flat), -1, FIRST_SIDE, FIRST_SIDE))
         return features
 
 
 class RefiningStage(nn.Module):
-    """Read from the words, refine, double the size: (B, ngf, h, w) to (B, ngf, 2h, 2w).
+    """Attend to the words, refine, double the size: (B, ngf, h, w) to (B, ngf, 2h, 2w).
 
     Args:
         width: channels of the features (ngf).
@@ -183,16 +185,16 @@ class RefiningStage(nn.Module):
         self.doubling = UpBlock(2 * width, width)
 
     def prepare(self, width: int, word_width: int) -> None:
-        """Make what :meth:`look` needs."""
+        """Make what :meth:`attend` needs."""
         raise NotImplementedError
 
-    def look(self, features: Tensor, words: Words) -> tuple[Tensor, Tensor]:
+    def attend(self, features: Tensor, words: Words) -> tuple[Tensor, Tensor]:
         """Return (B, 2·ngf, h, w) of features (B, ngf, h, w), and the attention (B, T, h, w)."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, words: Words) -> tuple[Tensor, Tensor]:
         """Return the larger features and the attention (B, T, h, w)."""
-        joined, attention = self.look(features, words)
+        joined, attention = self.attend(features, words)
         return self.doubling(self.residuals(joined)), attention
 
 
@@ -203,10 +205,10 @@ class AttentionStage(RefiningStage):
         """Make the projection of words to the width of features."""
         self.context = nn.Conv2d(word_width, width, 1, bias=False)
 
-    def look(self, features: Tensor, words: Words) -> tuple[Tensor, Tensor]:
+    def attend(self, features: Tensor, words: Words) -> tuple[Tensor, Tensor]:
         """Return features and context, joined, and the attention."""
         projected = self.context(words.vectors[..., None]).squeeze(3)
-        context, attention = read_words(features, projected, projected, words.hidden)
+        context, attention = attend_to_words(features, projected, projected, words.hidden)
         return torch.cat([features, context], 1), attention
 
 
@@ -223,11 +225,11 @@ class MemoryStage(RefiningStage):
         self.value = nn.Conv1d(2 * width, width, 1)
         self.response = nn.Conv2d(2 * width, 1, 1)
 
-    def look(self, features: Tensor, words: Words) -> tuple[Tensor, Tensor]:
+    def attend(self, features: Tensor, words: Words) -> tuple[Tensor, Tensor]:
         """Return the features with what was read, twice over, and the attention."""
         memory = self.write(features, words.vectors)
         keys, values = F.relu(self.key(memory)), F.relu(self.value(memory))
-        read, attention = read_words(features, keys, values, words.hidden)
+        read, attention = attend_to_words(features, keys, values, words.hidden)
         gate = torch.sigmoid(self.response(torch.cat([features, read], 1)))
         fused = (1 - gate) * features + gate * read
         return torch.cat([fused, fused], 1), attention
@@ -253,8 +255,8 @@ REFINING_STAGES: dict[str, type[RefiningStage]] = {
 
 
 @dataclass(frozen=True)
-class StagedPictures(GeneratedImages):
-    """GeneratedImages of all stages, and the condition they were drawn from.
+class StagedImages(GeneratedImages):
+    """The images of all stages, and the condition they were generated from.
 
     `attention` has a map (B, T, h, w) for every stage after the first, at the size of the
     features that attended: half of that stage's image.
@@ -264,7 +266,7 @@ class StagedPictures(GeneratedImages):
 
 
 class StagedGenerator(nn.Module):
-    """Draws images of doubling size, one a stage.
+    """Generates images of doubling size, one a stage.
 
     Args:
         stages: ``initial``, then any number of ``attention`` and ``memory``.
@@ -280,7 +282,7 @@ class StagedGenerator(nn.Module):
         ValueError: stages in another order, or more than fit into the resolution.
     """
 
-    pictures_last_only = False
+    only_last_image = False
 
     def __init__(
         self,
@@ -302,9 +304,9 @@ class StagedGenerator(nn.Module):
         self.refining = nn.ModuleList(
             REFINING_STAGES[kind](width, sentence_width, residuals) for kind in stages[1:]
         )
-        pictured = range(len(stages))[-1:] if self.pictures_last_only else range(len(stages))
+        with_image = range(len(stages))[-1:] if self.only_last_image else range(len(stages))
         self.to_rgb = nn.ModuleDict(
-            {str(stage): nn.Conv2d(width, 3, 3, padding=1, bias=False) for stage in pictured}
+            {str(stage): nn.Conv2d(width, 3, 3, padding=1, bias=False) for stage in with_image}
         )
 
     def forward(
@@ -314,8 +316,8 @@ class StagedGenerator(nn.Module):
         words: Tensor,
         padding_mask: Tensor,
         condition_noise: Tensor | None = None,
-    ) -> StagedPictures:
-        """Draw images in [-1, 1] from noise (B, Z), sentences (B, S) and words (B, S, T).
+    ) -> StagedImages:
+        """Generate images in [-1, 1] from noise (B, Z), sentences (B, S) and words (B, S, T).
 
         Args:
             noise, sentence, words: as above.
@@ -328,29 +330,29 @@ class StagedGenerator(nn.Module):
         """
         condition: Condition = self.augmentation(sentence, condition_noise)
         features = self.initial(condition.value, noise)
-        images, attentions = self._picture(0, features), []
+        images, attentions = self._image(0, features), []
         for number, stage in enumerate(self.refining, 1):
             features, attention = stage(features, self._hide(features, words, padding_mask))
-            images += self._picture(number, features)
+            images += self._image(number, features)
             attentions.append(attention)
-        return StagedPictures(images=images, attention=attentions, condition=condition)
+        return StagedImages(images=images, attention=attentions, condition=condition)
 
     def _hide(self, features: Tensor, words: Tensor, padding_mask: Tensor) -> Words:
         positions = features.shape[2] * features.shape[3]
         hidden = hidden_words(padding_mask, positions, self.reference_mask, self.training)
         return Words(words, hidden)
 
-    def _picture(self, stage: int, features: Tensor) -> list[Tensor]:
+    def _image(self, stage: int, features: Tensor) -> list[Tensor]:
         """Return the image of a stage, nothing where it has none."""
         if str(stage) not in self.to_rgb:
             return []
         return [torch.tanh(self.to_rgb[str(stage)](features))]
 
 
-class SinglePictureGenerator(StagedGenerator):
+class SingleImageGenerator(StagedGenerator):
     """The same stages with an image of the last alone (AttnGAN's baseline AttnDCGAN)."""
 
-    pictures_last_only = True
+    only_last_image = True
 
 
 def stage_resolutions(stages: Sequence[str], resolution: int) -> list[int]:
@@ -364,7 +366,7 @@ def stage_resolutions(stages: Sequence[str], resolution: int) -> list[int]:
     sides = [resolution >> level for level in range(len(stages) - 1, -1, -1)]
     if sides[0] < 4 * FIRST_SIDE:
         raise ValueError(
-            f"{len(stages)} stages do not fit: the first of them would draw {sides[0]} px at "
+            f"{len(stages)} stages do not fit: the first of them would have {sides[0]} px at "
             f"{resolution} px, and {4 * FIRST_SIDE} px are the least"
         )
     return sides

@@ -68,7 +68,7 @@ class Phase:
 class OptimizerSettings:
     """Adam's numbers for one module (learning rate per step, β₁, β₂, ε).
 
-    `clip` bounds the norm of the module's whole gradient, averaged over ranks; None leaves it.
+    `clip` bounds the norm of the module's whole gradient, averaged over ranks; None: no clip.
     `learning_rate_at` gives the rate of a step from the images seen before it, instead of
     `learning_rate`; `restart_every` forgets Adam's moments whenever so many images are full.
     Both are functions of images seen alone, so a resumed run needs no other state.

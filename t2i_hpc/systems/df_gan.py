@@ -133,8 +133,8 @@ def _check_encoder(config: DFGANConfig) -> None:
 def truncated(noise: Tensor) -> Tensor:
     """Return normal noise of any shape bent to the normal distribution cut at ±2 deviations.
 
-    Each number keeps its place in its distribution (its quantile), so pictures remain functions
-    of the noise.
+    Each number keeps its place in its distribution (its quantile), so images remain functions of
+    the noise.
     """
     wide = noise.double()
     edge = torch.special.ndtr(wide.new_tensor(-_CUT))

@@ -1,12 +1,8 @@
-"""Whether systems read the files of initial weights that their configuration names.
+"""The text and image encoders that systems share: building them, their weights, their DAMSM terms.
 
-A checkpoint holds the weights of every network, frozen ones too. Whoever builds a system in
-order to load one needs none of those files, so a run works where they are gone: moved to
+A checkpoint holds the weights of every network, frozen ones too. Whoever builds a system in order
+to load one needs no files of initial weights, so a run works where they are gone: moved to
 another machine, archived, or shared without its pre-trained encoders.
-
-BERT from its configuration; whatever does not fit is refused here.
-
-The text and image encoders that systems share: building them and their DAMSM terms.
 """
 
 from __future__ import annotations
@@ -15,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,29 +33,41 @@ from t2i_hpc.data.captions import VOCABULARY_NOTE, check_same_words
 from t2i_hpc.losses.adversarial import at_least_float32
 from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
 from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
-from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextEncoder, TextFeatures
+from t2i_hpc.models.text_encoder import (
+    BERTTextEncoder,
+    LSTMTextEncoder,
+    TextEncoder,
+    TextFeatures,
+    new_bert,
+    pretrained_bert,
+    untrained_bert,
+)
 from t2i_hpc.systems.base import Term
 
 if TYPE_CHECKING:
     from transformers import BertModel
 
-
+_LOG = logging.getLogger("t2i_hpc")
 _FROM_CHECKPOINT: ContextVar[bool] = ContextVar("weights come from a checkpoint", default=False)
 
 
-@contextmanager
-def checkpoint_follows() -> Iterator[None]:
-    """Build systems without reading initial weights: a checkpoint will overwrite them all."""
-    token = _FROM_CHECKPOINT.set(True)
-    try:
-        yield
-    finally:
-        _FROM_CHECKPOINT.reset(token)
+def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
+    """Build the text encoder, from its weights file where one is named.
 
-
-def reads_initial_weights() -> bool:
-    """Whether initial weights must be read from their files."""
-    return not _FROM_CHECKPOINT.get()
+    Raises:
+        ConfigurationError: a file is damaged or does not fit.
+    """
+    encoder: TextEncoder
+    if config.name == "bert":
+        encoder = build_bert(config.bert, config.width, vocabulary_size)
+    else:
+        size, width = config.embedding_width, config.width
+        encoder = LSTMTextEncoder(vocabulary_size, width, size, config.dropout)
+    if config.weights:
+        load_weights(encoder, Path(config.weights), "system.text_encoder.weights")
+    elif reads_initial_weights() and not config.bert.pretrained:
+        _LOG.info("text encoder: random weights (system.text_encoder.weights is empty)")
+    return encoder
 
 
 def build_bert(config: BERTConfig, width: int, vocabulary_size: int) -> TextEncoder:
@@ -67,17 +76,15 @@ def build_bert(config: BERTConfig, width: int, vocabulary_size: int) -> TextEnco
     Args:
         config: which BERT.
         width: of its word and sentence features.
-        vocabulary_size: number of word ids, 0 being padding.
+        vocabulary_size: number of token ids, 0 being padding.
 
     Raises:
         ConfigurationError: the extra is not installed, a file is damaged, or sizes do not fit.
     """
-    try:
-        from t2i_hpc.models.text_encoder import BERTTextEncoder, new_bert
-    except ImportError as error:
+    if find_spec("transformers") is None:
         raise ConfigurationError(
             "system.text_encoder.name=bert needs an extra: pip install 't2i-hpc[transformers]'"
-        ) from error
+        )
     if config.pretrained:
         bert = _pretrained(config, vocabulary_size)
         tokens = {"first": config.first_token, "last": config.last_token}
@@ -99,8 +106,6 @@ def build_bert(config: BERTConfig, width: int, vocabulary_size: int) -> TextEnco
 
 
 def _pretrained(config: BERTConfig, vocabulary_size: int) -> BertModel:
-    from t2i_hpc.models.text_encoder import pretrained_bert, untrained_bert
-
     key, path = "system.text_encoder.bert.pretrained", Path(config.pretrained)
     if path.name != "model.safetensors":
         raise ConfigurationError(
@@ -115,27 +120,105 @@ def _pretrained(config: BERTConfig, vocabulary_size: int) -> BertModel:
     pieces = bert.config.vocab_size
     if pieces != vocabulary_size:
         raise ConfigurationError(
-            f"{key}={path} knows {pieces:,} word pieces, the data has {vocabulary_size:,} words: "
+            f"{key}={path} knows {pieces:,} word pieces, the data has {vocabulary_size:,} tokens: "
             f"name its tokenizer, data.tokenizer={path.with_name('tokenizer.json')}"
         )
     return bert
 
 
-_LOG = logging.getLogger("t2i_hpc")
-
-
-def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
-    """Build the text encoder, from its weights file where one is named.
+def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder:
+    """Build DAMSM's image encoder.
 
     Raises:
-        ConfigurationError: a file is damaged or does not fit.
+        ConfigurationError: Inception without weights: they are in no package; batch statistics
+            of a network without batch norms.
     """
-    encoder = _TEXT_ENCODERS[config.name](config, vocabulary_size)
+    if config.name == "inception_v3" and not config.weights and reads_initial_weights():
+        raise ConfigurationError(
+            "system.image_encoder.weights is empty, and Inception-v3's weights are in no "
+            "package: name a safetensors file, take system.image_encoder.name="
+            "efficientnet_lite0, or leave DAMSM out with system.damsm.weight=0"
+        )
+    try:
+        encoder = build_image_encoder(
+            config.name,
+            width,
+            align_corners=config.align_corners,
+            batch_statistics=config.batch_statistics,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"system.image_encoder.batch_statistics: {error}") from error
     if config.weights:
-        load_weights(encoder, Path(config.weights), "system.text_encoder.weights")
-    elif reads_initial_weights() and not config.bert.pretrained:
-        _LOG.info("text encoder: random weights (system.text_encoder.weights is empty)")
+        load_weights(encoder, Path(config.weights), "system.image_encoder.weights")
     return encoder
+
+
+def damsm_terms(
+    images: Tensor, encoder: ImageEncoder, text: TextFeatures, batch: Batch, config: DAMSMConfig
+) -> dict[str, Tensor]:
+    """Return DAMSM's losses of images in [-1, 1] with the batch's captions, in float32 at least."""
+    settings = DAMSMSettings(
+        config.gamma1, config.gamma2, config.gamma3, config.root, config.terms, config.chunk
+    )
+    features = encoder(images)
+    words, sentence = (at_least_float32(value) for value in text)
+    regions, code = (at_least_float32(value) for value in features)
+    captions = Captions(words, batch.lengths, sentence, batch.classes)
+    with torch.autocast(images.device.type, enabled=False):
+        return damsm_losses(regions, code, captions, settings)
+
+
+def as_terms(losses: dict[str, Tensor], prefix: str, weight: float) -> dict[str, Term]:
+    """Give each loss a name and the same weight."""
+    return {prefix + name: Term(value, weight) for name, value in losses.items()}
+
+
+def scale_images(images: Tensor) -> Tensor:
+    """Map uint8 images of any memory format to contiguous float32 in [-1, 1]."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Build graphs through modules without their own gradients, which nobody would use."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def checkpoint_follows() -> Iterator[None]:
+    """Build systems without reading initial weights: a checkpoint will overwrite them all."""
+    token = _FROM_CHECKPOINT.set(True)
+    try:
+        yield
+    finally:
+        _FROM_CHECKPOINT.reset(token)
+
+
+def reads_initial_weights() -> bool:
+    """Whether initial weights must be read from their files."""
+    return not _FROM_CHECKPOINT.get()
+
+
+def load_weights(module: nn.Module, path: Path, key: str) -> None:
+    """Load a safetensors file of initial weights strictly; nothing where a checkpoint follows.
+
+    Raises:
+        ConfigurationError: the file is missing, damaged or of other shapes.
+    """
+    if not reads_initial_weights():
+        return
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error
 
 
 def check_text_encoder(config: SystemConfig, vocabulary: str) -> None:
@@ -174,95 +257,3 @@ def vocabulary_of(path: Path, key: str) -> str:
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error
-
-
-def _build_lstm(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
-    return LSTMTextEncoder(vocabulary_size, config.width, config.embedding_width, config.dropout)
-
-
-def _build_bert(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
-
-    return build_bert(config.bert, config.width, vocabulary_size)
-
-
-_TEXT_ENCODERS = {"lstm": _build_lstm, "bert": _build_bert}
-
-
-def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder:
-    """Build DAMSM's image encoder.
-
-    Raises:
-        ConfigurationError: Inception without weights: they are in no package; batch statistics
-            of a network without batch norms.
-    """
-    if config.name == "inception_v3" and not config.weights and reads_initial_weights():
-        raise ConfigurationError(
-            "system.image_encoder.weights is empty, and Inception-v3's weights are in no "
-            "package: name a safetensors file, take system.image_encoder.name="
-            "efficientnet_lite0, or leave DAMSM out with system.damsm.weight=0"
-        )
-    try:
-        encoder = build_image_encoder(
-            config.name,
-            width,
-            align_corners=config.align_corners,
-            batch_statistics=config.batch_statistics,
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"system.image_encoder.batch_statistics: {error}") from error
-    if config.weights:
-        load_weights(encoder, Path(config.weights), "system.image_encoder.weights")
-    return encoder
-
-
-def load_weights(module: nn.Module, path: Path, key: str) -> None:
-    """Load a safetensors file of initial weights strictly; nothing where a checkpoint follows.
-
-    Raises:
-        ConfigurationError: the file is missing, damaged or of other shapes.
-    """
-    if not reads_initial_weights():
-        return
-    try:
-        module.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Build graphs through modules without their own gradients, which nobody would use."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-def scale_images(images: Tensor) -> Tensor:
-    """Map uint8 images, in whatever order they lie in memory, to float32 in [-1, 1]."""
-    return images.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0
-
-
-def damsm_terms(
-    images: Tensor, encoder: ImageEncoder, text: TextFeatures, batch: Batch, config: DAMSMConfig
-) -> dict[str, Tensor]:
-    """Return DAMSM's losses of images in [-1, 1] with the batch's captions, in float32 at least."""
-    settings = DAMSMSettings(
-        config.gamma1, config.gamma2, config.gamma3, config.root, config.terms, config.chunk
-    )
-    features = encoder(images)
-    words, sentence = (at_least_float32(value) for value in text)
-    regions, code = (at_least_float32(value) for value in features)
-    captions = Captions(words, batch.lengths, sentence, batch.classes)
-    with torch.autocast(images.device.type, enabled=False):
-        return damsm_losses(regions, code, captions, settings)
-
-
-def as_terms(losses: dict[str, Tensor], prefix: str, weight: float) -> dict[str, Term]:
-    """Give each loss a name and the same weight."""
-    return {prefix + name: Term(value, weight) for name, value in losses.items()}

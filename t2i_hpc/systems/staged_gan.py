@@ -36,9 +36,9 @@ from t2i_hpc.losses.adversarial import (
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
 from t2i_hpc.models.staged_generator import (
     Condition,
-    SinglePictureGenerator,
+    SingleImageGenerator,
     StagedGenerator,
-    StagedPictures,
+    StagedImages,
     initialize,
 )
 from t2i_hpc.models.text_encoder import TextFeatures
@@ -59,7 +59,7 @@ def build_generator(config: StagedGANConfig) -> StagedGenerator:
     Raises:
         ConfigurationError: stages in another order, or more than the resolution has sizes for.
     """
-    kind = SinglePictureGenerator if config.pictures == "last" else StagedGenerator
+    kind = SingleImageGenerator if config.pictures == "last" else StagedGenerator
     try:
         generator = kind(
             config.stages,
@@ -176,12 +176,12 @@ class StagedGAN(GAN):
 
     def synthesize(
         self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor
-    ) -> StagedPictures:
+    ) -> StagedImages:
         """Run the generator, or its EMA; the last numbers of the noise draw the condition."""
         latent, chance = noise.split([self.config.noise_width, self.config.condition_width], 1)
         sampled = generator.training or self.config.sample_condition
         padding = torch.arange(text.words.shape[2], device=lengths.device) >= lengths[:, None]
-        images: StagedPictures = generator(
+        images: StagedImages = generator(
             latent, text.sentence, text.words, padding, chance if sampled else None
         )
         return images

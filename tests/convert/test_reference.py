@@ -16,7 +16,7 @@ from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
 from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, MatchingDiscriminator
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
-from t2i_hpc.models.staged_generator import SinglePictureGenerator, StagedGenerator
+from t2i_hpc.models.staged_generator import SingleImageGenerator, StagedGenerator
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from tests.golden.case import case, published
 from tests.support.networks import parameter_count
@@ -133,7 +133,7 @@ def test_tensors_with_our_own_names(name: str) -> None:
         ("df_gan", "generator", lambda r: EarlyDFGenerator(r, width=3, sentence_width=12)),
         ("attn_gan", "generator", lambda _: attention_generator(1, residuals=2)),
         ("attn_gan", "generator", lambda _: attention_generator(2, residuals=3)),
-        ("attn_gan", "generator", lambda _: attention_generator(3, SinglePictureGenerator)),
+        ("attn_gan", "generator", lambda _: attention_generator(3, SingleImageGenerator)),
         ("attn_gan", "discriminator128", lambda _: StagedDiscriminator(128, 3, 12)),
         (
             "attn_gan",

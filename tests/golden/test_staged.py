@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
-from t2i_hpc.models.staged_generator import StagedGenerator, StagedPictures
+from t2i_hpc.models.staged_generator import StagedGenerator, StagedImages
 from tests.golden import fill
 from tests.golden.case import VALUE, Case, case
 
@@ -29,7 +29,7 @@ def test_images_attention_and_condition(golden: tuple[str, Case], reference_mask
     generator.reference_mask = reference_mask
     noise, sentence = stored.input("z", 100), stored.input("c", 256)
     words, nowhere = stored.input("w", 256, 18), torch.zeros(2, 18, dtype=torch.bool)
-    drawn: StagedPictures = generator(noise, sentence, words, nowhere)
+    drawn: StagedImages = generator(noise, sentence, words, nowhere)
     assert drawn.condition is not None
     stored.check_values("mu", drawn.condition.mean)
     stored.check_values("logvar", drawn.condition.log_variance)

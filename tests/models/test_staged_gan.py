@@ -12,9 +12,9 @@ from t2i_hpc.models import staged_generator as word_attention
 from t2i_hpc.models.staged_discriminator import SpectralConv2d, StagedDiscriminator
 from t2i_hpc.models.staged_generator import (
     ConditioningAugmentation,
-    SinglePictureGenerator,
+    SingleImageGenerator,
     StagedGenerator,
-    StagedPictures,
+    StagedImages,
     hidden_words,
     initialize,
 )
@@ -46,7 +46,7 @@ def test_published_sizes() -> None:
         assert [parameter_count(network) for network in hybrid] == [21_407_249] * 2
         assert parameter_count(StagedGenerator(ATTN, width=48, residuals=3)) == 13_811_456
         assert parameter_count(StagedGenerator(DM, width=64, residuals=3)) == 22_335_314
-        assert parameter_count(SinglePictureGenerator(ATTN, residuals=0)) == 6_638_960
+        assert parameter_count(SingleImageGenerator(ATTN, residuals=0)) == 6_638_960
         assert parameter_count(StagedDiscriminator(256, unconditional=False)) == 71_850_753
         on_coco = [StagedDiscriminator(side, 96) for side in (64, 128, 256)]
     assert round(sum(map(parameter_count, on_coco)) / 1e6, 1) == 216.9
@@ -120,7 +120,7 @@ def test_conditions() -> None:
 @pytest.mark.parametrize("stages", [ATTN, DM])
 def test_every_parameter_of_the_generator_gets_a_gradient(stages: tuple[str, ...]) -> None:
     generator = small(stages).train()
-    drawn: StagedPictures = generator(*inputs())
+    drawn: StagedImages = generator(*inputs())
     torch.stack([(i * torch.randn_like(i)).sum() for i in drawn.images]).sum().backward()
     for name, parameter in generator.named_parameters():
         assert parameter.grad is not None, name
