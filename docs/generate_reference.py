@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
 from t2i_hpc.cli.command import Command
 from t2i_hpc.common.files import resource
-from t2i_hpc.config.compose import compose_config, group_choices, groups_of
+from t2i_hpc.config.compose import compose_config, group_choices
 from t2i_hpc.config.fields import Entry, entries
-from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
+from t2i_hpc.config.tasks import TASK_GROUPS, TASK_SCHEMAS, TrainConfig
 
 FOLDER = Path(__file__).parent / "generated"
 NAMES = ("commands.md", "systems.md", "experiments.md")
@@ -40,10 +41,9 @@ def _commands() -> Iterator[str]:
         yield f"## {task}\n"
         yield f"```text\n{command.summary}\n```\n"
         yield "Examples:\n\n```text\n" + "\n".join(command.examples) + "\n```\n"
-        roots = [resource("configs")]
-        for group in groups_of(task):
-            names = ", ".join(f"`{name}`" for name in group_choices(group, roots))
-            yield f"`{group}=` takes a file of `configs/{group}/`: {names}.\n"
+        for group in TASK_GROUPS[task]:
+            names = ", ".join(f"`{name}`" for name in group_choices(group))
+            yield f"`{group}=` offers: {names}.\n"
         if shared := _SHARED.get(task):
             yield f"Its keys are those of [{shared}](#{shared}); its system is `damsm`.\n"
             continue
@@ -65,10 +65,10 @@ def _command_of(task: str) -> Command[Any]:
 def _systems() -> Iterator[str]:
     yield "# Systems\n"
     yield "`system=NAME` chooses a system; these are its keys for `train` and `pretrain`.\n"
-    for name in group_choices("system", [resource("configs")]):
+    for name in group_choices("system"):
         yield f"## {name}\n"
-        yield _comment_of(resource("configs") / "system" / f"{name}.yaml") + "\n"
         config = compose_config("train", [f"system={name}"], TrainConfig)
+        yield f"{getdoc(type(config.system))}\n"
         yield from _table(e for e in entries(config) if e.key.startswith("system."))
 
 
