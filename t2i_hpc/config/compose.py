@@ -11,6 +11,7 @@ the key is: a time or a name stays as it was written, quoted or not.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,7 @@ from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check, resolve_aliases
 from t2i_hpc.config.overrides import as_written, parse, quoted, refuse_axis
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS
-from t2i_hpc.config.tasks import GROUPS, TASK_GROUPS, TASK_SCHEMAS
+from t2i_hpc.config.tasks import GROUPS, TASK_GROUPS, TASK_SCHEMAS, EvaluateConfig
 
 ConfigT = TypeVar("ConfigT")
 _stored: set[tuple[str | None, str]] = set()
@@ -229,6 +230,34 @@ def _system_schema(name: str) -> type[Any]:
 def to_yaml(config: Any) -> str:
     """Write a configuration dataclass as YAML that :func:`from_yaml` reads."""
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def preset_of(settings: EvaluationConfig) -> EvaluationConfig | None:
+    """Return the settings of the file whose ``protocol`` these settings bear, None without one.
+
+    A file of ``settings.presets`` goes before a shipped one.
+    """
+    own = Path(settings.presets) if settings.presets else None
+    for root in [*([own] if own else []), resource("configs")]:
+        for path in sorted((root / "evaluation").glob("*.yaml")):
+            if _protocol_in(path) == settings.protocol:
+                chosen = [f"evaluation={path.stem}"]
+                return compose_config("evaluate", chosen, EvaluateConfig, own).evaluation
+    return None
+
+
+def changed_settings(settings: EvaluationConfig) -> frozenset[str]:
+    """Return the names of the settings that differ from the preset's file."""
+    preset = preset_of(settings)
+    if preset is None:
+        return frozenset()
+    names = (field.name for field in dataclasses.fields(settings))
+    return frozenset(name for name in names if getattr(settings, name) != getattr(preset, name))
+
+
+def _protocol_in(path: Path) -> object:
+    content = OmegaConf.load(path)
+    return content.get("protocol") if isinstance(content, DictConfig) else None
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
+from t2i_hpc.config.compose import changed_settings
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import entries
-from t2i_hpc.config.presets import changed_settings
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.split import Split, stack
 from t2i_hpc.evaluation.clip_score import clip_identity

@@ -1,11 +1,11 @@
 """Pre-training of the text and image encoders by DAMSM (AttnGAN §3.2).
 
-One phase: the four contrastive losses of real images and their captions. What is trained are
-the text encoder and the two projections of the image encoder; its trunk keeps its ImageNet
-weights. The two are parts of their own, since only the text encoder's gradient is clipped.
+One phase: the four contrastive losses of real images and their captions. It trains the text
+encoder and the two projections of the image encoder, whose trunk keeps its ImageNet weights. Each
+has its own optimizer, since only the text encoder's gradient is clipped.
 
-The defaults are AttnGAN's released ``pretrain_DAMSM``: the learning rate falls by 2 % after
-each epoch down to a tenth, and Adam starts anew with each epoch.
+The defaults are AttnGAN's released ``pretrain_DAMSM``: the learning rate falls by 2 % after each
+epoch down to a tenth, and Adam's moments are reset with each epoch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from t2i_hpc.systems.encoders import (
 )
 from t2i_hpc.systems.inception_weights import build_pretraining_encoder
 
-_AT_ONCE = 32  # images that are encoded together for a score
+_BATCH = 32  # images that are encoded together for a score
 
 
 class DAMSMPretraining:
@@ -61,7 +61,7 @@ class DAMSMPretraining:
         self.phases: Sequence[Phase] = [Phase("encoders", tuple(self.trainable), self.losses)]
 
     def begin(self, batch: Batch, noise: Tensor) -> Batch:
-        """Make ready for training; a batch is all that the phase needs."""
+        """Switch to training mode; the phase needs the batch alone."""
         self.modules.train()
         return batch
 
@@ -82,7 +82,7 @@ class DAMSMPretraining:
         """
         self.modules.eval()
         sentence = self.text_encoder(tokens, lengths).sentence
-        codes = [self.image_encoder(scale_images(p)).code for p in images.split(_AT_ONCE)]
+        codes = [self.image_encoder(scale_images(p)).code for p in images.split(_BATCH)]
         return sentence_scores(torch.cat(codes), sentence)
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class DAMSMPretraining:
             tokens, lengths: int64 (B, T) and (B,).
 
         Returns:
-            (B, T, r, r): summing to 1 for each word (AttnGAN Eq. 9); 0 behind a caption's end.
+            (B, T, r, r): summing to 1 for each word (AttnGAN Eq. 9); 0 behind the end of a caption.
         """
         self.modules.eval()
         words = self.text_encoder(tokens, lengths).words
@@ -112,12 +112,12 @@ def falling(start: float, decay: float, floor: float, epoch: int) -> Callable[[i
     """Return a learning rate of images seen: × `decay` after an epoch while above the floor.
 
     AttnGAN's rule: an epoch that begins above ``floor * start`` ends with a multiplication, so
-    the last rate lies just below the floor.
+    the last rate is just below the floor.
 
     Args:
         start: learning rate of the first epoch.
         decay: factor, 0 < decay ≤ 1.
-        floor: share of `start`.
+        floor: fraction of `start`.
         epoch: images of an epoch.
     """
     most = math.ceil(math.log(floor) / math.log(decay)) if decay < 1 else 0

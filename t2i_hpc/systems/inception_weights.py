@@ -1,7 +1,7 @@
-"""Where pre-training's image encoder begins: ImageNet weights, a DAMSM file, or chance.
+"""Initial weights of pre-training's image encoder: ImageNet's, a DAMSM file's, or random ones.
 
 The reference starts from torchvision's Inception-v3 for ImageNet and never trains it. Those
-weights are in no package, so they are named as a file; nothing is downloaded while training.
+weights are in no package, so they are named as a file; training downloads nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def build_pretraining_encoder(config: PretrainedTrunkConfig, width: int) -> Imag
             "trials only; published encoders start from ImageNet weights (%s)",
             _KEY,
         )
-        draw_trunk(encoder.trunk)
+        randomize_trunk(encoder.trunk)
     else:
         load_imagenet(encoder.trunk, Path(config.imagenet_weights))
     return encoder
@@ -88,8 +88,8 @@ def load_imagenet(trunk: InceptionTrunk, path: Path) -> None:
         )
 
 
-def draw_trunk(trunk: nn.Module) -> None:
-    """Draw convolutions after He et al. (2015), which keeps signals alive through 94 layers."""
+def randomize_trunk(trunk: nn.Module) -> None:
+    """Initialize convolutions after He et al. (2015), which keeps signals through 94 layers."""
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -102,7 +102,7 @@ def _read(path: Path) -> object:
 
 
 def _renamed(stored: object, trunk: InceptionTrunk) -> dict[str, Tensor]:
-    """Give those tensors that the trunk has its own names; the classifier's are left out."""
+    """Rename a classifier's tensors to the trunk's; those of its last layers are left out."""
     if not isinstance(stored, Mapping):
         raise ValueError("it is no state dict")
     from torchvision.models import inception_v3  # takes a second that most commands do not need

@@ -1,4 +1,4 @@
-"""The grammar that all doors share."""
+"""The command line that all commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import ReportConfig, TrainConfig
 
 
-def door(run: object = None) -> Command[TrainConfig]:
+def command() -> Command[TrainConfig]:
     def work(config: TrainConfig) -> int:
         if config.seed == 13:
             raise DataError("the folder is empty")
@@ -24,7 +24,7 @@ def door(run: object = None) -> Command[TrainConfig]:
 def test_help_lists_every_key_with_default_and_examples(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert door().main(["--help"]) == 0
+    assert command().main(["--help"]) == 0
     text = capsys.readouterr().out
     for entry in entries(TrainConfig()):
         assert f"  {entry.key} = " in text
@@ -35,17 +35,17 @@ def test_help_lists_every_key_with_default_and_examples(
 
 
 def test_print_config_prints_and_does_not_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert door().main(["--print-config", "seed=13"]) == 0
+    assert command().main(["--print-config", "seed=13"]) == 0
     assert "seed: 13" in capsys.readouterr().out
 
 
 def test_the_exit_code_is_the_tasks() -> None:
-    assert door().main(["seed=0"]) == 0
-    assert door().main(["seed=5"]) == 5
+    assert command().main(["seed=0"]) == 0
+    assert command().main(["seed=5"]) == 5
 
 
 @pytest.mark.parametrize(
-    ("word", "sentence"),
+    ("override", "sentence"),
     [
         ("seed=13", "t2i_hpc.train: the folder is empty"),
         ("--verbose", "unknown option --verbose"),
@@ -54,15 +54,15 @@ def test_the_exit_code_is_the_tasks() -> None:
     ],
 )
 def test_an_error_is_one_sentence_and_exit_code_2(
-    word: str, sentence: str, capsys: pytest.CaptureFixture[str]
+    override: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert door().main([word]) == 2
+    assert command().main([override]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
 
 
-def test_print_run_says_where_the_work_lies(capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_run_prints_the_run_directory(capsys: pytest.CaptureFixture[str]) -> None:
     located = Command(
         "train", "T.", TrainConfig, lambda config: 1, ("a",), lambda c: Path(c.runs) / str(c.seed)
     )

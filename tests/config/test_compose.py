@@ -15,12 +15,12 @@ from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
 EXPERIMENTS = sorted(path.stem for path in (resource("configs") / "experiment").glob("*.yaml"))
 
 
-def train_config(*words: str) -> TrainConfig:
-    return compose_config("train", words, TrainConfig)
+def train_config(*overrides: str) -> TrainConfig:
+    return compose_config("train", overrides, TrainConfig)
 
 
 @pytest.mark.parametrize("task", sorted(TASK_SCHEMAS))
-def test_every_task_composes_without_words(task: str) -> None:
+def test_every_task_composes_without_overrides(task: str) -> None:
     assert isinstance(compose_config(task, [], TASK_SCHEMAS[task]), TASK_SCHEMAS[task])
 
 
@@ -29,7 +29,7 @@ def test_every_experiment_fits_the_schema(experiment: str) -> None:
     assert train_config(f"experiment={experiment}").name == experiment
 
 
-def test_words_override_groups_and_reach_the_systems_own_dataclass() -> None:
+def test_overrides_go_over_groups_and_reach_the_systems_own_dataclass() -> None:
     config = train_config("experiment=demo", "system.masks=3", "engine.batch_size=8", "seed=7")
     assert isinstance(config.system, SSAGANConfig)
     assert (config.system.masks, config.engine.batch_size, config.seed) == (3, 8, 7)
@@ -37,7 +37,7 @@ def test_words_override_groups_and_reach_the_systems_own_dataclass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "sentence"),
+    ("override", "sentence"),
     [
         ("sede=2", "unknown key 'sede' for the task 'train': did you mean 'seed'"),
         ("system.dmasm.weight=1", "did you mean 'system.damsm.weight'"),
@@ -54,9 +54,9 @@ def test_words_override_groups_and_reach_the_systems_own_dataclass() -> None:
         ("+seed=3", "settings are written key=value"),
     ],
 )
-def test_a_wrong_word_is_refused_with_a_hint(word: str, sentence: str) -> None:
+def test_a_wrong_override_is_refused_with_a_hint(override: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        train_config(word)
+        train_config(override)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -75,7 +75,7 @@ def test_a_damaged_yaml_is_named(tmp_path: Path) -> None:
         from_yaml(path, TrainConfig)
 
 
-def test_a_folder_of_ones_own_adds_experiments(tmp_path: Path) -> None:
+def test_a_user_folder_adds_experiments(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nname: mine\nseed: 11\n", encoding="utf-8"
@@ -107,13 +107,13 @@ def test_settings_are_finite(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "urls"),
+    ("override", "urls"),
     [
         ("[tars/{000..127}.tar]", ["tars/{000..127}.tar"]),
         ("[s3://b/{a,b}/{0..9}.tar, c d.tar]", ["s3://b/{a,b}/{0..9}.tar", "c d.tar"]),
         ("[https://h/x.tar?a=1&b=(2)]", ["https://h/x.tar?a=1&b=(2)"]),
     ],
 )
-def test_addresses_with_braces_are_taken_in_lists(word: str, urls: list[str]) -> None:
-    config = compose_config("train", ["experiment=demo", f"data.urls={word}"], TrainConfig)
+def test_urls_with_braces_are_taken_in_lists(override: str, urls: list[str]) -> None:
+    config = compose_config("train", ["experiment=demo", f"data.urls={override}"], TrainConfig)
     assert config.data.urls == urls

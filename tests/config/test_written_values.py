@@ -13,11 +13,11 @@ from t2i_hpc.config.tasks import LaunchConfig, TrainConfig
 from t2i_hpc.launch import main
 
 
-def launch_config(folder: Path, text: str, *words: str) -> LaunchConfig:
-    """Compose with a cluster of one's own."""
+def launch_config(folder: Path, text: str, *overrides: str) -> LaunchConfig:
+    """Compose with a user-defined cluster."""
     (folder / "cluster").mkdir(exist_ok=True)
     (folder / "cluster" / "ours.yaml").write_text(f"defaults: [slurm]\n{text}\n")
-    return compose_config("launch", ["cluster=ours", *words], LaunchConfig, folder)
+    return compose_config("launch", ["cluster=ours", *overrides], LaunchConfig, folder)
 
 
 @pytest.mark.parametrize("time", ["24:00:00", "08:00:00", "1:30:00", "90", "1-00:00:00", "030"])

@@ -11,9 +11,9 @@ from tests.golden.case import case
 def test_generator() -> None:
     golden = case("dfgan")
     generator = golden.network("df_gan", "generator", "G", gain=0.7)
-    drawn = generator(golden.input("z", 100), golden.input("c", 256))
-    golden.check("image", drawn.images[-1])
-    assert not drawn.masks
+    generated = generator(golden.input("z", 100), golden.input("c", 256))
+    golden.check("image", generated.images[-1])
+    assert not generated.masks
 
 
 def test_discriminator_and_head() -> None:

@@ -23,10 +23,10 @@ def golden() -> Case:
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_generator_image_masks_and_statistics(golden: Case, mode: str) -> None:
     generator = golden.network("ssa_gan", "generator", "G").train(mode == "train")
-    drawn: GeneratedImages = generator(golden.input("z", 100), golden.input("c", 256))
-    golden.check(f"G.{mode}.image", drawn.images[-1])
-    assert len(drawn.masks) == 7
-    for index, mask in enumerate(drawn.masks):
+    generated: GeneratedImages = generator(golden.input("z", 100), golden.input("c", 256))
+    golden.check(f"G.{mode}.image", generated.images[-1])
+    assert len(generated.masks) == 7
+    for index, mask in enumerate(generated.masks):
         golden.check(f"G.{mode}.mask{index}", mask)
     if mode == "train":
         moved = generator.state_dict()

@@ -29,20 +29,20 @@ def test_images_attention_and_condition(golden: tuple[str, Case], reference_mask
     generator.reference_mask = reference_mask
     noise, sentence = stored.input("z", 100), stored.input("c", 256)
     words, nowhere = stored.input("w", 256, 18), torch.zeros(2, 18, dtype=torch.bool)
-    drawn: StagedImages = generator(noise, sentence, words, nowhere)
-    assert drawn.condition is not None
-    stored.check_values("mu", drawn.condition.mean)
-    stored.check_values("logvar", drawn.condition.log_variance)
-    assert [image.shape[-1] for image in drawn.images] == list(SIDES)
-    for index, image in enumerate(drawn.images):
+    generated: StagedImages = generator(noise, sentence, words, nowhere)
+    assert generated.condition is not None
+    stored.check_values("mu", generated.condition.mean)
+    stored.check_values("logvar", generated.condition.log_variance)
+    assert [image.shape[-1] for image in generated.images] == list(SIDES)
+    for index, image in enumerate(generated.images):
         stored.check(f"image{index}", image)
-    for index, attention in enumerate(drawn.attention):
+    for index, attention in enumerate(generated.attention):
         assert attention.shape == (2, 18, SIDES[index], SIDES[index])
         stored.check(f"attention{index}", attention)
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_features_and_both_judgements(golden: tuple[str, Case], index: int) -> None:
+def test_features_and_both_logits(golden: tuple[str, Case], index: int) -> None:
     system, stored = golden
     discriminator = stored.network(system, f"discriminator{SIDES[index]}", f"D {index}")
     assert isinstance(discriminator, StagedDiscriminator)

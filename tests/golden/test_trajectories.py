@@ -109,6 +109,6 @@ def test_losses_weights_and_image(
     check_norms(golden, "G", system.generator, "ssa_gan", "generator")
     check_norms(golden, "D", system.discriminator, "ssa_gan", "discriminator")
     check_norms(golden, "T", system.text_encoder, "damsm", "text")
-    # The image recorded last is the third step's, drawn before its generator update.
+    # The image recorded last is the third step's, generated before its generator update.
     final = steps[-1].fake.detach()[..., ::16, ::16]
     torch.testing.assert_close(final, golden.array("final.image.sub"), rtol=0, atol=1e-3)

@@ -36,12 +36,12 @@ def test_published_sizes() -> None:
 
 @pytest.mark.parametrize("kind", GENERATORS)
 @pytest.mark.parametrize("resolution", [64, 256])
-def test_pictures(kind: type[DFGenerator | EarlyDFGenerator], resolution: int) -> None:
-    drawn = kind(resolution, width=2)(torch.randn(2, 100), torch.randn(2, 256))
-    (image,) = drawn.images
+def test_images(kind: type[DFGenerator | EarlyDFGenerator], resolution: int) -> None:
+    generated = kind(resolution, width=2)(torch.randn(2, 100), torch.randn(2, 256))
+    (image,) = generated.images
     assert image.shape == (2, 3, resolution, resolution)
     assert image.abs().max() <= 1
-    assert not drawn.masks
+    assert not generated.masks
 
 
 def test_initial_values() -> None:
@@ -99,8 +99,8 @@ def test_the_first_version_step_by_step() -> None:
     generator = shaken(EarlyDFGenerator(64, width=2)).double()
     weights = export_reference("df_gan", "generator", generator)
     noise, sentence = torch.randn(2, 100).double(), torch.randn(2, 256).double()
-    drawn = generator(noise, sentence).images[0]
-    torch.testing.assert_close(drawn, plain_early_generator(weights, noise, sentence))
+    generated = generator(noise, sentence).images[0]
+    torch.testing.assert_close(generated, plain_early_generator(weights, noise, sentence))
 
 
 def plain_early_generator(weights: dict[str, Tensor], noise: Tensor, sentence: Tensor) -> Tensor:

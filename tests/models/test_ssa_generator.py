@@ -19,13 +19,13 @@ def test_the_published_generator_has_its_published_size() -> None:
 def test_images_and_masks_have_their_sizes(resolution: int, mask_source: str) -> None:
     generator = SSAGenerator(resolution, width=2, mask_width=4, mask_source=mask_source)
     generator.requires_grad_(False)
-    pictures = generator(torch.randn(2, 100), torch.randn(2, 256))
-    assert pictures.images[-1].shape == (2, 3, resolution, resolution)
-    assert pictures.images[-1].abs().max() <= 1
-    sides = [mask.shape[-1] for mask in pictures.masks]
+    generated = generator(torch.randn(2, 100), torch.randn(2, 256))
+    assert generated.images[-1].shape == (2, 3, resolution, resolution)
+    assert generated.images[-1].abs().max() <= 1
+    sides = [mask.shape[-1] for mask in generated.masks]
     assert sides == [4 * 2**level for level in range(len(sides))]
     assert sides[-1] == resolution
-    for mask in pictures.masks:
+    for mask in generated.masks:
         assert mask.shape[:2] == (2, 1)
         assert 0 <= float(mask.min()) <= float(mask.max()) <= 1
 
@@ -55,8 +55,8 @@ def test_blocks_that_do_not_fit_are_refused(blocks: int) -> None:
 @pytest.mark.parametrize("masks", [0, 1, 3, 5])
 def test_masks_are_counted_from_the_last_block_backwards(masks: int) -> None:
     generator = SSAGenerator(64, width=2, masks=masks, mask_width=4)
-    pictures = generator(torch.randn(1, 100), torch.randn(1, 256))
-    sides = [mask.shape[-1] for mask in pictures.masks]
+    generated = generator(torch.randn(1, 100), torch.randn(1, 256))
+    sides = [mask.shape[-1] for mask in generated.masks]
     assert sides == [4, 8, 16, 32, 64][5 - masks :]
 
 
@@ -77,7 +77,7 @@ def test_masks_are_predicted_before_or_after_enlargement(mask_source: str) -> No
 
 
 @pytest.mark.parametrize(("mask_source", "modulation"), [("paper", "code"), ("code", "paper")])
-def test_options_change_the_picture_but_not_the_weights(mask_source: str, modulation: str) -> None:
+def test_options_change_the_image_but_not_the_weights(mask_source: str, modulation: str) -> None:
     default = SSAGenerator(64, width=2, mask_width=4).eval()
     for parameter in default.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

@@ -58,10 +58,10 @@ def hybrids() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("stages", [ATTN, DM, *(("initial", *two) for two in hybrids())])
 def test_images_and_attention(stages: tuple[str, ...]) -> None:
-    drawn = small(stages).eval()(*inputs())
-    assert [image.shape for image in drawn.images] == [(2, 3, s, s) for s in (16, 32, 64)]
-    assert [maps.shape for maps in drawn.attention] == [(2, 7, s, s) for s in (16, 32)]
-    for maps in drawn.attention:
+    generated = small(stages).eval()(*inputs())
+    assert [image.shape for image in generated.images] == [(2, 3, s, s) for s in (16, 32, 64)]
+    assert [maps.shape for maps in generated.attention] == [(2, 7, s, s) for s in (16, 32)]
+    for maps in generated.attention:
         torch.testing.assert_close(maps.sum(1), torch.ones_like(maps[:, 0]))
         for own, length in zip(maps, LENGTHS, strict=True):
             assert own[:length].amin() > 0
@@ -72,13 +72,13 @@ def test_images_and_attention(stages: tuple[str, ...]) -> None:
 def test_padding_words_change_nothing_and_words_do(stages: tuple[str, ...]) -> None:
     generator = small(stages).eval()
     noise, sentence, words, mask = inputs()
-    drawn = generator(noise, sentence, words, mask).images[-1]
+    generated = generator(noise, sentence, words, mask).images[-1]
     padded = words + torch.randn_like(words) * mask[:, None]
-    assert torch.equal(generator(noise, sentence, padded, mask).images[-1], drawn)
+    assert torch.equal(generator(noise, sentence, padded, mask).images[-1], generated)
     cut = generator(noise, sentence, words[:, :, :5], mask[:, :5]).images[-1]
-    torch.testing.assert_close(cut, drawn)
+    torch.testing.assert_close(cut, generated)
     other = words + torch.randn_like(words) * ~mask[:, None]
-    assert not torch.allclose(generator(noise, sentence, other, mask).images[-1], drawn)
+    assert not torch.allclose(generator(noise, sentence, other, mask).images[-1], generated)
 
 
 def test_the_released_order_of_masks() -> None:
@@ -110,18 +110,18 @@ def test_the_released_order_counts_through_all_ranks(monkeypatch: pytest.MonkeyP
 def test_conditions() -> None:
     augmentation = ConditioningAugmentation(6, 5)
     sentence, noise = torch.randn(3, 6), torch.randn(3, 5)
-    drawn, mean, log_variance = augmentation(sentence, noise)
-    torch.testing.assert_close(drawn, mean + (log_variance / 2).exp() * noise)
+    generated, mean, log_variance = augmentation(sentence, noise)
+    torch.testing.assert_close(generated, mean + (log_variance / 2).exp() * noise)
     assert not torch.equal(augmentation(sentence).value, augmentation(sentence).value)
     assert torch.equal(augmentation.eval()(sentence).value, mean)
-    torch.testing.assert_close(augmentation(sentence, noise).value, drawn)
+    torch.testing.assert_close(augmentation(sentence, noise).value, generated)
 
 
 @pytest.mark.parametrize("stages", [ATTN, DM])
 def test_every_parameter_of_the_generator_gets_a_gradient(stages: tuple[str, ...]) -> None:
     generator = small(stages).train()
-    drawn: StagedImages = generator(*inputs())
-    torch.stack([(i * torch.randn_like(i)).sum() for i in drawn.images]).sum().backward()
+    generated: StagedImages = generator(*inputs())
+    torch.stack([(i * torch.randn_like(i)).sum() for i in generated.images]).sum().backward()
     for name, parameter in generator.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name

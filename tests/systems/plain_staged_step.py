@@ -41,20 +41,22 @@ class PlainStagedStep:
             noise[:, : system.config.noise_width],
             noise[:, system.config.noise_width :],
         )
-        drawn = system.generator(latent, text.sentence, text.words, hidden, chance)
+        generated = system.generator(latent, text.sentence, text.words, hidden, chance)
         values: dict[str, Tensor] = {}
-        for (side, network), fake in zip(system.discriminators.items(), drawn.images, strict=True):
+        for (side, network), fake in zip(
+            system.discriminators.items(), generated.images, strict=True
+        ):
             name = f"discriminator{side}"
             small = F.interpolate(real, (side, side), mode="bilinear", antialias=True)
             values[name] = discriminator_loss(network, small, fake.detach(), text.sentence)
             self.update(name, values[name])
         loss = torch.zeros((), dtype=real.dtype)
-        for network, fake in zip(system.discriminators.values(), drawn.images, strict=True):
+        for network, fake in zip(system.discriminators.values(), generated.images, strict=True):
             features = network.features(fake)
             loss = loss + entropy(network.logits(features, text.sentence), 1.0)
             alone = network.unconditional_logits(features)
             loss = loss if alone is None else loss + entropy(alone, 1.0)
-        mean, log_variance = drawn.condition.mean, drawn.condition.log_variance
+        mean, log_variance = generated.condition.mean, generated.condition.log_variance
         divergence = 1 + log_variance - mean.pow(2) - log_variance.exp()
         values["generator"] = loss - 0.5 * divergence.mean()
         self.update("generator", values["generator"])
@@ -72,13 +74,13 @@ def discriminator_loss(
     """Pairs, wrong pairs (image i with sentence i + 1) and, where there is a head, images alone."""
     of_real, of_fake = network.features(real), network.features(fake)
     matching = entropy(network.logits(of_real, sentence), 1.0)
-    drawn = entropy(network.logits(of_fake, sentence), 0.0)
+    generated = entropy(network.logits(of_fake, sentence), 0.0)
     wrong = entropy(network.logits(of_real[:-1], sentence[1:]), 0.0)
     alone = network.unconditional_logits(of_real), network.unconditional_logits(of_fake)
     if alone[0] is None or alone[1] is None:
-        return matching + (drawn + wrong) / 2
+        return matching + (generated + wrong) / 2
     real_alone, fake_alone = entropy(alone[0], 1.0), entropy(alone[1], 0.0)
-    return (real_alone + matching) / 2 + (fake_alone + drawn + wrong) / 3
+    return (real_alone + matching) / 2 + (fake_alone + generated + wrong) / 3
 
 
 def entropy(logits: Tensor, label: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""BERT through the doors: new and pretrained, in every mode of fine-tuning."""
+"""BERT through the commands: new and pretrained, in every mode of fine-tuning."""
 
 from __future__ import annotations
 
@@ -38,26 +38,31 @@ def test_a_new_one_is_trained_along() -> None:
     assert not torch.equal(system.text_encoder.state_dict()[name], before[name])
 
 
-def test_a_pretrained_one_steers_a_training_and_its_pictures(tmp_path: Path) -> None:
+def test_a_pretrained_one_trains_and_generates(tmp_path: Path) -> None:
     minilm_folder()
-    tiny = [word for word in TINY if "text_encoder" not in word]
-    words = ("experiment=demo_bert", *tiny, "engine.images=4", f"runs={tmp_path}")
-    done = run_task("train", *words)
+    tiny = [override for override in TINY if "text_encoder" not in override]
+    overrides = ("experiment=demo_bert", *tiny, "engine.images=4", f"runs={tmp_path}")
+    done = run_task("train", *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     run = only_run(tmp_path)
     assert len(losses_of(run)) == 1
     asked = ('captions=["a zorblax bird"]', "columns=1", "device=cpu")
-    drawn = run_task("generate", f"run={run}", *asked)
-    assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    generated = run_task("generate", f"run={run}", *asked)
+    assert generated.returncode == 0, generated.stdout + generated.stderr
     assert list((run / "generated").rglob("*.png"))
 
 
 def test_another_vocabulary_is_refused_before_anything_is_trained(
     shards: Path, tmp_path: Path
 ) -> None:
-    words = ("experiment=demo_bert", f"data.path={shards}", "data.tokenizer=", f"runs={tmp_path}")
+    overrides = (
+        "experiment=demo_bert",
+        f"data.path={shards}",
+        "data.tokenizer=",
+        f"runs={tmp_path}",
+    )
     minilm_folder()
-    done = run_task("train", *words)
+    done = run_task("train", *overrides)
     assert done.returncode == 2
     assert "knows 30,522 word pieces, the data has" in done.stderr
     assert "data.tokenizer=" in done.stderr

@@ -1,4 +1,4 @@
-"""Pre-training as a system, and through its door."""
+"""Pre-training as a system, and through its command."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def system(config: DAMSMPretrainingConfig | None = None) -> DAMSMPretraining:
     return DAMSMPretraining(config or settings(), 20)
 
 
-def pretrain_tiny(shards: Path, runs: Path, *words: str) -> Path:
-    done = run_task("pretrain", f"data.path={shards}", f"runs={runs}", *ENCODERS, *words)
+def pretrain_tiny(shards: Path, runs: Path, *overrides: str) -> Path:
+    done = run_task("pretrain", f"data.path={shards}", f"runs={runs}", *ENCODERS, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     return only_run(runs)
 
 
-def test_it_matches_and_does_not_draw() -> None:
+def test_it_is_a_retrieval_system_and_generates_nothing() -> None:
     assert isinstance(system(), RetrievalSystem)
     assert not isinstance(system(), TextToImageSystem)
     assert isinstance(tiny_system(), TextToImageSystem)
@@ -128,14 +128,14 @@ def test_inceptions_batch_statistics_move_where_they_are_to(moved: bool) -> None
 
 
 def test_the_door_writes_encoders_that_training_takes(shards: Path, tmp_path: Path) -> None:
-    words = ("engine.images=12", "engine.samples_every_images=8")
-    run = pretrain_tiny(shards, tmp_path / "a", *words)
+    overrides = ("engine.images=12", "engine.samples_every_images=8")
+    run = pretrain_tiny(shards, tmp_path / "a", *overrides)
     assert run.name.startswith("encoders-")
     rows = read_json_lines(run / "scores.jsonl")
     assert [row["images"] for row in rows] == [0, 8, 12]
     assert {(row["better"], row["n"], row["n_real"]) for row in rows} == {("higher", 12, 36)}
-    pictures = {path.name for path in (run / "attention").iterdir()}
-    assert pictures == {f"{images:010d}.png" for images in (0, 8, 12)}
+    images = {path.name for path in (run / "attention").iterdir()}
+    assert images == {f"{images:010d}.png" for images in (0, 8, 12)}
 
     weights = f"system.text_encoder.weights={run / 'text_encoder.safetensors'}"
     train_tiny(shards, tmp_path / "b", "engine.images=4", weights)
@@ -160,11 +160,11 @@ def test_the_door_writes_encoders_that_training_takes(shards: Path, tmp_path: Pa
 def test_a_resumed_run_keeps_its_rates_and_restarts_to_the_bit(
     shards: Path, tmp_path: Path
 ) -> None:
-    """Epochs of 10 images end between steps of 4; the stop at 12 lies inside the second."""
-    words = ("system.epoch_images=10", "system.learning_rate_decay=0.5")
-    straight = pretrain_tiny(shards, tmp_path / "a", *words, "engine.images=32")
-    pretrain_tiny(shards, tmp_path / "b", *words, "engine.images=12")
-    resumed = pretrain_tiny(shards, tmp_path / "b", *words, "engine.images=32")
+    """Epochs of 10 images end between steps of 4; the stop at 12 is inside the second."""
+    overrides = ("system.epoch_images=10", "system.learning_rate_decay=0.5")
+    straight = pretrain_tiny(shards, tmp_path / "a", *overrides, "engine.images=32")
+    pretrain_tiny(shards, tmp_path / "b", *overrides, "engine.images=12")
+    resumed = pretrain_tiny(shards, tmp_path / "b", *overrides, "engine.images=32")
     assert losses_of(resumed) == losses_of(straight)
     for name in ("weights.safetensors", "optimizers.safetensors"):
         first, second = (

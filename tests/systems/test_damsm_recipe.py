@@ -70,11 +70,11 @@ def test_only_the_text_encoders_gradient_is_clipped() -> None:
 
 
 def test_the_experiments_are_the_released_recipe() -> None:
-    for name, words, epoch in (("cub_encoders", 18, 8855), ("coco_encoders", 15, 82783)):
+    for name, tokens, epoch in (("cub_encoders", 18, 8855), ("coco_encoders", 15, 82783)):
         config = compose_config("pretrain", [f"experiment={name}"], TrainConfig)
         chosen = config.system
         assert isinstance(chosen, DAMSMPretrainingConfig)
-        assert (config.data.max_tokens, config.engine.batch_size) == (words, 48)
+        assert (config.data.max_tokens, config.engine.batch_size) == (tokens, 48)
         assert round(chosen.resolution * config.data.resize_ratio) == 355
         assert (chosen.damsm.gamma1, chosen.damsm.gamma2, chosen.damsm.gamma3) == (4, 5, 10)
         assert (chosen.text_encoder.clip, chosen.restart_moments) == (0.25, True)
@@ -84,11 +84,11 @@ def test_the_experiments_are_the_released_recipe() -> None:
 
 
 def test_the_door_takes_the_epoch_from_the_split(shards: Path) -> None:
-    words = [f"data.path={shards}", *ENCODERS]
-    config = with_epoch(compose_config("pretrain", words, TrainConfig))
+    overrides = [f"data.path={shards}", *ENCODERS]
+    config = with_epoch(compose_config("pretrain", overrides, TrainConfig))
     assert isinstance(config.system, DAMSMPretrainingConfig)
     assert config.system.epoch_images == 24
-    given = compose_config("pretrain", [*words, "system.epoch_images=7"], TrainConfig)
+    given = compose_config("pretrain", [*overrides, "system.epoch_images=7"], TrainConfig)
     assert with_epoch(given) == given
     with pytest.raises(ConfigurationError, match="takes system=damsm"):
         with_epoch(compose_config("pretrain", ["system=ssa_gan"], TrainConfig))

@@ -18,9 +18,9 @@ from tests.systems.tiny import built
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def system_of(*words: str) -> DFGAN:
+def system_of(*overrides: str) -> DFGAN:
     torch.manual_seed(0)
-    system = built("df_gan", *words)
+    system = built("df_gan", *overrides)
     assert isinstance(system, DFGAN)
     with torch.no_grad():
         for parameter in system.modules.parameters():
@@ -71,11 +71,11 @@ def test_noise_is_bent_into_the_cut_distribution() -> None:
     assert truncated(torch.tensor([0.0, 40.0])).tolist() == pytest.approx([0.0, 2.0])
 
 
-def test_pictures_take_the_scaled_and_cut_noise() -> None:
+def test_generate_takes_the_scaled_and_cut_noise() -> None:
     batch, noise = tiny_batch(), 3 * torch.randn(4, 8)
     system, plain = system_of(), system_of("system.truncation=0")
-    drawn = system.generate(batch.tokens, batch.lengths, noise).images[-1]
+    generated = system.generate(batch.tokens, batch.lengths, noise).images[-1]
     expected = plain.generate(batch.tokens, batch.lengths, 0.88 * truncated(noise)).images[-1]
-    torch.testing.assert_close(drawn, expected)
+    torch.testing.assert_close(generated, expected)
     other = plain.generate(batch.tokens, batch.lengths, noise).images[-1]
-    assert not torch.allclose(drawn, other, atol=1e-3)
+    assert not torch.allclose(generated, other, atol=1e-3)

@@ -1,5 +1,5 @@
-"""Every system that draws pictures: trains, goes on to the bit after a kill, is the same on two
-ranks and over two engines, and scores the same in two parts. On two ranks: the encoders as well.
+"""Every text-to-image system: trains, resumes bit-identically after a kill, is the same on two
+ranks and over two engines, and scores the same in two shards. On two ranks: the encoders as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.training import losses_of, only_run, tiny_batch
 from tests.systems.tiny import SYSTEMS, TINY, built, built_encoders
 
 BATCH, STEPS = 4, 2
-# Softmax over words takes out what all keys share; Adam makes steps of the rounding that is left.
+# Softmax over tokens removes what all keys share; Adam makes steps of the rounding that is left.
 NO_GRADIENT = ".key.bias"
 ENGINES = ("ddp", "deepspeed")
 TRAINED = (*SYSTEMS, "damsm")
@@ -60,13 +60,13 @@ def home() -> Iterator[Nursery]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_a_killed_run_goes_on_to_the_same_bits_and_scores(
+def test_a_killed_run_resumes_bit_identically_and_scores_the_same(
     name: str, engine: str, shards: Path, home: Nursery, tmp_path: Path
 ) -> None:
     def session(folder: Path, before: Callable[[], None] | None = None) -> int:
         folder.mkdir(exist_ok=True)
-        words = [*SYSTEMS[name], *TINY, *LENGTH, f"engine={engine}", f"data.path={shards}"]
-        rank = home.train([*words, f"runs={folder}"], folder / "log", {}, before)
+        overrides = [*SYSTEMS[name], *TINY, *LENGTH, f"engine={engine}", f"data.path={shards}"]
+        rank = home.train([*overrides, f"runs={folder}"], folder / "log", {}, before)
         code = rank.wait()
         assert code == (-signal.SIGKILL if before else 0), rank.log.read_text()
         return max(list_checkpoints(only_run(folder)))

@@ -1,5 +1,5 @@
 """Any two settings of training together, for every system: a row trains two steps, saves, resumes
-and goes on, or is refused in one sentence before the system is built.
+and resumes, or is refused in one sentence before the system is built.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FACTORS = {
     "layout": ("contiguous", "channels_last"),
     "accumulate": ("1", "2"),
     "optimizer": ("adam", "fused", "deepspeed"),
-    "average": ("none", "ramp", "fixed"),
+    "ema": ("none", "ramp", "fixed"),
     "clip": ("off", "1.0"),
     "nonfinite": ("stop", "skip"),
     "text": ("frozen", "damsm", "joint"),
@@ -50,7 +50,7 @@ REFUSED: tuple[Clause, ...] = (
         "system": [name for name in FACTORS["system"] if name not in WITH_TRAINED_TEXT],
         "text": ["damsm", "joint"],
     },
-    {"system": [DAMSM], "average": ["ramp", "fixed"]},
+    {"system": [DAMSM], "ema": ["ramp", "fixed"]},
     {"engine": ["ddp", "zero0"], "layout": ["channels_last"], "optimizer": ["deepspeed"]},
 )
 ALONE: tuple[Clause, ...] = (
@@ -64,7 +64,7 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         **{f"zero{n}": ("engine=deepspeed", f"engine.zero_stage={n}") for n in range(3)},
     },
     "layout": {"channels_last": ("engine.channels_last=true",)},
-    "average": {
+    "ema": {
         "ramp": ("system.ema_images=16",),
         "fixed": ("system.ema_images=16", "system.ema_ramp=false"),
     },
@@ -89,8 +89,8 @@ def named(row: Row) -> str:
     )
 
 
-def words(row: Row) -> list[str]:
-    """Return a row as words of the command line."""
+def overrides(row: Row) -> list[str]:
+    """Return a row as overrides."""
     pretrained = row["system"] == DAMSM
     if pretrained:
         image_encoder = "system.image_encoder.name=efficientnet_lite0"
@@ -111,9 +111,9 @@ def words(row: Row) -> list[str]:
 
 def opened(row: Row, images: int, shards: Path, runs: Path) -> int:
     """Train a row in this process, up to so many images; return the exit code."""
-    door = pretrain.COMMAND if row["system"] == DAMSM else train.COMMAND
+    command = pretrain.COMMAND if row["system"] == DAMSM else train.COMMAND
     length = [*STEPS, f"engine.images={images}", f"data.path={shards}", f"runs={runs}"]
-    return door.main([*words(row), *length])
+    return command.main([*overrides(row), *length])
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +157,7 @@ def test_it_trains_saves_and_resumes(
         return
     for now in (moved(run, 0, 8), moved(run, 8, 12)):
         assert not moving(row["system"]) - now
-        if row["average"] != "none":
+        if row["ema"] != "none":
             weights = {key for key in moving(row["system"]) if key.startswith("generator.")}
             assert not {key.replace("generator", "generator_ema", 1) for key in weights} - now
 

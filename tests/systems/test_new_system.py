@@ -43,20 +43,20 @@ def test_the_text_runs(tmp_path: Path, shards: Path) -> None:
     assert len(code.splitlines()) <= 60
     (tmp_path / "least_squares.py").write_text(code, encoding="utf-8")
     train, *later = [line for line in block("sh").splitlines() if line.startswith("python ")]
-    words = [w for w in train.split()[1:] if not w.startswith(("data=", "engine.", "system.r"))]
-    type_in(tmp_path, *words, *SMALL, f"data.path={shards}")
+    overrides = [w for w in train.split()[1:] if not w.startswith(("data=", "engine.", "system.r"))]
+    type_in(tmp_path, *overrides, *SMALL, f"data.path={shards}")
     run = only_run(tmp_path / "runs")
     for line in later:  # one generates, the other evaluates
-        words = line.replace("runs/run-…", str(run)).split()[1:]
-        type_in(tmp_path, *words, *SMALLER[words[1]])
+        overrides = line.replace("runs/run-…", str(run)).split()[1:]
+        type_in(tmp_path, *overrides, *SMALLER[overrides[1]])
     terms = {"D/real", "D/fake", "G/adversarial"}
     assert all(set(row["losses"]) == terms for row in read_json_lines(run / "metrics.jsonl"))
     assert (run / "samples" / "0000000008.png").is_file()
 
 
-def type_in(folder: Path, *words: str) -> None:
+def type_in(folder: Path, *overrides: str) -> None:
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *overrides],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,

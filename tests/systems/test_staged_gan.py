@@ -1,4 +1,4 @@
-"""GANs that draw in stages, as systems: the step against the plain one, conditions, refusals."""
+"""GANs that generate in stages: the step against the plain one, conditions, refusals."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ CPU = World(0, 1, 0, 1, torch.device("cpu"))
 NO_DAMSM = "system.damsm.weight=0"
 
 
-def system_of(name: str, *words: str) -> StagedGAN:
+def system_of(name: str, *overrides: str) -> StagedGAN:
     torch.manual_seed(0)
-    system = built(name, *words)
+    system = built(name, *overrides)
     assert isinstance(system, StagedGAN)
     return system
 
@@ -139,7 +139,7 @@ def test_images_shrink_as_pillow_shrinks_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "reason"),
+    ("override", "reason"),
     [
         ("system.stages=[attention,initial]", r"system\.stages=\[attention,initial\]: stages must"),
         ("system.stages=[initial,attention,memory,memory]", "8 px at 64 px"),
@@ -148,9 +148,9 @@ def test_images_shrink_as_pillow_shrinks_them() -> None:
         ("system.name=ssa_gan", "is not offered"),
     ],
 )
-def test_what_does_not_fit_is_refused(word: str, reason: str) -> None:
+def test_what_does_not_fit_is_refused(override: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        built("attn_gan", word)
+        built("attn_gan", override)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_experiments_have_the_published_sizes(
 ) -> None:
     """On torch's meta device, which holds no weights to initialize."""
     monkeypatch.setattr(staged_gan_networks, "initialize", lambda network: None)
-    words = [f"experiment={experiment}", NO_DAMSM]
-    config = compose_config("train", words, TrainConfig).system
+    overrides = [f"experiment={experiment}", NO_DAMSM]
+    config = compose_config("train", overrides, TrainConfig).system
     with torch.device("meta"):
         system = build_system(config, 9)
     assert isinstance(system, StagedGAN)

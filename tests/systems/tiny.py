@@ -1,4 +1,4 @@
-"""The smallest form of every system that draws pictures, as words of the command line."""
+"""The smallest form of every text-to-image system, as overrides."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def configured(name: str, *words: str) -> TrainConfig:
+def configured(name: str, *overrides: str) -> TrainConfig:
     """Compose the configuration of a tiny system."""
-    return compose_config("train", [*SYSTEMS[name], *TINY, *words], TrainConfig)
+    return compose_config("train", [*SYSTEMS[name], *TINY, *overrides], TrainConfig)
 
 
-def built(name: str, *words: str) -> Any:
-    """Build a tiny system for a vocabulary of 20 words."""
-    return build_system(configured(name, *words).system, 20)
+def built(name: str, *overrides: str) -> Any:
+    """Build a tiny system for a vocabulary of 20 tokens."""
+    return build_system(configured(name, *overrides).system, 20)
 
 
 def built_encoders() -> Any:
-    """Build tiny encoders to be pre-trained, for as many words."""
-    words = [*COMMON, "system.image_encoder.name=efficientnet_lite0", "system.epoch_images=8"]
-    return build_system(compose_config("pretrain", words, TrainConfig).system, 20)
+    """Build tiny encoders to be pre-trained, for as many tokens."""
+    overrides = [*COMMON, "system.image_encoder.name=efficientnet_lite0", "system.epoch_images=8"]
+    return build_system(compose_config("pretrain", overrides, TrainConfig).system, 20)

@@ -1,4 +1,4 @@
-"""A hybrid through the doors: what training, drawing, reporting and evaluating leave behind."""
+"""A hybrid through the commands: what training, generation, reports and evaluation write."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EVALUATION = (
 @pytest.fixture(scope="module")
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    words = (f"data.path={shards}", f"runs={runs}", "engine.images=8")
-    assert train.COMMAND.main([*SYSTEMS["attndm_gan"], *TINY, *words]) == 0
+    overrides = (f"data.path={shards}", f"runs={runs}", "engine.images=8")
+    assert train.COMMAND.main([*SYSTEMS["attndm_gan"], *TINY, *overrides]) == 0
     return only_run(runs)
 
 
@@ -41,9 +41,14 @@ def test_training_shows_stages_and_words(run: Path) -> None:
     assert "<h2>Words that the stages read</h2>" in page
 
 
-def test_generate_draws_stages_and_words(run: Path, tmp_path: Path) -> None:
-    words = (f"run={run}", 'captions=["a red circle","a blue square"]', "columns=2", "device=cpu")
-    assert generate.COMMAND.main([*words, f"output={tmp_path}"]) == 0
+def test_generate_shows_stages_and_words(run: Path, tmp_path: Path) -> None:
+    overrides = (
+        f"run={run}",
+        'captions=["a red circle","a blue square"]',
+        "columns=2",
+        "device=cpu",
+    )
+    assert generate.COMMAND.main([*overrides, f"output={tmp_path}"]) == 0
     told = json.loads((tmp_path / "pictures.json").read_text(encoding="utf-8"))
     assert told["files"] == ["pictures.png", "stages.png", "words.png"]
     with Image.open(tmp_path / "words.png") as grid:

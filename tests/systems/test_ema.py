@@ -1,4 +1,4 @@
-"""The running average of the generator."""
+"""The exponential moving average of the generator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.systems.tiny import built
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def averaging() -> SSAGAN:
+def with_ema() -> SSAGAN:
     torch.manual_seed(0)
     config = tiny_config()
     config.ema_images = 40.0
@@ -31,9 +31,9 @@ def test_a_weight_counts_half_after_the_half_life() -> None:
     source, target = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(target.weight)
     nn.init.ones_(source.weight)
-    average = EMA(source, target, half_life=40.0)
+    ema = EMA(source, target, half_life=40.0)
     for step in range(10):
-        average.update(images_seen=10_000 + 4 * step, batch_size=4)
+        ema.update(images_seen=10_000 + 4 * step, batch_size=4)
     assert float(target.weight) == pytest.approx(0.5)
 
 
@@ -50,8 +50,8 @@ def test_without_the_ramp_the_decay_is_the_same_from_the_first_step() -> None:
     source, target = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(target.weight)
     nn.init.ones_(source.weight)
-    average = EMA(source, target, half_life=13_856, ramp=False)
-    average.update(images_seen=20, batch_size=20)
+    ema = EMA(source, target, half_life=13_856, ramp=False)
+    ema.update(images_seen=20, batch_size=20)
     assert float(target.weight) == pytest.approx(0.001, rel=1e-3)
     system = built("attn_gan", "system.ema_ramp=false")
     assert not system.emas[0].ramp
@@ -66,26 +66,28 @@ def test_statistics_are_those_of_the_trained_network() -> None:
     assert all(torch.equal(kept[name], value) for name, value in source.named_buffers())
 
 
-def test_the_average_draws_and_is_not_trained() -> None:
-    system = averaging()
+def test_the_ema_generates_and_is_not_trained() -> None:
+    system = with_ema()
     strategy = DDPStrategy(system, CPU)
     noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
     for step in range(3):
         train_step(strategy, tiny_batch(), noise, 1000 + 4 * step)
-    (average,) = system.emas
-    assert all(p.grad is None for p in average.target.parameters())
-    live, kept = average.source.state_dict(), average.target.state_dict()
+    (ema,) = system.emas
+    assert all(p.grad is None for p in ema.target.parameters())
+    live, kept = ema.source.state_dict(), ema.target.state_dict()
     assert any(not torch.equal(live[name], kept[name]) for name in live)
     batch = tiny_batch()
-    drawn = system.generate(batch.tokens, batch.lengths, noise).images[-1]
-    average.target.load_state_dict(live)
-    assert not torch.equal(system.generate(batch.tokens, batch.lengths, noise).images[-1], drawn)
+    generated = system.generate(batch.tokens, batch.lengths, noise).images[-1]
+    ema.target.load_state_dict(live)
+    assert not torch.equal(
+        system.generate(batch.tokens, batch.lengths, noise).images[-1], generated
+    )
 
 
 def test_it_changes_nothing_of_the_training() -> None:
     noise = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
     weights = []
-    for config in (tiny_config(), averaging().config):
+    for config in (tiny_config(), with_ema().config):
         torch.manual_seed(0)
         system = SSAGAN(config, 20)
         train_step(DDPStrategy(system, CPU), tiny_batch(), noise)
@@ -94,11 +96,11 @@ def test_it_changes_nothing_of_the_training() -> None:
     assert not tiny_system().emas
 
 
-def test_it_is_saved_and_resumed_to_the_bit(shards: Path, tmp_path: Path) -> None:
-    words = ("system.ema_images=16", "engine.device=cpu")
-    train_tiny(shards, tmp_path / "a", "engine.images=24", *words)
-    train_tiny(shards, tmp_path / "b", "engine.images=12", *words)
-    train_tiny(shards, tmp_path / "b", "engine.images=24", *words)
+def test_it_is_saved_and_resumed_bit_identically(shards: Path, tmp_path: Path) -> None:
+    overrides = ("system.ema_images=16", "engine.device=cpu")
+    train_tiny(shards, tmp_path / "a", "engine.images=24", *overrides)
+    train_tiny(shards, tmp_path / "b", "engine.images=12", *overrides)
+    train_tiny(shards, tmp_path / "b", "engine.images=24", *overrides)
     name = "checkpoints/0000000024/weights.safetensors"
     first, second = (load_file(only_run(tmp_path / run) / name) for run in ("a", "b"))
     assert any(key.startswith("generator_ema.") for key in first)
@@ -106,15 +108,17 @@ def test_it_is_saved_and_resumed_to_the_bit(shards: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["df_gan", "attn_gan", "dm_gan"])
-def test_the_average_of_the_other_systems_draws(name: str) -> None:
+def test_the_ema_of_the_other_systems_generates(name: str) -> None:
     torch.manual_seed(0)
     system = built(name)
     batch, noise = tiny_batch(), torch.randn(4, system.noise_width)
-    (average,) = system.emas
-    drawn = system.generate(batch.tokens, batch.lengths, noise).images[-1]
+    (ema,) = system.emas
+    generated = system.generate(batch.tokens, batch.lengths, noise).images[-1]
     with torch.no_grad():
-        for parameter in average.source.parameters():
+        for parameter in ema.source.parameters():
             parameter.add_(0.1)
-    assert torch.equal(system.generate(batch.tokens, batch.lengths, noise).images[-1], drawn)
-    average.target.load_state_dict(average.source.state_dict())
-    assert not torch.equal(system.generate(batch.tokens, batch.lengths, noise).images[-1], drawn)
+    assert torch.equal(system.generate(batch.tokens, batch.lengths, noise).images[-1], generated)
+    ema.target.load_state_dict(ema.source.state_dict())
+    assert not torch.equal(
+        system.generate(batch.tokens, batch.lengths, noise).images[-1], generated
+    )
