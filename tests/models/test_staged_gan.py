@@ -147,7 +147,9 @@ def test_discriminators(norm: str, side: int) -> None:
     assert matching.shape == real.shape == (4,)
     (matching * torch.randn(4) + real * torch.randn(4)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
-    assert StagedDiscriminator(side, 3, 6, unconditional=False)(image, sentence).unconditional is None
+    assert (
+        StagedDiscriminator(side, 3, 6, unconditional=False)(image, sentence).unconditional is None
+    )
 
 
 def test_a_spectral_norm_becomes_one_by_iteration() -> None:
