@@ -50,6 +50,33 @@ def launch_plan(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) ->
     return _show_scripts(plan, cluster) if cluster.dry_run else _submit(plan, request, arguments)
 
 
+def _submit(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) -> int:
+    """Submit what of a plan is not in the queue already, or follow what is."""
+    cluster = request.config.cluster
+    living = living_works(plan)
+    if request.follow and living:
+        return follow(list(living.values()), plan.folder)
+    fresh = without_living(plan, living)
+    check_plan(fresh, cluster)
+    say_what_lives(plan, living)
+    records = submit(fresh, cluster, Snapshot.take(request.configuration()))
+    let_wait(plan, living, records)
+    say(_next_commands(plan, records, arguments))
+    return follow(records, plan.folder) if request.follow else 0
+
+
+def _show_scripts(plan: Plan, cluster: ClusterConfig) -> int:
+    """Print what would be submitted; without Slurm's clients all of it, and unchecked."""
+    if has_client("sbatch"):
+        plan = without_living(plan, living_works(plan))
+    else:
+        say("sbatch is not installed here: nobody knows whether the cluster takes this", sys.stderr)
+    check_plan(plan, cluster)
+    for title, script in batch_scripts(plan, cluster):
+        say(f"{title}\n\n{script}")
+    return 0
+
+
 def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
     """Refuse what the cluster cannot do.
 
@@ -73,20 +100,6 @@ def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
             _check_job(cluster_of(work, cluster), script, merges=work.merge_gpus is not None)
 
 
-def _check_job(cluster: ClusterConfig, script: str, *, merges: bool) -> None:
-    try:
-        check_job(cluster, script)
-    except NoAnswerError:
-        raise
-    except ClusterError as error:
-        if not merges or cluster.gpus_per_node:
-            raise
-        raise ClusterError(
-            f"the job that merges asks for no GPU: {error}; where the partition takes no jobs "
-            "without GPUs, set cluster.merge_gpus=1"
-        ) from error
-
-
 def living_works(plan: Plan) -> Living:
     """Return the works of a plan that jobs in the queue do, of whatever submission.
 
@@ -101,9 +114,8 @@ def living_works(plan: Plan) -> Living:
     }
     living = ask_states(record.job for records in same.values() for record in records).living()
     found = {work: [each for each in same[work] if each.job in living] for work in works}
-    firsts = {
-        work: records[0] for work, records in found.items() if records
-    }  # the next is its successor
+    # The first job of a work; the next ones are its successors.
+    firsts = {work: records[0] for work, records in found.items() if records}
     if plan.then in firsts and not living[firsts[plan.then].job].waits:
         del firsts[plan.then]  # it began too early for what is missing
     return firsts
@@ -165,33 +177,6 @@ def let_wait(plan: Plan, living: Living, records: Sequence[JobRecord]) -> None:
     say(f"job {merge.job}, the merge, waits for them as well")
 
 
-def _submit(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) -> int:
-    """Submit what of a plan is not in the queue already, or follow what is."""
-    cluster = request.config.cluster
-    living = living_works(plan)
-    if request.follow and living:
-        return follow(list(living.values()), plan.folder)
-    fresh = without_living(plan, living)
-    check_plan(fresh, cluster)
-    say_what_lives(plan, living)
-    records = submit(fresh, cluster, Snapshot.take(request.configuration()))
-    let_wait(plan, living, records)
-    say(_next_commands(plan, records, arguments))
-    return follow(records, plan.folder) if request.follow else 0
-
-
-def _show_scripts(plan: Plan, cluster: ClusterConfig) -> int:
-    """Print what would be submitted; without Slurm's clients all of it, and unchecked."""
-    if has_client("sbatch"):
-        plan = without_living(plan, living_works(plan))
-    else:
-        say("sbatch is not installed here: nobody knows whether the cluster takes this", sys.stderr)
-    check_plan(plan, cluster)
-    for title, script in batch_scripts(plan, cluster):
-        say(f"{title}\n\n{script}")
-    return 0
-
-
 def _next_commands(plan: Plan, records: Sequence[JobRecord], arguments: Sequence[str]) -> str:
     """Return what a user wants to know now: jobs, folder, and how to follow, check and cancel."""
     folder, own = shlex.quote(str(plan.folder)), [each for each in arguments if each != "--follow"]
@@ -210,6 +195,20 @@ def _jobs(records: Sequence[JobRecord]) -> str:
     parents = list(dict.fromkeys(record.job.partition("_")[0] for record in records))
     works = f" ({len(records)} tasks)" if len(records) > len(parents) else ""
     return f"{'job' if len(parents) == 1 else 'jobs'} {', '.join(parents)}{works}"
+
+
+def _check_job(cluster: ClusterConfig, script: str, *, merges: bool) -> None:
+    try:
+        check_job(cluster, script)
+    except NoAnswerError:
+        raise
+    except ClusterError as error:
+        if not merges or cluster.gpus_per_node:
+            raise
+        raise ClusterError(
+            f"the job that merges asks for no GPU: {error}; where the partition takes no jobs "
+            "without GPUs, set cluster.merge_gpus=1"
+        ) from error
 
 
 def _is_same(record: JobRecord, work: Work) -> bool:
