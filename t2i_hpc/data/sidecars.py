@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import IMAGE_FORMATS_OF_SUFFIX
 
 CAPTION_KEYS = (
@@ -101,17 +103,6 @@ def split_name(name: str) -> tuple[str, str]:
     if not dot or not stem or is_leftover(name) or is_about(last):
         return "", ""
     return folder + slash + stem, extension.lower()
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a path inside a data set is no part of it: a hidden name, or what macOS leaves."""
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def is_about(name: str) -> bool:
-    """Whether a text is about the data set instead of an image: README.txt, LICENSE.txt, …"""
-    return PurePosixPath(name).name.partition(".")[0].lower() in _ABOUT
 
 
 def is_sample(extensions: Collection[str], rules: Rules) -> bool:
@@ -321,3 +312,47 @@ def decode_text(content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")
     return content.decode("utf-8-sig", errors="replace")
+
+
+# --- files
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and its sub-folders, linked ones included, sorted by path.
+
+    There are none where there is no folder. Names that begin with a dot and ``__MACOSX`` are
+    skipped: they are what macOS and other systems leave beside files.
+
+    Raises:
+        DataError: a sub-folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    found = sorted(_walk(folder), key=lambda path: path.relative_to(folder).parts)
+    return [path for path in found if path.is_file()]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    seen = set[str]()  # links may lead around in a circle
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        yield from (Path(place, name) for name in names if not is_leftover(name))
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a path inside a data set is no part of it: a hidden name, or what macOS leaves."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def is_about(name: str) -> bool:
+    """Whether a text is about the data set instead of an image: README.txt, LICENSE.txt, …"""
+    return PurePosixPath(name).name.partition(".")[0].lower() in _ABOUT

@@ -26,9 +26,9 @@ from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.data.build.sources.sample import files_below
 from t2i_hpc.data.format.manifest import ORIGINAL, Manifest
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, center_crop, crop_and_flip, decode
+from t2i_hpc.data.sidecars import files_below
 from t2i_hpc.data.split import DEMO, Split, stack
 from t2i_hpc.evaluation.clip_score import CLIP, Rate
 from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable, RanksFirst, damsm_encoders

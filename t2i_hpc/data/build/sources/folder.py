@@ -31,14 +31,13 @@ from t2i_hpc.data.build.sources.sample import (
     SourceData,
     SourceSample,
     Texts,
-    files_below,
     folder_at,
     numbered,
     read_beside,
     read_listed,
 )
 from t2i_hpc.data.images import IMAGE_SUFFIXES
-from t2i_hpc.data.sidecars import Rules
+from t2i_hpc.data.sidecars import Rules, files_below
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 

@@ -11,8 +11,7 @@ of texts, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -27,8 +26,8 @@ from t2i_hpc.data.sidecars import (
     UnfitSample,
     decode_text,
     described,
+    files_below,
     is_about,
-    is_leftover,
 )
 
 _TEXTS = (".txt", ".json", ".cls")
@@ -233,36 +232,6 @@ def folder_at(path: str, key: str, holds: str) -> Path:
     if not Path(path).is_dir():
         raise DataError(f"there is no folder {path}: {key}= must name {holds}")
     return Path(path)
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Return the files in a folder and its sub-folders, linked ones included, sorted by path.
-
-    There are none where there is no folder. Names that begin with a dot and ``__MACOSX`` are
-    skipped: they are what macOS and other systems leave beside files.
-
-    Raises:
-        DataError: a sub-folder cannot be read.
-    """
-    if not folder.is_dir():
-        return []
-    found = sorted(_walk(folder), key=lambda path: path.relative_to(folder).parts)
-    return [path for path in found if path.is_file()]
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-    seen = set[str]()  # links may lead around in a circle
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not is_leftover(name)]
-        yield from (Path(place, name) for name in names if not is_leftover(name))
 
 
 def located(name: str, folder: Path, where: str) -> tuple[Path, Unfit | None]:

@@ -21,7 +21,6 @@ from t2i_hpc.data.build.sources.sample import (
     SourceData,
     SourceSample,
     Unfit,
-    files_below,
     folder_at,
     numbered,
 )
@@ -30,6 +29,7 @@ from t2i_hpc.data.sidecars import (
     Rules,
     UnfitSample,
     described,
+    files_below,
     image_of,
     is_sample,
     split_name,
