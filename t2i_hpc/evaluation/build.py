@@ -7,7 +7,7 @@ which are missing) needs the hashes alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,14 @@ from t2i_hpc.runs.inputs import locate_data, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.partial_statistics import shard_range
 from t2i_hpc.runs.run_directory import open_run
-from t2i_hpc.sampling.image_files import ImagesOf, SavedImages
+from t2i_hpc.sampling.image_files import SavedImages
 from t2i_hpc.sampling.trained_run import SUFFIX, ChosenWeights, choose_weights, recorded_weights
 
 _CACHE = "real-statistics"
 _CPU = torch.device("cpu")
 _SELECTION = "evenly spaced over the split as stored"
+_FILES = "files as they are"
+_GENERATION = ("caption_choice", "caption_tokens", "truncation", "rounding", "weights")
 
 
 # The settings that decide a field of the protocol, where they have other names than the field.
@@ -59,6 +61,23 @@ _SETTINGS_OF = {
 }
 # What of a protocol is a place or comes with the data, not with a preset.
 _NO_PRESET = frozenset({"data", "captions", "encoders", "clip", "detector_sha256"})
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The generated images.
+
+    Attributes:
+        output: folder of scores and partial statistics.
+        captions: digest of the manifest that their captions come from, "" for files.
+        resolution: their side in px.
+        subjects: gives what is scored, generated on a device.
+    """
+
+    output: Path
+    captions: str
+    resolution: int
+    subjects: Callable[[torch.device], Iterable[Subject]]
 
 
 def comparisons(
@@ -79,14 +98,35 @@ def comparisons(
     sharding = Sharding(shards or settings.shards, settings.batch_size)
     if settings.shard is not None:
         shard_range(settings.images, sharding.shards, settings.shard)
-    source = folder_source(config) if config.images else run_source(config)
-    for subject in source.subjects(device):
-        comparison = _comparison(config, source, subject, sharding, device)
+    generated, real = _of_folder(config) if config.images else _of_run(config)
+    framing = Framing(settings.real_crop, settings.real_filter, settings.seed)
+    wanted, detector = _count_real(settings, real), identify_detector(settings)
+    protocol = _protocol(
+        settings, generated, real, detector, real_count=wanted, crop=framing.text()
+    )
+    names = protocol_names(settings, protocol)
+
+    def real_images_of(numbers: range) -> Tensor:
+        places = spread(numbers, wanted, real.count)
+        size = generated.resolution
+        return stack(framing.frame(real.image(place), place, size) for place in places)
+
+    for subject in generated.subjects(device):
+        comparison = Comparison(
+            output=generated.output,
+            cache=Path(settings.cache or generated.output.parent / _CACHE),
+            subject=subject,
+            real_images_of=real_images_of,
+            detector=detector,
+            protocol=protocol,
+            names=names,
+            warning=real.warning(generated.resolution),
+            metrics=settings.metrics,
+            sharding=sharding,
+            device=device,
+        )
         comparison.check()
-        if settings.save_images == "none":
-            yield comparison
-            continue
-        yield _saving(comparison, settings)
+        yield comparison if settings.save_images == "none" else _saving(comparison, settings)
 
 
 def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
@@ -112,27 +152,160 @@ def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
     return dataclasses.replace(comparison, subject=writing, saved=saved)
 
 
-def _comparison(
-    config: EvaluateConfig,
-    source: Source,
-    subject: Subject,
-    sharding: Sharding,
-    device: torch.device,
-) -> Comparison:
-    settings = config.evaluation
-    return Comparison(
-        output=source.output,
-        cache=Path(settings.cache or source.output.parent / _CACHE),
-        subject=subject,
-        real_images_of=source.real_images_of,
-        detector=source.detector,
-        protocol=source.protocol,
-        names=source.names,
-        warning=source.warning,
-        metrics=settings.metrics,
-        sharding=sharding,
-        device=device,
+def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
+    """Return what a run's checkpoints generate, and the real images.
+
+    Raises:
+        UserError: the run, a checkpoint, a split or a file is not there.
+    """
+    run, settings = Path(config.run), config.evaluation
+    trained_on = with_inputs(run, open_run(run))
+    data = locate_data(run, trained_on.data, config.data.path)
+    captions = Split.open(data, settings.split).manifest.digest
+    real = real_images(config, data)
+    chosen = list(_chosen_weights(run, config.checkpoint))
+    for weights in chosen:
+        check_own_encoders(settings, weights.networks())
+    size = trained_on.system.resolution
+
+    def subjects(device: torch.device) -> Iterator[Subject]:
+        for weights in chosen:
+            which = str(weights.images_seen)
+            if config.checkpoint.endswith(SUFFIX):
+                which = config.checkpoint
+            images = RunImages(run, which, settings, device, config.data.path)
+            yield Subject(
+                weights.sha256,
+                weights.images_seen,
+                images.generate,
+                images.ranks_first,
+                images.rate,
+                images.describe,
+            )
+
+    return Generated(Path(config.output or run), captions, size, subjects), real
+
+
+def _of_folder(config: EvaluateConfig) -> tuple[Generated, RealImages]:
+    """Return the images of a folder, and the real ones.
+
+    Raises:
+        UserError: a folder is not there or holds too few images.
+    """
+    folder, settings = Path(config.images), config.evaluation
+    if config.run:
+        raise ConfigurationError("run= and images= are both given: score the one or the other")
+    if config.data.path:
+        raise ConfigurationError(
+            "data.path= says where a run's captions are: name the real images of images= with "
+            "evaluation.data="
+        )
+    images = ImageFolder(folder)
+    if images.count < settings.images:
+        raise EvaluationError(
+            f"{folder} holds {images.count} images, fewer than evaluation.images="
+            f"{settings.images}: generate more, or take fewer (another protocol)"
+        )
+    data = DataConfig(path=settings.data)
+    if not (config.reference or settings.data):
+        raise ConfigurationError(
+            "nothing to compare with: name a folder with reference=, or shards with "
+            "evaluation.data="
+        )
+    subject = Subject(images.digest, 0, images.images_of)
+    output = Path(config.output or folder.resolve().with_name(f"{folder.resolve().name}-scores"))
+    generated = Generated(output, "", images.resolution, lambda device: [subject])
+    return generated, real_images(config, data)
+
+
+def _chosen_weights(run: Path, checkpoint: str) -> Iterator[ChosenWeights]:
+    numbers = checkpoint.split(",")
+    if len(numbers) > 1 and all(number.strip().isdecimal() for number in numbers):
+        for number in numbers:
+            yield recorded_weights(run, int(number))
+        return
+    if checkpoint != "all":
+        yield choose_weights(run, checkpoint)
+        return
+    there = list_checkpoints(run)
+    if not there:
+        raise RunError(f"{run} has no checkpoint yet: train it first")
+    for images in there:
+        yield recorded_weights(run, images)
+
+
+def _count_real(settings: EvaluationConfig, real: RealImages) -> int:
+    """Return how many real images are compared.
+
+    Raises:
+        EvaluationError: there are fewer.
+    """
+    wanted = settings.real_images or real.count
+    if real.count < max(2, wanted):
+        raise EvaluationError(
+            f"{real.where} has {real.count} images, fewer than the {max(2, wanted)} real images "
+            "asked for: take a smaller evaluation.real_images or another evaluation.split"
+        )
+    return wanted
+
+
+def _protocol(
+    settings: EvaluationConfig,
+    generated: Generated,
+    real: RealImages,
+    detector: DetectorIdentity,
+    *,
+    real_count: int,
+    crop: str,
+) -> Protocol:
+    """Return what moves the scores; of image files it is not known how they were generated."""
+    from_captions = bool(generated.captions)
+    generation = dict.fromkeys(_GENERATION, _FILES)
+    if from_captions:
+        generation = {**generation_rules(settings).text(), "weights": settings.weights}
+    clip = from_captions and ("clip_score" in settings.metrics or settings.clip)
+    return Protocol(
+        data=real.digest,
+        captions=generated.captions,
+        split=settings.split,
+        stored=real.stored,
+        images=settings.images,
+        real_images=real_count,
+        resolution=generated.resolution,
+        detector=detector.name,
+        detector_sha256=detector.sha256,
+        preprocessing=detector.preprocessing,
+        seed=settings.seed,
+        **generation,
+        crop=crop,
+        selection=_SELECTION,
+        features=settings.features,
+        score_side=settings.inception_score_size,
+        splits=settings.splits,
+        kid_subsets=settings.kid_subsets,
+        kid_subset_size=settings.kid_subset_size,
+        neighbors=settings.neighbors,
+        candidates=settings.candidates,
+        folds=settings.folds,
+        encoders=encoders_identity(settings) if from_captions else "",
+        clip=clip_identity(settings.clip) if clip else "",
+        arithmetic=ARITHMETIC,
     )
+
+
+def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, str]:
+    """Return the protocol's name by metric.
+
+    It is "… (modified)" where a setting that moves the metric differs from the file of that name.
+    """
+    changed = changed_settings(settings)
+    names = {}
+    for metric in METRICS:
+        fields = {"split", *protocol.fields_of(metric)} - _NO_PRESET
+        moving = {name for field in fields for name in _SETTINGS_OF.get(field, (field,))}
+        modified = " (modified)" if changed & moving else ""
+        names[metric] = f"{settings.protocol}{modified}"
+    return names
 
 
 def missing_shards(config: EvaluateConfig, shards: int | None = None) -> list[int]:
@@ -183,205 +356,3 @@ def _written(value: object) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
     return f"'{value}'" if isinstance(value, str) and " " in value else str(value)
-
-
-@dataclass(frozen=True)
-class Source:
-    """All that a configuration names, by hash.
-
-    Attributes:
-        output: folder of scores and partial statistics.
-        protocol: what moves the scores.
-        names: the protocol's name by metric.
-        warning: what happened to the real images and moves a score.
-        detector: the feature network.
-        real_images_of: gives the real images by number.
-        subjects: gives what is scored, generated on a device.
-    """
-
-    output: Path
-    protocol: Protocol
-    names: Mapping[str, str]
-    warning: str | None
-    detector: DetectorIdentity
-    real_images_of: ImagesOf
-    subjects: Callable[[torch.device], Iterable[Subject]]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """The generated images.
-
-    Attributes:
-        captions: digest of the manifest that their captions come from, "" for files.
-        resolution: their side in px.
-        subjects: gives what is scored, generated on a device.
-    """
-
-    captions: str
-    resolution: int
-    subjects: Callable[[torch.device], Iterable[Subject]]
-
-
-def run_source(config: EvaluateConfig) -> Source:
-    """Return what evaluates a run's checkpoints.
-
-    Raises:
-        UserError: the run, a checkpoint, a split or a file is not there.
-    """
-    run, settings = Path(config.run), config.evaluation
-    trained_on = with_inputs(run, open_run(run))
-    data = locate_data(run, trained_on.data, config.data.path)
-    captions = Split.open(data, settings.split).manifest.digest
-    real = real_images(config, data)
-    chosen = list(_chosen_weights(run, config.checkpoint))
-    for weights in chosen:
-        check_own_encoders(settings, weights.networks())
-    size = trained_on.system.resolution
-
-    def subjects(device: torch.device) -> Iterator[Subject]:
-        for weights in chosen:
-            which = str(weights.images_seen)
-            if config.checkpoint.endswith(SUFFIX):
-                which = config.checkpoint
-            images = RunImages(run, which, settings, device, config.data.path)
-            yield Subject(
-                weights.sha256,
-                weights.images_seen,
-                images.generate,
-                images.ranks_first,
-                images.rate,
-                images.describe,
-            )
-
-    return _source(config, Path(config.output or run), real, Generated(captions, size, subjects))
-
-
-def folder_source(config: EvaluateConfig) -> Source:
-    """Return what evaluates a folder of images.
-
-    Raises:
-        UserError: a folder is not there or holds too few images.
-    """
-    folder, settings = Path(config.images), config.evaluation
-    if config.run:
-        raise ConfigurationError("run= and images= are both given: score the one or the other")
-    if config.data.path:
-        raise ConfigurationError(
-            "data.path= says where a run's captions are: name the real images of images= with "
-            "evaluation.data="
-        )
-    images = ImageFolder(folder)
-    if images.count < settings.images:
-        raise EvaluationError(
-            f"{folder} holds {images.count} images, fewer than evaluation.images="
-            f"{settings.images}: generate more, or take fewer (another protocol)"
-        )
-    data = DataConfig(path=settings.data)
-    if not (config.reference or settings.data):
-        raise ConfigurationError(
-            "nothing to compare with: name a folder with reference=, or shards with "
-            "evaluation.data="
-        )
-    subject = Subject(images.digest, 0, images.images_of)
-    output = Path(config.output or folder.resolve().with_name(f"{folder.resolve().name}-scores"))
-    generated = Generated("", images.resolution, lambda device: [subject])
-    return _source(config, output, real_images(config, data), generated)
-
-
-def _source(
-    config: EvaluateConfig,
-    output: Path,
-    real: RealImages,
-    generated: Generated,
-) -> Source:
-    settings = config.evaluation
-    wanted = settings.real_images or real.count
-    if real.count < max(2, wanted):
-        raise EvaluationError(
-            f"{real.where} has {real.count} images, fewer than the {max(2, wanted)} real images "
-            "asked for: take a smaller evaluation.real_images or another evaluation.split"
-        )
-    framing = Framing(settings.real_crop, settings.real_filter, settings.seed)
-    detector = identify_detector(settings)
-
-    def real_images_of(numbers: range) -> Tensor:
-        places = spread(numbers, wanted, real.count)
-        size = generated.resolution
-        return stack(framing.frame(real.image(place), place, size) for place in places)
-
-    protocol = Protocol(
-        data=real.digest,
-        captions=generated.captions,
-        split=settings.split,
-        stored=real.stored,
-        images=settings.images,
-        real_images=wanted,
-        resolution=generated.resolution,
-        detector=detector.name,
-        detector_sha256=detector.sha256,
-        preprocessing=detector.preprocessing,
-        seed=settings.seed,
-        **_generation(settings, bool(generated.captions)),
-        crop=framing.text(),
-        selection=_SELECTION,
-        features=settings.features,
-        score_side=settings.inception_score_size,
-        splits=settings.splits,
-        kid_subsets=settings.kid_subsets,
-        kid_subset_size=settings.kid_subset_size,
-        neighbors=settings.neighbors,
-        candidates=settings.candidates,
-        folds=settings.folds,
-        encoders=encoders_identity(settings) if generated.captions else "",
-        clip=_clip(settings, bool(generated.captions)),
-        arithmetic=ARITHMETIC,
-    )
-    names = protocol_names(settings, protocol)
-    warning = real.warning(generated.resolution)
-    return Source(output, protocol, names, warning, detector, real_images_of, generated.subjects)
-
-
-def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, str]:
-    """Return the protocol's name by metric.
-
-    It is "… (modified)" where a setting that moves the metric differs from the file of that name.
-    """
-    changed = changed_settings(settings)
-    names = {}
-    for metric in METRICS:
-        fields = {"split", *protocol.fields_of(metric)} - _NO_PRESET
-        moving = {name for field in fields for name in _SETTINGS_OF.get(field, (field,))}
-        modified = " (modified)" if changed & moving else ""
-        names[metric] = f"{settings.protocol}{modified}"
-    return names
-
-
-def _generation(settings: EvaluationConfig, from_captions: bool) -> dict[str, str]:
-    """Return what the protocol says of the generation; of files it is not known."""
-    names = ("caption_choice", "caption_tokens", "truncation", "rounding", "weights")
-    if not from_captions:
-        return dict.fromkeys(names, "files as they are")
-    return {**generation_rules(settings).text(), "weights": settings.weights}
-
-
-def _clip(settings: EvaluationConfig, from_captions: bool) -> str:
-    """Return what the protocol says of CLIP, where it is asked or named."""
-    wanted = "clip_score" in settings.metrics or settings.clip
-    return clip_identity(settings.clip) if from_captions and wanted else ""
-
-
-def _chosen_weights(run: Path, checkpoint: str) -> Iterator[ChosenWeights]:
-    numbers = checkpoint.split(",")
-    if len(numbers) > 1 and all(number.strip().isdecimal() for number in numbers):
-        for number in numbers:
-            yield recorded_weights(run, int(number))
-        return
-    if checkpoint != "all":
-        yield choose_weights(run, checkpoint)
-        return
-    there = list_checkpoints(run)
-    if not there:
-        raise RunError(f"{run} has no checkpoint yet: train it first")
-    for images in there:
-        yield recorded_weights(run, images)

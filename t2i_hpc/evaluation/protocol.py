@@ -136,7 +136,7 @@ class Protocol:
         """Return the settings of a metric's hash, and what is said of the images, by name."""
         told = {*self.fields_of(metric), "split"}
         told |= {"stored"} if metric in WITH_REAL else set()
-        return {name: value for name, value in self.as_dict().items() if name in told}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in told}
 
     def key_of(self, metric: str) -> str:
         """Return 12 digits over what a metric's sums depend on beside images and detector."""
@@ -151,10 +151,6 @@ class Protocol:
     def real_hash(self) -> str:
         """12 digits that name the real images as the detector sees them."""
         return self._hash(["arithmetic", *_REAL, *_DETECTOR])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all settings by name."""
-        return dataclasses.asdict(self)
 
     @property
     def _generation(self) -> tuple[str, ...]:

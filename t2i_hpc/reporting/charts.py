@@ -175,6 +175,7 @@ def _mark(axes: Axes, point: Point) -> None:
         horizontalalignment="right" if right else "left",
         color=_INK,
         fontweight="bold",
+        gid="mark",
     )
 
 

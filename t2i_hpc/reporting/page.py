@@ -23,6 +23,37 @@ _MOST_FRAMES = 8
 _LARGEST_PNG = 600_000  # bytes; larger grids are shown as WebP of at most this width
 _WIDEST = 1600
 _X_LABEL = "images seen in training"
+# Field of the record; title, name of each picture, how to read it.
+_PICTURES = (
+    (
+        "stages",
+        "Stages",
+        "Stages",
+        "The images of all stages of the generator, each made of the features of the one before.",
+    ),
+    (
+        "words",
+        "Words that the stages read",
+        "Words",
+        "For each stage after the first the five words that it reads most: a word is read where "
+        "the picture is bright; the number is its share of all reading.",
+    ),
+    (
+        "masks",
+        "Semantic masks",
+        "Masks",
+        "The picture and the masks of the generator's blocks, from coarse to fine: text changes "
+        "the features where a mask is white.",
+    ),
+    (
+        "attention",
+        "Attention",
+        "Attention",
+        "Held-out pictures and the five words of their captions that are attended to most: a "
+        "word looks where its picture is bright. 1x would be even attention, 10x is ten times as "
+        "much at the brightest place.",
+    ),
+)
 
 
 def render(record: RunRecord) -> str:
@@ -37,10 +68,7 @@ def render(record: RunRecord) -> str:
         cards(record, curves),
         samples(record),
         score_section(curves),
-        stages(record),
-        words(record),
-        masks(record),
-        attention(record),
+        *(pictures(getattr(record, kind), kind, *texts) for kind, *texts in _PICTURES),
         losses(record),
         speed(record),
         provenance(record),
@@ -59,7 +87,7 @@ def header(record: RunRecord) -> str:
     side, data = record.setting("system.resolution"), record.setting("data.name")
     system = str(record.setting("system.name") or record.setting("system.schema") or "GAN")
     what = f"A text-to-image generator ({system.replace('_', '-').upper()})"
-    what += f" that draws {side} x {side} px" if side else ""
+    what += f" of {side} x {side} px" if side else ""
     if record.attention:
         what = f"Text and image encoders ({system.upper()})"
         what += f" on pictures of {side} x {side} px" if side else ""
@@ -164,52 +192,9 @@ def _protocol(curve: ScoreCurve) -> str:
     return f"<details><summary>{summary}</summary>{_table(rows)}</details>" if rows else ""
 
 
-def stages(record: RunRecord) -> str:
-    """Images of all stages over time, side by side."""
-    if not record.stages:
-        return ""
-    return _section(
-        "Stages",
-        "The images of all stages of the generator, each made of the features of the one before.",
-        _frames(record.stages, "Stages"),
-    )
-
-
-def words(record: RunRecord) -> str:
-    """The words that each stage reads, over time."""
-    if not record.words:
-        return ""
-    return _section(
-        "Words that the stages read",
-        "For each stage after the first the five words that it reads most: a word is read where "
-        "the picture is bright; the number is its share of all reading.",
-        _frames(record.words, "Words"),
-    )
-
-
-def masks(record: RunRecord) -> str:
-    """Semantic masks over time: where each block lets the text change the picture."""
-    if not record.masks:
-        return ""
-    return _section(
-        "Semantic masks",
-        "The picture and the masks of the generator's blocks, from coarse to fine: text changes "
-        "the features where a mask is white.",
-        _frames(record.masks, "Masks", "masks"),
-    )
-
-
-def attention(record: RunRecord) -> str:
-    """Attention maps of encoders over time: where each word looks in its picture."""
-    if not record.attention:
-        return ""
-    return _section(
-        "Attention",
-        "Held-out pictures and the five words of their captions that are attended to most: a "
-        "word looks where its picture is bright. 1x would be even attention, 10x is ten times as "
-        "much at the brightest place.",
-        _frames(record.attention, "Attention"),
-    )
+def pictures(frames: Sequence[Frame], kind: str, title: str, name: str, note: str) -> str:
+    """Pictures over time, and how to read them."""
+    return _section(title, note, _frames(frames, name, kind)) if frames else ""
 
 
 def losses(record: RunRecord) -> str:

@@ -8,6 +8,7 @@ one changing quickest.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def expand(captions: Sequence[str]) -> list[Row]:
             64 rows in all.
     """
     choices = [_choices(caption) for caption in captions]
-    count = sum(_product(parts) for parts in choices)
+    count = sum(math.prod(map(len, parts)) for parts in choices)
     if count > MOST_ROWS:
         raise ConfigurationError(
             f"these captions make {count:,} rows: a grid has {MOST_ROWS} at most, so swap fewer "
@@ -96,13 +97,6 @@ def _choices(caption: str) -> list[list[str]]:
     offered = [[word.strip() for word in swap.split(",")] for swap in swaps]
     parts = [[[text], words] for text, words in zip(plain, offered, strict=False)]
     return [*itertools.chain.from_iterable(parts), [plain[-1]]]
-
-
-def _product(parts: Sequence[Sequence[str]]) -> int:
-    count = 1
-    for part in parts:
-        count *= len(part)
-    return count
 
 
 def _caption(words: Sequence[str], asked: str) -> str:

@@ -25,7 +25,6 @@ from t2i_hpc.data.split import Split
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.runs.checkpoint import Checkpoint, choose_checkpoint, load_weights, read_state
 from t2i_hpc.runs.inputs import open_run_split, run_vocabulary, with_inputs
-from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.request import encode_captions
 from t2i_hpc.systems import build_system
@@ -247,11 +246,6 @@ class TrainedRun:
         system.modules.to(device)
         return cls(run, config, chosen, system, vocabulary, device, data)
 
-    @staticmethod
-    def checkpoints(run: Path) -> list[int]:
-        """Return the numbers of images of the run's checkpoints, ascending."""
-        return list_checkpoints(run)
-
     @property
     def images_seen(self) -> int:
         """Images the checkpoint was trained on."""
@@ -261,11 +255,6 @@ class TrainedRun:
     def checkpoint_sha256(self) -> str:
         """Identity of the weights."""
         return self.weights.sha256
-
-    @property
-    def resolution(self) -> int:
-        """Side of the pictures in pixels."""
-        return self.system.resolution
 
     def use_latest_weights(self) -> None:
         """Generate with the trained weights from now on, not with their EMA."""

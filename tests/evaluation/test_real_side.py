@@ -12,7 +12,7 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.manifest import Manifest, Storing
-from t2i_hpc.evaluation.build import run_source
+from t2i_hpc.evaluation.build import comparisons
 from t2i_hpc.evaluation.image_sources import scaled_jpegs, stored_twice
 from tests.commands.trained import make_run
 from tests.support.data import make_image_folder
@@ -67,15 +67,16 @@ def test_the_protocol_and_a_warning_tell_how_shards_store_images(tmp_path: Path)
     build_split(replace(config, split="test", format="original"))
     run = make_run(tmp_path / "run", output, checkpoints=(100,))
 
-    def source(split: str) -> tuple[str, str | None]:
-        words = [f"run={run}", "evaluation=demo", f"evaluation.split={split}"]
-        found = run_source(compose_config("evaluate", words, EvaluateConfig))
+    def compared(split: str) -> tuple[str, str | None]:
+        overrides = [f"run={run}", "evaluation.metrics=[fid]", f"evaluation.split={split}"]
+        overrides.append("evaluation.detector=efficientnet_lite0")
+        found = next(comparisons(compose_config("evaluate", overrides, EvaluateConfig)))
         return found.protocol.text_of("fid")["stored"], found.warning
 
-    stored, warning = source("train")
+    stored, warning = compared("train")
     assert stored == f"jpeg, quality 95, shorter side at most 80 px by {BILINEAR}"
     assert warning is not None
     assert "scaled twice (to 80 px, then to 64 px)" in warning
-    stored, warning = source("test")
+    stored, warning = compared("test")
     assert stored.startswith("originals")
     assert warning is None
