@@ -33,6 +33,9 @@ _KEY = "evaluation.clip"
 _TOKENIZER = "tokenizer.json"
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
+COUNT, TOTAL, SQUARES = "clip_count", "clip_total", "clip_squares"
+NAMES = (COUNT, TOTAL, SQUARES)
+Rate = Callable[[range, Tensor], npt.NDArray[np.float64]]
 
 
 def clip_identity(given: str) -> str:
@@ -114,11 +117,6 @@ def _unreadable(folder: PretrainedFolder) -> EvaluationError:
         f"{_KEY}: {folder.folder / _TOKENIZER} is damaged or another network's; copy the folder "
         "again"
     )
-
-
-COUNT, TOTAL, SQUARES = "clip_count", "clip_total", "clip_squares"
-NAMES = (COUNT, TOTAL, SQUARES)
-Rate = Callable[[range, Tensor], npt.NDArray[np.float64]]
 
 
 class RatingSums:

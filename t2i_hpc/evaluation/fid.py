@@ -31,6 +31,9 @@ from t2i_hpc.evaluation.collectors import FeatureBatch
 from t2i_hpc.runs.partial_statistics import Arrays
 
 NAMES = ("count", "total", "outer")
+Matrix = npt.NDArray[np.floating[Any]]
+# Smallest pivot, over the largest variance, of a covariance that counts as regular.
+_REGULAR = 1e-9
 
 
 @dataclass
@@ -100,11 +103,6 @@ class Moments:
         """Return the moments that :meth:`arrays` gave away."""
         total, outer = (torch.from_numpy(arrays[name]) for name in ("total", "outer"))
         return cls(int(arrays["count"]), total, outer)
-
-
-Matrix = npt.NDArray[np.floating[Any]]
-# Smallest pivot, over the largest variance, of a covariance that counts as regular.
-_REGULAR = 1e-9
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:

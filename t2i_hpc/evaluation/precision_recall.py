@@ -40,6 +40,44 @@ _PAIR_VALUES = 2**19  # of pairs at once, so that they stay in a cache
 _COLUMNS = 2048  # of a float64 matrix at once
 
 
+def precision_and_recall(
+    generated: Features, real: Features, neighbors: int, device: torch.device
+) -> tuple[float, float]:
+    """Return precision and recall, both in [0, 1].
+
+    Args:
+        generated: features, float (N, D).
+        real: of the real images, float (M, D).
+        neighbors: k, less than N and M.
+        device: of the distances.
+
+    Raises:
+        EvaluationError: a set has no k-th neighbor.
+    """
+    arrays = (np.array(rows, dtype=np.float32) for rows in (generated, real))
+    both = [torch.from_numpy(array).to(device) for array in arrays]
+    for name, rows in zip(("generated", "real"), both, strict=True):
+        check_neighbors(neighbors, len(rows), name)
+    first, second = points_of(*both)
+    radii = [squared_radii(points, neighbors) for points in (first, second)]
+    inside = covered(first, second, *radii)
+    precision, recall = (float(found.double().mean()) for found in inside)
+    return precision, recall
+
+
+def check_neighbors(neighbors: int, images: int, name: str) -> None:
+    """Refuse more neighbors than an image set has.
+
+    Raises:
+        EvaluationError: says what to set.
+    """
+    if images <= neighbors:
+        raise EvaluationError(
+            f"{images} {name} images have no neighbor number {neighbors}: evaluate more, or "
+            "take a smaller evaluation.neighbors"
+        )
+
+
 @dataclass(frozen=True)
 class Points:
     """The images of a set.
@@ -258,41 +296,3 @@ def _rounded_up(values: Tensor) -> Tensor:
 def _blocks(count: int) -> Iterator[slice]:
     for start in range(0, count, _AT_ONCE):
         yield slice(start, min(start + _AT_ONCE, count))
-
-
-def precision_and_recall(
-    generated: Features, real: Features, neighbors: int, device: torch.device
-) -> tuple[float, float]:
-    """Return precision and recall, both in [0, 1].
-
-    Args:
-        generated: features, float (N, D).
-        real: of the real images, float (M, D).
-        neighbors: k, less than N and M.
-        device: of the distances.
-
-    Raises:
-        EvaluationError: a set has no k-th neighbor.
-    """
-    arrays = (np.array(rows, dtype=np.float32) for rows in (generated, real))
-    both = [torch.from_numpy(array).to(device) for array in arrays]
-    for name, rows in zip(("generated", "real"), both, strict=True):
-        check_neighbors(neighbors, len(rows), name)
-    first, second = points_of(*both)
-    radii = [squared_radii(points, neighbors) for points in (first, second)]
-    inside = covered(first, second, *radii)
-    precision, recall = (float(found.double().mean()) for found in inside)
-    return precision, recall
-
-
-def check_neighbors(neighbors: int, images: int, name: str) -> None:
-    """Refuse more neighbors than an image set has.
-
-    Raises:
-        EvaluationError: says what to set.
-    """
-    if images <= neighbors:
-        raise EvaluationError(
-            f"{images} {name} images have no neighbor number {neighbors}: evaluate more, or "
-            "take a smaller evaluation.neighbors"
-        )

@@ -41,6 +41,9 @@ from t2i_hpc.systems.encoders import scale_images, vocabulary_of
 COUNT, HITS = "fold_count", "fold_hits"
 NAMES = (COUNT, HITS)
 RanksFirst = Callable[[range, Tensor], npt.NDArray[np.bool_]]
+_OWN_NAMES = ("text_encoder", "image_encoder")
+Numbers = npt.NDArray[np.int64]
+_BLOCK = 512  # captions encoded together; always the same ones, so bits depend on no shard
 
 
 class RetrievalCounts:
@@ -74,9 +77,6 @@ def r_precision(counts: Arrays) -> tuple[float, float]:
     """Return the mean share of hits over folds and its standard deviation, both in [0, 1]."""
     shares = counts[HITS] / counts[COUNT]
     return float(shares.mean()), float(shares.std())
-
-
-_OWN_NAMES = ("text_encoder", "image_encoder")
 
 
 @dataclass(frozen=True)
@@ -215,10 +215,6 @@ def _no_encoder(path: Path, kind: str) -> EvaluationError:
         f"{path} holds no DAMSM {kind} encoder of the right widths: name the file that "
         f"t2i_hpc.pretrain writes as {kind}_encoder.safetensors"
     )
-
-
-Numbers = npt.NDArray[np.int64]
-_BLOCK = 512  # captions encoded together; always the same ones, so bits depend on no shard
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from t2i_hpc.config.evaluation import GenerationConfig
 from t2i_hpc.data.captions import Vocabulary, encode_caption, pad
 from t2i_hpc.data.split import Split
 
+MOST_ROWS = 64
+_SWAP = re.compile(r"\{([^{}]*)\}")
+
 
 def encode_captions(
     captions: Sequence[str], vocabulary: Vocabulary, max_tokens: int, seed: int
@@ -45,10 +48,6 @@ def token_texts(tokens: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list
     """Return the words of each row of tokens (B, T), of which the first `lengths` (B,) count."""
     rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
     return [[vocabulary.words[token] for token in row[:length]] for row, length in rows]
-
-
-MOST_ROWS = 64
-_SWAP = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from t2i_hpc.sampling.trained_run import to_uint8
 
 _SHADE = 0.15  # brightness that is left where a word does not look
 _SMALLEST_CELL = 128  # pixels; smaller pictures are enlarged by a whole number
+_WORDS = 5
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,6 @@ def _lit(image: Tensor, weights: Tensor) -> Tensor:
     smooth = F.interpolate(light, (height, width), mode="bilinear", align_corners=False)[0]
     shaded = image * (_SHADE + (1 - _SHADE) * smooth)
     return shaded.round().clamp(0, 255).to(torch.uint8)
-
-
-_WORDS = 5
 
 
 @dataclass(frozen=True)

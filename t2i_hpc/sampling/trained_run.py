@@ -39,6 +39,8 @@ _ROUNDING_TEXTS = {
     "nearest": "clamped to [-1, 1], to the nearest of 256 levels, no compression",
     "down": "clamped to [-1, 1], to the next lower of 256 levels, no compression",
 }
+SUFFIX = ".safetensors"
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,6 @@ def truncate(plain: Tensor, bound: float) -> Tensor:
     inside = torch.special.ndtri(0.5 + share * (rank - 0.5))
     bounded: Tensor = inside.clamp(-bound, bound).float()
     return bounded
-
-
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -318,9 +317,6 @@ def caption_of(split: Split, number: int, seed: int, rules: GenerationRules) -> 
 def to_uint8(images: Tensor) -> Tensor:
     """Turn [-1, 1] into 0..255, clamped and rounded to the nearest; on the CPU."""
     return PLAIN.levels(images).cpu()
-
-
-_AT_ONCE = 16
 
 
 def generate_in_batches(

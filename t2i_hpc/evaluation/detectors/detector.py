@@ -22,6 +22,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from t2i_hpc.config.evaluation import EvaluationConfig
 
+# On a CPU the features of so few 299 px images stay in its caches from layer to layer. On one
+# thread PyTorch sends 1 × 1 convolutions of fewer than 16 images to a slow kernel.
+_CPU_BATCH, _SINGLE_THREAD_BATCH = 8, 16
+
 
 @dataclass(frozen=True)
 class DetectorIdentity:
@@ -101,11 +105,6 @@ class NetworkDetector(ABC):
     @abstractmethod
     def _extract(self, images: Tensor) -> Tensor:
         """Return float32 (B, D) for a batch of uint8 images on the detector's device."""
-
-
-# On a CPU the features of so few 299 px images stay in its caches from layer to layer. On one
-# thread PyTorch sends 1 × 1 convolutions of fewer than 16 images to a slow kernel.
-_CPU_BATCH, _SINGLE_THREAD_BATCH = 8, 16
 
 
 @contextlib.contextmanager

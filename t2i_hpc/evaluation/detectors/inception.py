@@ -47,6 +47,11 @@ _RESIZE_TEXTS = {
     "own": "bilinear to 299 px as TensorFlow 1 does",
     "clean": "bicubic with smoothing to 299 px, unrounded",
 }
+LITERATURE_NAME = "inception_literature"
+_LEFT_OUT = {"AuxLogits", "dropout", "fc"}
+# transform_input turns x·σ + μ back into 2x − 1, per channel, with ImageNet's σ and μ.
+_SCALE = (0.229 / 0.5, 0.224 / 0.5, 0.225 / 0.5)
+_SHIFT = ((0.485 - 0.5) / 0.5, (0.456 - 0.5) / 0.5, (0.406 - 0.5) / 0.5)
 
 
 def inception_identity(weights: Path, resize: str, precision: str) -> DetectorIdentity:
@@ -178,14 +183,6 @@ def read_weights(weights: Path, what: str) -> object:
         ) from error
 
 
-LITERATURE_NAME = "inception_literature"
-_LITERATURE_SIZE = 299
-_LEFT_OUT = {"AuxLogits", "dropout", "fc"}
-# transform_input turns x·σ + μ back into 2x − 1, per channel, with ImageNet's σ and μ.
-_SCALE = (0.229 / 0.5, 0.224 / 0.5, 0.225 / 0.5)
-_SHIFT = ((0.485 - 0.5) / 0.5, (0.456 - 0.5) / 0.5, (0.406 - 0.5) / 0.5)
-
-
 def literature_identity(weights: Path, precision: str) -> DetectorIdentity:
     """Return what is known of the detector with these weights; `precision` as in `autocast`."""
     digest = sha256_of_file(weights)
@@ -228,7 +225,7 @@ class LiteratureInceptionV3(NetworkDetector):
         return cls(path, device, precision=settings.detector_precision)
 
     def _extract(self, images: Tensor) -> Tensor:
-        inputs = as_pillow(images, _LITERATURE_SIZE) / 255 * self._scale + self._shift
+        inputs = as_pillow(images, _SIZE) / 255 * self._scale + self._shift
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         result: Tensor = self._trunk(inputs)
         return result.flatten(1).float()

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _EXTRA = "pip install 't2i-hpc[transformers]'"
+NAME = "dinov2"
+_KEY = "evaluation.detector_weights"
+_SIZE = 224
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, channel by channel
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,6 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     except ValueError as error:
         raise EvaluationError(f"{key}: {path} is no JSON: copy it again") from error
     return config if isinstance(config, dict) else {}
-
-
-NAME = "dinov2"
-_KEY = "evaluation.detector_weights"
-_SIZE = 224
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, channel by channel
 
 
 def dinov2_identity(given: str, precision: str) -> DetectorIdentity:
