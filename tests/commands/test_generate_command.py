@@ -25,9 +25,9 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawing made as a person would, in a folder of its own."""
-    output = tmp_path_factory.mktemp("drawn") / "birds"
+def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images generated as a person would, in a folder of their own."""
+    output = tmp_path_factory.mktemp("made") / "birds"
     done = run_task("generate", f"run={run}", SWAP, "columns=3", f"output={output}", "device=cpu")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ("unknown words left out of 'a {red,blue,zeppelin} circle': zeppelin\n")
@@ -49,8 +49,8 @@ def record(folder: Path) -> dict[str, Any]:
     return content
 
 
-def test_the_record_says_what_every_picture_is(run: Path, drawn: Path) -> None:
-    told = record(drawn)
+def test_the_record_says_what_every_picture_is(run: Path, made: Path) -> None:
+    told = record(made)
     captions = ["a red circle", "a blue circle", "a zeppelin circle", "one square"]
     assert told["captions"] == captions
     assert (told["run"], told["images_seen"], told["seed"], told["columns"]) == (run.name, 8, 1, 3)
@@ -60,15 +60,15 @@ def test_the_record_says_what_every_picture_is(run: Path, drawn: Path) -> None:
     assert told["rows"][2]["unknown"] == ["zeppelin"]
     places = [(p["row"], p["column"], p["caption"], p["noise"]) for p in told["pictures"]]
     assert places == [(r, c, captions[r], c) for r in range(4) for c in range(3)]
-    with Image.open(drawn / "pictures.png") as grid:
+    with Image.open(made / "pictures.png") as grid:
         for picture in told["pictures"]:
             content = pixels(grid, picture["box"]).tobytes()
             assert hashlib.sha256(content).hexdigest() == picture["sha256"]
 
 
-def test_pairs_have_each_picture_beside_a_grey_mask(drawn: Path) -> None:
-    pictures = record(drawn)["pictures"]
-    with Image.open(drawn / "pictures.png") as grid, Image.open(drawn / "pairs.png") as pairs:
+def test_pairs_have_each_picture_beside_a_grey_mask(made: Path) -> None:
+    pictures = record(made)["pictures"]
+    with Image.open(made / "pictures.png") as grid, Image.open(made / "pairs.png") as pairs:
         left = pictures[0]["box"][0]
         for picture in pictures:
             top = picture["box"][1]
@@ -78,9 +78,9 @@ def test_pairs_have_each_picture_beside_a_grey_mask(drawn: Path) -> None:
             assert (mask == mask[:, :, :1]).all()
 
 
-def test_masks_of_all_blocks_stand_beside_each_captions_first_picture(drawn: Path) -> None:
-    pictures = record(drawn)["pictures"]
-    with Image.open(drawn / "pictures.png") as grid, Image.open(drawn / "masks.png") as masks:
+def test_masks_of_all_blocks_stand_beside_each_captions_first_picture(made: Path) -> None:
+    pictures = record(made)["pictures"]
+    with Image.open(made / "pictures.png") as grid, Image.open(made / "masks.png") as masks:
         left = pictures[0]["box"][0]
         head = masks.height - (4 * 66 - 2)
         assert head > 0
@@ -101,15 +101,15 @@ def test_a_column_has_one_noise(run: Path, tmp_path: Path) -> None:
 
 
 def test_another_drawing_is_never_overwritten(
-    run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path.name: path.read_bytes() for path in drawn.iterdir()}
-    words = [f"run={run}", SWAP, "device=cpu", f"output={drawn}"]
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    words = [f"run={run}", SWAP, "device=cpu", f"output={made}"]
     assert COMMAND.main([*words, "columns=2"]) == 2
     assert "holds other images" in capsys.readouterr().err
     assert COMMAND.main([*words, "columns=3"]) == 0
-    assert {path.name: path.read_bytes() for path in drawn.iterdir()} == before
-    assert COMMAND.main([*words[:-1], f"output={drawn / 'pictures.png'}"]) == 2
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    assert COMMAND.main([*words[:-1], f"output={made / 'pictures.png'}"]) == 2
     assert "is a file" in capsys.readouterr().err
 
 

@@ -78,8 +78,8 @@ def test_mean_and_standard_error_do_not_depend_on_the_division() -> None:
             rated.add(FeatureBatch(range(first, min(first + 4, stop)), nothing, nothing, nothing))
         return rated.arrays()
 
-    parts = [sums(0, 20), sums(20, 36), sums(36, 53)]
-    merged = {name: np.sum([part[name] for part in parts]) for name in parts[0]}
+    shards = [sums(0, 20), sums(20, 36), sums(36, 53)]
+    merged = {name: np.sum([shard[name] for shard in shards]) for name in shards[0]}
     mean, error = clip_score(merged)
     assert mean == pytest.approx(ratings.mean(), rel=1e-12)
     assert error == pytest.approx(ratings.std(ddof=1) / 53**0.5, rel=1e-9)

@@ -1,4 +1,4 @@
-"""A run's CLIP score: each image with the caption that it was made of, in any number of parts."""
+"""A run's CLIP score: each image with the caption that it was made of, in any number of shards."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def score(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _ratings(run: Path, folder: Path, seed: int) -> Iterator[float]:
-    """Rate images with their captions, drawn in the batches of the evaluation."""
+    """Rate images with their captions, in the batches of the evaluation."""
     trained = TrainedRun.open(run, "200", CPU)
     clip, split = CLIP(str(folder), CPU), trained.split("train")
     for first in range(0, IMAGES, 4):
@@ -72,11 +72,11 @@ def _ratings(run: Path, folder: Path, seed: int) -> Iterator[float]:
         yield from clip.scores(trained.generate(numbers, seed, "train"), captions)
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("shards", [1, 3])
 def test_images_are_rated_with_the_captions_they_were_made_of(
-    run: Path, folder: Path, parts: int
+    run: Path, folder: Path, shards: int
 ) -> None:
-    words = (f"run={run}", f"evaluation.clip={folder}", f"evaluation.shards={parts}")
+    words = (f"run={run}", f"evaluation.clip={folder}", f"evaluation.shards={shards}")
     row = score(settings(*words, "evaluation.split=train", "evaluation.seed=5"))
     ratings = np.array(list(_ratings(run, folder, 5))[:IMAGES])
     assert (row["metric"], row["better"], row["n"], row["n_real"]) == (

@@ -1,4 +1,4 @@
-"""What is made of both sides: known cases, order of the scores, and what is refused."""
+"""Scores of both image sets: known cases, order of the scores, and what is refused."""
 
 from __future__ import annotations
 

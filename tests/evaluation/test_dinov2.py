@@ -96,10 +96,10 @@ def test_bfloat16_gives_float32_features_nearby(folder: Path, detector: Detector
 
 def test_all_metrics_over_features_are_equal_over_parts(tmp_path: Path, detector: Detector) -> None:
     results = []
-    for parts in (1, 3):
-        comparison = _comparison(tmp_path / str(parts), parts, detector)
+    for shards in (1, 3):
+        comparison = _comparison(tmp_path / str(shards), shards, detector)
         comparison.check()
-        comparison.compute(range(parts), detector)
+        comparison.compute(range(shards), detector)
         rows = comparison.score()
         names = [row["metric"] for row in rows]
         assert names == ["KID (DINOv2)", "precision (DINOv2)", "recall (DINOv2)", "FD (DINOv2)"]
@@ -110,7 +110,7 @@ def test_all_metrics_over_features_are_equal_over_parts(tmp_path: Path, detector
     assert results[0][0][3] > 0
 
 
-def _comparison(output: Path, parts: int, detector: Detector) -> Comparison:
+def _comparison(output: Path, shards: int, detector: Detector) -> Comparison:
     def images_of(numbers: range) -> Tensor:
         return torch.cat([some_images(1, 32, seed=number) for number in numbers])
 
@@ -123,7 +123,7 @@ def _comparison(output: Path, parts: int, detector: Detector) -> Comparison:
         subject=Subject("c" * 64, 0, images_of),
         real_images_of=draw_real,
         detector=detector.identity,
-        sharding=Sharding(parts, 4),
+        sharding=Sharding(shards, 4),
     )
 
 

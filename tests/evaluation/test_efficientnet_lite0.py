@@ -59,8 +59,8 @@ def test_the_batch_size_moves_features_in_the_last_digits_alone(
     images = some_images(7, 64, seed=5)
     whole = detector.features(images)
     for size in (1, 3):
-        parts = torch.cat([detector.features(part) for part in images.split(size)])
-        assert (parts - whole).abs().max() < 1e-5 * whole.abs().max()
+        batches = torch.cat([detector.features(batch) for batch in images.split(size)])
+        assert (batches - whole).abs().max() < 1e-5 * whole.abs().max()
 
 
 def test_large_images_are_averaged_not_sampled(detector: EfficientNetLite0) -> None:

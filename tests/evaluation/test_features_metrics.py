@@ -42,8 +42,8 @@ def test_inception_score_is_torch_fidelitys(splits: int) -> None:
     logits = torch.from_numpy(_rows(53, 1) * 3)
     sums = ScoreSums(groups_of(53, splits, 7), splits, 12, CPU)
     for start in range(0, 53, 8):
-        part = logits[start : start + 8]
-        sums.add(FeatureBatch(range(start, start + len(part)), part, part, part))
+        batch = logits[start : start + 8]
+        sums.add(FeatureBatch(range(start, start + len(batch)), batch, batch, batch))
     expected = isc_features_to_metric(logits, splits, shuffle=True, rng_seed=7)
     mean, std = inception_score(sums.arrays())
     assert mean == pytest.approx(expected["inception_score_mean"], rel=1e-10)
@@ -122,7 +122,7 @@ def _brute_force(generated: Rows, real: Rows, k: int) -> tuple[float, float]:
     def squares(first: Rows, second: Rows) -> npt.NDArray[np.float64]:
         return np.stack([np.square(second.astype(np.float64) - row).sum(1) for row in first])
 
-    radii = [np.sort(squares(side, side), axis=1)[:, k] for side in (generated, real)]
+    radii = [np.sort(squares(rows, rows), axis=1)[:, k] for rows in (generated, real)]
     apart = squares(generated, real)
     return (
         float((apart <= radii[1]).any(1).mean()),

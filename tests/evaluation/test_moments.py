@@ -35,14 +35,14 @@ def test_moments_are_float64_whatever_the_features_are() -> None:
     assert moments.outer[0, 0] == 4e8
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_sums_of_parts_are_those_of_the_whole_in_any_order(parts: int) -> None:
+@pytest.mark.parametrize("shards", [1, 2, 3, 7])
+def test_sums_of_shards_are_those_of_the_whole_in_any_order(shards: int) -> None:
     features = _features()
     whole = _moments(features).arrays()
-    split = [_moments(chunk).arrays() for chunk in features.tensor_split(parts)]
+    split = [_moments(chunk).arrays() for chunk in features.tensor_split(shards)]
     for order in (split, split[::-1]):
         for name, expected in whole.items():
-            merged = sum((part[name] for part in order), start=np.zeros_like(expected))
+            merged = sum((shard[name] for shard in order), start=np.zeros_like(expected))
             np.testing.assert_allclose(merged, expected, rtol=1e-12)
 
 

@@ -25,7 +25,7 @@ TABLE = CaptionTable(
 
 
 def _sentences(captions: Sequence[str]) -> Tensor:
-    """Sample s lies at angle s; its captions a little beside each other."""
+    """Sample s is at angle s; its captions a little apart."""
     places = [tuple(map(int, caption.split())) for caption in captions]
     angles = torch.tensor([sample * 0.2 + 0.01 * place for sample, place in places])
     return torch.stack([angles.cos(), angles.sin()], 1)
@@ -60,10 +60,10 @@ def test_hits_do_not_depend_on_the_company() -> None:
     matcher = _matcher(1.5)
     whole = _hits(matcher, range(60))
     assert 0 < sum(whole) < 60
-    parts = [
+    shards = [
         hit for start in range(0, 60, 7) for hit in _hits(matcher, range(start, min(60, start + 7)))
     ]
-    assert parts == whole
+    assert shards == whole
     assert _hits(_matcher(1.5, seed=2), range(60)) != whole
 
 

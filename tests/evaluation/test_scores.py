@@ -85,7 +85,7 @@ def test_r_precision_is_printed_in_percent_as_papers_state_it() -> None:
     assert score_line(row).startswith("R-precision 67.8200 ± 4.4300 %")
 
 
-def test_small_n_is_warned_of_on_either_side() -> None:
+def test_small_n_is_warned_of_in_either_image_set() -> None:
     many = replace(PROTOCOL, images=30_000, real_images=10_000)
     assert few_images_warning(many) is None
     few = few_images_warning(replace(many, real_images=2_933)) or ""

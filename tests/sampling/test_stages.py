@@ -18,12 +18,12 @@ CAPTIONS = ["a red circle", "a square"]
 
 
 def staged() -> Staged:
-    draw = torch.Generator().manual_seed(0)
+    numbers = torch.Generator().manual_seed(0)
     images = [
-        torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=draw)
+        torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=numbers)
         for side in (32, 64, 128)
     ]
-    maps = [torch.rand(2, 3, side, side, generator=draw).softmax(1) for side in (32, 64)]
+    maps = [torch.rand(2, 3, side, side, generator=numbers).softmax(1) for side in (32, 64)]
     return Staged(images, maps, [caption.split() for caption in CAPTIONS])
 
 

@@ -33,12 +33,14 @@ def test_image_i_depends_on_seed_and_i_alone(trained: TrainedRun) -> None:
     whole = trained.generate(range(10), 1, "train")
     assert whole.shape == (10, 3, 64, 64)
     assert whole.dtype == torch.uint8
-    part = trained.generate(range(6, 10), 1, "train")
-    assert int((part.int() - whole[6:].int()).abs().max()) <= 1
+    some = trained.generate(range(6, 10), 1, "train")
+    assert int((some.int() - whole[6:].int()).abs().max()) <= 1
     assert not torch.equal(trained.generate(range(10), 2, "train"), whole)
 
 
-def test_the_judge_reads_the_words_that_an_image_was_drawn_from(trained: TrainedRun) -> None:
+def test_r_precision_reads_the_tokens_that_an_image_was_made_of(
+    trained: TrainedRun,
+) -> None:
     text, image = (word.split("=")[1] for word in write_encoders(trained.run))
     settings = EvaluationConfig(text_encoder=text, image_encoder=image, seed=7, caption_tokens=3)
     rules = generation_rules(settings)
@@ -46,10 +48,10 @@ def test_the_judge_reads_the_words_that_an_image_was_drawn_from(trained: Trained
     tokens, lengths = trained.tokenize(captions, settings.seed, rules)
     assert (tokens.shape, lengths.tolist()) == ((2, 3), [3, 3])
     assert not torch.equal(trained.tokenize(captions, trained.config.seed, rules)[0], tokens)
-    judge = LSTMTextEncoder(trained.held_out.vocabulary.size, 8, 6).eval()
-    judge.load_state_dict(load_file(text))
+    encoder = LSTMTextEncoder(trained.held_out.vocabulary.size, 8, 6).eval()
+    encoder.load_state_dict(load_file(text))
     sentences = damsm_encoders(settings, trained, rules).sentences(captions)
-    torch.testing.assert_close(sentences, judge(tokens, lengths).sentence)
+    torch.testing.assert_close(sentences, encoder(tokens, lengths).sentence)
 
 
 def test_numbers_beyond_the_split_begin_again_with_new_noise(trained: TrainedRun) -> None:
