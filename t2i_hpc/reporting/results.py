@@ -278,7 +278,7 @@ def _all_digits(results: Results, row: Row) -> dict[str, Any]:
         value, bar = _mean_and_bar(results, found)
         cells[title] = value
         if results.over:
-            cells |= {f"{title} standard deviation": bar, f"{title} runs": len(found) or None}
+            cells |= {f"{title} standard deviation": bar, f"{title} runs": len(found)}
         else:
             cells[f"{title} error bar"] = bar
         cells[f"{title} at images"] = _span([score.images for score in found])
@@ -296,7 +296,7 @@ def _measure_dict(results: Results, measure: Measure) -> dict[str, Any]:
             who = {"runs": len(found)} if results.over else name
             span = _span([score.images for score in found])
             at = int(span) if span.isdecimal() else span
-            measured_rows.append({**who, **row.labels, "images": at, "value": value, "std": bar})
+            measured_rows.append({**row.labels, **who, "images": at, "value": value, "std": bar})
     sign = 1 if measure.lower_is_better else -1
     found_dict = {
         "metric": measure.metric,
