@@ -12,6 +12,7 @@ the key is: a time or a name stays as it was written, quoted or not.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,10 +94,13 @@ def _compose(task: str, overrides: list[str], folder: Path | None) -> DictConfig
     _register()
     if folder:
         overrides = [*overrides, f"hydra.searchpath=[{quoted(f'text://{folder.resolve()}')}]"]
+    root = str(resource("configs"))
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(resource("configs")), version_base="1.3"):
-            return compose(task, overrides=overrides)
+        with warnings.catch_warnings(), initialize_config_dir(root, version_base="1.3"):
+            # That a user's file is validated by the schema of its name is what we want.
+            warnings.filterwarnings("ignore", r"\s*'.*' is validated against ConfigStore schema")
+            return compose(f"task_{task}", overrides=overrides)
     except yaml.YAMLError as error:
         told = " ".join(str(error).split())
         raise ConfigurationError(f"a configuration file is no YAML: {told}") from error
@@ -113,7 +117,7 @@ def _register() -> None:
         optional = [{group: None} for group, name in groups.items() if not name]
         defaults = [f"schema_{task}", *chosen, "_self_", *optional]
         _store(None, f"schema_{task}", TASK_SCHEMAS[task])
-        _store(None, task, dict, defaults=defaults)
+        _store(None, f"task_{task}", dict, defaults=defaults)
     for group, choices in GROUPS.items():
         for name, schema in choices.items():
             _store(group, name, schema, **({} if schema is EvaluationConfig else {"name": name}))

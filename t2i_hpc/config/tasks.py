@@ -11,7 +11,7 @@ from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.evaluation import EvaluationConfig, GenerationConfig
 from t2i_hpc.config.fields import inherited, section, setting
-from t2i_hpc.config.systems import SYSTEM_SCHEMAS, DAMSMPretrainingConfig, SystemConfig
+from t2i_hpc.config.systems import SYSTEM_SCHEMAS, SystemConfig
 
 
 @dataclass
@@ -49,10 +49,9 @@ class TrainConfig:
 
 @dataclass
 class PretrainConfig(TrainConfig):
-    """Pre-train DAMSM's encoders."""
+    """Pre-train DAMSM's encoders; the group system is damsm unless named."""
 
     name: str = inherited(TrainConfig, "name", "encoders")
-    system: SystemConfig = section(DAMSMPretrainingConfig)
 
 
 @dataclass

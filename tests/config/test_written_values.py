@@ -20,6 +20,16 @@ def launch_config(folder: Path, text: str, *overrides: str) -> LaunchConfig:
     return compose_config("launch", ["cluster=ours", *overrides], LaunchConfig, folder)
 
 
+def test_a_users_file_goes_before_the_shipped_name(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "slurm.yaml").write_text("name: slurm\naccount: physics\n")
+    config = compose_config("launch", ["cluster=slurm"], LaunchConfig, tmp_path)
+    assert (config.cluster.name, config.cluster.account) == ("slurm", "physics")
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("time", ["24:00:00", "08:00:00", "1:30:00", "90", "1-00:00:00", "030"])
 def test_a_time_is_the_time_that_was_written(tmp_path: Path, time: str) -> None:
     bare = launch_config(tmp_path, f"time: {time}")
