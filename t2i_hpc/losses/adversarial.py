@@ -1,17 +1,10 @@
-"""The precision that losses are computed in: float32 at least, whatever the networks run in.
+"""Adversarial losses: hinge (SSA-GAN Eqs. 6 and 7) and binary cross-entropy (AttnGAN Eqs. 4 to 6).
 
-Hinge losses of a discriminator of (image, sentence) pairs (SSA-GAN Eqs. 6 and 7).
-
-Means are taken over the global batch: a rank's value is its share times the number of ranks,
-so that the mean over ranks is the single-process value. They are computed in float32 at least:
-logits in half precision would be rounded to three digits once more.
-
-Binary cross-entropies of a discriminator's logits (AttnGAN Eqs. 4 to 6).
-
-The released code takes logarithms of sigmoids; from logits the same numbers come without
-overflow. Means are over the global batch, as in :mod:`t2i_hpc.losses.adversarial`.
-
-Divergence of the conditioning augmentation's Gaussian from the standard normal.
+And the divergence of the conditioning augmentation's Gaussian. Means are taken over the global
+batch: a rank's value is its part of the sum times the number of ranks, so that the mean over ranks
+is the single-process value. All are computed in float32 at least, whatever the networks run in:
+logits in half precision would be rounded to three digits once more. The released code of AttnGAN
+takes logarithms of sigmoids; from logits the same numbers come without overflow.
 """
 
 from __future__ import annotations
