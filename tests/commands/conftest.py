@@ -1,4 +1,4 @@
-"""What tests of doors share."""
+"""What tests of commands share."""
 
 from __future__ import annotations
 

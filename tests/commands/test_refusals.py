@@ -1,4 +1,4 @@
-"""Each door refuses wrong input in one sentence on stderr, with exit code 2."""
+"""Each command refuses wrong input in one sentence on stderr, with exit code 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from t2i_hpc.config.tasks import TASK_SCHEMAS
 from tests.support.training import TINY, only_run, run_module, run_task, train_tiny
 
-DOORS = sorted(TASK_SCHEMAS)
+COMMANDS = sorted(TASK_SCHEMAS)
 
 
 def refusal(task: str, *words: str) -> str:
@@ -28,7 +28,7 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(runs)
 
 
-@pytest.mark.parametrize("task", DOORS)
+@pytest.mark.parametrize("task", COMMANDS)
 def test_help_says_what_and_how(task: str) -> None:
     done = run_module(task, "--help")
     assert done.returncode == 0, done.stderr
@@ -36,7 +36,7 @@ def test_help_says_what_and_how(task: str) -> None:
     assert done.stdout.count(f"t2i_hpc.{task}") >= 3
 
 
-@pytest.mark.parametrize("task", DOORS)
+@pytest.mark.parametrize("task", COMMANDS)
 def test_a_misspelt_key(task: str) -> None:
     assert "unknown key 'sheep'" in refusal(task, "sheep=1")
 
