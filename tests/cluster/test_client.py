@@ -1,13 +1,22 @@
-"""Numbers of jobs as Slurm writes them, their states, and the list of cancelled jobs."""
+"""Slurm's clients: states of jobs, the time that is left, and how often they are asked."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from t2i_hpc.cluster.jobs import cancelled_jobs, mark_cancelled
-from t2i_hpc.cluster.slurm.client import JobState, ask_states, expand, states_of
+from t2i_hpc.cluster.slurm import client
+from t2i_hpc.cluster.slurm.client import (
+    JobState,
+    Polling,
+    ask_states,
+    expand,
+    seconds_left,
+    states_of,
+)
 from t2i_hpc.common.errors import ClusterError
 from tests.cluster.clients import Clients
 
@@ -110,3 +119,79 @@ def test_lists_of_elements_are_asked_for_whole(clients: Clients) -> None:
     clients.answer("sacct", "")
     ask_states(["7_1"])
     assert (clients.folder / "seen").read_text() == "0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0:07", 7.0),
+        ("5:30", 330.0),
+        ("1:00:00", 3600.0),
+        ("2-03:04:05", 183845.0),
+        ("UNLIMITED", None),
+        ("INVALID", None),
+        ("", None),
+    ],
+)
+def test_the_queue_is_asked_where_slurm_sets_no_variable(
+    clients: Clients, text: str, seconds: float | None
+) -> None:
+    clients.answer("squeue", text)
+    environment = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    assert seconds_left(environment) == seconds
+    assert clients.calls == ["squeue --noheader --jobs=7_3 --format=%L"]
+
+
+def test_the_variable_is_believed(clients: Clients) -> None:
+    clients.answer("squeue", "5:00")
+    left = seconds_left({"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": str(int(time.time()) + 600)})
+    assert left is not None
+    assert 595 < left <= 600
+    assert clients.calls == []
+
+
+def test_outside_of_jobs_and_without_an_answer_nothing_is_known(clients: Clients) -> None:
+    clients.answer("squeue", "no controller", 1)
+    assert seconds_left({}) is None
+    assert clients.calls == []
+    assert seconds_left({"SLURM_JOB_ID": "7"}) is None
+
+
+class Clock:
+    """A time that only a test moves."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        """Return it."""
+        return self.now
+
+
+def intervals(clock: Clock, asked: Polling, news: list[bool]) -> list[float]:
+    """Return the seconds until the next question, after each of some answers."""
+    found = []
+    for new in news:
+        asked.asked(news=new)
+        before = clock.now
+        while not asked.is_due():
+            clock.now += 0.5
+        found.append(clock.now - before)
+    return found
+
+
+def test_questions_begin_at_10_seconds_and_grow_to_60(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites lock accounts that ask more often; a minute is as long as a person may wait."""
+    clock, asked = Clock(), Polling()
+    monkeypatch.setattr(client, "time", clock)
+    assert asked.is_due()
+    assert intervals(clock, asked, [True]) == [10]
+    grown = intervals(clock, asked, [False] * 8)
+    assert grown == sorted(grown)
+    assert (grown[0], grown[-1]) == (15, 60)
+    assert intervals(clock, asked, [True, False]) == [10, 15]
+
+
+def test_a_day_of_waiting_is_few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = Clock(), Polling()
+    monkeypatch.setattr(client, "time", clock)
+    assert sum(intervals(clock, asked, [False] * 1440)) > 23.8 * 3600
