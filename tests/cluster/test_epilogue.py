@@ -62,10 +62,12 @@ def here(clients: Clients, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     return Here(request.param, clients)
 
 
-def submitted(folder: Path, job: str, follows: str = "", task: str = "train", **more: Any) -> Path:
-    words = more.pop("words", ("seed=1",))
+def submitted(
+    folder: Path, job: str, predecessor: str = "", task: str = "train", **more: Any
+) -> Path:
+    arguments = more.pop("arguments", ("seed=1",))
     cluster = dataclasses.asdict(ClusterConfig(name="slurm", **more))
-    record = JobRecord(job, "x", task, words, str(folder), "log", cluster, "now", follows)
+    record = JobRecord(job, "x", task, arguments, str(folder), "log", cluster, "now", predecessor)
     record_jobs(folder, [record])
     return folder
 
@@ -75,8 +77,8 @@ def save(folder: Path, images: int) -> None:
 
 
 def lose(folder: Path, job: str, *hosts: str) -> None:
-    words: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
-    identity = write_begin(folder, job=job, hosts=("n1", "n2"), **words)
+    given: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
+    identity = write_begin(folder, job=job, hosts=("n1", "n2"), **given)
     write_end(folder, identity, "lost", 0, lost_hosts=hosts)
 
 
@@ -98,8 +100,8 @@ def test_what_the_run_says_counts_where_torchrun_always_ends_with_1(
     here: Here, tmp_path: Path, outcome: str, requeues: int
 ) -> None:
     run = submitted(tmp_path / "run", here.job)
-    words: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
-    write_end(run, write_begin(run, job=here.job, hosts=("n1",), **words), outcome, 0)
+    given: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
+    write_end(run, write_begin(run, job=here.job, hosts=("n1",), **given), outcome, 0)
     epilogue(run, 1)
     assert here.requeues == requeues
 
@@ -156,8 +158,8 @@ def test_a_launcher_that_ends_with_1_because_slurm_ends_the_job_is_no_defect(
     for run in (requeued, chain):
         submitted(run, here.job, on_stop=run.name)
         if outcome:
-            words: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
-            write_end(run, write_begin(run, job=here.job, hosts=("n1",), **words), outcome, 0)
+            given: dict[str, Any] = {"restart": 0, "ranks": 2, "pid": 1, "images": 0}
+            write_end(run, write_begin(run, job=here.job, hosts=("n1",), **given), outcome, 0)
     submitted(chain, "8", here.job)
     epilogue(requeued, 1)
     epilogue(chain, 1)
@@ -253,8 +255,8 @@ def test_an_evaluation_is_measured_by_its_own_shard(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not by the checkpoints of the training that continues, nor by what others compute."""
-    words = ("run=x", "checkpoint=400", "evaluation.shard=3")
-    run = submitted(tmp_path / "run", here.job, "", "evaluate", words=words, max_restarts=2)
+    arguments = ("run=x", "checkpoint=400", "evaluation.shard=3")
+    run = submitted(tmp_path / "run", here.job, "", "evaluate", arguments=arguments, max_restarts=2)
     codes = []
     for restart in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
@@ -285,8 +287,8 @@ def test_a_build_is_measured_by_its_own_finished_shards(
 ) -> None:
     from t2i_hpc.data.build.workspace import Build, Workspace
 
-    words = ("split=test", "partition=2/2")
-    folder = submitted(tmp_path / "d", here.job, "", "shards", words=words, max_restarts=0)
+    arguments = ("split=test", "partition=2/2")
+    folder = submitted(tmp_path / "d", here.job, "", "shards", arguments=arguments, max_restarts=0)
     workspace = Workspace(folder / "test")
     workspace.split.mkdir(parents=True)
     Build("d", "test", 304, 8, 0.0, ["a"] * 4).save(workspace)
@@ -358,8 +360,8 @@ def test_only_what_is_certain_makes_a_node_bad() -> None:
     now = datetime.datetime(2026, 11, 28, 12, tzinfo=datetime.timezone.utc)
 
     def session(**more: Any) -> Session:
-        words: dict[str, Any] = {"job": "7", "ended": now.isoformat(), "hosts": ("n1", "n2")}
-        return Session("a", "then", **{**words, "lost_hosts": ("n2",), **more})
+        given: dict[str, Any] = {"job": "7", "ended": now.isoformat(), "hosts": ("n1", "n2")}
+        return Session("a", "then", **{**given, "lost_hosts": ("n2",), **more})
 
     starts = [Start("7", 0, code=76), Start("7", 1)]
     assert find_bad_nodes([session(), session()], starts, now) == ["n2"]
@@ -372,8 +374,8 @@ def test_only_what_is_certain_makes_a_node_bad() -> None:
 
 
 def test_a_chain_of_successors(tmp_path: Path) -> None:
-    for job, follows in (("1", ""), ("2", "1"), ("3", "2"), ("9", "")):
-        submitted(tmp_path, job, follows)
+    for job, predecessor in (("1", ""), ("2", "1"), ("3", "2"), ("9", "")):
+        submitted(tmp_path, job, predecessor)
     assert chain_of(read_jobs(tmp_path), "3") == ["3", "2", "1"]
     assert chain_of([], "5") == ["5"]
 

@@ -13,9 +13,9 @@ from t2i_hpc.cluster.slurm.follow import follow
 from tests.cluster.clients import Clients
 
 
-def record(folder: Path, job: str, follows: str = "") -> JobRecord:
+def record(folder: Path, job: str, predecessor: str = "") -> JobRecord:
     log = str(folder / f"{job}.log")
-    made = JobRecord(job, "x", "evaluate", (), str(folder), log, {}, "now", follows)
+    made = JobRecord(job, "x", "evaluate", (), str(folder), log, {}, "now", predecessor)
     record_jobs(folder, [made])
     return made
 

@@ -50,7 +50,7 @@ def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clients:
 
 
 @pytest.fixture
-def words(shards: Path, tmp_path: Path) -> list[str]:
+def arguments(shards: Path, tmp_path: Path) -> list[str]:
     run = make_run(tmp_path / "birds", shards)
     return [
         *("task=evaluate", "cluster=slurm", f"run={run}", "evaluation=demo", "evaluation.shards=2"),
@@ -111,9 +111,9 @@ def test_where_the_shards_have_no_gpus_a_merge_has_none() -> None:
 
 
 def test_the_next_job_of_a_merge_reserves_the_same(
-    clients: Clients, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clients: Clients, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(words) == 0
+    assert main(arguments) == 0
     *_, shard, merge = read_jobs(tmp_path / "birds")
     assert [each.cluster["gpus_per_node"] for each in (shard, merge)] == [4, 0]
     monkeypatch.setenv("SLURM_JOB_ID", merge.job)
@@ -126,13 +126,13 @@ def test_the_next_job_of_a_merge_reserves_the_same(
 
 
 def test_a_partition_that_needs_gpus_is_named_before_anything_is_submitted(
-    clients: Clients, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    clients: Clients, arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (clients.folder / "only-gpus").touch()
-    assert main(words) == 2
+    assert main(arguments) == 2
     err = capfd.readouterr().err
     assert "this partition takes jobs with GPUs" in err
     assert "set cluster.merge_gpus=1" in err
     assert not read_jobs(tmp_path / "birds")
-    assert main([*words, "cluster.merge_gpus=1"]) == 0
+    assert main([*arguments, "cluster.merge_gpus=1"]) == 0
     assert read_jobs(tmp_path / "birds")[-1].cluster["gpus_per_node"] == 1

@@ -26,16 +26,16 @@ Planner = Callable[..., Plan]
 def plan(shards: Path, tmp_path: Path) -> Planner:
     """Plan a sweep whose runs lie in the test's folder."""
 
-    def planned(*words: str, folder: Path | None = None) -> Plan:
-        own = (f"data.path={shards}", f"runs={tmp_path}/runs", *words)
+    def planned(*arguments: str, folder: Path | None = None) -> Plan:
+        own = (f"data.path={shards}", f"runs={tmp_path}/runs", *arguments)
         return plan_sweep("train", own, folder, locate)
 
     return planned
 
 
-def train(run: Path, words: tuple[str, ...], images: int, outcome: str | None = None) -> None:
+def train(run: Path, arguments: tuple[str, ...], images: int, outcome: str | None = None) -> None:
     """Leave what a training of that many images leaves."""
-    config = compose_config("train", words, TrainConfig)
+    config = compose_config("train", arguments, TrainConfig)
     prepare_run(run, config, 1, torch.device("cpu"))
     (run / "checkpoints" / f"{images:010d}").mkdir(parents=True)
     name = write_begin(run, job="", restart=0, hosts=("n1",), ranks=1, pid=1, images=0)

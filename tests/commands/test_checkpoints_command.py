@@ -119,7 +119,7 @@ def test_nothing_is_overwritten(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "said"),
     [
         (["export", "output=x.bin"], "is no .safetensors file"),
         (["export"], "is no .safetensors file"),
@@ -129,9 +129,9 @@ def test_nothing_is_overwritten(
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_sentence(
-    made: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    made: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert COMMAND.main([*words, f"run={made}"]) == 2
+    assert COMMAND.main([*arguments, f"run={made}"]) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1

@@ -21,8 +21,8 @@ def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_machine_that_cannot_submit_says_so(
     shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("cluster=slurm", f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
-    assert main(words) == 2
+    arguments = ("cluster=slurm", f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
+    assert main(arguments) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -35,12 +35,12 @@ def test_a_dry_run_needs_no_slurm(
     shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also of a run that jobs of another machine have worked on."""
-    words = (f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY, "cluster=slurm")
+    arguments = (f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY, "cluster=slurm")
     jobs = JobRecord("7", "x", "train", (), "", "log", {}, "now")
-    assert main([*words, "--print-run"]) == 0
+    assert main([*arguments, "--print-run"]) == 0
     record_jobs(Path(capfd.readouterr().out.strip()), [jobs])
     for more, arrays in (((), 0), (("--sweep", "seed=1,2"), 1)):
-        assert main([*words, *more, "cluster.dry_run=true"]) == 0
+        assert main([*arguments, *more, "cluster.dry_run=true"]) == 0
         out, err = capfd.readouterr()
         assert out.count("#SBATCH --array=0-1") == arrays
         assert "#SBATCH --requeue" in out
@@ -50,18 +50,18 @@ def test_a_dry_run_needs_no_slurm(
 def test_a_sweep_on_this_machine_is_done_once(
     shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--sweep", "seed=1,2", "engine.images=4", f"data.path={shards}", *TINY)
-    assert main([*words, f"runs={tmp_path}"]) == 0
+    arguments = ("--sweep", "seed=1,2", "engine.images=4", f"data.path={shards}", *TINY)
+    assert main([*arguments, f"runs={tmp_path}"]) == 0
     out, _ = capfd.readouterr()
     assert "1 of 2: " in out
     assert "2 of 2: " in out
     assert len(list(tmp_path.glob("*/checkpoints/0000000004"))) == 2
-    assert main([*words, f"runs={tmp_path}"]) == 0
+    assert main([*arguments, f"runs={tmp_path}"]) == 0
     assert "nothing is left to do" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
         (("--sweep", "task=evaluate", "checkpoint=1,2"), "--sweep takes task=train"),
         (("--sweep", "seed=1"), "several values"),
@@ -77,15 +77,17 @@ def test_a_sweep_on_this_machine_is_done_once(
         ),
     ],
 )
-def test_refusals(words: tuple[str, ...], sentence: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
+def test_refusals(
+    arguments: tuple[str, ...], sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
     _, err = capfd.readouterr()
     assert err.count("\n") == 1
     assert sentence in err
 
 
 @pytest.mark.parametrize(
-    ("words", "commands"),
+    ("arguments", "commands"),
     [
         (("seed=1",), ["python -m t2i_hpc.train seed=1 "]),
         (
@@ -98,11 +100,11 @@ def test_a_dry_run_starts_nothing_on_this_machine(
     shards: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     commands: list[str],
 ) -> None:
     data = (f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
-    assert main([*words, *data, "cluster.dry_run=true"]) == 0
+    assert main([*arguments, *data, "cluster.dry_run=true"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.startswith(start) for line, start in zip(lines, commands, strict=True)]
     assert all(line.endswith("  # 2 processes") for line in lines) == (len(lines) == 2)
@@ -112,9 +114,9 @@ def test_a_dry_run_starts_nothing_on_this_machine(
 def test_the_run_is_printed_and_not_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("experiment=demo", f"runs={tmp_path}", "--print-run")
-    assert main(words) == 0
+    arguments = ("experiment=demo", f"runs={tmp_path}", "--print-run")
+    assert main(arguments) == 0
     assert Path(capsys.readouterr().out.strip()).parent == tmp_path
     assert not list(tmp_path.iterdir())
-    assert main(("--sweep", "seed=1,2", *words)) == 2
+    assert main(("--sweep", "seed=1,2", *arguments)) == 2
     assert "are for one run" in capsys.readouterr().err

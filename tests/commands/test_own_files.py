@@ -34,7 +34,7 @@ def test_a_user_defined_experiment(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "said"),
     [
         (["experiment=demo", "name=../x"], "is no name of a run"),
         (["experiment=demo", "name=a/b"], "holds a /"),
@@ -43,17 +43,17 @@ def test_a_user_defined_experiment(
     ],
 )
 def test_names_that_lead_nowhere(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert TRAIN.main([f"runs={tmp_path}", *words]) == 2
+    assert TRAIN.main([f"runs={tmp_path}", *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    words = ["experiment=demo", f"runs={tmp_path}/file", "engine.images=24", "engine.threads=1"]
-    assert TRAIN.main(words) == 2
+    arguments = ["experiment=demo", f"runs={tmp_path}/file", "engine.images=24", "engine.threads=1"]
+    assert TRAIN.main(arguments) == 2
     assert "Not a directory; name another place" in capsys.readouterr().err
 
 
@@ -62,7 +62,7 @@ def test_a_word_that_is_no_action(capsys: pytest.CaptureFixture[str]) -> None:
     assert "actions: list, verify, export" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["blöd", "p(1)", "a=b", "two words"])
+@pytest.mark.parametrize("value", ["blöd", "p(1)", "a=b", "two arguments"])
 def test_a_value_that_hydra_has_no_grammar_for(value: str) -> None:
     (override,) = parse([f"images={value}"])
     assert override.value() == value

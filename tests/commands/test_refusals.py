@@ -13,8 +13,8 @@ from tests.support.training import TINY, only_run, run_module, run_task, train_t
 COMMANDS = sorted(TASK_SCHEMAS)
 
 
-def refusal(task: str, *words: str) -> str:
-    done = run_task(task, *words)
+def refusal(task: str, *arguments: str) -> str:
+    done = run_task(task, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"t2i_hpc.{task}: ")
@@ -63,8 +63,8 @@ def test_a_truncated_tar(shards: Path, tmp_path: Path) -> None:
 
 
 def test_more_masks_than_blocks(shards: Path, tmp_path: Path) -> None:
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "system.masks=9")
-    assert "9 masks do not fit" in refusal("train", *words)
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "system.masks=9")
+    assert "9 masks do not fit" in refusal("train", *arguments)
 
 
 def test_a_missing_gpu(shards: Path, tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_a_missing_gpu(shards: Path, tmp_path: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "engine.device=cuda")
-    assert "device=cpu" in refusal("train", *words)
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "engine.device=cuda")
+    assert "device=cpu" in refusal("train", *arguments)
 
 
 @pytest.mark.parametrize("task", ["evaluate", "generate", "report"])
@@ -85,8 +85,8 @@ def test_runs_that_are_none(task: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["evaluate", "generate"])
 def test_checkpoints_that_are_none(task: str, trained: Path) -> None:
-    words = ["evaluation=demo"] if task == "evaluate" else []
-    error = refusal(task, f"run={trained}", "checkpoint=5", *words)
+    arguments = ["evaluation=demo"] if task == "evaluate" else []
+    error = refusal(task, f"run={trained}", "checkpoint=5", *arguments)
     assert "it has: 0, 4" in error
 
 

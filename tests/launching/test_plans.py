@@ -20,9 +20,9 @@ from tests.support.data import make_image_folder
 from tests.support.training import TINY
 
 
-def plan(task: str, *words: str, **cluster: Any) -> Plan:
-    config = compose_config(task, words, TASK_SCHEMAS[task])
-    return plan_of(TaskRequest(task, words, config, ClusterConfig(name="slurm", **cluster)))
+def plan(task: str, *arguments: str, **cluster: Any) -> Plan:
+    config = compose_config(task, arguments, TASK_SCHEMAS[task])
+    return plan_of(TaskRequest(task, arguments, config, ClusterConfig(name="slurm", **cluster)))
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +31,27 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_is_one_job_in_its_run(shards: Path, tmp_path: Path) -> None:
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
-    made = plan("train", *words, nodes=2)
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
+    made = plan("train", *arguments, nodes=2)
     (work,) = made.works
-    assert (work.task, work.arguments, made.then) == ("train", words, None)
+    assert (work.task, work.arguments, made.then) == ("train", arguments, None)
     assert work.folder == made.folder
     assert made.folder.parent == tmp_path
     assert made.name == made.folder.name
 
 
 def test_shards_of_an_evaluation_take_one_checkpoint(run: Path) -> None:
-    words = (f"run={run}", "evaluation=demo", "evaluation.shards=3")
-    made = plan("evaluate", *words)
-    pinned = (*words, "checkpoint=200")  # a training that continues makes newer ones
+    arguments = (f"run={run}", "evaluation=demo", "evaluation.shards=3")
+    made = plan("evaluate", *arguments)
+    pinned = (*arguments, "checkpoint=200")  # a training that continues makes newer ones
     assert [work.arguments for work in made.works] == [
         (*pinned, f"evaluation.shard={shard}") for shard in range(3)
     ]
     assert made.then is not None
     assert made.then.arguments == (*pinned, "evaluation.merge=true")
     assert made.name == "evaluate-birds"
-    assert "checkpoint=200" not in plan("evaluate", *words, "checkpoint=100").works[0].arguments
-    all_of_them = plan("evaluate", *words, "checkpoint=all").works[1].arguments
+    assert "checkpoint=200" not in plan("evaluate", *arguments, "checkpoint=100").works[0].arguments
+    all_of_them = plan("evaluate", *arguments, "checkpoint=all").works[1].arguments
     assert all_of_them[-2:] == ('checkpoint="100,200"', "evaluation.shard=1")
     again = plan("evaluate", *all_of_them[:-1])  # a shard reads them as they were written
     assert [work.arguments[:-1] for work in again.works] == [all_of_them[:-1]] * 3
@@ -65,8 +65,8 @@ def test_a_whole_evaluation_is_one_job_of_any_ranks(run: Path) -> None:
 def test_a_merge_has_work_for_a_gpu_where_features_are_compared(run: Path) -> None:
     few = ("evaluation.shards=3", "evaluation.kid_subset_size=5")
 
-    def gpus(*words: str) -> int | None:
-        made = plan("evaluate", f"run={run}", "evaluation=demo", *few, *words)
+    def gpus(*arguments: str) -> int | None:
+        made = plan("evaluate", f"run={run}", "evaluation=demo", *few, *arguments)
         assert {work.merge_gpus for work in made.works} == {None}
         assert made.then is not None
         return made.then.merge_gpus
@@ -84,11 +84,11 @@ def test_an_evaluation_of_which_the_merge_is_left_is_a_merge(run: Path, tmp_path
         "evaluation.batch_size=4",
     )
     fid = ("evaluation.split=train", "evaluation.metrics=[fid]")
-    words = (f"run={run}", "device=cpu", "evaluation=demo", *small, *fid)
-    assert plan("evaluate", *words, gpus_per_node=2).works[0].merge_gpus is None
-    assert EVALUATE.main([*words, "evaluation.shards=3"]) == 0
+    arguments = (f"run={run}", "device=cpu", "evaluation=demo", *small, *fid)
+    assert plan("evaluate", *arguments, gpus_per_node=2).works[0].merge_gpus is None
+    assert EVALUATE.main([*arguments, "evaluation.shards=3"]) == 0
     for more, ranks in (((), 3), (("evaluation.shards=3",), 1)):
-        made = plan("evaluate", *words, *more, gpus_per_node=ranks)
+        made = plan("evaluate", *arguments, *more, gpus_per_node=ranks)
         (merge,) = made.works
         assert (merge.merge_gpus, made.then) == (0, None)
         assert merge.arguments[-1] == "evaluation.merge=true"
@@ -97,15 +97,15 @@ def test_an_evaluation_of_which_the_merge_is_left_is_a_merge(run: Path, tmp_path
 
 def test_build_partitions_and_their_merge(tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "images", range(3))
-    words = (f"images={images}", f"output={tmp_path / 'out'}")
-    made = plan("shards", *words, build_partitions=2)
+    arguments = (f"images={images}", f"output={tmp_path / 'out'}")
+    made = plan("shards", *arguments, build_partitions=2)
     assert [work.arguments[-1] for work in made.works] == ["partition=1/2", "partition=2/2"]
     target = str(tmp_path / "out" / "train")
     assert made.then == Work("shards", ("merge", target), tmp_path / "out", merge_gpus=0)
     assert not (tmp_path / "out").exists()
     Path(target).mkdir(parents=True)
     with pytest.raises(UserError, match="is there already"):
-        plan("shards", *words)
+        plan("shards", *arguments)
 
 
 def test_a_report_belongs_to_its_run(run: Path) -> None:
@@ -114,11 +114,11 @@ def test_a_report_belongs_to_its_run(run: Path) -> None:
 
 
 def test_a_sweep_is_one_work_a_point(shards: Path, tmp_path: Path) -> None:
-    words = ("seed=1,2", f"data.path={shards}", f"runs={tmp_path}", *TINY)
-    made = sweep_of("train", words, None, ClusterConfig())
+    arguments = ("seed=1,2", f"data.path={shards}", f"runs={tmp_path}", *TINY)
+    made = sweep_of("train", arguments, None, ClusterConfig())
     assert [work.arguments[0] for work in made.works] == ["seed=1", "seed=2"]
     with pytest.raises(UserError, match="cannot be divided by 3 ranks"):
-        sweep_of("train", words, None, ClusterConfig(processes=3))
+        sweep_of("train", arguments, None, ClusterConfig(processes=3))
 
 
 def test_refusals(run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +147,6 @@ def test_refusals(run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.M
     ]
     make_image_folder(tmp_path / "i", range(2))
     monkeypatch.chdir(tmp_path)
-    for sentence, (task, *words), cluster in cases:
+    for sentence, (task, *arguments), cluster in cases:
         with pytest.raises(UserError, match=sentence):
-            plan(task, *words, **cluster)
+            plan(task, *arguments, **cluster)

@@ -52,8 +52,8 @@ def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clients:
     return made
 
 
-def work(folder: Path, *words: str, task: str = "train") -> Work:
-    return Work(task, words, folder)
+def work(folder: Path, *arguments: str, task: str = "train") -> Work:
+    return Work(task, arguments, folder)
 
 
 def submitted(job: str, done: Work, folder: str = "") -> None:
@@ -115,8 +115,8 @@ def test_one_folder_has_several_names(tmp_path: Path, monkeypatch: pytest.Monkey
     for folder in (near, far, tmp_path / "link" / "a"):
         again = Plan("x", (work(folder, f"runs={folder.parent}"),), folder)
         assert [record.job for record in living_works(again).values()] == ["5_0"]
-        words = (f"evaluation.cache={folder.parent}", f"run={folder}", "evaluation.shard=0")
-        shard = work(folder, *words, task="evaluate")
+        arguments = (f"evaluation.cache={folder.parent}", f"run={folder}", "evaluation.shard=0")
+        shard = work(folder, *arguments, task="evaluate")
         assert living_works(Plan("x", (shard,), folder)).keys() == {shard}
         other = work(folder, f"run={folder}", "evaluation.shard=1", task="evaluate")
         assert not living_works(Plan("x", (other,), folder))
@@ -154,19 +154,19 @@ def test_a_merge_waits_for_new_and_living_shards(clients: Clients, tmp_path: Pat
 def test_a_job_of_several_ranks_that_still_scores_is_not_merged_beside(tmp_path: Path) -> None:
     submitted("5_0", work(tmp_path, "run=x", "evaluation.images=9", task="evaluate"))
     for images, known in ((9, True), (8, False)):
-        words = ("run=x", f"evaluation.images={images}", "evaluation.shards=4")
-        merge = Work("evaluate", (*words, "evaluation.merge=true"), tmp_path, merge_gpus=0)
+        arguments = ("run=x", f"evaluation.images={images}", "evaluation.shards=4")
+        merge = Work("evaluate", (*arguments, "evaluation.merge=true"), tmp_path, merge_gpus=0)
         assert bool(living_works(Plan("x", (merge,), tmp_path))) == known
 
 
 def test_a_silent_controller_lets_nothing_be_submitted_twice(
     clients: Clients, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["cluster=slurm", f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY]
-    words += ["cluster.check=false", "cluster.cpus_per_task=1"]
-    assert main(words) == 0
+    arguments = ["cluster=slurm", f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY]
+    arguments += ["cluster.check=false", "cluster.cpus_per_task=1"]
+    assert main(arguments) == 0
     clients.answer("squeue", "slurm_load_jobs error: Unable to contact slurm controller", 1)
-    assert main(words) == 2
+    assert main(arguments) == 2
     assert "nobody knows whether job 500 still waits or runs" in capfd.readouterr().err
     assert sum(call.startswith("sbatch") for call in clients.calls) == 1
 
@@ -175,11 +175,11 @@ def test_shards_of_an_evaluation_that_live_are_left_out(
     clients: Clients, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path / "birds", shards)
-    words = ["task=evaluate", "cluster=slurm", f"run={run}", "evaluation=demo"]
-    words += ["evaluation.shards=3", "cluster.cpus_per_task=1"]
-    assert main(words) == 0
+    arguments = ["task=evaluate", "cluster=slurm", f"run={run}", "evaluation=demo"]
+    arguments += ["evaluation.shards=3", "cluster.cpus_per_task=1"]
+    assert main(arguments) == 0
     clients.answer("squeue", "500_0|RUNNING|None|n1\n500_2|PENDING|Resources|")
-    assert main([*words, "cluster.array_parallelism=2"]) == 0
+    assert main([*arguments, "cluster.array_parallelism=2"]) == 0
     assert "2 of 3 are in the queue already (job 500 (2 tasks)), 1 new" in capfd.readouterr().out
     newest = max(read_jobs(run)[-2:], key=lambda record: len(record.after))
     assert newest.after == ("500_0", "500_2", "500")

@@ -53,7 +53,7 @@ class Answer:
     err: str
 
 
-def launch(lab: Lab, *words: str) -> Answer:
+def launch(lab: Lab, *arguments: str) -> Answer:
     """Run `launch` in the lab's environment, on CPUs; in this process, which saves seconds."""
     out, err = io.StringIO(), io.StringIO()
     with (
@@ -61,15 +61,15 @@ def launch(lab: Lab, *words: str) -> Answer:
         redirect_stdout(out),
         redirect_stderr(err),
     ):
-        named = any(each.startswith("cluster=") for each in words)
-        code = command.main([*([] if named else ["cluster=slurm"]), *ON_CPUS, *words])
+        named = any(each.startswith("cluster=") for each in arguments)
+        code = command.main([*([] if named else ["cluster=slurm"]), *ON_CPUS, *arguments])
     return Answer(code, out.getvalue(), err.getvalue())
 
 
-def launched(lab: Lab, folder: Path, *words: str) -> list[JobRecord]:
+def launched(lab: Lab, folder: Path, *arguments: str) -> list[JobRecord]:
     """Launch what belongs into `folder` or a run inside of it; return the new jobs."""
     before = _all_records(folder)
-    done = launch(lab, *words)
+    done = launch(lab, *arguments)
     assert done.code == 0, done.out + done.err
     return [record for record in _all_records(folder) if record not in before]
 
@@ -80,28 +80,28 @@ def _all_records(folder: Path) -> list[JobRecord]:
     return list(records.values())
 
 
-def training(lab: Lab, shards: Path, runs: Path, *words: str) -> str:
+def training(lab: Lab, shards: Path, runs: Path, *arguments: str) -> str:
     """Launch a tiny training on two nodes; return the job's number."""
-    given = ("cluster.nodes=2", f"data.path={shards}", f"runs={runs}", *TINY, *words)
+    given = ("cluster.nodes=2", f"data.path={shards}", f"runs={runs}", *TINY, *arguments)
     (record,) = launched(lab, runs, *given)
     return record.job
 
 
-def submit(lab: Lab, script: str, folder: Path, options: Collection[str], *words: str) -> str:
+def submit(lab: Lab, script: str, folder: Path, options: Collection[str], *arguments: str) -> str:
     """Submit a script from a folder; return the job's number."""
     folder.mkdir(exist_ok=True)
     (folder / ".venv").symlink_to(Path(sys.prefix))
     done = lab.run(
-        "sbatch", "--parsable", f"--chdir={folder}", *options, str(SCRIPTS / script), *words
+        "sbatch", "--parsable", f"--chdir={folder}", *options, str(SCRIPTS / script), *arguments
     )
     return done.split(";")[0]
 
 
-def run_script(lab: Lab, script: str, *words: str) -> str:
+def run_script(lab: Lab, script: str, *arguments: str) -> str:
     """Run a script that launches, as a person does on a login node; return what it prints."""
     path = os.pathsep.join([str(Path(sys.executable).parent), lab.environment["PATH"]])
     done = subprocess.run(
-        ["bash", str(SCRIPTS / script), *ON_CPUS, *words],
+        ["bash", str(SCRIPTS / script), *ON_CPUS, *arguments],
         env={**environment(), **lab.environment, "PATH": path},
         capture_output=True,
         text=True,

@@ -143,14 +143,14 @@ class Lab:
         key = folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        words = {
+        arguments = {
             "key-file": key,
             "socket": folder / "munge.sock",
             "pid-file": folder / "munged.pid",
             "log-file": folder / "log" / "munged.log",
             "seed-file": folder / "munge.seed",
         }
-        options = [f"--{name}={path}" for name, path in words.items()]
+        options = [f"--{name}={path}" for name, path in arguments.items()]
         munge = self._start("munged", "munged", "--foreground", "--force", *options)
         munge.wait_until((folder / "munge.sock").exists, 10)
 

@@ -91,9 +91,9 @@ def run_scenarios(lab: Lab, *scenarios: Scenario) -> None:
         wait_until(is_news, f"news of {' and '.join(scenario.runs.name for scenario in active)}")
 
 
-def train_here(home: Nursery, ranks: int, runs: Path, *words: str) -> None:
+def train_here(home: Nursery, ranks: int, runs: Path, *arguments: str) -> None:
     """Do the same training on this machine, uninterrupted."""
     runs.mkdir()
-    started = home.train_world(ranks, [f"runs={runs}", *words], runs)
+    started = home.train_world(ranks, [f"runs={runs}", *arguments], runs)
     codes = [rank.wait() for rank in started]
     assert not any(codes), started[0].log.read_text()

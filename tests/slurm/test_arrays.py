@@ -70,10 +70,10 @@ def test_a_killed_shard_is_all_that_is_computed_again(lab: Lab, run: Path) -> No
 
 
 def test_a_merge_that_waits_waits_for_new_shards_as_well(lab: Lab, run: Path) -> None:
-    words = ("task=evaluate", f"run={run}", *SETTINGS, "evaluation.shards=2", HELD)
-    first, second, merge = launched(lab, run, *words)
+    arguments = ("task=evaluate", f"run={run}", *SETTINGS, "evaluation.shards=2", HELD)
+    first, second, merge = launched(lab, run, *arguments)
     lab.run("scancel", second.job)
-    changed = {record.job: record for record in launched(lab, run, *words)}
+    changed = {record.job: record for record in launched(lab, run, *arguments)}
     known = changed.pop(merge.job).after
     (again,) = changed.values()
     assert again.arguments == second.arguments
@@ -87,8 +87,8 @@ def test_build_partitions_are_followed_to_their_merge(lab: Lab, tmp_path: Path) 
     """By the script."""
     images = make_image_folder(tmp_path / "images", range(12))
     output = tmp_path / "shards"
-    words = (f"images={images}", f"output={output}", "shard_samples=3", "size=40")
-    said = run_script(lab, "build_shards.sh", *words, "cluster.build_partitions=3", "--follow")
+    arguments = (f"images={images}", f"output={output}", "shard_samples=3", "size=40")
+    said = run_script(lab, "build_shards.sh", *arguments, "cluster.build_partitions=3", "--follow")
     assert "4 jobs: 4 COMPLETED" in said
     assert "12 samples in 4 shards" in said
     records = read_jobs(output)

@@ -64,10 +64,10 @@ class Script:
         self.folder.mkdir(exist_ok=True)
         script = self.folder / "script.sh"
         script.write_text("\n".join(self._lines()))
-        words = ["--parsable", "--hold", "--requeue", "--open-mode=append", "--time=10"]
-        words += [f"--array=0-{self.elements - 1}"] if self.elements else []
-        words += [f"--dependency=afterany:{self.after}"] if self.after else []
-        job = lab.run("sbatch", *words, *options, str(script))
+        arguments = ["--parsable", "--hold", "--requeue", "--open-mode=append", "--time=10"]
+        arguments += [f"--array=0-{self.elements - 1}"] if self.elements else []
+        arguments += [f"--dependency=afterany:{self.after}"] if self.after else []
+        job = lab.run("sbatch", *arguments, *options, str(script))
         elements = [f"{job}_{number}" for number in range(self.elements)]
         record_jobs(self.folder, [self._record(each) for each in elements or [job]])
         lab.run("scontrol", "release", job)
@@ -143,8 +143,8 @@ def building(folder: Path) -> str:
     captions = folder.with_name("captions")
     os.mkfifo(captions)
     job = f"{sys.executable} -m t2i_hpc.cluster.slurm.task {folder} shards"
-    words = f"source=coco images={folder} captions={captions} output={folder}/shards"
-    return f"{RESUMED}; echo builds; exec {job} {words}"
+    arguments = f"source=coco images={folder} captions={captions} output={folder}/shards"
+    return f"{RESUMED}; echo builds; exec {job} {arguments}"
 
 
 @pytest.fixture(scope="module")

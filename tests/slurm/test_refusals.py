@@ -16,7 +16,7 @@ def jobs_of(lab: Lab) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
         (("cluster.partition=mian",), "did you mean 'main'"),
         (("cluster.nodes=3", "engine.batch_size=6"), "the partition main has 2 nodes of"),
@@ -36,10 +36,10 @@ def jobs_of(lab: Lab) -> set[str]:
     ],
 )
 def test_refusals(
-    lab: Lab, shards: Path, tmp_path: Path, words: tuple[str, ...], sentence: str
+    lab: Lab, shards: Path, tmp_path: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
     jobs = jobs_of(lab)
-    done = launch(lab, f"data.path={shards}", f"runs={tmp_path}", *TINY, *words)
+    done = launch(lab, f"data.path={shards}", f"runs={tmp_path}", *TINY, *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.count("\n") == 1, done.err
     assert sentence in done.err
@@ -52,8 +52,8 @@ def test_the_batch_script_can_be_seen_before(lab: Lab, shards: Path, tmp_path: P
     mine.mkdir(parents=True)
     own = "defaults: [slurm]\naccount: physics\nsetup: [module load cuda]\n"
     (mine / "ours.yaml").write_text(own)
-    words = (f"--config-dir={mine.parent}", "cluster=ours", "cluster.dry_run=true")
-    done = launch(lab, *words, f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
+    arguments = (f"--config-dir={mine.parent}", "cluster=ours", "cluster.dry_run=true")
+    done = launch(lab, *arguments, f"data.path={shards}", f"runs={tmp_path / 'runs'}", *TINY)
     assert done.code == 0, done.err
     for line in ("#SBATCH --requeue", "module load cuda", "#SBATCH --account=physics", "srun "):
         assert line in done.out
@@ -70,8 +70,8 @@ def test_slurm_takes_every_script(lab: Lab, script: str) -> None:
 def test_a_cluster_that_takes_no_jobs_is_said(lab: Lab, shards: Path, tmp_path: Path) -> None:
     lab.run("scontrol", "update", "PartitionName=tiny", "State=DOWN")
     try:
-        words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.partition=tiny")
-        assert "takes no jobs now" in launch(lab, *words).err
+        arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.partition=tiny")
+        assert "takes no jobs now" in launch(lab, *arguments).err
     finally:
         lab.run("scontrol", "update", "PartitionName=tiny", "State=UP")
 
@@ -79,11 +79,11 @@ def test_a_cluster_that_takes_no_jobs_is_said(lab: Lab, shards: Path, tmp_path: 
 def test_a_check_can_be_left_out(lab: Lab, shards: Path, tmp_path: Path) -> None:
     """A node is down for now: sbatch would let the job wait, its test refuses it."""
     lab.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=test")
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.nodes=2")
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.nodes=2")
     try:
-        assert "cluster.check=false submits it all the same" in launch(lab, *words).err
+        assert "cluster.check=false submits it all the same" in launch(lab, *arguments).err
         hold = ("cluster.check=false", "cluster.options=['--hold']")
-        done = launch(lab, *words, *hold)
+        done = launch(lab, *arguments, *hold)
         assert done.code == 0, done.err
     finally:
         lab.run("scancel", "--user=root", "--state=PENDING")
@@ -92,8 +92,8 @@ def test_a_check_can_be_left_out(lab: Lab, shards: Path, tmp_path: Path) -> None
 
 
 def test_one_partition_of_a_list_is_enough(lab: Lab, shards: Path, tmp_path: Path) -> None:
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.nodes=2")
-    done = launch(lab, *words, "cluster.partition='tiny,main'", "cluster.dry_run=true")
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.nodes=2")
+    done = launch(lab, *arguments, "cluster.partition='tiny,main'", "cluster.dry_run=true")
     assert done.code == 0, done.err
 
 
@@ -102,8 +102,8 @@ def test_an_outer_partition_does_not_override(
 ) -> None:
     monkeypatch.setitem(lab.environment, "SBATCH_PARTITION", "tiny")
     monkeypatch.setitem(lab.environment, "SLURM_MEM_PER_CPU", "1")
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.partition=main")
-    done = launch(lab, *words, "cluster.options=['--hold','--mem-per-cpu=2G']")
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY, "cluster.partition=main")
+    done = launch(lab, *arguments, "cluster.options=['--hold','--mem-per-cpu=2G']")
     assert done.code == 0, done.err
     names = lab.run("squeue", "-h", "--states=PENDING", "--format=%P %r %m").splitlines()
     assert names == ["main JobHeldUser 2G"]

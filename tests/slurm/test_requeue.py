@@ -24,8 +24,8 @@ def wrapped(lab: Lab, folder: Path, *lines: str, options: tuple[str, ...] = ()) 
     folder.mkdir()
     script = folder / "script.sh"
     script.write_text("\n".join(("#!/bin/bash", "set +e", *lines, "")))
-    words = (f"--output={folder}/log", "--requeue", "--hold", "--time=5", *options)
-    return lab.run("sbatch", "--parsable", *words, str(script))
+    arguments = (f"--output={folder}/log", "--requeue", "--hold", "--time=5", *options)
+    return lab.run("sbatch", "--parsable", *arguments, str(script))
 
 
 def test_the_task_that_failed_by_itself_decides(lab: Lab, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.support.data import make_shards
 from tests.support.training import TINY, environment
 
 
-def said(lab: Lab, command: Command[Any], *words: str) -> tuple[int, str]:
+def said(lab: Lab, command: Command[Any], *arguments: str) -> tuple[int, str]:
     """Run a command in the lab's environment; return its exit code and all that it prints."""
     out = io.StringIO()
     variables = {**environment(), **lab.environment}
@@ -27,13 +27,13 @@ def said(lab: Lab, command: Command[Any], *words: str) -> tuple[int, str]:
         redirect_stdout(out),
         redirect_stderr(out),
     ):
-        return command.main(list(words)), out.getvalue()
+        return command.main(list(arguments)), out.getvalue()
 
 
 def test_a_stopped_controller_is_no_end_of_a_job(lab: Lab, tmp_path: Path) -> None:
     data = make_shards(tmp_path, count=12, size=80)
-    words = (f"data.path={data}", f"runs={tmp_path / 'runs'}", *TINY)
-    (record,) = launched(lab, tmp_path, *words, "cluster.options=['--hold']")
+    arguments = (f"data.path={data}", f"runs={tmp_path / 'runs'}", *TINY)
+    (record,) = launched(lab, tmp_path, *arguments, "cluster.options=['--hold']")
     run = record.folder
     with lab.without_controller():
         code, status = said(lab, STATUS, run)
@@ -44,7 +44,7 @@ def test_a_stopped_controller_is_no_end_of_a_job(lab: Lab, tmp_path: Path) -> No
         code, told = said(lab, CANCEL, run)
         assert (code, told.count("\n")) == (2, 1)
         assert f"whether job {record.job} still waits or runs" in told
-        again = launch(lab, *words, "cluster.check=false")
+        again = launch(lab, *arguments, "cluster.check=false")
         assert (again.code, again.out) == (2, "")
         assert f"whether job {record.job} still waits or runs" in again.err
     assert state_of(lab, record.job) == "PENDING"

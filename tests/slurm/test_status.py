@@ -37,12 +37,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("data"), count=24, size=80)
 
 
-def said(lab: Lab, command: Command[Any], *words: str) -> str:
+def said(lab: Lab, command: Command[Any], *arguments: str) -> str:
     """Run a command in the lab's environment; return what it prints."""
     out = io.StringIO()
     variables = {**environment(), **lab.environment}
     with mock.patch.dict(os.environ, variables, clear=True), redirect_stdout(out):
-        assert command.main(list(words)) == 0
+        assert command.main(list(arguments)) == 0
     return out.getvalue()
 
 
@@ -52,9 +52,9 @@ def states(lab: Lab, *runs: Path) -> list[dict[str, Any]]:
 
 
 def test_a_sweep_of_six_points_and_its_table(lab: Lab, shards: Path, tmp_path: Path) -> None:
-    words = [f"data.path={shards}", f"runs={tmp_path}", *TINY, "engine.images=12", *POINTS]
-    words += ["--sweep", "cluster.array_parallelism=2"]
-    assert len({record.folder for record in launched(lab, tmp_path, *words)}) == 6
+    arguments = [f"data.path={shards}", f"runs={tmp_path}", *TINY, "engine.images=12", *POINTS]
+    arguments += ["--sweep", "cluster.array_parallelism=2"]
+    assert len({record.folder for record in launched(lab, tmp_path, *arguments)}) == 6
     (sweep,) = (tmp_path / "sweeps").iterdir()
     seen: list[Counter[str]] = []
 
@@ -71,7 +71,7 @@ def test_a_sweep_of_six_points_and_its_table(lab: Lab, shards: Path, tmp_path: P
         (m, s) for m in "234" for s in "12"
     ]
     assert {(row["state"], row["images"]) for row in rows} == {("done", "12")}
-    again = launch(lab, *words)
+    again = launch(lab, *arguments)
     assert again.code == 0
     assert "nothing is left to do" in again.out
 
@@ -132,8 +132,8 @@ def processes_with(text: str) -> list[str]:
 def test_accounting_answers_when_the_queue_has_forgotten(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = ("--parsable", "--array=0-1", f"--output={tmp_path}/log", "--wrap=exit 3")
-    array = lab.run("sbatch", *words)
+    arguments = ("--parsable", "--array=0-1", f"--output={tmp_path}/log", "--wrap=exit 3")
+    array = lab.run("sbatch", *arguments)
     held = lab.run("sbatch", "--parsable", "--hold", "--array=0-2", "--wrap=true")
     for name, value in lab.environment.items():
         monkeypatch.setenv(name, value)

@@ -93,7 +93,7 @@ def _cancel(lab: Lab, job: str) -> None:
     lab.run("scancel", job)
 
 
-def _submit_torchrun(lab: Lab, runs: Path, *words: str) -> str:
+def _submit_torchrun(lab: Lab, runs: Path, *arguments: str) -> str:
     """Submit the script's second way for two minutes, without an end, on one CPU."""
     text = (SCRIPTS / "train_coco.sh").read_text()
     text = re.sub(r"^srun --cpus.*\n", "", text, flags=re.MULTILINE)
@@ -107,7 +107,7 @@ def _submit_torchrun(lab: Lab, runs: Path, *words: str) -> str:
     script = runs.with_suffix(".sh")
     script.write_text(text.replace(":29500", f":{free_port()}"))
     where = ("--nodes=1", "--nodelist=n1", "--ntasks-per-node=1", "--time=2", *FOUR[2:4])
-    return submit(lab, str(script), runs, where, f"runs={runs}", *words)
+    return submit(lab, str(script), runs, where, f"runs={runs}", *arguments)
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def finished(
     ) -> Scenario:
         return Scenario(folder / name, submit, interruptions)
 
-    def launched_with(*words: str, on: Lab = lab) -> Callable[[Path], str]:
-        return lambda runs: training(on, shards, runs, length, *words)
+    def launched_with(*arguments: str, on: Lab = lab) -> Callable[[Path], str]:
+        return lambda runs: training(on, shards, runs, length, *arguments)
 
     def script(runs: Path) -> str:
         return submit(lab, "train_coco.sh", runs, FOUR, data, f"runs={runs}", *TINY, length)
@@ -223,10 +223,10 @@ def test_a_training_submits_its_own_evaluations(finished: Finished) -> None:
 
 
 def test_the_same_command_is_not_submitted_twice(lab: Lab, shards: Path, tmp_path: Path) -> None:
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
-    first = launch(lab, *words, HELD)
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
+    first = launch(lab, *arguments, HELD)
     job = first.out.split()[1]
-    second = launch(lab, *words, "engine.images=40")
+    second = launch(lab, *arguments, "engine.images=40")
     assert second.code == 2
     assert f"job {job} does this already" in second.err
     assert second.err.count("\n") == 1
@@ -242,7 +242,7 @@ def test_a_task_of_a_job_waits_passively(lab: Lab, shards: Path, tmp_path: Path)
         "os._exit(2)\n"
     )
     setup = f"unset OMP_WAIT_POLICY; export PYTHONPATH={tmp_path}:$PYTHONPATH"
-    words = (f"data.path={shards}", f"runs={tmp_path}", *TINY, f'cluster.setup=["{setup}"]')
-    (record,) = launched(lab, tmp_path, *words)
+    arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY, f'cluster.setup=["{setup}"]')
+    (record,) = launched(lab, tmp_path, *arguments)
     wait_for(lab, record.job, {"FAILED"}, tmp_path)
     assert "torch finds PASSIVE" in log_text(Path(record.log))
