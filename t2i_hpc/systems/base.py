@@ -1,6 +1,6 @@
 """What a system is, what all GANs share, and the shape of one training step.
 
-A *system* owns networks and says, as data, in which *phases* one step runs; an engine runs the
+A *system* owns networks and says, as data, in which *phases* one step runs; a strategy runs the
 phases of whatever system it is given. Neither imports the other.
 
     trainable = {"generator": G, "discriminator": D}
