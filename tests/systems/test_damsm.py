@@ -127,7 +127,7 @@ def test_inceptions_batch_statistics_move_where_they_are_to(moved: bool) -> None
     assert all(torch.equal(old, new) for old, new in kept)
 
 
-def test_the_door_writes_encoders_that_training_takes(shards: Path, tmp_path: Path) -> None:
+def test_pretrain_writes_encoders_that_training_takes(shards: Path, tmp_path: Path) -> None:
     overrides = ("engine.images=12", "engine.samples_every_images=8")
     run = pretrain_tiny(shards, tmp_path / "a", *overrides)
     assert run.name.startswith("encoders-")

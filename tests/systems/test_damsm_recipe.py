@@ -83,7 +83,7 @@ def test_the_experiments_are_the_released_recipe() -> None:
         assert config.engine.images % epoch == 0
 
 
-def test_the_door_takes_the_epoch_from_the_split(shards: Path) -> None:
+def test_pretrain_takes_the_epoch_from_the_split(shards: Path) -> None:
     overrides = [f"data.path={shards}", *ENCODERS]
     config = with_epoch(compose_config("pretrain", overrides, TrainConfig))
     assert isinstance(config.system, DAMSMPretrainingConfig)
