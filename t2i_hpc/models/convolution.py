@@ -1,0 +1,155 @@
+"""Convolutions for networks whose gradient is differentiated again.
+
+torch's own double backward of a convolution computes the weight's second gradient as a forward
+convolution whose *kernel is a whole map* (256×256 for the first layer), a shape that no library
+has a quick kernel for. Here the gradient by the input is a convolution of its own, whose backward
+asks ``aten.convolution_backward`` for the weight's gradient, as every first derivative does
+(StyleGAN2-ADA's remedy). Equal to torch's in float64 to 1e-12.
+
+Layers take this way only inside :func:`twice_differentiable`; elsewhere they are ``nn.Conv2d``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_convolution_backward = torch.ops.aten.convolution_backward
+
+
+class _Geometry(NamedTuple):
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+class _State:
+    """Of the process, not of a thread: CUDA's backward runs in a thread of its own."""
+
+    twice = False
+    inputs_only = False
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Let forwards inside be differentiated twice without kernels as large as a map."""
+    before, _State.twice = _State.twice, True
+    try:
+        yield
+    finally:
+        _State.twice = before
+
+
+def gradients_by_inputs(output: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return ∂(Σ output)/∂inputs, to be differentiated again.
+
+    A custom Function is not told that ``autograd.grad`` wants no weights' gradients, and would
+    compute them for nothing: a third of the backward pass.
+    """
+    before, _State.inputs_only = _State.inputs_only, True
+    try:
+        return torch.autograd.grad(output.sum(), inputs, create_graph=True)
+    finally:
+        _State.inputs_only = before
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` (no groups, no dilation, zero padding) with a cheap second derivative."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not _State.twice:
+            plain: Tensor = super()._conv_forward(input, weight, bias)
+            return plain
+        device = input.device.type
+        if torch.is_autocast_enabled(device):  # here: a Function's backward knows no autocast
+            dtype = torch.get_autocast_dtype(device)
+            input, weight = input.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        geometry = _Geometry(_pair(self.stride), _pair(self.padding))
+        result: Tensor = _Convolution.apply(input, weight, bias, geometry)
+        return result
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry
+    ) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(value, weight)
+        ctx.geometry = geometry
+        return F.conv2d(value, weight, bias, *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return None, None, None, None
+        value, weight = ctx.saved_tensors
+        by_value = by_weight = by_bias = None
+        if ctx.needs_input_grad[0]:
+            by_value = _GradientByInput.apply(gradient, weight, value.shape, ctx.geometry)
+        if not _State.inputs_only:
+            if ctx.needs_input_grad[1]:
+                by_weight = _by_weight(gradient, value, weight, ctx.geometry)
+            if ctx.needs_input_grad[2]:
+                by_bias = gradient.sum((0, 2, 3))
+        return by_value, by_weight, by_bias, None
+
+
+class _GradientByInput(torch.autograd.Function):
+    """The transposed convolution, linear in gradient and weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: Tensor, weight: Tensor, shape: torch.Size, geometry: _Geometry
+    ) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(gradient, weight)
+        ctx.geometry = geometry
+        layout = _layout_of(gradient)
+        like = gradient.new_empty(1).expand(shape)  # its values are not read, its shape is
+        by_value = _convolution_backward(
+            gradient, like, weight, None, *_arguments(geometry), [True, False, False]
+        )[0]
+        result: Tensor = by_value.contiguous(memory_format=layout)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, second: Tensor | None) -> tuple[Tensor | None, ...]:
+        if second is None:
+            return None, None, None, None
+        gradient, weight = ctx.saved_tensors
+        by_gradient = by_weight = None
+        if ctx.needs_input_grad[0]:
+            by_gradient = F.conv2d(second, weight, None, *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            by_weight = _by_weight(gradient, second, weight, ctx.geometry)
+        return by_gradient, by_weight, None, None
+
+
+def _by_weight(gradient: Tensor, value: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    result: Tensor = _convolution_backward(
+        gradient, value, weight, None, *_arguments(geometry), [False, True, False]
+    )[1]
+    return result
+
+
+def _arguments(geometry: _Geometry) -> tuple[Any, ...]:
+    """Return stride, padding, dilation, transposed, output padding and groups."""
+    return geometry.stride, geometry.padding, (1, 1), False, (0, 0), 1
+
+
+def _layout_of(value: Tensor) -> torch.memory_format:
+    last = value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _pair(value: tuple[int, ...] | str) -> tuple[int, int]:
+    if isinstance(value, str):
+        raise TypeError(f"padding={value!r}: give it as numbers")
+    first, second = value
+    return first, second
