@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from t2i_hpc.common.double_backward import gradients_by_inputs, twice_differentiable
 from t2i_hpc.losses.adversarial import at_least_float32
 
 
@@ -53,9 +54,10 @@ def matching_aware_gradient_penalty(
         # see a leaf differentiated.
         leaves = [at_least_float32(v.detach()).requires_grad_() for v in (image, sentence)]
         inputs = [leaf.view_as(leaf) for leaf in leaves]
-        features = discriminator.features(inputs[0])
-        logits = discriminator.logits(features, inputs[1])
-        gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+        with twice_differentiable():
+            features = discriminator.features(inputs[0])
+            logits = discriminator.logits(features, inputs[1])
+        gradients = gradients_by_inputs(logits, inputs)  # ∂D/∂x and ∂D/∂e
         penalty = _norm_to_the(power, [g.flatten(1) for g in gradients], norm).mean()
         return PenalizedPairs(penalty, features, logits)
 

@@ -9,7 +9,7 @@ avg_pool2d answer the second derivative with respect to the activation by a tens
 which then travels backwards through every convolution for nothing: 10 % of an SSA-GAN
 iteration. :func:`leaky_relu` and :func:`average_pool` depend on the incoming gradient alone, and
 where none comes in none goes out (autograd would make it zeros), so the double backward touches
-only the gradient's graph.
+only the gradient's graph. Convolutions are those of :mod:`t2i_hpc.common.double_backward`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i_hpc.common.double_backward import conv2d
+
 _LAST_SIDE = 4
 
 
@@ -29,10 +31,10 @@ class DownBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, out_channels, 4, stride=2, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Convolution(channels, out_channels, 4, stride=2, padding=1, bias=False)
+        self.conv2 = Convolution(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut = (
-            nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+            Convolution(channels, out_channels, 1) if channels != out_channels else nn.Identity()
         )
         self.scale = nn.Parameter(torch.zeros(1))
 
@@ -133,24 +135,33 @@ class PairedDiscriminator(nn.Module):
         return self.logits(self.features(image), sentence)
 
 
-def _trunk(resolution: int, width: int, widest: int) -> tuple[nn.Conv2d, nn.Sequential]:
+def _trunk(resolution: int, width: int, widest: int) -> tuple[nn.Module, nn.Sequential]:
     """Return the layers from colors to 4 px; channels double with each halving up to `widest`."""
     halvings = (resolution // _LAST_SIDE).bit_length() - 1
     widths = [min(widest, 1 << level) * width for level in range(halvings + 1)]
-    from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
+    from_rgb = Convolution(3, widths[0], 3, padding=1)
     return from_rgb, nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(widths)))
 
 
-def _head(channels: int, width: int) -> tuple[nn.Conv2d, nn.Conv2d]:
+def _head(channels: int, width: int) -> tuple[nn.Module, nn.Module]:
     """Return the two convolutions from joined features and sentence to a logit."""
-    joint = nn.Conv2d(channels, 2 * width, 3, padding=1, bias=False)
-    return joint, nn.Conv2d(2 * width, 1, _LAST_SIDE, bias=False)
+    joint = Convolution(channels, 2 * width, 3, padding=1, bias=False)
+    return joint, Convolution(2 * width, 1, _LAST_SIDE, bias=False)
 
 
 def _joined(features: Tensor, sentence: Tensor) -> Tensor:
     """Return features (B, C, 4, 4) and sentences (B, S) as (B, C + S, 4, 4)."""
     spread = sentence[:, :, None, None].expand(-1, -1, *features.shape[2:])
     return torch.cat([features, spread], dim=1)
+
+
+class Convolution(nn.Conv2d):
+    """``nn.Conv2d`` whose second derivative needs no kernel as large as the image."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert isinstance(self.padding, tuple)  # numbers, not "same"
+        (down, across), (above, beside) = self.stride, self.padding
+        return conv2d(input, weight, bias, (down, across), (above, beside))
 
 
 class _LeakyReLU(torch.autograd.Function):

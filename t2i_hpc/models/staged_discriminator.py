@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.models.global_batch import GlobalBatchNorm2d, RaggedBatchNorm2d
+from t2i_hpc.models.global_batch import GlobalBatchNorm2d
 
 _LAST_SIDE = 4
 _WIDEST = 8
@@ -82,8 +82,7 @@ class NormalizedConv(nn.Module):
             if norm == "spectral"
             else nn.Conv2d(channels, out_channels, size, stride, 1, bias=False)
         )
-        norms = {"batch": GlobalBatchNorm2d, "ragged": RaggedBatchNorm2d}
-        self.norm = norms[norm](out_channels) if norm in norms else nn.Identity()
+        self.norm = GlobalBatchNorm2d(out_channels) if norm == "batch" else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
@@ -121,8 +120,7 @@ class StagedDiscriminator(nn.Module):
             widths.append(widths[-1] // 2)
             self.blocks.append(NormalizedConv(2 * widths[-1], widths[-1], 3, norm))
         last = widths[-1]
-        pairs = "ragged" if norm == "batch" else norm
-        self.joint = NormalizedConv(last + sentence_width, last, 3, pairs)
+        self.joint = NormalizedConv(last + sentence_width, last, 3, norm)
         self.matching = nn.Conv2d(last, 1, _LAST_SIDE, _LAST_SIDE)
         self.real = nn.Conv2d(last, 1, _LAST_SIDE, _LAST_SIDE) if unconditional else None
 

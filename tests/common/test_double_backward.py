@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from t2i_hpc.models.convolution import Conv2d, gradients_by_inputs, twice_differentiable
+from t2i_hpc.common.double_backward import gradients_by_inputs, twice_differentiable
+from t2i_hpc.models.discriminator import Convolution
 
 CASES = [(4, 2, 1, False), (3, 1, 1, False), (3, 1, 1, True), (1, 1, 0, True)]
 
@@ -42,9 +43,9 @@ def as_torch() -> Iterator[None]:
 def layers(size: int, stride: int, padding: int, bias: bool) -> nn.Sequential:
     torch.manual_seed(0)
     made = [
-        Conv2d(3, 4, size, stride, padding, bias=bias),
+        Convolution(3, 4, size, stride, padding, bias=bias),
         nn.Tanh(),
-        Conv2d(4, 2, size, stride, padding, bias=bias),
+        Convolution(4, 2, size, stride, padding, bias=bias),
     ]
     return nn.Sequential(*made).double()
 
@@ -74,7 +75,7 @@ def test_second_derivatives_are_torchs(
 
 
 def test_first_derivatives_of_all_arguments_can_be_differentiated() -> None:
-    layer = Conv2d(2, 3, 3, padding=1).double()
+    layer = Convolution(2, 3, 3, padding=1).double()
     image = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
 
     def run(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ def test_no_kernel_is_as_large_as_a_map_and_no_gradient_is_computed_for_nothing(
 
 
 def test_elsewhere_it_is_torchs_layer_to_the_bit() -> None:
-    layer = Conv2d(3, 4, 3, padding=1)
+    layer = Convolution(3, 4, 3, padding=1)
     plain = nn.Conv2d(3, 4, 3, padding=1)
     plain.load_state_dict(layer.state_dict())
     image = torch.randn(2, 3, 8, 8)

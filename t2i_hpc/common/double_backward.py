@@ -1,4 +1,4 @@
-"""Convolutions for networks whose gradient is differentiated again.
+"""The gradient of a gradient: convolutions whose second derivative is cheap.
 
 torch's own double backward of a convolution computes the weight's second gradient as a forward
 convolution whose *kernel is a whole map* (256×256 for the first layer), a shape that no library
@@ -6,18 +6,18 @@ has a quick kernel for. Here the gradient by the input is a convolution of its o
 asks ``aten.convolution_backward`` for the weight's gradient, as every first derivative does
 (StyleGAN2-ADA's remedy). Equal to torch's in float64 to 1e-12.
 
-Layers take this way only inside :func:`twice_differentiable`; elsewhere they are ``nn.Conv2d``.
+Only forwards inside :func:`twice_differentiable` take this way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 _convolution_backward = torch.ops.aten.convolution_backward
 
@@ -44,7 +44,7 @@ def twice_differentiable() -> Iterator[None]:
         _State.twice = before
 
 
-def gradients_by_inputs(output: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def gradients_by_inputs(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return ∂(Σ output)/∂inputs, to be differentiated again.
 
     A custom Function is not told that ``autograd.grad`` wants no weights' gradients, and would
@@ -57,21 +57,30 @@ def gradients_by_inputs(output: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Ten
         _State.inputs_only = before
 
 
-class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` (no groups, no dilation, zero padding) with a cheap second derivative."""
+def conv2d(
+    value: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """Return torch's ``conv2d`` (one group, no dilation); values are torch's bit for bit.
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not _State.twice:
-            plain: Tensor = super()._conv_forward(input, weight, bias)
-            return plain
-        device = input.device.type
-        if torch.is_autocast_enabled(device):  # here: a Function's backward knows no autocast
-            dtype = torch.get_autocast_dtype(device)
-            input, weight = input.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
-        geometry = _Geometry(_pair(self.stride), _pair(self.padding))
-        result: Tensor = _Convolution.apply(input, weight, bias, geometry)
-        return result
+    Args:
+        value: (B, C, H, W).
+        weight: (C', C, h, w).
+        bias: (C',) or None.
+        stride, padding: across and down.
+    """
+    if not _State.twice:
+        return F.conv2d(value, weight, bias, stride, padding)
+    device = value.device.type
+    if torch.is_autocast_enabled(device):  # here: a Function's backward knows no autocast
+        dtype = torch.get_autocast_dtype(device)
+        value, weight = value.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    result: Tensor = _Convolution.apply(value, weight, bias, _Geometry(stride, padding))
+    return result
 
 
 class _Convolution(torch.autograd.Function):
@@ -146,10 +155,3 @@ def _arguments(geometry: _Geometry) -> tuple[Any, ...]:
 def _layout_of(value: Tensor) -> torch.memory_format:
     last = value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
-
-
-def _pair(value: tuple[int, ...] | str) -> tuple[int, int]:
-    if isinstance(value, str):
-        raise TypeError(f"padding={value!r}: give it as numbers")
-    first, second = value
-    return first, second
