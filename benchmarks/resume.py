@@ -57,14 +57,14 @@ def measure_start(arguments: list[str], started: float) -> list[float]:
     from t2i_hpc.config.compose import compose_config
     from t2i_hpc.config.tasks import TrainConfig
     from t2i_hpc.training.loop import Loop
-    from t2i_hpc.training.place import find_place
+    from t2i_hpc.training.rank_info import find_rank
     from t2i_hpc.training.session import build_setup, open_data
     from t2i_hpc.training.stopping import listening
     from t2i_hpc.training.world import joined_world
 
     config = compose_config("train", arguments, TrainConfig, None)
     marks.append(time.time())
-    opened = open_data(config, find_place(os.environ))
+    opened = open_data(config, find_rank(os.environ))
     opened.loader.start()
     marks.append(time.time())
     with joined_world(config.engine) as world, listening() as stop:

@@ -15,7 +15,7 @@ _LONGEST_WAIT_SECONDS = 24 * 3600.0
 
 def evaluate(config: EvaluateConfig) -> None:
     """Compute shards of partial statistics, or merge them, and print the scores."""
-    from t2i_hpc.evaluation.shards import compute_shards, merge_shards
+    from t2i_hpc.evaluation.sharded import compute_shards, merge_shards
     from t2i_hpc.training.world import choose_device, joined_world
 
     if config.evaluation.merge and config.evaluation.shard is not None:

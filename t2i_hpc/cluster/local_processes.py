@@ -25,7 +25,7 @@ from t2i_hpc.cluster.jobs import JOBS_FOLDER, Plan
 from t2i_hpc.cluster.network import ports, without_chosen_interface
 from t2i_hpc.cluster.slurm.client import CLIENT_SETTINGS
 from t2i_hpc.common.errors import LOST_RANK, ClusterError
-from t2i_hpc.common.process import STOP_SIGNALS, heeded_signals
+from t2i_hpc.common.process import STOP_SIGNALS, handled_signals
 from t2i_hpc.common.terminal import say
 
 _POLL_SECONDS = 0.1
@@ -234,7 +234,7 @@ def _passing_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             if rank.poll() is None:
                 rank.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in heeded_signals()}
+    before = {number: signal.signal(number, pass_on) for number in handled_signals()}
     try:
         yield
     finally:

@@ -94,11 +94,11 @@ def nearest(word: str, offered: Iterable[str], count: int = 3) -> str:
 # By what they save: half a rank's images take half the memory for gradients. Of a small SSA-GAN
 # accumulate=4 saved a fifth of that, bf16 a tenth (the generator draws the whole batch first, and
 # penalties are computed in float32).
-TRAINING_LEVERS = (
+TRAINING_REMEDIES = (
     "use more ranks or lower engine.batch_size, which saves most, or raise engine.accumulate, take "
     "engine.precision=bf16 or give system.damsm.chunk"
 )
-_ANY_LEVERS = "use smaller batches or fewer processes, or ask for more memory"
+_ANY_REMEDIES = "use smaller batches or fewer processes, or ask for more memory"
 # What torch, cuBLAS and cuDNN say where they raise no error of a kind of its own.
 _SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -114,14 +114,14 @@ _SIGNS = (
 def memory_explained(
     where: Callable[[], str] = str,
     device: torch.device | None = None,
-    levers: str = _ANY_LEVERS,
+    remedies: str = _ANY_REMEDIES,
 ) -> Iterator[None]:
     """Turn an out-of-memory error into a sentence.
 
     Args:
         where: says which rank this is and at what stage; empty where nobody knows.
         device: whose memory is told; None: the main memory.
-        levers: what to do, as the end of the sentence.
+        remedies: what to do, as the end of the sentence.
 
     Raises:
         OutOfMemoryError: instead of what torch, numpy or Python raised.
@@ -132,7 +132,7 @@ def memory_explained(
         if not ran_out_of_memory(error):
             raise
         begin = f"{where()} ran out of memory".strip()
-        raise OutOfMemoryError(f"{begin}: {_state(device, error)}; {levers}") from error
+        raise OutOfMemoryError(f"{begin}: {_state(device, error)}; {remedies}") from error
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

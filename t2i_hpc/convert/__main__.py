@@ -18,7 +18,7 @@ def run(config: ConvertConfig) -> None:
     Raises:
         ConversionError: a wrong file, system or network, or an output that exists.
     """
-    from t2i_hpc.convert.files import convert_file
+    from t2i_hpc.convert.checkpoint_files import convert_file
 
     names = config.reference, config.network
     say(convert_file(Path(config.input), Path(config.output), *names, config.direction))

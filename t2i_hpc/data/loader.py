@@ -69,7 +69,7 @@ class Loader:
     ) -> None:
         self._make, self._slice = make, rank_slice
         self._workers, self._answer_within = workers, answer_within
-        self._team: list[_Worker] = []
+        self._processes: list[_Worker] = []
 
     def start(self) -> None:
         """Start the processes, which then wait to be told where to begin.
@@ -77,8 +77,8 @@ class Loader:
         They are forked, so this comes before CUDA and the process group: neither survives in a
         process that is forked after it.
         """
-        numbers = range(len(self._team), self._workers)
-        self._team += [
+        numbers = range(len(self._processes), self._workers)
+        self._processes += [
             _Worker(self._make, self._slice, range(n, 2**62, self._workers)) for n in numbers
         ]
 
@@ -95,14 +95,14 @@ class Loader:
             yield from self._batches_here(start)
             return
         self.start()
-        team, self._team = self._team, []
+        started, self._processes = self._processes, []
         with contextlib.ExitStack() as stack:
-            for worker in team:
+            for worker in started:
                 stack.callback(worker.end)
-            for worker in team:
+            for worker in started:
                 worker.begin(start)
             while True:
-                for worker in team:
+                for worker in started:
                     yield worker.next(self._answer_within)
 
     def _batches_here(self, start: int) -> Iterator[Batch]:
@@ -114,8 +114,8 @@ class Loader:
 
     def close(self) -> None:
         """End processes that wait."""
-        while self._team:
-            self._team.pop().end()
+        while self._processes:
+            self._processes.pop().end()
 
 
 class OpenLoader(Protocol):
@@ -185,12 +185,12 @@ class _Worker:
             if not wait([self._link, self._process.sentinel], _STEP):
                 self._give_up_after(deadline, within)
             elif not self._link.poll() and not self._process.is_alive():
-                raise RunError(self._obituary())
+                raise RunError(self._death_message())
         try:
             answer: _Answer = self._link.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join(_STEP)
-            raise RunError(self._obituary()) from error
+            raise RunError(self._death_message()) from error
         return answer
 
     def _give_up_after(self, deadline: float, within: float) -> None:
@@ -202,7 +202,7 @@ class _Worker:
                 "last checkpoint"
             )
 
-    def _obituary(self) -> str:
+    def _death_message(self) -> str:
         code = self._process.exitcode
         cause = f"exit code {code}"
         if code is not None and code < 0:

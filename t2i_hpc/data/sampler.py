@@ -2,7 +2,7 @@
 
 Four numbers lead from the training loop to bytes; these words mean the same everywhere:
 
-- **position**: place of a sample in the endless stream, 0, 1, 2, … over all epochs without a seam;
+- **position**: place of a sample in the endless stream, 0, 1, 2, … over all epochs without a gap;
 - **sample**: its number in the split, 0 … count-1, shards one after the other
   (:meth:`Sampler.samples`, this file);
 - **shard** and **row**: the tar that holds it, and its row among those of the tar's index
@@ -15,7 +15,7 @@ slow network file system is grateful for, and yet neighbors of one epoch are not
 next. A rank's batch is a slice of positions, so the order knows nothing of ranks, workers or
 restarts; a run resumes from one integer, the number of samples seen.
 
-Up to 1,024 shards are shuffled as one list. More of them are dealt, like cards, into the fewest
+Up to 1,024 shards are shuffled as one list. More of them are dealt round-robin into the fewest
 groups of at most 1,024 (of the square root of their number beyond a million, so that there are
 never more groups than shards in one). An epoch shuffles the groups, and then the shards inside
 a group, of which windows are made. What a position needs is the order of the groups and that of
@@ -44,7 +44,7 @@ U64 = npt.NDArray[np.uint64]
 GROUP = 1024  # shards; with as many groups, both levels of 10⁶ shards take 0.1 ms each
 ORDER = 2  # of the shards: 1 as splits of format 2 have it, 2 as all others
 _SHARDS, _SAMPLES, _GROUPS, _DRAWS = 1, 2, 3, 4  # what a key is for
-_ORDERS_KEPT = 8  # a batch at the seam of two epochs needs four
+_ORDERS_KEPT = 8  # a batch across two epochs needs four
 _ROUNDS = 8
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1

@@ -380,5 +380,5 @@ def open_cache(config: DataConfig) -> Cache:
 
 
 def shards_kept(window: int) -> int:
-    """Return of how many shards rows and descriptors are kept: windows overlap at their seams."""
+    """Return of how many shards rows and descriptors are kept: windows overlap at their ends."""
     return max(OPEN_FILES, 2 * window)

@@ -4,7 +4,7 @@ Generated and real images go the same way: a function gives images by number, th
 extracts features, a shard's file keeps the sums that the metrics need. Batches are always whole
 and begin at multiples of the batch size: beyond the last image the function is asked for numbers
 that do not count, and their rows are left out. So every image goes through generator and
-detector in the same company under any number of shards.
+detector in the same batch under any number of shards.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def file_lock(path: Path) -> Iterator[None]:
 def prefetch(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
 ) -> Iterator[tuple[ItemT, ResultT]]:
-    """Give each item and its result, in order; `function` is called by one thread, one ahead.
+    """Give each item and its result, in order; one thread calls `function`, prefetching one item.
 
     At most one result waits. An error is raised where its result would come.
     """

@@ -53,14 +53,14 @@ def launch_plan(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) ->
 def _submit(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) -> int:
     """Submit what of a plan is not in the queue already, or follow what is."""
     cluster = request.config.cluster
-    living = living_works(plan)
+    living = active_tasks(plan)
     if request.follow and living:
         return follow(list(living.values()), plan.folder)
-    fresh = without_living(plan, living)
+    fresh = drop_active(plan, living)
     check_plan(fresh, cluster)
-    say_what_lives(plan, living)
+    report_active(plan, living)
     records = submit(fresh, cluster, Snapshot.take(request.configuration()))
-    let_wait(plan, living, records)
+    make_wait(plan, living, records)
     say(_next_commands(plan, records, arguments))
     return follow(records, plan.folder) if request.follow else 0
 
@@ -68,7 +68,7 @@ def _submit(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) -> int
 def _show_scripts(plan: Plan, cluster: ClusterConfig) -> int:
     """Print what would be submitted; without Slurm's clients all of it, and unchecked."""
     if has_client("sbatch"):
-        plan = without_living(plan, living_works(plan))
+        plan = drop_active(plan, active_tasks(plan))
     else:
         say("sbatch is not installed here: nobody knows whether the cluster takes this", sys.stderr)
     check_plan(plan, cluster)
@@ -100,7 +100,7 @@ def check_plan(plan: Plan, cluster: ClusterConfig) -> None:
             _check_job(cluster_of(work, cluster), script, merges=work.merge_gpus is not None)
 
 
-def living_works(plan: Plan) -> Living:
+def active_tasks(plan: Plan) -> Living:
     """Return the works of a plan that jobs in the queue do, of whatever submission.
 
     Raises:
@@ -121,7 +121,7 @@ def living_works(plan: Plan) -> Living:
     return firsts
 
 
-def without_living(plan: Plan, living: Living) -> Plan:
+def drop_active(plan: Plan, living: Living) -> Plan:
     """Return a plan of the works that no job in the queue does.
 
     The last work waits for the jobs in the queue as well.
@@ -141,7 +141,7 @@ def without_living(plan: Plan, living: Living) -> Plan:
     return dataclasses.replace(plan, works=fresh, then=then, then_after=after if then else ())
 
 
-def say_what_lives(plan: Plan, living: Living) -> None:
+def report_active(plan: Plan, living: Living) -> None:
     """Say which works are in the queue already, if any."""
     jobs = [living[work] for work in plan.works if work in living]
     if jobs:
@@ -152,7 +152,7 @@ def say_what_lives(plan: Plan, living: Living) -> None:
         )
 
 
-def let_wait(plan: Plan, living: Living, records: Sequence[JobRecord]) -> None:
+def make_wait(plan: Plan, living: Living, records: Sequence[JobRecord]) -> None:
     """Let a merge that waits in the queue wait for new jobs as well.
 
     Raises:

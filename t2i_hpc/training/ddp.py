@@ -117,7 +117,7 @@ class DDPStrategy(Strategy):
             # Parameters that a loss does not reach get a gradient of zero instead of none. The
             # reference's Adam sees zeros there: its moments decay and its step counts. Skipping
             # the parameter would be another training (reference: five biases in the gradient
-            # penalty), and one that is skipped on one rank alone would part the replicas.
+            # penalty), and one that is skipped on one rank alone would let the replicas diverge.
             for parameter in self._parameters(phase):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)

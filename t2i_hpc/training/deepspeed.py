@@ -153,7 +153,7 @@ class ModuleGroup:
         config: EngineConfig,
     ) -> None:
         self.updates = updates
-        self.loss = PhaseLoss([system.trainable[name] for name in updates], anchored=True)
+        self.loss = PhaseLoss([system.trainable[name] for name in updates], touches_all=True)
         self.parameters = {
             f"{name}.{key}": p for name in updates for key, p in trainable(system.trainable[name])
         }

@@ -1,4 +1,4 @@
-"""The arithmetic of a training: what products are made of, and NaN or Inf found without a sync.
+"""Compute dtype of convolutions and matrix products, and NaN or Inf found without a sync.
 
 - ``fp32``: float32 throughout. ``tf32``: the same on the CPU; on a GPU products are rounded to
   19 bits, as its tensor cores take them.

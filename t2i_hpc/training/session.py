@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.cluster.local_processes import BackgroundEvaluations
-from t2i_hpc.common.errors import STOPPED, TRAINING_LEVERS, ConfigurationError, UserError
+from t2i_hpc.common.errors import STOPPED, TRAINING_REMEDIES, ConfigurationError, UserError
 from t2i_hpc.config.fields import file_entries
 from t2i_hpc.config.systems import DAMSMPretrainingConfig, SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
@@ -45,8 +45,8 @@ from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, warni
 from t2i_hpc.training.callbacks.sample_grids import SampleGrids
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.loop import Loop, TrainingSetup
-from t2i_hpc.training.place import Place, find_place
 from t2i_hpc.training.progress import ProgressLine, RunOutput, open_progress
+from t2i_hpc.training.rank_info import RankInfo, find_rank
 from t2i_hpc.training.session_record import run_recorded
 from t2i_hpc.training.stopping import listening
 from t2i_hpc.training.threads import keep_threads, settle_threads
@@ -93,7 +93,7 @@ def _loading(config: TrainConfig) -> Iterator[OpenedData | Exception]:
     Gives an error of the data instead: other ranks can hear of it only once all have met.
     """
     try:
-        opened = open_data(config, find_place(os.environ))
+        opened = open_data(config, find_rank(os.environ))
     except Exception as error:
         yield error
         return
@@ -104,7 +104,7 @@ def _loading(config: TrainConfig) -> Iterator[OpenedData | Exception]:
         opened.loader.close()
 
 
-def open_data(config: TrainConfig, place: Place) -> OpenedData:
+def open_data(config: TrainConfig, place: RankInfo) -> OpenedData:
     """Open what a rank trains on; no process is started yet.
 
     Raises:
@@ -275,7 +275,7 @@ def _evaluations(output: RunOutput, config: TrainConfig) -> EvaluationRequests |
 
 
 def _run(setup: TrainingSetup, line: ProgressLine) -> int:
-    with setup.world.memory_explained(TRAINING_LEVERS), listening() as stop:
+    with setup.world.memory_explained(TRAINING_REMEDIES), listening() as stop:
         done = Loop(setup, line, stop).run()
     if done:
         line.say(f"done: {setup.run}")

@@ -190,20 +190,20 @@ class PhaseLoss(nn.Module):
 
     Args:
         trainable: what is updated.
-        anchored: add a zero that depends on every parameter. So each gets a gradient, if only
+        touches_all: add a zero that depends on every parameter. So each gets a gradient, if only
             zeros, on every rank and in every phase: Adam counts the step as the reference's
             does, and no rank waits for what another does not send.
     """
 
-    def __init__(self, trainable: list[nn.Module], anchored: bool = False) -> None:
+    def __init__(self, trainable: list[nn.Module], touches_all: bool = False) -> None:
         super().__init__()
-        self.trainable, self.anchored = nn.ModuleList(trainable), anchored
+        self.trainable, self.touches_all = nn.ModuleList(trainable), touches_all
 
     def forward(self, loss: Callable[[Any], Losses], context: Any) -> tuple[Tensor, Losses]:
         """Return the weighted sum (with graph) and the single terms."""
         losses = loss(context)
         value = total(losses)
-        if self.anchored:
+        if self.touches_all:
             parameters = [p for p in self.trainable.parameters() if p.requires_grad]
             value = value + torch.stack([p.flatten()[0] * 0 for p in parameters]).sum()
         return value, {

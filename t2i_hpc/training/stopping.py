@@ -29,7 +29,7 @@ from types import FrameType
 
 from t2i_hpc.cluster.slurm.client import seconds_left
 from t2i_hpc.common.errors import INTERRUPTED
-from t2i_hpc.common.process import STOP_SIGNALS, exit_at_once, heeded_signals
+from t2i_hpc.common.process import STOP_SIGNALS, exit_at_once, handled_signals
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.layout import folder_of
@@ -220,7 +220,7 @@ def listening() -> Iterator[StopRequest]:
     Who started the process may have held them back until now: those that came are obeyed.
     """
     request = StopRequest()
-    before = {number: signal.signal(number, request) for number in heeded_signals()}
+    before = {number: signal.signal(number, request) for number in handled_signals()}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         with _second_interrupt_exits():

@@ -25,11 +25,11 @@ import torch
 import torch.distributed as dist
 
 from t2i_hpc.cluster.network import GLOO, choose_interface
-from t2i_hpc.common.errors import TRAINING_LEVERS, ConfigurationError, RunError, memory_explained
+from t2i_hpc.common.errors import TRAINING_REMEDIES, ConfigurationError, RunError, memory_explained
 from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.training.heartbeat import Heartbeat, start_heartbeat
-from t2i_hpc.training.place import Place, find_place
+from t2i_hpc.training.rank_info import RankInfo, find_rank
 
 _NAME_BYTES = 256  # longer than any host's name
 
@@ -82,13 +82,13 @@ class World:
         if self.heartbeat is not None:
             self.heartbeat.set_stage(stage)
 
-    def memory_explained(self, levers: str) -> AbstractContextManager[None]:
+    def memory_explained(self, remedies: str) -> AbstractContextManager[None]:
         """Turn out-of-memory errors into a sentence with rank, stage and device.
 
         Args:
-            levers: what to do, as the end of the sentence.
+            remedies: what to do, as the end of the sentence.
         """
-        return memory_explained(self._place, self.device, levers)
+        return memory_explained(self._place, self.device, remedies)
 
     def _place(self) -> str:
         return f"rank {self.rank} on {socket.gethostname()} at {self.stage.name}"
@@ -100,25 +100,25 @@ class World:
 
 
 @contextlib.contextmanager
-def joined_world(config: EngineConfig, levers: str = TRAINING_LEVERS) -> Iterator[World]:
+def joined_world(config: EngineConfig, remedies: str = TRAINING_REMEDIES) -> Iterator[World]:
     """Join the process group this process was started for, and destroy it at the end.
 
     Args:
         config: device, threads and timeout.
-        levers: what to do where memory runs out, as the end of a sentence.
+        remedies: what to do where memory runs out, as the end of a sentence.
 
     Raises:
         OutOfMemoryError: names rank, stage and device.
         ConfigurationError: the device asked for is not there.
     """
-    place = find_place(os.environ)
+    place = find_rank(os.environ)
     device = choose_device(config.device, place.local_rank)
     _limit_threads(config.threads, place.local_size)
     if device.type == "cpu":
         keep_freed_memory()
     if place.size == 1:
         world = World(0, 1, 0, 1, device)
-        with world.memory_explained(levers):
+        with world.memory_explained(remedies):
             yield world
         return
     control = _join(place, device, config.timeout)
@@ -129,7 +129,7 @@ def joined_world(config: EngineConfig, levers: str = TRAINING_LEVERS) -> Iterato
         world = World(
             place.rank, place.size, place.local_rank, place.local_size, device, control, heartbeat
         )
-        with world.memory_explained(levers):
+        with world.memory_explained(remedies):
             yield world
     except BaseException as error:
         heartbeat.close(error)
@@ -145,7 +145,7 @@ def _destroy_group() -> None:
     dist.destroy_process_group()
 
 
-def _join(place: Place, device: torch.device, timeout: float) -> dist.ProcessGroup:
+def _join(place: RankInfo, device: torch.device, timeout: float) -> dist.ProcessGroup:
     # Twice the timeout: the heartbeat, which knows more, reports before a collective fails.
     limit = datetime.timedelta(seconds=2 * timeout)
     choose_interface(place.address, os.environ, local=place.size == place.local_size)
@@ -198,7 +198,7 @@ def _limit_threads(threads: int | None, local_size: int) -> None:
     torch.set_num_threads(threads or max(1, cores // local_size))
 
 
-def check_devices(place: Place, device: torch.device, control: dist.ProcessGroup) -> None:
+def check_devices(place: RankInfo, device: torch.device, control: dist.ProcessGroup) -> None:
     """Refuse two ranks on one GPU; a collective call.
 
     Raises:
@@ -232,7 +232,7 @@ def refuse_shared(devices: Sequence[str]) -> None:
             )
 
 
-def check_group(place: Place, device: torch.device) -> None:
+def check_group(place: RankInfo, device: torch.device) -> None:
     """All-reduce one number on the device that trains; a collective call.
 
     Raises:

@@ -42,11 +42,11 @@ import socket
 import torch
 
 from t2i_hpc.training import world
-from t2i_hpc.training.place import Place
+from t2i_hpc.training.rank_info import RankInfo
 
 with socket.socket() as listener:
     listener.bind(("127.0.0.1", 0))  # nobody listens
-    place = Place(1, 2, 1, 2, "127.0.0.1", listener.getsockname()[1])
+    place = RankInfo(1, 2, 1, 2, "127.0.0.1", listener.getsockname()[1])
     world._join(place, torch.device("cpu"), 0.5)
 """
 

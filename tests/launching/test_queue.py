@@ -12,11 +12,11 @@ from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.launch import main
 from t2i_hpc.launching.queue import (
+    active_tasks,
     check_plan,
-    let_wait,
-    living_works,
-    say_what_lives,
-    without_living,
+    drop_active,
+    make_wait,
+    report_active,
 )
 from tests.cluster.clients import Clients
 from tests.commands.trained import make_run
@@ -72,9 +72,9 @@ def test_the_living_points_of_a_sweep_are_left_out(
     submitted("5_1", works[2])
     submitted("4", works[3])  # the queue does not know it any more
     plan = Plan("sweep", tuple(works), tmp_path)
-    living = living_works(plan)
-    assert without_living(plan, living).works == (works[1], works[3])
-    say_what_lives(plan, living)
+    living = active_tasks(plan)
+    assert drop_active(plan, living).works == (works[1], works[3])
+    report_active(plan, living)
     assert "2 of 4 are in the queue already (job 5 (2 tasks)), 2 new" in capfd.readouterr().out
 
 
@@ -101,7 +101,7 @@ def test_one_work_that_lives_is_refused(tmp_path: Path) -> None:
     submitted("5_0", run)
     again = Plan("again", (work(tmp_path / "run", "seed=1", "engine.images=9"),), tmp_path / "run")
     with pytest.raises(ClusterError, match="job 5_0 does this already"):
-        without_living(again, living_works(again))
+        drop_active(again, active_tasks(again))
 
 
 @pytest.mark.usefixtures("clients")
@@ -114,19 +114,19 @@ def test_one_folder_has_several_names(tmp_path: Path, monkeypatch: pytest.Monkey
     submitted("5_1", work(near, *given, task="evaluate"))
     for folder in (near, far, tmp_path / "link" / "a"):
         again = Plan("x", (work(folder, f"runs={folder.parent}"),), folder)
-        assert [record.job for record in living_works(again).values()] == ["5_0"]
+        assert [record.job for record in active_tasks(again).values()] == ["5_0"]
         arguments = (f"evaluation.cache={folder.parent}", f"run={folder}", "evaluation.shard=0")
         shard = work(folder, *arguments, task="evaluate")
-        assert living_works(Plan("x", (shard,), folder)).keys() == {shard}
+        assert active_tasks(Plan("x", (shard,), folder)).keys() == {shard}
         other = work(folder, f"run={folder}", "evaluation.shard=1", task="evaluate")
-        assert not living_works(Plan("x", (other,), folder))
+        assert not active_tasks(Plan("x", (other,), folder))
 
 
 @pytest.mark.usefixtures("clients")
 def test_a_copy_of_a_run_is_another_run(tmp_path: Path) -> None:
     copy = work(tmp_path / "copy", "seed=1")
     submitted("5_0", copy, folder=str(tmp_path / "original"))
-    assert not living_works(Plan("x", (copy,), copy.folder))
+    assert not active_tasks(Plan("x", (copy,), copy.folder))
 
 
 def test_a_merge_waits_for_new_and_living_shards(clients: Clients, tmp_path: Path) -> None:
@@ -136,15 +136,15 @@ def test_a_merge_waits_for_new_and_living_shards(clients: Clients, tmp_path: Pat
     submitted("5_0", shards[0])
     submitted("5_1", shards[1])
     plan = Plan("evaluate", tuple(shards), run, merge)
-    fresh = without_living(plan, living_works(plan))
+    fresh = drop_active(plan, active_tasks(plan))
     assert (fresh.works, fresh.then, fresh.then_after) == ((shards[2],), merge, ("5_0", "5_1"))
 
     submitted("6", merge)
-    living = living_works(plan)
-    fresh = without_living(plan, living)
+    living = active_tasks(plan)
+    fresh = drop_active(plan, living)
     assert (fresh.works, fresh.then) == ((shards[2],), None)
     new = JobRecord("500", "x", "evaluate", shards[2].arguments, str(run), "log", {}, "now")
-    let_wait(plan, living, [new])
+    make_wait(plan, living, [new])
     assert clients.calls[-1] == "scontrol update JobId=6 Dependency=afterany:5_0:5_1:500"
     after = {record.job: record.after for record in read_jobs(run)}
     assert after["6"] == ("5_0", "5_1", "500")
@@ -156,7 +156,7 @@ def test_a_job_of_several_ranks_that_still_scores_is_not_merged_beside(tmp_path:
     for images, known in ((9, True), (8, False)):
         arguments = ("run=x", f"evaluation.images={images}", "evaluation.shards=4")
         merge = Work("evaluate", (*arguments, "evaluation.merge=true"), tmp_path, merge_gpus=0)
-        assert bool(living_works(Plan("x", (merge,), tmp_path))) == known
+        assert bool(active_tasks(Plan("x", (merge,), tmp_path))) == known
 
 
 def test_a_silent_controller_lets_nothing_be_submitted_twice(

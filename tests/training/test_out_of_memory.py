@@ -1,4 +1,4 @@
-"""Out of memory is a sentence with rank, stage, numbers and levers, and an exit code."""
+"""Out of memory is a sentence with rank, stage, numbers and remedies, and an exit code."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 from t2i_hpc.common.errors import RunError
-from t2i_hpc.training.place import Place
+from t2i_hpc.training.rank_info import RankInfo
 from t2i_hpc.training.world import check_devices, check_group
 
-PLACE = Place(3, 8, 1, 4)
+PLACE = RankInfo(3, 8, 1, 4)
 HERE = f"rank 3 on {socket.gethostname()}"
 
 

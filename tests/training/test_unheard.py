@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.common.errors import STOPPED
-from t2i_hpc.common.process import STOP_SIGNALS, heeded_signals
+from t2i_hpc.common.process import STOP_SIGNALS, handled_signals
 from t2i_hpc.runs.layout import list_checkpoints
 from tests.support.data import make_shards
 from tests.support.training import TINY, environment, only_run
@@ -64,6 +64,6 @@ def test_a_closed_terminal_saves(shards: Path, tmp_path: Path) -> None:
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert set(STOP_SIGNALS) - set(heeded_signals()) == {signal.SIGHUP}
+        assert set(STOP_SIGNALS) - set(handled_signals()) == {signal.SIGHUP}
     finally:
         signal.signal(signal.SIGHUP, before)

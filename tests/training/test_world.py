@@ -11,16 +11,16 @@ import torch
 from t2i_hpc.cluster.local_processes import free_port
 from t2i_hpc.cluster.network import ports
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.training.place import Place, expand_tasks, find_place, first_node
+from t2i_hpc.training.rank_info import RankInfo, expand_tasks, find_rank, first_node
 from t2i_hpc.training.world import choose_device, refuse_shared
 
 
 def test_nothing_is_one_rank_alone() -> None:
-    assert find_place({}) == Place()
+    assert find_rank({}) == RankInfo()
 
 
 def test_torchruns_variables() -> None:
-    place = find_place(
+    place = find_rank(
         {
             "RANK": "5",
             "WORLD_SIZE": "8",
@@ -32,7 +32,7 @@ def test_torchruns_variables() -> None:
             "SLURM_NTASKS": "2",
         }
     )
-    assert place == Place(5, 8, 1, 4, "gpu03", 29500)
+    assert place == RankInfo(5, 8, 1, 4, "gpu03", 29500)
 
 
 def test_sruns_variables() -> None:
@@ -46,11 +46,11 @@ def test_sruns_variables() -> None:
         "SLURM_STEP_NODELIST": "gpu[03-05]",
         "SLURM_STEP_TASKS_PER_NODE": "3,2,1",
     }
-    place = find_place(environment)
+    place = find_rank(environment)
     assert (place.rank, place.size, place.local_rank, place.local_size) == (4, 6, 1, 2)
     assert place.address == "gpu03"
     assert 20_000 <= place.port < 32_768
-    other = find_place({**environment, "SLURM_STEP_ID": "1"})
+    other = find_rank({**environment, "SLURM_STEP_ID": "1"})
     assert other.port != place.port
 
 
@@ -78,12 +78,12 @@ def test_mpis_variables() -> None:
         "SLURM_NTASKS": "2",
     }
     with pytest.raises(ConfigurationError, match="MASTER_ADDR and MASTER_PORT do not say"):
-        find_place(open_mpi)
+        find_rank(open_mpi)
     meeting = {"MASTER_ADDR": "gpu03", "MASTER_PORT": "29500"}
-    assert find_place(open_mpi | meeting) == Place(5, 8, 1, 4, "gpu03", 29500)
+    assert find_rank(open_mpi | meeting) == RankInfo(5, 8, 1, 4, "gpu03", 29500)
     pmi = {"PMI_RANK": "2", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
-    assert find_place(pmi | meeting) == Place(2, 4, 0, 2, "gpu03", 29500)
-    assert find_place({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}) == Place()
+    assert find_rank(pmi | meeting) == RankInfo(2, 4, 0, 2, "gpu03", 29500)
+    assert find_rank({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}) == RankInfo()
 
 
 def test_srun_that_speaks_pmi_is_srun() -> None:
@@ -99,7 +99,7 @@ def test_srun_that_speaks_pmi_is_srun() -> None:
         "SLURM_STEP_NODELIST": "n[1-2]",
         "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
     }
-    assert find_place(environment).address == "n1"
+    assert find_rank(environment).address == "n1"
 
 
 def test_two_ranks_on_one_device_are_named() -> None:
@@ -109,7 +109,7 @@ def test_two_ranks_on_one_device_are_named() -> None:
 
 
 def test_a_batch_script_without_srun_is_one_rank() -> None:
-    assert find_place({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) == Place()
+    assert find_rank({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) == RankInfo()
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def _real_code(current: CurrentJob) -> int:
 def _resume(current: CurrentJob, slurm: SlurmJob, code: int) -> int:
     """Requeue a job or leave its work to its successor; return the job's exit code."""
     bad = requeue.find_bad_nodes(sessions.read_sessions(current.work), current.starts())
-    bad = requeue.dispensable(bad)
+    bad = requeue.excludable(bad)
     exclude = ",".join([*filter(None, [slurm.excluded]), *bad]) if bad else ""
     try:
         if current.chains:

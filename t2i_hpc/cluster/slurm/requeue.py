@@ -150,7 +150,7 @@ def find_bad_nodes(
     return sorted(node for node, count in failures.items() if count >= _BAD_FAILURES)
 
 
-def dispensable(bad: Sequence[str]) -> list[str]:
+def excludable(bad: Sequence[str]) -> list[str]:
     """Return the bad nodes if the job can do without them, else none; say which.
 
     The nodes that this job has now fit it; so do others of the same partition with equal
@@ -160,7 +160,7 @@ def dispensable(bad: Sequence[str]) -> list[str]:
         return []
     nodes = ", ".join(bad)
     try:
-        alike = _nodes_alike()
+        alike = _equivalent_nodes()
     except ClusterError as error:
         say_in_log(f"{nodes} failed twice, but is not excluded: {error}")
         return []
@@ -196,7 +196,7 @@ def _parents(jobs: Iterable[str]) -> set[str]:
     return {job.partition("_")[0] for job in jobs}
 
 
-def _nodes_alike() -> set[str]:
+def _equivalent_nodes() -> set[str]:
     """Return the usable nodes that are like one of this job's own.
 
     Raises:

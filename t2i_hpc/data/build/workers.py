@@ -73,8 +73,11 @@ def make_shards(task: Task, shards: Sequence[int], limit: Limit) -> None:
                 limit.add(len(task.make(shard, advance).rejected))
         return
     # Threads and fork do not go together, so the processes come before the bar.
-    with _team(task, shards, workers) as team, progress(title, total, "images") as advance:
-        team.watch(limit, advance)
+    with (
+        _started(task, shards, workers) as group,
+        progress(title, total, "images") as advance,
+    ):
+        group.watch(limit, advance)
 
 
 def _workers(wanted: int | None) -> int:
@@ -83,7 +86,7 @@ def _workers(wanted: int | None) -> int:
 
 
 @dataclass
-class _Team:
+class _Workers:
     """The processes with the pipes of their reports and their counts of images."""
 
     processes: dict[connection.Connection, ForkProcess]
@@ -139,10 +142,10 @@ def _refuse_dead(code: int) -> None:
 
 
 @contextmanager
-def _team(task: Task, shards: Sequence[int], workers: int) -> Iterator[_Team]:
+def _started(task: Task, shards: Sequence[int], workers: int) -> Iterator[_Workers]:
     shared = _FORK.RawArray(c_uint64, workers)
     counts = np.frombuffer(memoryview(shared).cast("B"), dtype=np.uint64)
-    team = _Team({}, counts)
+    group = _Workers({}, counts)
     try:
         for place in range(workers):
             mine, its = _FORK.Pipe(duplex=False)
@@ -150,10 +153,10 @@ def _team(task: Task, shards: Sequence[int], workers: int) -> Iterator[_Team]:
             process = _FORK.Process(target=_work, args=arguments, daemon=True)
             process.start()
             its.close()  # or else its end would not show
-            team.processes[mine] = process
-        yield team
+            group.processes[mine] = process
+        yield group
     finally:
-        team.end()
+        group.end()
 
 
 def _work(

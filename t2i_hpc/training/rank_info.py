@@ -38,7 +38,7 @@ _PMI = _Names(
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """What the launcher's environment says."""
 
     rank: int = 0
@@ -49,7 +49,7 @@ class Place:
     port: int = 0
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
+def find_rank(environment: Mapping[str, str]) -> RankInfo:
     """Read the rank from torchrun's variables, else from srun's or MPI's, else one rank alone.
 
     Raises:
@@ -57,7 +57,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         size = int(environment["WORLD_SIZE"])
-        return Place(
+        return RankInfo(
             int(environment["RANK"]),
             size,
             int(environment.get("LOCAL_RANK", "0")),
@@ -72,13 +72,13 @@ def find_place(environment: Mapping[str, str]) -> Place:
     processes = int(environment.get(_PMI.size, "1"))
     if tasks > 1 and processes in (1, tasks):
         return _srun_place(environment)
-    return _mpi_place(environment, _PMI) if processes > 1 else Place()
+    return _mpi_place(environment, _PMI) if processes > 1 else RankInfo()
 
 
-def _mpi_place(environment: Mapping[str, str], names: _Names) -> Place:
+def _mpi_place(environment: Mapping[str, str], names: _Names) -> RankInfo:
     size = int(environment[names.size])
     if size == 1:
-        return Place()
+        return RankInfo()
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
     if missing:
         raise ConfigurationError(
@@ -86,7 +86,7 @@ def _mpi_place(environment: Mapping[str, str], names: _Names) -> Place:
             "give the first node's name and a free port to all, e.g. mpirun -x "
             "MASTER_ADDR=$(hostname) -x MASTER_PORT=29500"
         )
-    return Place(
+    return RankInfo(
         int(environment[names.rank]),
         size,
         _first_number(environment, names.local_rank, "0"),
@@ -100,11 +100,11 @@ def _first_number(environment: Mapping[str, str], names: tuple[str, ...], defaul
     return int(next((environment[name] for name in names if name in environment), default))
 
 
-def _srun_place(environment: Mapping[str, str]) -> Place:
+def _srun_place(environment: Mapping[str, str]) -> RankInfo:
     job = int(environment["SLURM_JOB_ID"]) * 64 + int(environment["SLURM_STEP_ID"]) % 64
     per_node = environment["SLURM_STEP_TASKS_PER_NODE"]
     node = int(environment.get("SLURM_NODEID", "0"))
-    return Place(
+    return RankInfo(
         int(environment["SLURM_PROCID"]),
         int(environment["SLURM_NTASKS"]),
         int(environment["SLURM_LOCALID"]),
