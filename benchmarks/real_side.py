@@ -21,7 +21,7 @@ from t2i_hpc.data.images import Pixels, decode, encode, resize_shorter
 from t2i_hpc.data.split import stack
 from t2i_hpc.evaluation.detectors.lite0 import EfficientNetLite0
 from t2i_hpc.evaluation.fid import Moments, frechet_distance
-from t2i_hpc.evaluation.image_sources import Framing, ImageFolder, spread
+from t2i_hpc.evaluation.image_sources import ImageFolder, ResizeRule, spread
 
 _SIZE, _QUALITY, _BATCH = 304, 95, 16
 _CPU = torch.device("cpu")
@@ -40,7 +40,9 @@ WAYS: dict[str, Callable[[Pixels], Pixels]] = {
 }
 
 
-def measure(folder: ImageFolder, count: int, resolution: int, framing: Framing) -> dict[str, float]:
+def measure(
+    folder: ImageFolder, count: int, resolution: int, resize_rule: ResizeRule
+) -> dict[str, float]:
     """Return the distance of each way of storing from the originals."""
     detector = EfficientNetLite0(_CPU)
     moments = {way: Moments.empty(detector.identity.width) for way in WAYS}
@@ -51,7 +53,7 @@ def measure(folder: ImageFolder, count: int, resolution: int, framing: Framing) 
             images = [(place, folder.image(place)) for place in chosen]
             for way, stored in WAYS.items():
                 framed = [
-                    framing.frame(stored(image), place, resolution) for place, image in images
+                    resize_rule.resize(stored(image), place, resolution) for place, image in images
                 ]
                 moments[way].add_rows(detector.features(stack(framed)))
             advance(len(chosen))
@@ -69,7 +71,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = ImageFolder(options.folder)
     count = min(options.images, folder.count)
-    found = measure(folder, count, options.resolution, Framing(filter=options.filter))
+    found = measure(folder, count, options.resolution, ResizeRule(filter=options.filter))
     for way, distance in found.items():
         sys.stdout.write(
             f"{way}: FD (EfficientNet-Lite0) {distance:.2f} from the originals "

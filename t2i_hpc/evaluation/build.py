@@ -27,9 +27,9 @@ from t2i_hpc.evaluation.compute import Sharding
 from t2i_hpc.evaluation.detectors import identify_detector
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 from t2i_hpc.evaluation.image_sources import (
-    Framing,
     ImageFolder,
     RealImages,
+    ResizeRule,
     RunImages,
     generation_rules,
     real_images,
@@ -99,17 +99,17 @@ def comparisons(
     if settings.shard is not None:
         shard_range(settings.images, sharding.shards, settings.shard)
     generated, real = _of_folder(config) if config.images else _of_run(config)
-    framing = Framing(settings.real_crop, settings.real_filter, settings.seed)
+    resize_rule = ResizeRule(settings.real_crop, settings.real_filter, settings.seed)
     wanted, detector = _count_real(settings, real), identify_detector(settings)
     protocol = _protocol(
-        settings, generated, real, detector, real_count=wanted, crop=framing.text()
+        settings, generated, real, detector, real_count=wanted, crop=resize_rule.text()
     )
     names = protocol_names(settings, protocol)
 
     def real_images_of(numbers: range) -> Tensor:
         places = spread(numbers, wanted, real.count)
         size = generated.resolution
-        return stack(framing.frame(real.image(place), place, size) for place in places)
+        return stack(resize_rule.resize(real.image(place), place, size) for place in places)
 
     for subject in generated.subjects(device):
         comparison = Comparison(

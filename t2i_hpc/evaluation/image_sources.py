@@ -259,7 +259,7 @@ def spread(numbers: Iterable[int], wanted: int, count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Framing:
+class ResizeRule:
     """How real images of any shape are brought to the size that they are compared at.
 
     Attributes:
@@ -282,7 +282,7 @@ class Framing:
             f"random square, half of them mirrored, seed {self.seed}"
         )
 
-    def frame(self, image: Pixels, number: int, size: int) -> Pixels:
+    def resize(self, image: Pixels, number: int, size: int) -> Pixels:
         """Return uint8 (size, size, 3) of real image `number`, uint8 (height, width, 3)."""
         if self.crop == "center":
             return center_crop(self._resize_shorter(image, size), size)

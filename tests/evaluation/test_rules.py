@@ -1,4 +1,4 @@
-"""What image i is made of comes from (seed, i); noise, rounding and framing do as they say."""
+"""What image i is made of comes from (seed, i); noise, rounding and resizing do as they say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.evaluation.image_sources import Framing
+from t2i_hpc.evaluation.image_sources import ResizeRule
 from t2i_hpc.sampling.trained_run import PLAIN, GenerationRules, caption_of
 
 
@@ -60,32 +60,32 @@ def test_every_rule_is_in_the_protocol() -> None:
     texts = [replace(PLAIN, **{name: value}).text() for name, value in others.items()]
     assert len({tuple(text.items()) for text in [PLAIN.text(), *texts]}) == len(others) + 1
     crops: dict[str, Any] = {"crop": "center", "filter": "lanczos", "seed": 2}
-    assert set(crops) == {each.name for each in fields(Framing)}
-    random = Framing("random")
-    framings = [random, *(replace(random, **{name: value}) for name, value in crops.items())]
-    assert len({framing.text() for framing in framings}) == len(crops) + 1
-    assert Framing(seed=2).text() == Framing().text()  # a center crop draws nothing
+    assert set(crops) == {each.name for each in fields(ResizeRule)}
+    random = ResizeRule("random")
+    resize_rules = [random, *(replace(random, **{name: value}) for name, value in crops.items())]
+    assert len({resize_rule.text() for resize_rule in resize_rules}) == len(crops) + 1
+    assert ResizeRule(seed=2).text() == ResizeRule().text()  # a center crop draws nothing
 
 
 def test_the_center_is_that_of_the_split(shards: Path) -> None:
     split = Split.open(DataConfig(path=str(shards)), "train")
     expected = split.evaluation_images([2], 32)[0].permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(Framing().frame(split.image(2), 2, 32), expected)
+    np.testing.assert_array_equal(ResizeRule().resize(split.image(2), 2, 32), expected)
 
 
 def test_random_crops_come_from_seed_and_number() -> None:
     image = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    framing = Framing("random")
-    first = framing.frame(image, 1, 64)
+    resize_rule = ResizeRule("random")
+    first = resize_rule.resize(image, 1, 64)
     assert first.shape == (64, 64, 3)
-    np.testing.assert_array_equal(framing.frame(image, 1, 64), first)
-    others = [framing.frame(image, 2, 64), Framing("random", seed=2).frame(image, 1, 64)]
+    np.testing.assert_array_equal(resize_rule.resize(image, 1, 64), first)
+    others = [resize_rule.resize(image, 2, 64), ResizeRule("random", seed=2).resize(image, 1, 64)]
     assert all(not np.array_equal(other, first) for other in others)
 
 
 @pytest.mark.parametrize("name", ["bicubic", "lanczos"])
 def test_filters_differ(name: str) -> None:
     image = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    framed = Framing(filter=name).frame(image, 0, 32)
-    assert framed.shape == (32, 32, 3)
-    assert not np.array_equal(framed, Framing().frame(image, 0, 32))
+    resized = ResizeRule(filter=name).resize(image, 0, 32)
+    assert resized.shape == (32, 32, 3)
+    assert not np.array_equal(resized, ResizeRule().resize(image, 0, 32))
