@@ -24,7 +24,7 @@ from t2i_hpc.common.errors import (
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.compose import compose_config, group_choices, to_yaml
 from t2i_hpc.config.fields import Entry, entries
-from t2i_hpc.config.overrides import quoted
+from t2i_hpc.config.grammar import quoted
 from t2i_hpc.config.tasks import TASK_GROUPS
 
 ConfigT = TypeVar("ConfigT")

@@ -24,7 +24,7 @@ from t2i_hpc.cluster.jobs import JOBS_FOLDER, Plan, Work
 from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
 from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.config.compose import compose_config, from_yaml
-from t2i_hpc.config.overrides import parse, refuse_axis, split_values
+from t2i_hpc.config.grammar import parse, refuse_axis, split_values
 from t2i_hpc.config.tasks import TASK_SCHEMAS
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.sessions import DONE, read_sessions

@@ -34,7 +34,7 @@ from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.files import resource
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check, resolve_aliases
-from t2i_hpc.config.overrides import as_written, parse, quoted, refuse_axis
+from t2i_hpc.config.grammar import as_written, parse, quoted, refuse_axis
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS
 from t2i_hpc.config.tasks import GROUPS, TASK_GROUPS, TASK_SCHEMAS, EvaluateConfig
 

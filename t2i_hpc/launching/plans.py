@@ -18,7 +18,7 @@ from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.cluster import ClusterConfig, check_cluster
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.config.overrides import quoted
+from t2i_hpc.config.grammar import quoted
 from t2i_hpc.config.tasks import (
     TASK_SCHEMAS,
     EvaluateConfig,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from t2i_hpc.checkpoints import COMMAND as CHECKPOINTS
-from t2i_hpc.config.overrides import parse
+from t2i_hpc.config.grammar import parse
 from t2i_hpc.train import COMMAND as TRAIN
 
 HEAD = "# @package _global_\ndefaults:\n  - demo\n"

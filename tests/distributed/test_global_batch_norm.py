@@ -71,6 +71,7 @@ def one_rank(number: int, folder: str) -> None:
     found["bfloat16"] = half(number)
     found["traffic"] = traffic()
     found["compiled"] = compiled(number)
+    found["twice"] = twice()
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()
 
@@ -104,6 +105,18 @@ def compiled(number: int) -> tuple[Tensor, Tensor]:
     result.backward(gradient)
     assert features.grad is not None
     return result.detach(), features.grad
+
+
+def twice() -> str:
+    features = torch.randn(2, CHANNELS, 5, 5).requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        made(torch.float32)(features).square().sum(), features, create_graph=True
+    )
+    try:
+        gradient.sum().backward()
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +177,9 @@ def test_it_compiles_whole(ranks: list[dict[str, Any]]) -> None:
     result, by_features, _ = expected("equal")
     torch.testing.assert_close(torch.cat([r["compiled"][0] for r in ranks]), result)
     torch.testing.assert_close(torch.cat([r["compiled"][1] for r in ranks]), by_features)
+
+
+def test_a_second_derivative_is_an_error_and_not_a_wrong_number(
+    ranks: list[dict[str, Any]],
+) -> None:
+    assert all("once_differentiable" in rank["twice"] for rank in ranks)

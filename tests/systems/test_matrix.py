@@ -18,6 +18,7 @@ from t2i_hpc.common.errors import USER_ERROR
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS as REGISTERED
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
+from t2i_hpc.training import session
 from tests.support.pairs import Clause, Row, covering_rows, refused_rows
 from tests.support.training import only_run
 from tests.systems.tiny import COMMON, SYSTEMS, TINY
@@ -182,7 +183,7 @@ def test_it_is_refused_before_the_system_is_built(
     def build(*_: Any) -> Any:
         raise AssertionError("the system is built")
 
-    monkeypatch.setattr(train, "_build", build)
+    monkeypatch.setattr(session, "_build", build)
     assert opened(row, 8, shards, tmp_path) == USER_ERROR
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said

@@ -1,5 +1,7 @@
 """How a job's work is resumed: by a requeue, or by another job that was submitted before.
 
+When it is, :mod:`t2i_hpc.cluster.slurm.job` decides: what the batch script calls as its task ends.
+
 A successor (``on_stop=chain``) is submitted when its job *begins* and waits for the job's end. So
 it is there whatever ends the job, also what leaves nobody to submit anything: a power cut, a
 preemption without grace time, a killed batch script. A job whose work is done withdraws it.
