@@ -76,7 +76,7 @@ def _check_compiled(system: System, names: Sequence[str]) -> None:
         if "discriminator" in name:
             raise ConfigurationError(
                 f"engine.compile names {name!r}, whose gradient the penalty differentiates again: "
-                "torch compiles no second derivatives; compile the generator or image_encoder"
+                "a compiled network has no second derivative; take the generator or image_encoder"
             )
 
 

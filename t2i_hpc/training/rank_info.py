@@ -1,4 +1,4 @@
-"""This process's place among all ranks, as the launcher's environment tells it.
+"""This process's rank, as the launcher's environment tells it.
 
 torchrun, srun and MPI each have variables of their own; without any of them there is one rank.
 """
@@ -53,10 +53,18 @@ def find_rank(environment: Mapping[str, str]) -> RankInfo:
     """Read the rank from torchrun's variables, else from srun's or MPI's, else one rank alone.
 
     Raises:
-        ConfigurationError: MPI started several ranks, but none knows where they meet.
+        ConfigurationError: MPI started several ranks, but none knows where they meet; or
+            torchrun's variables are of another training than srun's tasks.
     """
+    tasks = int(environment.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in environment else 1
     if "RANK" in environment and "WORLD_SIZE" in environment:
         size = int(environment["WORLD_SIZE"])
+        if size < tasks:  # each task would train alone, and write into the same run
+            raise ConfigurationError(
+                f"srun started {tasks} tasks, but RANK={environment['RANK']} and WORLD_SIZE={size} "
+                "are in the environment, from another launcher or a shell's start-up file: unset "
+                "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT before srun"
+            )
         return RankInfo(
             int(environment["RANK"]),
             size,
@@ -67,15 +75,14 @@ def find_rank(environment: Mapping[str, str]) -> RankInfo:
         )
     # mpirun inside a Slurm job starts its helpers by srun: then MPI's variables are the ranks'.
     if _OPEN_MPI.rank in environment:
-        return _mpi_place(environment, _OPEN_MPI)
-    tasks = int(environment.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in environment else 1
+        return _mpi_rank(environment, _OPEN_MPI)
     processes = int(environment.get(_PMI.size, "1"))
     if tasks > 1 and processes in (1, tasks):
-        return _srun_place(environment)
-    return _mpi_place(environment, _PMI) if processes > 1 else RankInfo()
+        return _srun_rank(environment)
+    return _mpi_rank(environment, _PMI) if processes > 1 else RankInfo()
 
 
-def _mpi_place(environment: Mapping[str, str], names: _Names) -> RankInfo:
+def _mpi_rank(environment: Mapping[str, str], names: _Names) -> RankInfo:
     size = int(environment[names.size])
     if size == 1:
         return RankInfo()
@@ -100,7 +107,7 @@ def _first_number(environment: Mapping[str, str], names: tuple[str, ...], defaul
     return int(next((environment[name] for name in names if name in environment), default))
 
 
-def _srun_place(environment: Mapping[str, str]) -> RankInfo:
+def _srun_rank(environment: Mapping[str, str]) -> RankInfo:
     job = int(environment["SLURM_JOB_ID"]) * 64 + int(environment["SLURM_STEP_ID"]) % 64
     per_node = environment["SLURM_STEP_TASKS_PER_NODE"]
     node = int(environment.get("SLURM_NODEID", "0"))

@@ -167,7 +167,7 @@ def without_damsm(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("discriminator", "torch compiles no second derivatives"),
+        ("discriminator", "a compiled network has no second derivative"),
         ("gen", "this system has generator, discriminator, text_encoder"),
     ],
 )

@@ -54,6 +54,14 @@ def test_sruns_variables() -> None:
     assert other.port != place.port
 
 
+def test_a_rank_left_in_the_environment_is_refused_under_srun() -> None:
+    step = {"SLURM_STEP_ID": "0", "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "2"}
+    with pytest.raises(ConfigurationError, match=r"srun started 2 tasks, but RANK=0 .* unset RANK"):
+        find_rank({**step, "RANK": "0", "WORLD_SIZE": "1"})
+    # torchrun once a node, by srun: more ranks than tasks.
+    assert find_rank({**step, "RANK": "5", "WORLD_SIZE": "8"}).size == 8
+
+
 def test_ports_are_none_of_outgoing_connections(tmp_path: Path) -> None:
     setting = tmp_path / "ip_local_port_range"
     assert ports(setting) == range(20_000, 32_768)
