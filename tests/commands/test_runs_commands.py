@@ -88,7 +88,7 @@ def test_a_training_here_is_seen_and_cancelled(
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [
-        (STATUS, ["nowhere"], "nowhere: there is no such folder; runs lie in runs/<name>-<hash>"),
+        (STATUS, ["nowhere"], "nowhere: there is no such folder; runs are in runs/<name>-<hash>"),
         (STATUS, [], "there is no folder runs: name a run"),
         (STATUS, ["."], "holds no run yet"),
         (STATUS, ["format=yaml"], "format=yaml is not offered"),
