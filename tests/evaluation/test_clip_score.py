@@ -72,11 +72,11 @@ def _ratings(run: Path, folder: Path, seed: int) -> Iterator[float]:
         yield from clip.scores(trained.generate(numbers, seed, "train"), captions)
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_images_are_rated_with_the_captions_they_were_made_of(
-    run: Path, folder: Path, shards: int
+    run: Path, folder: Path, count: int
 ) -> None:
-    words = (f"run={run}", f"evaluation.clip={folder}", f"evaluation.shards={shards}")
+    words = (f"run={run}", f"evaluation.clip={folder}", f"evaluation.shards={count}")
     row = score(settings(*words, "evaluation.split=train", "evaluation.seed=5"))
     ratings = np.array(list(_ratings(run, folder, 5))[:IMAGES])
     assert (row["metric"], row["better"], row["n"], row["n_real"]) == (
