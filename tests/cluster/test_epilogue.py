@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from t2i_hpc.cluster.jobs import JobRecord, chain_of, mark_cancelled, read_jobs, record_jobs
-from t2i_hpc.cluster.slurm.job import cause_of, epilogue, on_term, prologue
-from t2i_hpc.cluster.slurm.requeue import find_bad_nodes
+from t2i_hpc.cluster.slurm.bad_nodes import find_bad_nodes
+from t2i_hpc.cluster.slurm.job import prologue
+from t2i_hpc.cluster.slurm.requeue import cause_of, epilogue, on_term
 from t2i_hpc.cluster.slurm.starts import Start, note_begin, note_end, read_starts
 from t2i_hpc.common.errors import GAVE_UP, NOTHING_LEFT
 from t2i_hpc.config.cluster import ClusterConfig

@@ -12,8 +12,8 @@ from t2i_hpc.cluster.jobs import Plan, Work, read_jobs
 from t2i_hpc.cluster.slurm import submission
 from t2i_hpc.cluster.slurm.current_job import read_current_job
 from t2i_hpc.cluster.slurm.options import cluster_of
-from t2i_hpc.cluster.slurm.requeue import ensure_successor
 from t2i_hpc.cluster.slurm.submission import batch_scripts
+from t2i_hpc.cluster.slurm.successors import ensure_successor
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.launch import main
 from tests.cluster.clients import Clients

@@ -8,43 +8,32 @@ FOLDER is where the job was recorded by `t2i_hpc.launch`; for a script submitted
 the run directory, and the defaults of ``cluster`` hold. No torch is imported: each takes a tenth
 of a second.
 
-A task that stopped and saved, lost a rank or was killed is resumed: its job is requeued, or its
-successor (``on_stop=chain``) starts. Done and user errors stay what they are. A job that makes no
-progress gives up after some starts, one that a person cancelled is left alone, and a node that
-lost ranks twice is excluded. All of that is decided from files and from what Slurm answers.
+What the end of a task means for its job is in :mod:`t2i_hpc.cluster.slurm.requeue`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_hpc.cluster.slurm import requeue
 from t2i_hpc.cluster.slurm.client import states_of
 from t2i_hpc.cluster.slurm.current_job import (
     CurrentJob,
-    SlurmJob,
-    State,
     read_current_job,
     show_job,
 )
-from t2i_hpc.cluster.slurm.starts import count_without_progress, note_begin, note_end, read_starts
-from t2i_hpc.common.errors import GAVE_UP, LOST_RANK, NOTHING_LEFT, STOPPED, ClusterError, resumes
+from t2i_hpc.cluster.slurm.requeue import epilogue, gives_up, on_term
+from t2i_hpc.cluster.slurm.starts import note_begin, read_starts
+from t2i_hpc.cluster.slurm.successors import ensure_successor, wait_for_successors
+from t2i_hpc.common.errors import GAVE_UP, NOTHING_LEFT, ClusterError, resumes
 from t2i_hpc.common.terminal import say_in_log
-from t2i_hpc.runs import sessions
 
-_ANY_FAILURE, _USER_ERROR, _TERMINATED = 1, 2, 143
+_USER_ERROR = 2
 _RECORD_SECONDS = 5.0
-_LOG_BYTES = 1 << 20
-_LOG_START = "Starting with JobEnvironment"
-_TASK_ENDED = re.compile(
-    r"^srun: error: .*: tasks? [\d,-]+: Exited with exit code (\d+)$", re.MULTILINE
-)
 _NOT_SEEN = 66  # of no program: srun itself ends with 2, e.g. where a node finds no bash
 _NODES_SECONDS = 120.0
 _LOOK = (
@@ -81,10 +70,10 @@ def prologue(folder: Path) -> int:
         say_in_log(f"job {current.job} has nothing to do: {reason}")
         return NOTHING_LEFT
     reached = current.progress()
-    if _gives_up(current, reached):
+    if gives_up(current, reached):
         return GAVE_UP
     try:
-        if again := requeue.wait_for_successors(current):
+        if again := wait_for_successors(current):
             say_in_log(
                 f"what job {current.job} waits for is being resumed: job {again.job} replaces it"
             )
@@ -95,139 +84,6 @@ def prologue(folder: Path) -> int:
     if current.chains and not current.was_cancelled():
         _submit_successor(current)
     return 0
-
-
-def on_term(folder: Path) -> None:
-    """Requeue a job that Slurm is ending, if nobody wants its end; its task may still run.
-
-    At a time limit or after a preemption Slurm sends TERM to the script as well. The job is
-    requeued at once: a save may take all of ``KillWait``, and behind it nothing runs any more.
-    """
-    current = read_current_job(folder)
-    slurm = show_job(current.job)
-    if current.was_cancelled() or slurm.state is State.CANCELLED:
-        _withdraw(current)
-        return
-    if not slurm.state.interrupted or current.chains or current.cluster.on_stop == "end":
-        return
-    if _gives_up(current, current.progress()):
-        return
-    # What this start saves from now on, the next one sees: so it is not counted yet.
-    preempted = slurm.state is State.PREEMPTED
-    note_end(current.work, current.job, current.restart, None if preempted else _TERMINATED)
-    try:
-        requeue.requeue(current.job)
-        say_in_log(f"{slurm.state.value}: job {current.job} is requeued")
-    except ClusterError as error:
-        say_in_log(_not_resumed(current, error))
-
-
-def epilogue(folder: Path, code: int) -> int:
-    """Decide what the end of a task means for its job; return the job's exit code.
-
-    Args:
-        folder: where the job is recorded, or the run directory.
-        code: the task's exit code.
-    """
-    if code == NOTHING_LEFT:
-        return 0
-    current = read_current_job(folder)
-    if code == _ANY_FAILURE:
-        code = _real_code(current)
-    elif current.record is not None and resumes(code):
-        code = cause_of(Path(current.record.log), code)
-    if not resumes(code):  # the work is done, or cannot be done
-        note_end(current.work, current.job, current.restart, code)
-        _withdraw(current)
-        return code
-    slurm = show_job(current.job)
-    if current.was_cancelled() or slurm.state is State.CANCELLED:
-        say_in_log(f"job {current.job} was cancelled: it is not requeued")
-        _withdraw(current)
-        return code
-    if current.cluster.on_stop == "end" or not slurm.state.can_be_requeued:
-        return code  # Slurm has requeued it, or does
-    if slurm.state is not State.PREEMPTED:
-        note_end(current.work, current.job, current.restart, code)
-    if _gives_up(current, current.progress()):
-        _withdraw(current)
-        return GAVE_UP
-    return _resume(current, slurm, code)
-
-
-def cause_of(log: Path, code: int) -> int:
-    """Return the exit code of a task that did not merely lose another, else `code` itself.
-
-    srun exits with the highest exit code of its tasks, and that of a lost rank is higher than that
-    of a defect or a wrong setting. It also says in the log how each task ended.
-
-    Args:
-        log: of the job, over all its starts; the last one counts.
-        code: srun's.
-    """
-    if code != LOST_RANK or not log.is_file():
-        return code
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
-        text = stream.read().decode(errors="replace")
-    codes = [int(found) for found in _TASK_ENDED.findall(text.rpartition(_LOG_START)[2])]
-    return next((each for each in codes if each not in (LOST_RANK, STOPPED)), code)
-
-
-def _real_code(current: CurrentJob) -> int:
-    """Return what really ended a task whose launcher exits with 1 whatever it is.
-
-    torchrun does, and srun where Slurm ends the job before its step begins ("already completing").
-    """
-    last = next(iter(reversed(sessions.read_sessions(current.work))), None)
-    if last and (last.job, last.restart) == (current.job, current.restart) and last.outcome:
-        codes = {sessions.STOPPED: STOPPED, sessions.LOST: LOST_RANK}
-        return codes.get(last.outcome, _ANY_FAILURE)
-    state = show_job(current.job).state
-    ended_by_slurm = state.interrupted or state is State.REQUEUED
-    return _TERMINATED if ended_by_slurm else _ANY_FAILURE
-
-
-def _resume(current: CurrentJob, slurm: SlurmJob, code: int) -> int:
-    """Requeue a job or leave its work to its successor; return the job's exit code."""
-    bad = requeue.find_bad_nodes(sessions.read_sessions(current.work), current.starts())
-    bad = requeue.excludable(bad)
-    exclude = ",".join([*filter(None, [slurm.excluded]), *bad]) if bad else ""
-    try:
-        if current.chains:
-            successor = requeue.ensure_successor(current)
-            if exclude:
-                requeue.exclude_nodes(successor.job, exclude)
-            say_in_log(f"job {current.job} ended with code {code}: job {successor.job} resumes it")
-            return 0
-        requeue.requeue(current.job, exclude)
-        say_in_log(f"job {current.job} ended with code {code}: it is requeued")
-    except ClusterError as error:
-        say_in_log(_not_resumed(current, error))
-    return code
-
-
-def _not_resumed(current: CurrentJob, error: ClusterError) -> str:
-    return f"job {current.job} could not be resumed ({error}): run the same command again"
-
-
-def _withdraw(current: CurrentJob) -> None:
-    if current.chains:
-        requeue.withdraw_successor(current)
-
-
-def _gives_up(current: CurrentJob, reached: int) -> bool:
-    """Whether a job has started too often without progress; say it."""
-    count = count_without_progress(current.starts(), reached)
-    if count <= current.cluster.max_restarts:
-        return False
-    made = {"evaluate": "partial statistics", "shards": "shard"}
-    what = made.get(current.record.task if current.record else "", "checkpoint")
-    say_in_log(
-        f"job {current.job} gives up: {count} starts in a row made no new {what} "
-        f"(cluster.max_restarts={current.cluster.max_restarts}); the log above says why"
-    )
-    return True
 
 
 def _predecessor(current: CurrentJob) -> tuple[str, str]:
@@ -245,7 +101,7 @@ def _predecessor(current: CurrentJob) -> tuple[str, str]:
 
 def _submit_successor(current: CurrentJob) -> None:
     try:
-        successor = requeue.ensure_successor(current)
+        successor = ensure_successor(current)
         say_in_log(f"job {successor.job} resumes job {current.job} if it stops before its end")
     except ClusterError as error:  # it is tried again at the end
         say_in_log(f"no job resumes job {current.job} yet: {error}")

@@ -1,48 +1,121 @@
-"""How a job's work is resumed: by a requeue, or by another job that was submitted before.
+"""When and how a job is requeued: decided when Slurm ends it, and when its task has ended.
 
-When it is, :mod:`t2i_hpc.cluster.slurm.job` decides: what the batch script calls as its task ends.
-
-A successor (``on_stop=chain``) is submitted when its job *begins* and waits for the job's end. So
-it is there whatever ends the job, also what leaves nobody to submit anything: a power cut, a
-preemption without grace time, a killed batch script. A job whose work is done withdraws it.
-
-Bad-node exclusion: a node that lost this job's ranks twice within a day is not used again by it.
-Only what is certain counts: a node that the ranks of a start *named* as lost, where the task then
-ended by itself. Preemption, a time limit and ``kill -9`` say nothing of a node, and a node that
-went down is taken out by Slurm itself. A wrong exclusion is worse than a third failure, so the job
-keeps at least as many nodes like its own as it needs.
+A task that stopped and saved, lost a rank or was killed is resumed: its job is requeued, or its
+successor (``on_stop=chain``) starts. Done and user errors stay what they are. A job that makes no
+progress gives up after some starts, one that a person cancelled is left alone, and a node that
+lost ranks twice is excluded. All of that is decided from files and from what Slurm answers.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import os
+import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from t2i_hpc.cluster.jobs import (
-    JobRecord,
-    Plan,
-    Work,
-    chain_of,
-    forget_job,
-    read_jobs,
-    successor_of,
+from t2i_hpc.cluster.slurm.bad_nodes import excludable, find_bad_nodes
+from t2i_hpc.cluster.slurm.client import run_client
+from t2i_hpc.cluster.slurm.current_job import (
+    CurrentJob,
+    SlurmJob,
+    State,
+    read_current_job,
+    show_job,
 )
-from t2i_hpc.cluster.slurm.client import ask_states, run_client, split_rows
-from t2i_hpc.cluster.slurm.current_job import CurrentJob
-from t2i_hpc.cluster.slurm.starts import Start
-from t2i_hpc.common.errors import ClusterError
+from t2i_hpc.cluster.slurm.starts import (
+    count_without_progress,
+    note_end,
+)
+from t2i_hpc.cluster.slurm.successors import ensure_successor, withdraw_successor
+from t2i_hpc.common.errors import GAVE_UP, LOST_RANK, NOTHING_LEFT, STOPPED, ClusterError, resumes
 from t2i_hpc.common.terminal import say_in_log
-from t2i_hpc.runs.sessions import Session
+from t2i_hpc.runs import sessions
 
 _UPDATE_SECONDS = 5.0
 _REQUEUED_ALREADY = "pending execution"
-_BAD_FAILURES, _BAD_WITHIN = 2, datetime.timedelta(days=1)
-_USABLE = "idle,mixed,allocated,completing,reserved"
+_ANY_FAILURE = 1
+_TERMINATED = 143
+_LOG_BYTES = 1 << 20
+_LOG_START = "Starting with JobEnvironment"
+_TASK_ENDED = re.compile(
+    r"^srun: error: .*: tasks? [\d,-]+: Exited with exit code (\d+)$", re.MULTILINE
+)
+
+
+def on_term(folder: Path) -> None:
+    """Requeue a job that Slurm is ending, if nobody wants its end; its task may still run.
+
+    At a time limit or after a preemption Slurm sends TERM to the script as well. The job is
+    requeued at once: a save may take all of ``KillWait``, and behind it nothing runs any more.
+    """
+    current = read_current_job(folder)
+    slurm = show_job(current.job)
+    if current.was_cancelled() or slurm.state is State.CANCELLED:
+        _withdraw(current)
+        return
+    if not slurm.state.interrupted or current.chains or current.cluster.on_stop == "end":
+        return
+    if gives_up(current, current.progress()):
+        return
+    # What this start saves from now on, the next one sees: so it is not counted yet.
+    preempted = slurm.state is State.PREEMPTED
+    note_end(current.work, current.job, current.restart, None if preempted else _TERMINATED)
+    try:
+        requeue(current.job)
+        say_in_log(f"{slurm.state.value}: job {current.job} is requeued")
+    except ClusterError as error:
+        say_in_log(_not_resumed(current, error))
+
+
+def epilogue(folder: Path, code: int) -> int:
+    """Decide what the end of a task means for its job; return the job's exit code.
+
+    Args:
+        folder: where the job is recorded, or the run directory.
+        code: the task's exit code.
+    """
+    if code == NOTHING_LEFT:
+        return 0
+    current = read_current_job(folder)
+    if code == _ANY_FAILURE:
+        code = _real_code(current)
+    elif current.record is not None and resumes(code):
+        code = cause_of(Path(current.record.log), code)
+    if not resumes(code):  # the work is done, or cannot be done
+        note_end(current.work, current.job, current.restart, code)
+        _withdraw(current)
+        return code
+    slurm = show_job(current.job)
+    if current.was_cancelled() or slurm.state is State.CANCELLED:
+        say_in_log(f"job {current.job} was cancelled: it is not requeued")
+        _withdraw(current)
+        return code
+    if current.cluster.on_stop == "end" or not slurm.state.can_be_requeued:
+        return code  # Slurm has requeued it, or does
+    if slurm.state is not State.PREEMPTED:
+        note_end(current.work, current.job, current.restart, code)
+    if gives_up(current, current.progress()):
+        _withdraw(current)
+        return GAVE_UP
+    return _resume(current, slurm, code)
+
+
+def _resume(current: CurrentJob, slurm: SlurmJob, code: int) -> int:
+    """Requeue a job or leave its work to its successor; return the job's exit code."""
+    bad = find_bad_nodes(sessions.read_sessions(current.work), current.starts())
+    bad = excludable(bad)
+    exclude = ",".join([*filter(None, [slurm.excluded]), *bad]) if bad else ""
+    try:
+        if current.chains:
+            successor = ensure_successor(current)
+            if exclude:
+                exclude_nodes(successor.job, exclude)
+            say_in_log(f"job {current.job} ended with code {code}: job {successor.job} resumes it")
+            return 0
+        requeue(current.job, exclude)
+        say_in_log(f"job {current.job} ended with code {code}: it is requeued")
+    except ClusterError as error:
+        say_in_log(_not_resumed(current, error))
+    return code
 
 
 def requeue(job: str, exclude: str = "") -> None:
@@ -83,137 +156,57 @@ def exclude_nodes(job: str, nodes: str) -> None:
             time.sleep(0.2)
 
 
-def ensure_successor(current: CurrentJob) -> JobRecord:
-    """Return the job that resumes a job's work; submit it if there is none yet.
-
-    Raises:
-        ClusterError: Slurm refuses.
-    """
-    there = successor_of(read_jobs(current.folder), current.job)
-    return there or _resubmit(current, ())
-
-
-def wait_for_successors(current: CurrentJob) -> JobRecord | None:
-    """Resubmit a job behind the successors of those that it waited for, e.g. of a merge.
-
-    Returns:
-        the new job; None where no successor waits or runs: then this job may begin.
-
-    Raises:
-        ClusterError: Slurm refuses, or gives no answer.
-    """
-    record = current.record
-    if (
-        record is None
-        or not record.after  # it waited for nothing,
-        or record.predecessor in record.after  # for the job that it resumes,
-        or "_" in record.job  # or for its turn in an array
-    ):
-        return None
-    records = read_jobs(current.folder)
-    awaited = _parents(record.after)
-    resumed = {each.job: _parents(chain_of(records, each.job)[1:]) for each in records}
-    successors = [job for job, before in resumed.items() if awaited & before]
-    living = list(ask_states(successors).living())
-    return _resubmit(current, living) if living else None
+def gives_up(current: CurrentJob, reached: int) -> bool:
+    """Whether a job has started too often without progress; say it."""
+    count = count_without_progress(current.starts(), reached)
+    if count <= current.cluster.max_restarts:
+        return False
+    made = {"evaluate": "partial statistics", "shards": "shard"}
+    what = made.get(current.record.task if current.record else "", "checkpoint")
+    say_in_log(
+        f"job {current.job} gives up: {count} starts in a row made no new {what} "
+        f"(cluster.max_restarts={current.cluster.max_restarts}); the log above says why"
+    )
+    return True
 
 
-def withdraw_successor(current: CurrentJob) -> None:
-    """Take the job that was to resume this one's work out of the queue, and forget it."""
-    successor = successor_of(read_jobs(current.folder), current.job)
-    if successor is None:
-        return
-    try:
-        run_client("scancel", "--quiet", successor.job)
-    except ClusterError as error:  # it ends by itself as soon as it begins
-        say_in_log(f"job {successor.job} stays in the queue: {error}")
-        return
-    for folder in {current.folder, current.work}:
-        forget_job(folder, successor.job)
+def cause_of(log: Path, code: int) -> int:
+    """Return the exit code of a task that did not merely lose another, else `code` itself.
 
-
-def find_bad_nodes(
-    sessions: Iterable[Session], starts: Sequence[Start], now: datetime.datetime | None = None
-) -> list[str]:
-    """Return the nodes that lost a rank twice.
+    srun exits with the highest exit code of its tasks, and that of a lost rank is higher than that
+    of a defect or a wrong setting. It also says in the log how each task ended.
 
     Args:
-        sessions: of the run.
-        starts: of this job and its predecessors.
-        now: the time, if not this moment.
+        log: of the job, over all its starts; the last one counts.
+        code: srun's.
     """
-    ended = {(start.job, start.restart) for start in starts if start.code is not None}
-    since = (now or datetime.datetime.now(datetime.timezone.utc)) - _BAD_WITHIN
-    failures: Counter[str] = Counter()
-    for session in sessions:
-        recent = session.ended and datetime.datetime.fromisoformat(session.ended) >= since
-        if recent and (session.job, session.restart) in ended:
-            failures.update(set(session.lost_hosts))
-    return sorted(node for node, count in failures.items() if count >= _BAD_FAILURES)
+    if code != LOST_RANK or not log.is_file():
+        return code
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
+        text = stream.read().decode(errors="replace")
+    codes = [int(found) for found in _TASK_ENDED.findall(text.rpartition(_LOG_START)[2])]
+    return next((each for each in codes if each not in (LOST_RANK, STOPPED)), code)
 
 
-def excludable(bad: Sequence[str]) -> list[str]:
-    """Return the bad nodes if the job can do without them, else none; say which.
+def _real_code(current: CurrentJob) -> int:
+    """Return what really ended a task whose launcher exits with 1 whatever it is.
 
-    The nodes that this job has now fit it; so do others of the same partition with equal
-    processors, memory, GPUs and features.
+    torchrun does, and srun where Slurm ends the job before its step begins ("already completing").
     """
-    if not bad:
-        return []
-    nodes = ", ".join(bad)
-    try:
-        alike = _equivalent_nodes()
-    except ClusterError as error:
-        say_in_log(f"{nodes} failed twice, but is not excluded: {error}")
-        return []
-    if len(alike - set(bad)) < int(os.environ.get("SLURM_JOB_NUM_NODES") or 1):
-        say_in_log(f"{nodes} failed twice, but there are no other nodes like it")
-        return []
-    say_in_log(f"{nodes} failed twice and is not used again by this job")
-    return list(bad)
+    last = next(iter(reversed(sessions.read_sessions(current.work))), None)
+    if last and (last.job, last.restart) == (current.job, current.restart) and last.outcome:
+        codes = {sessions.STOPPED: STOPPED, sessions.LOST: LOST_RANK}
+        return codes.get(last.outcome, _ANY_FAILURE)
+    state = show_job(current.job).state
+    ended_by_slurm = state.interrupted or state is State.REQUEUED
+    return _TERMINATED if ended_by_slurm else _ANY_FAILURE
 
 
-def _resubmit(current: CurrentJob, after: Sequence[str]) -> JobRecord:
-    """Submit a job's work as another job. Where a person had the first held, this one is not."""
-    # At call time: submitit is not needed at most ends of a job, which have seconds.
-    from t2i_hpc.cluster.slurm.submission import Snapshot, submit
-    from t2i_hpc.config.compose import to_yaml
-
-    assert current.record is not None
-    record = current.record
-    work = Work(record.task, record.arguments, Path(record.folder))
-    options = [each for each in current.cluster.options if each not in ("--hold", "-H")]
-    cluster = dataclasses.replace(current.cluster, options=options)
-    (again,) = submit(
-        Plan(record.name, (work,), current.folder),
-        cluster,
-        Snapshot.take(to_yaml(cluster)),
-        predecessor=record.job,
-        after=after,
-    )
-    return again
+def _not_resumed(current: CurrentJob, error: ClusterError) -> str:
+    return f"job {current.job} could not be resumed ({error}): run the same command again"
 
 
-def _parents(jobs: Iterable[str]) -> set[str]:
-    return {job.partition("_")[0] for job in jobs}
-
-
-def _equivalent_nodes() -> set[str]:
-    """Return the usable nodes that are like one of this job's own.
-
-    Raises:
-        ClusterError: Slurm gives no answer.
-    """
-    partition = os.environ.get("SLURM_JOB_PARTITION", "")
-    arguments = ["--noheader", "--Node", "--format=%N|%c|%m|%G|%f"]
-    arguments += [f"--partition={partition}"] if partition else []
-    here = f"--nodes={os.environ.get('SLURM_JOB_NODELIST', '')}"
-    own = _kinds(run_client("sinfo", *arguments, here))
-    usable = _kinds(run_client("sinfo", *arguments, f"--states={_USABLE}"))
-    return {node for node, kind in usable.items() if kind in set(own.values())}
-
-
-def _kinds(lines: str) -> dict[str, str]:
-    """Return what each node consists of."""
-    rows, _ = split_rows(lines, 2)
-    return {row[0]: row[1] for row in rows}
+def _withdraw(current: CurrentJob) -> None:
+    if current.chains:
+        withdraw_successor(current)

@@ -67,7 +67,7 @@ def main(folder: Path, task: str, arguments: Sequence[str]) -> None:
 
 def _requeue_at_term(folder: Path) -> None:
     def end(*_: object) -> None:
-        from t2i_hpc.cluster.slurm.job import on_term
+        from t2i_hpc.cluster.slurm.requeue import on_term
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
