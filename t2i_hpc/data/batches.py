@@ -26,7 +26,7 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import PADDING, Vocabulary, encode_caption
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.sampler import I64, uniform
-from t2i_hpc.data.split import StoredSample
+from t2i_hpc.data.tar_reader import StoredSample
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from t2i_hpc.data.format.manifest import (
 )
 from t2i_hpc.data.format.tars import LARGEST_TEXT, index_tar, sample_names
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, decode, encode
-from t2i_hpc.data.split import Reader, StoredSample, local_folder
+from t2i_hpc.data.split import local_folder
+from t2i_hpc.data.tar_reader import Reader, StoredSample
 
 SAMPLES = 64  # of a contact sheet
 _LISTED = 20  # problems

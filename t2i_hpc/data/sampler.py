@@ -6,7 +6,7 @@ Four numbers lead from the training loop to bytes; these words mean the same eve
 - **sample**: its number in the split, 0 … count-1, shards one after the other
   (:meth:`Sampler.samples`, this file);
 - **shard** and **row**: the tar that holds it, and its row among those of the tar's index
-  (:meth:`t2i_hpc.data.split.Reader.read`);
+  (:meth:`t2i_hpc.data.tar_reader.Reader.read`);
 - **offset**: the first byte of its files in that tar, from the row; one ``pread`` follows.
 
 Each epoch the shards are shuffled, consecutive shards form windows, and the samples of a window

@@ -1,21 +1,12 @@
-"""A split that is open for reading: its manifest, its vocabulary and its samples.
-
-:class:`Reader` goes from a sample to the bytes of its image: shard, row, offset, one positioned
-read. Every sample is compared with its checksum, so what changed after the manifest was written (a
-rebuilt shard, a flipped bit, a half-copied file) ends the run with the shard's name instead of
-training on it.
-"""
+"""A split that is open: its manifest, its vocabulary, and its samples by number."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,16 +16,13 @@ from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary, WordPieces
 from t2i_hpc.data.format.manifest import (
-    IMAGE_FORMATS,
     MANIFEST,
     VOCABULARY,
-    Index,
     Manifest,
-    checksum,
 )
 from t2i_hpc.data.images import Pixels, center_crop, decode, resize_shorter
 from t2i_hpc.data.storage.cache import Cache
-from t2i_hpc.data.storage.local_shards import OPEN_FILES, LocalStorage, Storage
+from t2i_hpc.data.storage.local_shards import LocalStorage, Storage
 from t2i_hpc.data.storage.remote import (
     CachedStorage,
     RangedStorage,
@@ -45,12 +33,12 @@ from t2i_hpc.data.storage.remote import (
     join,
 )
 from t2i_hpc.data.storage.retry import shown
+from t2i_hpc.data.tar_reader import Reader, StoredSample, shards_kept
 
 if TYPE_CHECKING:
     import torch  # checks of shards have no use for it, and it takes seconds to import
 
 DEMO = "demo"
-_GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
 
 
 class Split:
@@ -142,127 +130,6 @@ class Split:
         captions = self.sample(sample).captions
         rng = generator(seed, "caption of a generated image", image_number)
         return sample, captions[int(rng.integers(len(captions)))]
-
-
-@dataclass(frozen=True)
-class StoredSample:
-    """A sample as it is stored.
-
-    Attributes:
-        key: the image's name in its data set.
-        image: the image file's bytes.
-        image_format: jpeg, png or webp.
-        captions: one or more texts.
-        class_id: class of the image; a running number where there are no classes.
-    """
-
-    key: str
-    image: bytes
-    image_format: str
-    captions: tuple[str, ...]
-    class_id: int
-
-
-class Reader:
-    """Random access to the samples of a split; not for several threads at a time.
-
-    Args:
-        manifest: of the split.
-        storage: where its bytes come from; None: the manifest's folder.
-        window: shards that are read in turn; rows of twice as many are kept.
-    """
-
-    def __init__(self, manifest: Manifest, storage: Storage | None = None, window: int = 1) -> None:
-        self._manifest, self._most = manifest, shards_kept(window)
-        self._storage = storage or LocalStorage(manifest)
-        self._rows: OrderedDict[int, Index] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": OrderedDict()}
-
-    def read(self, sample: int) -> StoredSample:
-        """Return sample 0 ≤ `sample` < sample count of the split.
-
-        Raises:
-            DataError: the shard cannot be read or does not hold what the index says.
-        """
-        shard = self._manifest.shard_of(sample)
-        row = _Row(*self._rows_of(shard)[sample - int(self._manifest.first[shard])].item())
-        image, text = self._files(shard, row)
-        if checksum(image, text) != row.checksum:
-            self._storage.forget(shard)  # a copy may have been cut short: read once more
-            image, text = self._files(shard, row)
-        if checksum(image, text) != row.checksum:
-            raise DataError(
-                f"{self.name_of(sample)} has changed since the manifest was written: copy that "
-                "shard again or build the split again"
-            )
-        try:
-            return _parse(text, image, IMAGE_FORMATS[row.image_format])
-        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise DataError(
-                f"{self.name_of(sample)} has an unreadable description "
-                f"({type(error).__name__}: {error}): build the split again"
-            ) from error
-
-    def retries_shared(self) -> AbstractContextManager[None]:
-        """Let the reads of a block share the time for which failing reads are tried again."""
-        return self._storage.retry.shared()
-
-    def name_of(self, sample: int) -> str:
-        """Return where a sample is, for messages."""
-        place = self._storage.name_of(self._manifest.shard_of(sample))
-        return f"sample {sample} in {place}"
-
-    def _rows_of(self, shard: int) -> Index:
-        if shard not in self._rows:
-            if len(self._rows) >= self._most:
-                self._rows.popitem(last=False)
-            self._rows[shard] = self._manifest.rows(shard)
-        self._rows.move_to_end(shard)
-        return self._rows[shard]
-
-    def _files(self, shard: int, row: _Row) -> tuple[bytes, bytes]:
-        """Return image file and description, in one read where they are side by side."""
-        begin = min(row.image_offset, row.json_offset)
-        end = max(row.image_offset + row.image_bytes, row.json_offset + row.json_bytes)
-        read = self._storage.read
-        if end - begin > row.image_bytes + row.json_bytes + _GAP:
-            image = read(shard, row.image_offset, row.image_bytes)
-            return image, read(shard, row.json_offset, row.json_bytes)
-        both = read(shard, begin, end - begin)
-        first, second = row.image_offset - begin, row.json_offset - begin
-        return both[first : first + row.image_bytes], both[second : second + row.json_bytes]
-
-
-class _Row(NamedTuple):
-    """A row of the index, :data:`t2i_hpc.data.format.manifest.ROW`."""
-
-    image_offset: int
-    json_offset: int
-    checksum: int
-    image_bytes: int
-    json_bytes: int
-    image_format: int
-
-
-def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:
-    description = json.loads(text.decode())
-    captions = description["captions"]
-    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
-        raise TypeError("its captions are no list of texts")
-    if not captions:
-        raise ValueError("it has no caption")
-    class_id = int(description["class"])
-    if not -(1 << 63) <= class_id < 1 << 63:
-        raise ValueError("its class has more than 64 bits")
-    return StoredSample(
-        key=str(description["key"]),
-        image=image,
-        image_format=image_format,
-        captions=tuple(captions),
-        class_id=class_id,
-    )
 
 
 def stack(images: Iterable[Pixels], resolution: int = 0) -> torch.Tensor:
@@ -377,8 +244,3 @@ def open_cache(config: DataConfig) -> Cache:
         DataError: its folder cannot be used.
     """
     return Cache(config.cache, int(config.cache_gigabytes * 1e9), config.retry_seconds)
-
-
-def shards_kept(window: int) -> int:
-    """Return of how many shards rows and descriptors are kept: windows overlap at their ends."""
-    return max(OPEN_FILES, 2 * window)

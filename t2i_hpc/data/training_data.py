@@ -17,8 +17,9 @@ from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import PixelBuffer, Pixels, decode, resize_shorter, window
 from t2i_hpc.data.loader import Loader, OpenLoader
 from t2i_hpc.data.sampler import RankSlice, Sampler
-from t2i_hpc.data.split import Split, StoredSample, open_vocabulary
+from t2i_hpc.data.split import Split, open_vocabulary
 from t2i_hpc.data.storage.retry import shown
+from t2i_hpc.data.tar_reader import StoredSample
 from t2i_hpc.data.webdataset_stream import NOT_PROMISED, expand, webdataset_loader
 
 _PLANNED = 16  # batches at once: planning one takes as long as planning many

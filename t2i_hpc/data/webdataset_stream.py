@@ -52,9 +52,9 @@ from t2i_hpc.data.sidecars import (
     split_name,
     texts_of,
 )
-from t2i_hpc.data.split import StoredSample
 from t2i_hpc.data.storage.remote import BLOCK, Server, is_remote
 from t2i_hpc.data.storage.retry import shown
+from t2i_hpc.data.tar_reader import StoredSample
 
 NOT_PROMISED = (
     "data.reader=webdataset draws tars at random, so these do not hold: an exact order of "

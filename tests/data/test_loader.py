@@ -21,7 +21,8 @@ from t2i_hpc.data.batches import Batch, BatchPlan
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.sampler import RankSlice, Sampler
-from t2i_hpc.data.split import Split, StoredSample
+from t2i_hpc.data.split import Split
+from t2i_hpc.data.tar_reader import StoredSample
 from t2i_hpc.data.training_data import IndexedBatches, fit_to_timeout
 from tests.support.data import make_shards
 

@@ -76,7 +76,7 @@ def noted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
 def test_as_many_tars_stay_open_as_a_window_wants_and_the_process_may(
     shards: Path, monkeypatch: pytest.MonkeyPatch, window: int, allowed: int, opens: int
 ) -> None:
-    monkeypatch.setattr("t2i_hpc.data.split.OPEN_FILES", 1)
+    monkeypatch.setattr("t2i_hpc.data.tar_reader.OPEN_FILES", 1)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
     split = Split.open(DataConfig(path=str(shards), shuffle_window=window), "train")
     opened = noted(monkeypatch, "open")
@@ -87,7 +87,7 @@ def test_as_many_tars_stay_open_as_a_window_wants_and_the_process_may(
 
 
 def test_rows_in_use_are_kept(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2i_hpc.data.split.OPEN_FILES", 1)
+    monkeypatch.setattr("t2i_hpc.data.tar_reader.OPEN_FILES", 1)
     split = Split.open(DataConfig(path=str(shards), shuffle_window=1), "train")
     hashed: list[int] = []
     rows = Manifest.rows
@@ -113,7 +113,7 @@ def test_opening_a_split_looks_at_each_tar_once_and_only_where_asked(
 
 
 def test_open_files_are_bounded(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2i_hpc.data.split.OPEN_FILES", 1)
+    monkeypatch.setattr("t2i_hpc.data.tar_reader.OPEN_FILES", 1)
     split = Split.open(DataConfig(path=str(shards), shuffle_window=1), "train")
     before = len(list(Path("/proc/self/fd").iterdir()))
     keys = [split.sample(number).key for number in (0, 23, 6, 12, 1, 22, 18, 0)]
