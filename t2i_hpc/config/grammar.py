@@ -2,7 +2,7 @@
 
 hydra refuses or misreads what a person means: a name with a space, the name 1e5 (100000.0 to
 hydra), braces in a list of tars. Here such values are quoted before hydra sees them, and what it
-cannot read is refused in one sentence.
+cannot read is refused in one sentence. Unknown keys are refused in ``compose.py``.
 """
 
 from __future__ import annotations
