@@ -17,8 +17,6 @@ from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.evaluate import COMMAND
 from t2i_hpc.evaluation.build import missing_shards
-from tests.commands.trained import make_run
-from tests.support.data import make_shards
 
 SETTINGS = (
     "device=cpu",
@@ -28,17 +26,6 @@ SETTINGS = (
     "evaluation.batch_size=4",
     "evaluation.split=train",
 )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate")
-    return make_run(folder / "run", make_shards(folder, count=12))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(made, tmp_path / "run")
 
 
 def _start(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,19 +14,8 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.evaluate import COMMAND
 from t2i_hpc.runs.run_directory import open_run
 from tests.commands.test_evaluate_command import SETTINGS
-from tests.commands.trained import make_run, write_encoders
-from tests.support.data import draw_image, make_shards
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate")
-    return make_run(folder / "run", make_shards(folder, count=12))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(made, tmp_path / "run")
+from tests.commands.trained import write_encoders
+from tests.support.data import draw_image
 
 
 def test_every_metric_that_needs_no_inception(

@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a share that is none": (
         "images=mine output=out partition=3/2",
         nothing,
-        "partition=3/2 is no",
+        "partition=3/2 is none: write e.g. 3/16, from 1/16 to 16/16",
     ),
     "a share of rejects that is none": (
         "images=mine output=out max_rejected=2",
@@ -196,7 +196,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a setting of another source": (
         "images=mine output=out image_member=input.jpg",
         nothing,
-        "image_member=input.jpg does not belong to source=folder, but to source=webdataset: leave",
+        "image_member=input.jpg does not belong to source=folder, but to source=webdataset: "
+        "leave it",
     ),
     "letters that are none": (
         "vocabulary out captions=mine letters=latin",

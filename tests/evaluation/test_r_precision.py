@@ -31,7 +31,7 @@ def _sentences(captions: Sequence[str]) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def _matcher(offset: float, candidates: int = 12, seed: int = 1) -> CaptionRanker:
+def _ranker(offset: float, candidates: int = 12, seed: int = 1) -> CaptionRanker:
     """Images whose code lies `offset` samples beside their own."""
 
     def codes(images: Tensor) -> Tensor:
@@ -45,30 +45,30 @@ def _images(numbers: range) -> Tensor:
     return torch.tensor(list(numbers), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
 
 
-def _hits(matcher: CaptionRanker, numbers: range) -> list[bool]:
-    found: list[bool] = matcher(numbers, _images(numbers)).tolist()
+def _hits(ranker: CaptionRanker, numbers: range) -> list[bool]:
+    found: list[bool] = ranker(numbers, _images(numbers)).tolist()
     return found
 
 
 def test_own_codes_hit_and_far_ones_miss() -> None:
-    assert all(_hits(_matcher(0.05), range(60)))
-    far = _hits(_matcher(7.0), range(60))
+    assert all(_hits(_ranker(0.05), range(60)))
+    far = _hits(_ranker(7.0), range(60))
     assert np.mean(far) < 0.5
 
 
 def test_hits_do_not_depend_on_the_company() -> None:
-    matcher = _matcher(1.5)
-    whole = _hits(matcher, range(60))
+    ranker = _ranker(1.5)
+    whole = _hits(ranker, range(60))
     assert 0 < sum(whole) < 60
     shards = [
-        hit for start in range(0, 60, 7) for hit in _hits(matcher, range(start, min(60, start + 7)))
+        hit for start in range(0, 60, 7) for hit in _hits(ranker, range(start, min(60, start + 7)))
     ]
     assert shards == whole
-    assert _hits(_matcher(1.5, seed=2), range(60)) != whole
+    assert _hits(_ranker(1.5, seed=2), range(60)) != whole
 
 
 def test_more_candidates_are_harder() -> None:
-    shares = [np.mean(_hits(_matcher(1.5, count), range(200))) for count in (2, 5, 60)]
+    shares = [np.mean(_hits(_ranker(1.5, count), range(200))) for count in (2, 5, 60)]
     assert shares[0] > shares[1] > shares[2]
 
 
