@@ -70,7 +70,7 @@ def conv2d(
         value: (B, C, H, W).
         weight: (C', C, h, w).
         bias: (C',) or None.
-        stride, padding: across and down.
+        stride, padding: down and across.
     """
     if not _State.twice:
         return F.conv2d(value, weight, bias, stride, padding)
