@@ -16,7 +16,7 @@ from tests.support.data import make_coco
 from tests.support.training import TINY, only_run, run_task
 
 
-def door(task: str, *words: str) -> str:
+def output_of(task: str, *words: str) -> str:
     done = run_task(task, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -26,7 +26,7 @@ def door(task: str, *words: str) -> str:
 def test_from_photographs_to_a_score(tmp_path: Path) -> None:
     for split in ("train", "test"):
         images, captions = make_coco(tmp_path / split, count=12, width=420, height=310)
-        door(
+        output_of(
             "shards",
             "source=coco",
             f"images={images}",
@@ -35,7 +35,7 @@ def test_from_photographs_to_a_score(tmp_path: Path) -> None:
             f"split={split}",
         )
     words = [word for word in TINY if "resolution" not in word and "batch_size" not in word]
-    door(
+    output_of(
         "train",
         f"runs={tmp_path / 'runs'}",
         f"data.path={tmp_path / 'shards'}",
@@ -46,14 +46,14 @@ def test_from_photographs_to_a_score(tmp_path: Path) -> None:
     )
     run = only_run(tmp_path / "runs")
     assert len(read_json_lines(run / "metrics.jsonl")) == 20
-    door("generate", f"run={run}", "columns=2", "captions=['a red circle','a blue square']")
+    output_of("generate", f"run={run}", "columns=2", "captions=['a red circle','a blue square']")
     (drawing,) = (run / "generated").iterdir()
     picture = Image.open(drawing / "pictures.png")
     assert picture.width >= 2 * 256
     assert picture.height >= 2 * 256
     drawn = json.loads((drawing / "pictures.json").read_text())
     assert drawn["captions"] == ["a red circle", "a blue square"]
-    text = door(
+    text = output_of(
         "evaluate",
         f"run={run}",
         "evaluation=demo",
@@ -65,6 +65,6 @@ def test_from_photographs_to_a_score(tmp_path: Path) -> None:
     )
     assert "FD (EfficientNet-Lite0)" in text
     assert "N 6, N real 12" in text
-    html, png = door("report", f"run={run}").split()
+    html, png = output_of("report", f"run={run}").split()
     assert Path(html).stat().st_size > 10_000
     assert Image.open(png).width > 256
