@@ -14,6 +14,7 @@ What the end of a task means for its job is in :mod:`t2i_hpc.cluster.slurm.reque
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -49,6 +50,8 @@ def main(folder: Path, event: str) -> int:
     if event == "begin":
         return prologue(folder)
     if event == "TERM":
+        # The requeue makes Slurm send TERM again, to this process and to scontrol, which inherits.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         on_term(folder)
         return 0
     return epilogue(folder, int(event))

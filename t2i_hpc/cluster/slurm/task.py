@@ -69,10 +69,12 @@ def _requeue_at_term(folder: Path) -> None:
     def end(*_: object) -> None:
         from t2i_hpc.cluster.slurm.requeue import on_term
 
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # The requeue makes Slurm send TERM again, to this process and to scontrol, which inherits.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             on_term(folder)
         finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, end)
