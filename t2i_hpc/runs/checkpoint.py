@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,15 +219,26 @@ def verify(checkpoint: Checkpoint, *, by_size: bool = False) -> None:
             raise _damaged(checkpoint, name, f"does not match its {of_what}")
 
 
-def load_weights(files: Sequence[Path], modules: nn.Module) -> None:
+def load_weights(
+    files: Sequence[Path], modules: nn.Module, needed: AbstractSet[str] | None = None
+) -> None:
     """Load networks from all `files` of a checkpoint, all of them or nothing.
+
+    Args:
+        files: of one checkpoint.
+        modules: the networks by name.
+        needed: those that must be there, None for all. Another one stays as it is where the files
+            hold nothing of it: papers publish their generators and no discriminators.
 
     Raises:
         RunError: the networks have other names, shapes or types.
     """
-    found = read_tensors(*files)
-    check_fit(files[0], found, modules.state_dict())
-    modules.load_state_dict(found)
+    found, wanted = read_tensors(*files), modules.state_dict()
+    if needed is not None:
+        there = needed | {name.split(".")[0] for name in found}
+        wanted = {name: value for name, value in wanted.items() if name.split(".")[0] in there}
+    check_fit(files[0], found, wanted)
+    modules.load_state_dict(found, strict=needed is None)
 
 
 def read_tensors(*files: Path) -> dict[str, Tensor]:

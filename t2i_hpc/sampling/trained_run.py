@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from t2i_hpc.runs.inputs import open_run_split, run_vocabulary, with_inputs
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.request import encode_captions
 from t2i_hpc.systems import build_system
-from t2i_hpc.systems.base import TextToImageSystem
+from t2i_hpc.systems.base import TextToImageSystem, generating_networks
 from t2i_hpc.systems.encoders import checkpoint_follows
 
 _CAPTION_TEXTS = {
@@ -134,13 +135,13 @@ class ChosenWeights:
         """
         return {name for path in self._files for name in _networks_in(path)}
 
-    def load(self, modules: nn.Module) -> None:
-        """Load the networks, all of them or nothing.
+    def load(self, modules: nn.Module, needed: AbstractSet[str] | None = None) -> None:
+        """Load the networks, all of them or nothing; but for `needed` they may be missing.
 
         Raises:
             RunError: the networks have other names, shapes or types.
         """
-        load_weights(self._files, modules)
+        load_weights(self._files, modules, needed)
 
     @property
     def _files(self) -> list[Path]:
@@ -241,7 +242,7 @@ class TrainedRun:
             system = build_system(config.system, vocabulary.size)
         if not isinstance(system, TextToImageSystem):
             raise RunError(f"{run} is a run of {config.system.name}, which generates no images")
-        chosen.load(system.modules)
+        chosen.load(system.modules, generating_networks(system))
         system.modules.to(device)
         return cls(run, config, chosen, system, vocabulary, device, data)
 

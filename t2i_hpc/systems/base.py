@@ -252,6 +252,13 @@ def _new_ema(generator: nn.Module, config: GANConfig) -> EMA:
     return EMA(generator, target, config.ema_images, config.ema_ramp)
 
 
+def generating_networks(system: System) -> set[str]:
+    """Return the names of the networks that `generate` runs: of a GAN two, else all."""
+    if not isinstance(system, GAN):
+        return set(system.modules)
+    return {"generator_ema" if system.emas else "generator", "text_encoder"}
+
+
 def refuse_settings(given: Mapping[str, bool], why: str) -> None:
     """Refuse settings that would have no effect.
 

@@ -49,6 +49,7 @@ from t2i_hpc.systems.encoders import (
     build_text_encoder,
     damsm_terms,
     frozen,
+    reads_initial_weights,
     scale_images,
 )
 
@@ -74,7 +75,8 @@ def build_generator(config: StagedGANConfig) -> StagedGenerator:
     except ValueError as error:
         shown = ",".join(config.stages)
         raise ConfigurationError(f"system.stages=[{shown}]: {error}") from error
-    initialize(generator)
+    if reads_initial_weights():  # orthogonal matrices take long, and a checkpoint overwrites them
+        initialize(generator)
     return generator
 
 
@@ -93,7 +95,7 @@ def build_discriminators(
         )
         for side in sides
     }
-    for discriminator in found.values():
+    for discriminator in found.values() if reads_initial_weights() else ():
         initialize(discriminator)
     return found
 
