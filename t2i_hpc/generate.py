@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from t2i_hpc.cli.command import Command
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.sampling.caption_grid import choose_folder, generate_grid, request_hash, save_grid
+from t2i_hpc.sampling.loading import load_run
 from t2i_hpc.sampling.request import asked_rows, read_rows, rows_of_split
-from t2i_hpc.sampling.trained_run import TrainedRun
 from t2i_hpc.training.world import choose_device
 
 
@@ -18,7 +17,7 @@ def generate(config: GenerateConfig) -> None:
     """Write a grid (captions × noise), its masks and what it was made of; print the paths."""
     asked = asked_rows(config)
     device = choose_device(config.device)
-    trained = TrainedRun.open(Path(config.run), config.checkpoint, device, config.data.path)
+    trained = load_run(config.run, config.checkpoint, device=device, data=config.data.path)
     rows = asked or rows_of_split(trained.held_out, config)
     read = read_rows(rows, trained.vocabulary, trained.config.data.max_tokens, config.seed)
     identity = request_hash(trained, read, config)

@@ -42,8 +42,13 @@ from t2i_hpc.runs.inputs import locate_data, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.partial_statistics import shard_range
 from t2i_hpc.runs.run_directory import open_run
+from t2i_hpc.sampling.chosen_weights import (
+    SUFFIX,
+    ChosenWeights,
+    choose_weights,
+    recorded_weights,
+)
 from t2i_hpc.sampling.image_files import SavedImages
-from t2i_hpc.sampling.trained_run import SUFFIX, ChosenWeights, choose_weights, recorded_weights
 
 _CACHE = "real-statistics"
 _CPU = torch.device("cpu")

@@ -32,7 +32,9 @@ from t2i_hpc.data.sidecars import files_below
 from t2i_hpc.data.split import DEMO, Split, stack
 from t2i_hpc.evaluation.clip_score import CLIP, Rate
 from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable, RanksFirst, damsm_encoders
-from t2i_hpc.sampling.trained_run import GenerationRules, TrainedRun, caption_of
+from t2i_hpc.sampling.loading import load_run
+from t2i_hpc.sampling.rules import GenerationRules, caption_of
+from t2i_hpc.sampling.trained_run import TrainedRun
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -70,14 +72,15 @@ class RunImages:
     @cached_property
     def trained(self) -> TrainedRun:
         """The run's networks, with the weights that generate."""
-        trained = TrainedRun.open(self.run, self.which, self.device, self.data)
+        trained = load_run(self.run, self.which, device=self.device, data=self.data)
         if self.settings.weights == "latest":
             trained.use_latest_weights()
         return trained
 
     def generate(self, numbers: range) -> Tensor:
         """Return uint8 (B, 3, R, R) on the device."""
-        return self.trained.generate(numbers, self.settings.seed, self.settings.split, self.rules)
+        settings = self.settings
+        return self.trained.generate_numbers(numbers, settings.seed, settings.split, self.rules)
 
     def describe(self, number: int) -> dict[str, Any]:
         """Return what image `number` is made of: key, caption, seed, checkpoint."""

@@ -34,7 +34,8 @@ from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.runs.checkpoint import read_tensors
 from t2i_hpc.runs.partial_statistics import Arrays
-from t2i_hpc.sampling.trained_run import GenerationRules, TrainedRun
+from t2i_hpc.sampling.rules import GenerationRules
+from t2i_hpc.sampling.trained_run import TrainedRun
 from t2i_hpc.systems.base import TextToImageSystem
 from t2i_hpc.systems.encoders import scale_images, vocabulary_of
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import sha256_of_json, write_json
-from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.evaluation import GenerationConfig
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.sampling.grids import (
@@ -30,9 +29,9 @@ from t2i_hpc.sampling.grids import (
     picture_grid,
     save_picture,
 )
-from t2i_hpc.sampling.request import ReadRow, encode_captions
+from t2i_hpc.sampling.request import ReadRow
 from t2i_hpc.sampling.stages import staged
-from t2i_hpc.sampling.trained_run import TrainedRun, first_of, generate_in_batches, joined, to_uint8
+from t2i_hpc.sampling.trained_run import TrainedRun, first_of, joined
 
 RECORD = "pictures.json"
 
@@ -88,18 +87,12 @@ def generate_grid(
     trained: TrainedRun, captions: Sequence[str], config: GenerationConfig
 ) -> CaptionGrid:
     """Generate a row of images for each caption, the same noise down a column."""
-    tokens, lengths = encode_captions(
-        captions, trained.vocabulary, trained.config.data.max_tokens, config.seed
-    )
-    latent = noise(config.seed, "noise", range(config.columns), trained.system.noise_width)
     images, last, firsts = [], [], []
-    for own, length in zip(tokens, lengths, strict=True):
-        row = generate_in_batches(
-            trained.system, own.expand(len(latent), -1), length.expand(len(latent)), latent
-        )
-        images.append(to_uint8(row.images[-1]))
-        last += list(row.masks[-1:])
-        firsts.append(first_of(row))
+    for caption in captions:
+        row = trained.generate(caption, seed=config.seed, images_per_caption=config.columns)
+        images.append(row.images)
+        last += row.masks[-1:]
+        firsts.append(first_of(GeneratedImages(row.stages, row.masks, row.attention)))
     return CaptionGrid(torch.cat(images), torch.cat(last) if last else None, joined(firsts))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.sampling.grids import labelled_grid
-from t2i_hpc.sampling.trained_run import to_uint8
+from t2i_hpc.sampling.rules import to_uint8
 
 _SHADE = 0.15  # brightness that is left where a word does not look
 _SMALLEST_CELL = 128  # pixels; smaller pictures are enlarged by a whole number

@@ -1,196 +1,74 @@
 """A run's networks at one of its checkpoints, ready to generate.
 
-The weights are a checkpoint's, or those of a file that was exported from one. Whatever image i of
-an evaluation is made of (caption, noise) comes from (seed, i) alone.
+``t2i_hpc.load_run`` makes one. Nothing here is global: two runs, devices or precisions live side
+by side, and each image is a function of what its call is given.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
-from t2i_hpc.common.errors import RunError
-from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.common.seeds import generator, noise
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.seeds import noise as draw_noise
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
+from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.split import Split
 from t2i_hpc.models import GeneratedImages
-from t2i_hpc.runs.checkpoint import Checkpoint, choose_checkpoint, load_weights, read_state
-from t2i_hpc.runs.inputs import open_run_split, run_vocabulary, with_inputs
-from t2i_hpc.runs.run_directory import open_run
-from t2i_hpc.sampling.request import encode_captions
-from t2i_hpc.systems import build_system
-from t2i_hpc.systems.base import TextToImageSystem, generating_networks
-from t2i_hpc.systems.encoders import checkpoint_follows
+from t2i_hpc.runs.inputs import open_run_split
+from t2i_hpc.sampling.arithmetic import generating
+from t2i_hpc.sampling.chosen_weights import ChosenWeights
+from t2i_hpc.sampling.request import ReadRow, Row, encode_captions, read_rows
+from t2i_hpc.sampling.rules import PLAIN, GenerationRules, caption_of, to_uint8
+from t2i_hpc.systems.base import TextToImageSystem
 
-_CAPTION_TEXTS = {
-    "one": "sample i modulo their number, one of its captions by (seed, i)",
-    "all": "sample i modulo their number, each of its captions in turn",
-}
-_ROUNDING_TEXTS = {
-    "nearest": "clamped to [-1, 1], to the nearest of 256 levels, no compression",
-    "down": "clamped to [-1, 1], to the next lower of 256 levels, no compression",
-}
-SUFFIX = ".safetensors"
+COLUMN_NOISE = "noise"  # what the noise of image j of every caption is drawn for
 _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class GenerationRules:
-    """How the images of an evaluation are generated.
+class CaptionImages:
+    """Images of captions: N of them, all images of the first caption before those of the second.
 
     Attributes:
-        captions: one (by the seed) or all (each in turn).
-        truncation: largest noise in standard deviations, None for any.
-        rounding: nearest or down.
-        caption_tokens: most tokens of a caption; None: as many as in training.
+        images: uint8 (N, 3, R, R), on the CPU.
+        masks: SSA-GAN's semantic masks, float32 (N, 1, h, w) in [0, 1], first block first; empty
+            for systems without.
+        attention: AttnGAN's and DM-GAN's word attention, float32 (N, T, h, w), one a stage after
+            the first; at each place it sums to 1 over the words. Empty for systems without.
+        stages: the images of all stages, float32 (N, 3, h, w) in [-1, 1]; the last became
+            `images`.
+        rows: of each image the caption, the words that were read and those that are unknown.
+        noise: float32 (N, Z) that the images were made of.
     """
 
-    captions: str = "one"
-    truncation: float | None = None
-    rounding: str = "nearest"
-    caption_tokens: int | None = None
-
-    def text(self) -> dict[str, str]:
-        """Return the choices as a protocol states them."""
-        bound = self.truncation
-        kept = "plain" if bound is None else f"normal cut off at {bound:g} standard deviations"
-        return {
-            "caption_choice": _CAPTION_TEXTS[self.captions],
-            "truncation": kept,
-            "rounding": _ROUNDING_TEXTS[self.rounding],
-            "caption_tokens": str(self.caption_tokens or "as many as in training"),
-        }
-
-    def caption_of(self, number: int, samples: int, captions: int, seed: int) -> int:
-        """Return which of its sample's `captions` captions image `number` is made of."""
-        if self.captions == "all":
-            return number // samples % captions
-        rng = generator(seed, "caption of a generated image", number)
-        return int(rng.integers(captions))
-
-    def noise(self, numbers: Iterable[int], width: int, seed: int) -> Tensor:
-        """Return noise, float32 (B, width), on the CPU."""
-        plain = noise(seed, "evaluation noise", numbers, width)
-        return plain if self.truncation is None else truncate(plain, self.truncation)
-
-    def levels(self, images: Tensor) -> Tensor:
-        """Turn [-1, 1] into 0..255, on the images' device."""
-        if self.rounding == "nearest":
-            values = (images.float() * 127.5 + 127.5).round()
-        else:  # in the order of AttnGAN, DM-GAN and SSA-GAN: the last bit decides a level
-            values = ((images.float() + 1) * 127.5).floor()
-        levels: Tensor = values.clamp(0, 255).to(torch.uint8)
-        return levels
-
-
-PLAIN = GenerationRules()
-
-
-def truncate(plain: Tensor, bound: float) -> Tensor:
-    """Map standard normal noise to the normal distribution truncated at ± `bound`.
-
-    Each value goes to the one with the same rank, so that noise of one seed stays recognizable
-    under any bound.
-    """
-    share = math.erf(bound / math.sqrt(2))
-    rank = torch.special.ndtr(plain.double())
-    inside = torch.special.ndtri(0.5 + share * (rank - 0.5))
-    bounded: Tensor = inside.clamp(-bound, bound).float()
-    return bounded
-
-
-@dataclass(frozen=True)
-class ChosenWeights:
-    """All networks' weights: a checkpoint's, or a file that was exported from one.
-
-    Attributes:
-        path: the file, or that of a checkpoint's trained networks.
-        sha256: its identity.
-        images_seen: images that it was trained on, 0 where the file does not say.
-        vocabulary: SHA-256 of the vocabulary that it was trained with; empty: not recorded.
-        frozen: the file of a checkpoint's other networks.
-    """
-
-    path: Path
-    sha256: str
-    images_seen: int
-    vocabulary: str = ""
-    frozen: Path | None = None
-
-    def networks(self) -> set[str]:
-        """Return the names of the networks; their weights are not read.
-
-        Raises:
-            RunError: a file cannot be read.
-        """
-        return {name for path in self._files for name in _networks_in(path)}
-
-    def load(self, modules: nn.Module, needed: AbstractSet[str] | None = None) -> None:
-        """Load the networks, all of them or nothing; but for `needed` they may be missing.
-
-        Raises:
-            RunError: the networks have other names, shapes or types.
-        """
-        load_weights(self._files, modules, needed)
+    images: Tensor
+    masks: list[Tensor]
+    attention: list[Tensor]
+    stages: list[Tensor]
+    rows: list[ReadRow]
+    noise: Tensor
 
     @property
-    def _files(self) -> list[Path]:
-        return [self.path] if self.frozen is None else [self.path, self.frozen]
+    def captions(self) -> list[str]:
+        """The caption of each image."""
+        return [row.caption for row in self.rows]
 
+    @property
+    def words(self) -> list[list[str]]:
+        """The words that were read of each image's caption, in the order of `attention`."""
+        return [row.words for row in self.rows]
 
-def choose_weights(run: Path, which: str) -> ChosenWeights:
-    """Return the weights named by ``checkpoint=``: latest, a number of images, or a file.
-
-    Raises:
-        RunError: no such checkpoint, it is damaged, or the file holds not all networks.
-    """
-    if which.endswith(SUFFIX):
-        return _of_file(Path(which))
-    return _of_checkpoint(choose_checkpoint(run, which))
-
-
-def recorded_weights(run: Path, images: int) -> ChosenWeights:
-    """Return a checkpoint by what its record says, without reading its tensors."""
-    return _of_checkpoint(read_state(run, images))
-
-
-def _of_checkpoint(checkpoint: Checkpoint) -> ChosenWeights:
-    seen, words = checkpoint.progress.images_seen, checkpoint.vocabulary
-    return ChosenWeights(checkpoint.weights, checkpoint.sha256, seen, words, checkpoint.frozen)
-
-
-def _networks_in(path: Path) -> set[str]:
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return {name.split(".")[0] for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-
-
-def _of_file(path: Path) -> ChosenWeights:
-    try:
-        with safe_open(path, framework="pt") as opened:
-            notes = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"checkpoint={path} cannot be read: {error}") from error
-    if notes.get("what", "all") != "all":
-        raise RunError(
-            f"checkpoint={path} holds the network {notes['what']} alone: export all of them "
-            "with t2i_hpc.checkpoints export what=all"
-        )
-    seen = notes.get("images", "0")
-    images = int(seen) if seen.isdecimal() else 0
-    return ChosenWeights(path, sha256_of_file(path), images, notes.get(VOCABULARY_NOTE, ""))
+    def pictures(self) -> list[Image.Image]:
+        """Return the images as Pillow's, RGB."""
+        pixels = self.images.permute(0, 2, 3, 1).contiguous().numpy()
+        return [Image.fromarray(each) for each in pixels]
 
 
 @dataclass(frozen=True)
@@ -198,13 +76,14 @@ class TrainedRun:
     """Generates images with a checkpoint of a run.
 
     Attributes:
-        run: the run directory.
+        run: the run directory, or an exported folder.
         config: what it was trained with, with the files that the run keeps.
         weights: which weights are loaded.
         system: the networks, on `device`, in evaluation mode while generating.
         vocabulary: of the run's captions.
         device: of the networks.
         data: folder of the run's data, if it was named.
+        precision: a key of :data:`t2i_hpc.sampling.arithmetic.PRECISIONS`.
     """
 
     run: Path
@@ -214,37 +93,7 @@ class TrainedRun:
     vocabulary: Vocabulary
     device: torch.device
     data: str = ""
-
-    @classmethod
-    def open(cls, run: Path, checkpoint: str, device: torch.device, data: str = "") -> TrainedRun:
-        """Load a run's networks.
-
-        Args:
-            run: run directory.
-            checkpoint: latest, a number of images seen, or an exported file.
-            device: of the networks.
-            data: folder of the run's data, where it is no longer where it was.
-
-        Raises:
-            RunError: no run, no such checkpoint, damaged weights.
-            DataError: the vocabulary is neither in the run nor with its data.
-        """
-        config = with_inputs(run, open_run(run))
-        chosen = choose_weights(run, checkpoint)
-        vocabulary = run_vocabulary(run, config.data, data)
-        check_same_words(
-            f"{chosen.path} of the run {run}",
-            chosen.vocabulary,
-            vocabulary.sha256,
-            "put the vocabulary.json back that the run was trained with",
-        )
-        with checkpoint_follows():
-            system = build_system(config.system, vocabulary.size)
-        if not isinstance(system, TextToImageSystem):
-            raise RunError(f"{run} is a run of {config.system.name}, which generates no images")
-        chosen.load(system.modules, generating_networks(system))
-        system.modules.to(device)
-        return cls(run, config, chosen, system, vocabulary, device, data)
+    precision: str = "float32"
 
     @property
     def images_seen(self) -> int:
@@ -256,12 +105,97 @@ class TrainedRun:
         """Identity of the weights."""
         return self.weights.sha256
 
+    @property
+    def resolution(self) -> int:
+        """Side of the images in px."""
+        return self.system.resolution
+
     def use_latest_weights(self) -> None:
         """Generate with the trained weights from now on, not with their EMA."""
         for ema in self.system.emas:
             ema.target.load_state_dict(ema.source.state_dict())
 
     def generate(
+        self,
+        captions: str | Sequence[str],
+        *,
+        seed: int = 1,
+        images_per_caption: int = 1,
+        noise: Tensor | None = None,
+    ) -> CaptionImages:
+        """Generate images of captions.
+
+        Image j of every caption has the same noise, a function of (seed, j), as a column of the
+        grids of ``t2i_hpc.generate`` has: an image depends on seed, caption and j alone, and
+        captions differ in what their words change.
+
+        Args:
+            captions: one or more; words that the vocabulary does not have are left out.
+            seed: of the noise, and of the words that are read of captions that are too long.
+            images_per_caption: how many of each.
+            noise: float (N, Z), one row an image, in place of the seed's.
+
+        Raises:
+            ConfigurationError: a caption of which no word is known, no caption at all, or noise
+                of another shape.
+        """
+        texts = [captions] if isinstance(captions, str) else list(captions)
+        if not texts or images_per_caption < 1:
+            raise ConfigurationError(
+                "there is nothing to generate: give one caption or more, and images_per_caption "
+                "of at least 1"
+            )
+        rows = read_rows(
+            [Row(text, text) for text in texts], self.vocabulary, self.config.data.max_tokens, seed
+        )
+        listed = [row for row in rows for _ in range(images_per_caption)]
+        latent = self._noise(seed, images_per_caption, len(listed), noise)
+        tokens, lengths = self.tokenize([row.caption for row in listed], seed, PLAIN)
+        made = self.in_batches(tokens, lengths, latent)
+        return CaptionImages(
+            to_uint8(made.images[-1]),
+            list(made.masks),
+            list(made.attention),
+            list(made.images),
+            listed,
+            latent,
+        )
+
+    def _noise(self, seed: int, columns: int, count: int, given: Tensor | None) -> Tensor:
+        width = self.system.noise_width
+        if given is None:
+            return draw_noise(seed, COLUMN_NOISE, range(columns), width).repeat(count // columns, 1)
+        if given.shape != (count, width):
+            raise ConfigurationError(
+                f"noise of shape {tuple(given.shape)} does not fit: {count} images need "
+                f"({count}, {width})"
+            )
+        return given.detach().float().cpu()
+
+    def in_batches(self, tokens: Tensor, lengths: Tensor, latent: Tensor) -> GeneratedImages:
+        """Generate any number of images, a few at a time; float32 on the CPU.
+
+        Args:
+            tokens, lengths: int64 (B, T) and (B,).
+            latent: float32 (B, Z).
+        """
+        with generating(self.precision, self.device):
+            return generate_in_batches(self.system, tokens, lengths, latent)
+
+    def generate_batch(self, captions: Sequence[str], latent: Tensor, seed: int) -> Tensor:
+        """Generate one batch: uint8 (B, 3, R, R) on the device.
+
+        Args:
+            captions: B texts; one without a known word is read as nothing.
+            latent: float32 (B, Z).
+            seed: of the words that are read of captions that are too long.
+        """
+        tokens, lengths = self.tokenize(captions, seed, PLAIN)
+        with generating(self.precision, self.device):
+            made = self.system.generate(tokens, lengths, latent.to(self.device))
+        return PLAIN.levels(made.images[-1])
+
+    def generate_numbers(
         self, numbers: range, seed: int, split: str, rules: GenerationRules = PLAIN
     ) -> Tensor:
         """Generate images number `numbers` of an evaluation: uint8 (B, 3, R, R) on the device.
@@ -272,8 +206,9 @@ class TrainedRun:
         captions = [caption_of(opened, number, seed, rules) for number in numbers]
         latent = rules.noise(numbers, self.system.noise_width, seed)
         tokens, lengths = self.tokenize(captions, seed, rules)
-        generated = self.system.generate(tokens, lengths, latent.to(self.device))
-        return rules.levels(generated.images[-1])
+        with generating(self.precision, self.device):
+            made = self.system.generate(tokens, lengths, latent.to(self.device))
+        return rules.levels(made.images[-1])
 
     def tokenize(
         self, captions: Sequence[str], seed: int, rules: GenerationRules
@@ -309,17 +244,6 @@ class TrainedRun:
         )
 
 
-def caption_of(split: Split, number: int, seed: int, rules: GenerationRules) -> str:
-    """Return the caption that image `number` of an evaluation is made of."""
-    captions = split.sample(number % split.count).captions
-    return captions[rules.caption_of(number, split.count, len(captions), seed)]
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Turn [-1, 1] into 0..255, clamped and rounded to the nearest; on the CPU."""
-    return PLAIN.levels(images).cpu()
-
-
 def generate_in_batches(
     system: TextToImageSystem, tokens: torch.Tensor, lengths: torch.Tensor, latent: torch.Tensor
 ) -> GeneratedImages:
@@ -351,4 +275,5 @@ def joined(batches: Sequence[GeneratedImages]) -> GeneratedImages:
 
 
 def _joined(batches: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-    return [torch.cat(pieces).cpu() for pieces in zip(*batches, strict=True)]
+    # float32 on the CPU, whatever precision they were generated in.
+    return [torch.cat(pieces).float().cpu() for pieces in zip(*batches, strict=True)]

@@ -19,7 +19,8 @@ from t2i_hpc.evaluation.build import comparisons
 from t2i_hpc.evaluation.clip_score import CLIP
 from t2i_hpc.evaluation.comparison import Comparison
 from t2i_hpc.evaluation.detectors import build_detector
-from t2i_hpc.sampling.trained_run import PLAIN, TrainedRun, caption_of
+from t2i_hpc.sampling.loading import load_run
+from t2i_hpc.sampling.rules import PLAIN, caption_of
 from tests.commands.trained import make_run
 from tests.evaluation.conftest import some_images
 from tests.evaluation.pretrained import save_clip
@@ -64,12 +65,12 @@ def score(config: EvaluateConfig) -> dict[str, Any]:
 
 def _ratings(run: Path, folder: Path, seed: int) -> Iterator[float]:
     """Rate images with their captions, in the batches of the evaluation."""
-    trained = TrainedRun.open(run, "200", CPU)
+    trained = load_run(run, "200", device=CPU)
     clip, split = CLIP(str(folder), CPU), trained.split("train")
     for first in range(0, IMAGES, 4):
         numbers = range(first, first + 4)
         captions = [caption_of(split, number, seed, PLAIN) for number in numbers]
-        yield from clip.scores(trained.generate(numbers, seed, "train"), captions)
+        yield from clip.scores(trained.generate_numbers(numbers, seed, "train"), captions)
 
 
 @pytest.mark.parametrize("count", [1, 3])

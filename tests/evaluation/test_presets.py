@@ -22,7 +22,7 @@ from t2i_hpc.evaluation.detectors.inception import InceptionV3
 from t2i_hpc.evaluation.image_sources import generation_rules
 from t2i_hpc.evaluation.metrics import METRICS as MEASURED
 from t2i_hpc.evaluation.published import FAMILIES, published_beside, published_scores
-from t2i_hpc.sampling.trained_run import GenerationRules
+from t2i_hpc.sampling.rules import GenerationRules
 from tests.evaluation.conftest import some_images
 from tests.evaluation.literature import PRESETS
 from tests.evaluation.test_protocol import PROTOCOL

@@ -14,7 +14,7 @@ from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable
-from t2i_hpc.sampling.trained_run import PLAIN, GenerationRules
+from t2i_hpc.sampling.rules import PLAIN, GenerationRules
 
 SAMPLES, EACH = 30, 3
 TABLE = CaptionTable(

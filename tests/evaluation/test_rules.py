@@ -14,7 +14,7 @@ import torch
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.evaluation.image_sources import ResizeRule
-from t2i_hpc.sampling.trained_run import PLAIN, GenerationRules, caption_of
+from t2i_hpc.sampling.rules import PLAIN, GenerationRules, caption_of
 
 
 def test_one_caption_is_what_the_split_says(shards: Path) -> None:

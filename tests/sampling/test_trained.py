@@ -15,8 +15,10 @@ from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.evaluation.image_sources import generation_rules
 from t2i_hpc.evaluation.r_precision import damsm_encoders
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
+from t2i_hpc.sampling.loading import load_run
 from t2i_hpc.sampling.request import asked_rows, encode_captions, expand, read_rows, rows_of_split
-from t2i_hpc.sampling.trained_run import TrainedRun, to_uint8
+from t2i_hpc.sampling.rules import to_uint8
+from t2i_hpc.sampling.trained_run import TrainedRun
 from tests.commands.trained import write_encoders
 from tests.support.data import captions_of
 from tests.support.training import only_run, train_tiny
@@ -26,16 +28,16 @@ from tests.support.training import only_run, train_tiny
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     runs = tmp_path_factory.mktemp("runs")
     train_tiny(shards, runs, "engine.images=8")
-    return TrainedRun.open(only_run(runs), "latest", torch.device("cpu"))
+    return load_run(only_run(runs), device="cpu")
 
 
 def test_image_i_depends_on_seed_and_i_alone(trained: TrainedRun) -> None:
-    whole = trained.generate(range(10), 1, "train")
+    whole = trained.generate_numbers(range(10), 1, "train")
     assert whole.shape == (10, 3, 64, 64)
     assert whole.dtype == torch.uint8
-    some = trained.generate(range(6, 10), 1, "train")
+    some = trained.generate_numbers(range(6, 10), 1, "train")
     assert int((some.int() - whole[6:].int()).abs().max()) <= 1
-    assert not torch.equal(trained.generate(range(10), 2, "train"), whole)
+    assert not torch.equal(trained.generate_numbers(range(10), 2, "train"), whole)
 
 
 def test_r_precision_reads_the_tokens_that_an_image_was_made_of(
@@ -57,8 +59,8 @@ def test_r_precision_reads_the_tokens_that_an_image_was_made_of(
 def test_numbers_beyond_the_split_begin_again_with_new_noise(trained: TrainedRun) -> None:
     count = trained.held_out.count
     first, again = (
-        trained.generate(range(1), 1, "test"),
-        trained.generate(range(count, count + 1), 1, "test"),
+        trained.generate_numbers(range(1), 1, "test"),
+        trained.generate_numbers(range(count, count + 1), 1, "test"),
     )
     assert not torch.equal(first, again)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.sampling.arithmetic import exact_kernels
 
 # On a CPU the features of so few 299 px images stay in its caches from layer to layer. On one
 # thread PyTorch sends 1 × 1 convolutions of fewer than 16 images to a slow kernel.
@@ -110,27 +111,8 @@ class NetworkDetector(ABC):
 @contextlib.contextmanager
 def exact_inference() -> Iterator[None]:
     """Run the block without gradients, without TF32 and with deterministic cuDNN kernels."""
-    kernels = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    with torch.inference_mode(), kernels, _exact_products():
+    with torch.inference_mode(), exact_kernels():
         yield
-
-
-@contextlib.contextmanager
-def _exact_products() -> Iterator[None]:
-    """Run the block with float32 matrix products; cuDNN's flags are of convolutions alone.
-
-    NVIDIA's containers set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which makes TF32 the state that a
-    process begins with; what is set here goes before it.
-    """
-    products = torch.backends.cuda.matmul
-    before = products.allow_tf32
-    products.allow_tf32 = False
-    try:
-        yield
-    finally:
-        products.allow_tf32 = before
 
 
 def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:

@@ -10,8 +10,9 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.sampling.grids import mask_grid, picture_grid, save_picture
 from t2i_hpc.sampling.request import encode_captions, token_texts
+from t2i_hpc.sampling.rules import to_uint8
 from t2i_hpc.sampling.stages import staged
-from t2i_hpc.sampling.trained_run import generate_in_batches, to_uint8
+from t2i_hpc.sampling.trained_run import generate_in_batches
 from t2i_hpc.systems.base import TextToImageSystem
 
 
