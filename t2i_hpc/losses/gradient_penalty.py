@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from t2i_hpc.common.double_backward import gradients_by_inputs, twice_differentiable
+from t2i_hpc.common.double_backward import with_input_gradients
 from t2i_hpc.losses.adversarial import at_least_float32
 
 
@@ -50,14 +50,13 @@ def matching_aware_gradient_penalty(
     """
     # Outside autocast: a sixth power overflows half precision.
     with torch.autocast(image.device.type, enabled=False):
-        # Views of leaves: hooks on the inputs of modules, as of torch's FLOP counter, refuse to
-        # see a leaf differentiated.
-        leaves = [at_least_float32(v.detach()).requires_grad_() for v in (image, sentence)]
-        inputs = [leaf.view_as(leaf) for leaf in leaves]
-        with twice_differentiable():
-            features = discriminator.features(inputs[0])
-            logits = discriminator.logits(features, inputs[1])
-        gradients = gradients_by_inputs(logits, inputs)  # ∂D/∂x and ∂D/∂e
+        inputs = [at_least_float32(value.detach()) for value in (image, sentence)]
+
+        def outputs(image: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
+            features = discriminator.features(image)
+            return discriminator.logits(features, sentence), features
+
+        gradients, logits, features = with_input_gradients(outputs, inputs)  # ∂D/∂x and ∂D/∂e
         penalty = _norm_to_the(power, [g.flatten(1) for g in gradients], norm).mean()
         return PenalizedPairs(penalty, features, logits)
 

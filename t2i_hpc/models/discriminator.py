@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.common.double_backward import conv2d
+from t2i_hpc.common.opaque_functions import TwoWayFunction, opaque
 
 _LAST_SIDE = 4
 
@@ -164,15 +165,17 @@ class Convolution(nn.Conv2d):
         return conv2d(input, weight, bias, (down, across), (above, beside))
 
 
-class _LeakyReLU(torch.autograd.Function):
+class _LeakyReLU(TwoWayFunction):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, slope: float) -> Tensor:
+    def forward(value: Tensor, slope: float) -> Tensor:
+        return F.leaky_relu(value, slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.set_materialize_grads(False)
-        result = F.leaky_relu(value, slope)
         # The result has the signs of the value, and the next layer keeps it anyway.
-        ctx.save_for_backward(result)
-        ctx.slope = slope
-        return result
+        ctx.save_for_backward(output)
+        ctx.slope = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:
@@ -183,11 +186,14 @@ class _LeakyReLU(torch.autograd.Function):
         return backward(gradient, result.detach(), ctx.slope, False), None
 
 
-class _AveragePool2(torch.autograd.Function):
+class _AveragePool2(TwoWayFunction):
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        ctx.set_materialize_grads(False)
+    def forward(value: Tensor) -> Tensor:
         return F.avg_pool2d(value, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
@@ -196,13 +202,15 @@ class _AveragePool2(torch.autograd.Function):
         return F.interpolate(gradient * 0.25, scale_factor=2, mode="nearest")
 
 
+_leaky_relu = opaque("leaky_relu(Tensor value, float slope) -> Tensor", _LeakyReLU.call)
+_average_pool = opaque("average_pool(Tensor value) -> Tensor", _AveragePool2.call)
+
+
 def leaky_relu(value: Tensor, slope: float = 0.2) -> Tensor:
     """Return max(x, slope·x); any shape."""
-    result: Tensor = _LeakyReLU.apply(value, slope)
-    return result
+    return _leaky_relu(value, slope)
 
 
 def average_pool(value: Tensor) -> Tensor:
     """Halve (B, C, H, W) by 2×2 means; H and W even."""
-    result: Tensor = _AveragePool2.apply(value)
-    return result
+    return _average_pool(value)
