@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 MINUTES ?= 5
 WORKERS ?= 2
 
-.PHONY: demo test slurm lint format docs wheel clean help
+.PHONY: demo test slurm browser lint format docs wheel clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -50,7 +50,15 @@ slurm:
 	      >/dev/null; } || \
 	  echo "Slurm cannot be installed here: its tests say so and are skipped"
 
-test: $(READY) slurm
+# The page of t2i_hpc.serve is tried in a real browser.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+	      chromium chromium-driver >/dev/null; } || \
+	  echo "Chromium cannot be installed here: its tests say so and are skipped"
+
+test: $(READY) slurm browser
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)

@@ -20,8 +20,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "systems", "runs", "cli"),
     ("sampling", "cluster", "convert"),
     ("training", "evaluation"),
-    ("reporting", "train", "evaluate", "generate"),
-    ("cancel", "checkpoints", "pretrain", "report", "shards", "status", "table", "fetch"),
+    ("reporting", "serving", "train", "evaluate", "generate"),
+    ("cancel", "checkpoints", "pretrain", "report", "serve", "shards", "status", "table", "fetch"),
     ("launching",),
     ("launch",),
 )

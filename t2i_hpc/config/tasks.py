@@ -105,6 +105,34 @@ class GenerateConfig(GenerationConfig):
 
 
 @dataclass
+class ServeConfig:
+    """Serve a page on which a trained run answers captions."""
+
+    run: str = setting("", "run directory")
+    checkpoint: str = setting("latest", "checkpoint at the start: latest or its number of images")
+    host: str = setting(
+        "127.0.0.1", "address to listen on; 0.0.0.0: whoever reaches this machine and has the token"
+    )
+    port: int = setting(8350, "port; 0: any that is free", minimum=0, maximum=65535)
+    token: str = setting(
+        "", "secret that the address must hold; empty: a new one each time; none: no secret"
+    )
+    most_images: int = setting(
+        64, "images that one request may ask for", unit="images", minimum=1, maximum=1024
+    )
+    most_waiting: int = setting(
+        8, "requests that may wait for the model; more are told to come back", minimum=1
+    )
+    device: str = setting(
+        "auto", "device; auto: a GPU if there is one", choices=("auto", "cpu", "cuda")
+    )
+    threads: int | None = setting(
+        None, "CPU threads; empty: as many as torch takes", unit="threads", minimum=1
+    )
+    data: RunDataConfig = section(RunDataConfig)
+
+
+@dataclass
 class CheckpointsConfig:
     """List, verify or export a run's checkpoints."""
 
@@ -219,6 +247,7 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
     "evaluate": EvaluateConfig,
     "generate": GenerateConfig,
     "report": ReportConfig,
+    "serve": ServeConfig,
     "checkpoints": CheckpointsConfig,
     "shards": ShardsConfig,
     "fetch": FetchConfig,

@@ -53,6 +53,7 @@ NOT_RUN = {
     "sbatch --array": "ran, element by element, while the block was read",
     "sbatch slurm/": "tests/slurm runs the scripts; bash reads them here",
     "make": "make reads it without doing anything (-n)",
+    "python -m t2i_hpc.serve": "answers until Ctrl-C; tests/serving opens it",
     "python -m t2i_hpc.fetch": "needs the internet; test_fetch_command.py has a server",
 }
 LITTLE = (

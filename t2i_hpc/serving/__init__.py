@@ -1,0 +1,1 @@
+"""A page to play with a trained run: captions in, images with their masks or attention out."""
