@@ -36,7 +36,9 @@ class Batch:
     Attributes:
         images: uint8 (B, 3, H, W) as read; systems scale them to [-1, 1].
         tokens: int64 (B, T), padded with 0.
-        lengths: int64 (B,), number of tokens of each caption, 1 ≤ length ≤ T.
+        lengths: int64 (B,), number of tokens of each caption, 1 ≤ length ≤ T; always on the CPU,
+            where captions are sorted by them (:func:`~t2i_hpc.common.transfer.to_device` takes
+            them to the device without a wait).
         classes: int64 (B,), class of each image; unique numbers where there are no classes.
         positions: int64 (B,), the samples' positions in the endless stream; always on the CPU,
             where the noise is drawn from them.
@@ -53,8 +55,8 @@ class Batch:
     keys: Sequence[str] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on `device`, the positions excepted."""
-        names = ("images", "tokens", "lengths", "classes")
+        """Return the batch with its tensors on `device`, lengths and positions excepted."""
+        names = ("images", "tokens", "classes")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return replace(self, **moved)
 

@@ -70,6 +70,7 @@ class ImageEncoder(nn.Module):
         )
         for head in self.heads.values():
             nn.init.uniform_(head.get_parameter("weight"), -0.1, 0.1)
+        self.train()  # of the trunk whatever batch_statistics says
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """Keep the trunk in evaluation mode unless it is to use batch statistics."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from t2i_hpc.common.terminal import quiet
+from t2i_hpc.common.transfer import to_device
 from t2i_hpc.models.global_batch import Dropout, ExactDropout
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
-        """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T, in any order."""
+        """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T, in any order.
+
+        Lengths on the CPU cost no wait for the device.
+        """
 
 
 class LSTMTextEncoder(TextEncoder):
@@ -81,15 +85,16 @@ class LSTMTextEncoder(TextEncoder):
     def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
         """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T, in any order."""
         embedded = self.dropout(self.embedding(tokens))
-        # Lengths must lie on the CPU; captions need no order: torch sorts and restores.
-        packed = pack_padded_sequence(
-            embedded, lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
+        # Sorted here, where the order lies on the CPU: torch's packing asks the device for it.
+        sizes, order = torch.sort(lengths.cpu(), descending=True)
+        back = to_device(order.argsort(), tokens.device)
+        longest_first = embedded.index_select(0, to_device(order, tokens.device))
+        packed = pack_padded_sequence(longest_first, sizes, batch_first=True)
         with _arithmetic(embedded):
             outputs, (last, _) = self.lstm(packed)
         words, _ = pad_packed_sequence(outputs, batch_first=True, total_length=tokens.shape[1])
-        sentence = last.transpose(0, 1).flatten(1)
-        return TextFeatures(words.transpose(1, 2), sentence)
+        sentence = last.index_select(1, back).transpose(0, 1).flatten(1)
+        return TextFeatures(words.index_select(0, back).transpose(1, 2), sentence)
 
 
 def _arithmetic(values: Tensor) -> AbstractContextManager[object]:
@@ -124,13 +129,14 @@ class BERTTextEncoder(TextEncoder):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
         """Encode tokens int64 (B, T) of `lengths` int64 (B,), 1 ≤ length ≤ T."""
-        framed, inside = self._frame(tokens, lengths.to(tokens.device))
+        lengths = to_device(lengths, tokens.device)
+        framed, inside = self._frame(tokens, lengths)
         with ExactDropout() if self.training else nullcontext():
             found = self.bert(input_ids=framed, attention_mask=inside.long())
         hidden = found.last_hidden_state
         projected = self.projection(hidden) * inside[:, :, None]
         place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        is_word = place <= lengths.to(tokens.device)[:, None]
+        is_word = place <= lengths[:, None]
         words = projected[:, 1:-1] * is_word[:, :, None]
         return TextFeatures(words.transpose(1, 2), self._sentence(projected, inside))
 

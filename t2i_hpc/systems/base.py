@@ -106,10 +106,12 @@ class EMA:
         """Follow a step of `batch_size` images; `images_seen` includes them."""
         half_life = min(self.half_life, images_seen / 2) if self.ramp else self.half_life
         decay = 0.5 ** (batch_size / half_life)
-        for own, latest in zip(self.target.parameters(), self.source.parameters(), strict=True):
-            own.lerp_(latest, 1 - decay)
-        for kept, newest in zip(self.target.buffers(), self.source.buffers(), strict=True):
-            kept.copy_(newest)
+        # A kernel for many tensors each, not one for each of hundreds.
+        own, latest = list(self.target.parameters()), list(self.source.parameters())
+        torch._foreach_lerp_(own, latest, 1 - decay)
+        kept, newest = list(self.target.buffers()), list(self.source.buffers())
+        if kept:
+            torch._foreach_copy_(kept, newest)
 
 
 class System(Protocol):
@@ -225,7 +227,9 @@ class GAN:
         """Put the networks that a step updates into training mode, all others into evaluation."""
         for name, network in self.modules.items():
             encoder = name in {"text_encoder", "image_encoder"}
-            network.train(name in self.trainable or (encoder and self.trains_encoders))
+            trains = name in self.trainable or (encoder and self.trains_encoders)
+            if network.training != trains:  # a walk over hundreds of modules
+                network.train(trains)
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, lengths: Tensor, noise: Tensor) -> GeneratedImages:

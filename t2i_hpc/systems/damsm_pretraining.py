@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.transfer import to_device
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.damsm import sentence_scores, word_attention
@@ -62,7 +63,8 @@ class DAMSMPretraining:
 
     def begin(self, batch: Batch, noise: Tensor) -> Batch:
         """Switch to training mode; the phase needs the batch alone."""
-        self.modules.train()
+        if not self.modules.training:  # a walk over hundreds of modules
+            self.modules.train()
         return batch
 
     def losses(self, batch: Batch) -> Losses:
@@ -99,6 +101,7 @@ class DAMSMPretraining:
         self.modules.eval()
         words = self.text_encoder(tokens, lengths).words
         regions = self.image_encoder(scale_images(images)).regions
+        lengths = to_device(lengths, words.device)
         valid = torch.arange(words.shape[2], device=words.device) < lengths[:, None]
         maps = [
             word_attention(own[None], word[None], there[None], self.config.damsm.gamma1)[0, 0]

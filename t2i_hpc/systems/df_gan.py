@@ -137,7 +137,7 @@ def truncated(noise: Tensor) -> Tensor:
     the noise.
     """
     wide = noise.double()
-    edge = torch.special.ndtr(wide.new_tensor(-_CUT))
+    edge = torch.special.ndtr(torch.full((), -_CUT, dtype=wide.dtype, device=wide.device))
     share = edge + (1 - 2 * edge) * torch.special.ndtr(wide)
     bent: Tensor = torch.special.ndtri(share)
     return bent.to(noise.dtype)

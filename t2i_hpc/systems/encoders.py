@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.transfer import to_device
 from t2i_hpc.config.systems import (
     BERTConfig,
     DAMSMConfig,
@@ -163,7 +164,8 @@ def damsm_terms(
     features = encoder(images)
     words, sentence = (at_least_float32(value) for value in text)
     regions, code = (at_least_float32(value) for value in features)
-    captions = Captions(words, batch.lengths, sentence, batch.classes)
+    lengths = to_device(batch.lengths, images.device)
+    captions = Captions(words, lengths, sentence, batch.classes)
     with torch.autocast(images.device.type, enabled=False):
         return damsm_losses(regions, code, captions, settings)
 

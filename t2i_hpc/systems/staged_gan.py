@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.transfer import to_device
 from t2i_hpc.config.systems import StagedGANConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import (
@@ -182,6 +183,7 @@ class StagedGAN(GAN):
         """Run the generator, or its EMA; the last numbers of the noise draw the condition."""
         latent, chance = noise.split([self.config.noise_width, self.config.condition_width], 1)
         sampled = generator.training or self.config.sample_condition
+        lengths = to_device(lengths, text.words.device)
         padding = torch.arange(text.words.shape[2], device=lengths.device) >= lengths[:, None]
         images: StagedImages = generator(
             latent, text.sentence, text.words, padding, chance if sampled else None

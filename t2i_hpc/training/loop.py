@@ -20,6 +20,7 @@ from torch import Tensor
 from t2i_hpc.common.collectives import mean_over_ranks
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.common.seeds import noise, seed_step
+from t2i_hpc.common.transfer import to_device
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.runs.checkpoint import TrainingProgress
@@ -95,8 +96,9 @@ class Loop:
         meter = Meter(self.config.batch_size)
         self.world.set_stage("waiting for data")
         with _closing(self.setup.batches(self.progress.images_seen)) as batches:
-            for batch in meter.timed(on_device(batches, self.world.device)):
-                values = self._step(batch, meter)
+            given = map(self._with_noise, batches)
+            for batch, latent in meter.timed(on_device(given, self.world.device)):
+                values = self._step(batch, latent, meter)
                 if self.progress.step % self.config.log_every == 0:
                     self._log(values, meter)
                 if self._samples_are_due():
@@ -112,12 +114,14 @@ class Loop:
                 self._sample()
         return done
 
-    def _step(self, batch: Batch, meter: Meter) -> dict[str, Tensor]:
+    def _with_noise(self, batch: Batch) -> tuple[Batch, Tensor]:
+        width = self.setup.system.noise_width
+        return batch, noise(self.setup.seed, "noise", batch.positions.tolist(), width)
+
+    def _step(self, batch: Batch, latent: Tensor, meter: Meter) -> dict[str, Tensor]:
         seen = self.progress.images_seen
         seed_step(self.setup.seed, seen)
-        width = self.setup.system.noise_width
-        latent = noise(self.setup.seed, "noise", batch.positions.tolist(), width)
-        values = train_step(self.strategy, batch, latent.to(self.world.device), seen)
+        values = train_step(self.strategy, batch, latent, seen)
         seconds = self.progress.seconds + meter.step_done()
         self.progress = TrainingProgress(
             seen + self.config.batch_size, self.progress.step + 1, seconds
@@ -220,19 +224,22 @@ def _closing(batches: Iterable[Batch]) -> Iterator[Iterable[Batch]]:
             batches.close()
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield the batches in their order with their tensors on `device`; prefetch one on a GPU.
+def on_device(
+    batches: Iterable[tuple[Batch, Tensor]], device: torch.device
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield batches and their noise in order, on `device`; prefetch one on a GPU.
 
     There the next batch is copied on a stream of its own while the current step computes; the
     step's stream waits for the copy, the processor never. On a CPU there is nothing to move.
     """
     if device.type != "cuda":
-        yield from (batch.to(device) for batch in batches)
+        yield from ((batch.to(device), latent.to(device)) for batch, latent in batches)
         return
     stream, next_batch = torch.cuda.Stream(device), None
-    for batch in batches:
+    for batch, latent in batches:
         with torch.cuda.stream(stream):
-            copying = _CopiedBatch(batch.to(device), stream.record_event())
+            there = batch.to(device), to_device(latent, device)
+            copying = _CopiedBatch(*there, stream.record_event())
         if next_batch is not None:
             yield next_batch.wait()
         next_batch = copying
@@ -240,15 +247,16 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 @dataclass(frozen=True)
 class _CopiedBatch:
-    """A batch that is being copied, and the event that its copy is complete."""
+    """A batch and its noise that are being copied, and the event that the copy is complete."""
 
     batch: Batch
+    latent: Tensor
     copied: torch.cuda.Event
 
-    def wait(self) -> Batch:
+    def wait(self) -> tuple[Batch, Tensor]:
         """Let the current stream wait for the copy, and keep the memory while it is in use."""
         batch, current = self.batch, torch.cuda.current_stream(self.batch.images.device)
         current.wait_event(self.copied)
-        for tensor in (batch.images, batch.tokens, batch.lengths, batch.classes):
+        for tensor in (batch.images, batch.tokens, batch.classes, self.latent):
             tensor.record_stream(current)
-        return batch
+        return batch, self.latent
