@@ -107,7 +107,8 @@ class EMA:
         half_life = min(self.half_life, images_seen / 2) if self.ramp else self.half_life
         decay = 0.5 ** (batch_size / half_life)
         # A kernel for many tensors each, not one for each of hundreds.
-        own, latest = list(self.target.parameters()), list(self.source.parameters())
+        own: list[Tensor] = list(self.target.parameters())
+        latest: list[Tensor] = list(self.source.parameters())
         torch._foreach_lerp_(own, latest, 1 - decay)
         kept, newest = list(self.target.buffers()), list(self.source.buffers())
         if kept:

@@ -10,12 +10,14 @@ import resource
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from t2i_hpc.common.files import append_json_line, read_json_lines, write_text
-from t2i_hpc.data.batches import Batch
 from t2i_hpc.runs.checkpoint import TrainingProgress
+
+_T = TypeVar("_T")
 
 
 class Meter:
@@ -27,7 +29,7 @@ class Meter:
         self._waited = 0.0
         self._steps = 0
 
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def timed(self, batches: Iterator[_T]) -> Iterator[_T]:
         """Pass batches on; count the time that each was waited for."""
         while True:
             start = time.monotonic()

@@ -33,7 +33,7 @@ class _Copies(TorchDispatchMode):
     """Lets what lies on the host be real, and refuses copies that wait."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.pinned: list[Tensor] = []
 
     def __torch_dispatch__(
@@ -64,7 +64,7 @@ class _Copies(TorchDispatchMode):
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage()._cdata == other.untyped_storage()._cdata
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 @contextmanager
@@ -128,5 +128,7 @@ def move(modules: nn.Module) -> None:
 def moved(batch: Batch) -> Batch:
     """Return a batch as training has it: on the GPU what :meth:`Batch.to` takes there."""
     names = ("images", "tokens", "classes")
-    there = {name: torch.empty_like(getattr(batch, name), device=GPU) for name in names}
+    there: dict[str, Any] = {
+        name: torch.empty_like(getattr(batch, name), device=GPU) for name in names
+    }
     return replace(batch, **there)

@@ -84,7 +84,7 @@ class _NoReads(TorchDispatchMode):
 class _Watched(DDPStrategy):
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Differentiate, reading nothing."""
-        with _NoReads():
+        with _NoReads():  # type: ignore[no-untyped-call]
             super().backward(phase, loss)
 
 
@@ -132,7 +132,7 @@ def test_the_fake_gpu_lets_pass_what_waits_for_nothing() -> None:
 
 
 def test_reads_in_a_backward_are_seen() -> None:
-    with _NoReads():
+    with _NoReads():  # type: ignore[no-untyped-call]
         for read in (lambda v: v.item(), lambda v: bool(v > 0), lambda v: v[v > 0]):
             with pytest.raises(WaitError):
                 read(torch.ones(()))
