@@ -76,7 +76,16 @@ class EvaluateConfig:
         ".safetensors file that t2i_hpc.checkpoints exported",
     )
     images: str = setting("", "score this folder of images instead of a run")
-    reference: str = setting("", "folder of images to compare with, instead of a split")
+    reference: str = setting(
+        "",
+        "folder of images to compare with, instead of a split; or a .npz file with their mean and "
+        "covariance (mu, sigma), as pytorch-fid, TTUR, clean-fid, ADM and EDM write it",
+    )
+    export_statistics: str = setting(
+        "",
+        ".npz file to write: mean and covariance of the real images' features (mu, sigma), as "
+        "pytorch-fid, TTUR and clean-fid read them",
+    )
     output: str = setting(
         "",
         "folder for statistics and scores.jsonl; empty: the run, or IMAGES-scores beside images=",

@@ -35,9 +35,10 @@ from t2i_hpc.evaluation.image_sources import (
     real_images,
     spread,
 )
-from t2i_hpc.evaluation.metrics import METRICS
+from t2i_hpc.evaluation.metrics import METRICS, WITH_FEATURES
 from t2i_hpc.evaluation.protocol import ARITHMETIC, Protocol
 from t2i_hpc.evaluation.r_precision import check_own_encoders, encoders_identity
+from t2i_hpc.evaluation.scores import NOT_KNOWN
 from t2i_hpc.runs.inputs import locate_data, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.partial_statistics import shard_range
@@ -106,6 +107,7 @@ def comparisons(
     generated, real = _of_folder(config) if config.images else _of_run(config)
     resize_rule = ResizeRule(settings.real_crop, settings.real_filter, settings.seed)
     wanted, detector = _count_real(settings, real), identify_detector(settings)
+    metrics, left_out = _possible_metrics(settings.metrics, real)
     protocol = _protocol(
         settings, generated, real, detector, real_count=wanted, crop=resize_rule.text()
     )
@@ -126,9 +128,11 @@ def comparisons(
             protocol=protocol,
             names=names,
             warning=real.warning(generated.resolution),
-            metrics=settings.metrics,
+            metrics=metrics,
             sharding=sharding,
             device=device,
+            reference=real.statistics.gaussian if real.statistics else None,
+            left_out=left_out,
         )
         comparison.check()
         yield comparison if settings.save_images == "none" else _saving(comparison, settings)
@@ -155,6 +159,24 @@ def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
     )
     writing = dataclasses.replace(subject, images_of=saved.writing(subject.images_of))
     return dataclasses.replace(comparison, subject=writing, saved=saved)
+
+
+def _possible_metrics(asked: list[str], real: RealImages) -> tuple[list[str], str]:
+    """Return the metrics that the real images allow, and a sentence on those that they do not.
+
+    Raises:
+        EvaluationError: no metric is left.
+    """
+    impossible = [name for name in asked if name in WITH_FEATURES]
+    if real.statistics is None or not impossible:
+        return asked, ""
+    said = (
+        f"{real.where} holds mean and covariance alone, and {' and '.join(impossible)} compare "
+        "features image by image"
+    )
+    if len(impossible) == len(asked):
+        raise EvaluationError(f"{said}: ask for fid, or name a folder of images")
+    return [name for name in asked if name not in impossible], f"{said}: left out"
 
 
 def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
@@ -214,7 +236,7 @@ def _of_folder(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     data = DataConfig(path=settings.data)
     if not (config.reference or settings.data):
         raise ConfigurationError(
-            "nothing to compare with: name a folder with reference=, or shards with "
+            "nothing to compare with: name a folder or statistics with reference=, or shards with "
             "evaluation.data="
         )
     subject = Subject(images.digest, 0, images.images_of)
@@ -245,6 +267,8 @@ def _count_real(settings: EvaluationConfig, real: RealImages) -> int:
     Raises:
         EvaluationError: there are fewer.
     """
+    if real.statistics:
+        return real.count
     wanted = settings.real_images or real.count
     if real.count < max(2, wanted):
         raise EvaluationError(
@@ -282,8 +306,8 @@ def _protocol(
         preprocessing=detector.preprocessing,
         seed=settings.seed,
         **generation,
-        crop=crop,
-        selection=_SELECTION,
+        crop=NOT_KNOWN if real.statistics else crop,
+        selection=NOT_KNOWN if real.statistics else _SELECTION,
         features=settings.features,
         score_side=settings.inception_score_size,
         splits=settings.splits,

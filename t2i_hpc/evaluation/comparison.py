@@ -27,7 +27,7 @@ from t2i_hpc.evaluation.compute import (
 )
 from t2i_hpc.evaluation.detectors.detector import Detector, DetectorIdentity, exact_inference
 from t2i_hpc.evaluation.fid import NAMES as MOMENT_NAMES
-from t2i_hpc.evaluation.fid import Moments
+from t2i_hpc.evaluation.fid import Gaussian, Moments
 from t2i_hpc.evaluation.inception_score import NAMES as SPLIT_NAMES
 from t2i_hpc.evaluation.inception_score import ScoreSums
 from t2i_hpc.evaluation.kid import check_subset_size
@@ -83,6 +83,8 @@ class Comparison:
         device: of sums and distances.
         warning: what happened to the real images before and moves a score.
         saved: files of the generated images, where they are kept.
+        reference: mean and covariance of the real images, in place of the images.
+        left_out: what is said of metrics that were asked for and cannot be measured.
     """
 
     output: Path
@@ -97,6 +99,8 @@ class Comparison:
     device: torch.device
     warning: str | None = None
     saved: SavedFiles | None = None
+    reference: Gaussian | None = None
+    left_out: str = ""
 
     @property
     def generated(self) -> ImageSet:
@@ -137,7 +141,8 @@ class Comparison:
     @property
     def image_sets(self) -> list[ImageSet]:
         """The image sets that the metrics need."""
-        return [self.generated, *([self.real] if WITH_REAL & {*self.metrics} else [])]
+        needs_real = self.reference is None and WITH_REAL & {*self.metrics}
+        return [self.generated, *([self.real] if needs_real else [])]
 
     def check(self) -> None:
         """Refuse what can be refused before any image is generated.
@@ -204,6 +209,7 @@ class Comparison:
             self.detector,
             self.device,
             self.statistics,
+            self.reference,
         )
         with exact_inference():
             values = measure(self.metrics, measured)
@@ -225,6 +231,14 @@ class Comparison:
         if self.saved:
             self.saved.gather()
         return rows
+
+    def real_gaussian(self) -> Gaussian:
+        """Return mean and covariance of the real images' features, all of whose shards are there.
+
+        Raises:
+            EvaluationError: shards are missing or do not fit together.
+        """
+        return Moments.from_arrays(merged(self.real, self.sharding).sums).gaussian()
 
     @property
     def _dtype(self) -> str:

@@ -36,6 +36,21 @@ Matrix = npt.NDArray[np.floating[Any]]
 _REGULAR = 1e-9
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean and covariance of a set of feature vectors.
+
+    Attributes:
+        mean: float64 (D,).
+        covariance: float64 (D, D), with the divisor N − 1.
+        count: number of vectors N; None where a file does not say it.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    count: int | None = None
+
+
 @dataclass
 class Moments:
     """Raw moments of a set of feature vectors.
@@ -90,6 +105,14 @@ class Moments:
         mean = self.mean()
         return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
 
+    def gaussian(self) -> Gaussian:
+        """Return mean and covariance, float64.
+
+        Raises:
+            EvaluationError: there are fewer than two vectors.
+        """
+        return Gaussian(self.mean(), self.covariance(), self.count)
+
     def arrays(self) -> Arrays:
         """Return the moments as arrays that add up: count int64 (), total and outer float64."""
         return {
@@ -105,29 +128,31 @@ class Moments:
         return cls(int(arrays["count"]), total, outer)
 
 
-def frechet_distance(first: Moments, second: Moments) -> float:
+def frechet_distance(first: Moments | Gaussian, second: Moments | Gaussian) -> float:
     """Return d², in squared units of the features, never negative; symmetric in its arguments.
 
     Raises:
         EvaluationError: fewer than two images in a set, or non-finite features.
     """
-    first_factor, second_factor = _factor(first), _factor(second)
+    one, other = (g if isinstance(g, Gaussian) else g.gaussian() for g in (first, second))
+    first_factor, second_factor = _factor(one), _factor(other)
     trace = np.linalg.svd(first_factor.T @ second_factor, compute_uv=False).sum()
-    means = (first.mean() - second.mean()).square().sum()
+    means = (one.mean.cpu() - other.mean.cpu()).square().sum()
     squares = np.square(first_factor).sum() + np.square(second_factor).sum()
     return max(0.0, float(means) + float(squares - 2 * trace))
 
 
-def _factor(moments: Moments) -> Matrix:
+def _factor(gaussian: Gaussian) -> Matrix:
     """Return L, float64 (D, rank), with L Lᵀ = Σ."""
-    covariance: Matrix = moments.covariance().cpu().numpy()
+    covariance: Matrix = gaussian.covariance.cpu().numpy()
+    count = len(covariance) + 1 if gaussian.count is None else gaussian.count
     if not np.isfinite(covariance).all():
         raise EvaluationError(
             "the features of some images are NaN or Inf: the weights of the generator or of the "
             "detector are broken"
         )
-    factor = _cholesky(covariance) if moments.count > len(covariance) else None
-    return _eigenvectors(covariance, moments.count - 1) if factor is None else factor
+    factor = _cholesky(covariance) if count > len(covariance) else None
+    return _eigenvectors(covariance, count - 1) if factor is None else factor
 
 
 def _cholesky(covariance: Matrix) -> Matrix | None:

@@ -31,7 +31,10 @@ from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, center_crop, crop_and_fl
 from t2i_hpc.data.sidecars import files_below
 from t2i_hpc.data.split import DEMO, Split, stack
 from t2i_hpc.evaluation.clip_score import CLIP, Rate
+from t2i_hpc.evaluation.detectors import identify_detector
 from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable, RanksFirst, damsm_encoders
+from t2i_hpc.evaluation.reference_statistics import SUFFIX as STATISTICS
+from t2i_hpc.evaluation.reference_statistics import ReferenceStatistics, read_reference
 from t2i_hpc.sampling.loading import load_run
 from t2i_hpc.sampling.rules import GenerationRules, caption_of
 from t2i_hpc.sampling.trained_run import TrainedRun
@@ -213,8 +216,10 @@ class RealImages:
     """The images to compare with: how many, what they are, and one by its number.
 
     Attributes:
+        count: how many; 0 where statistics in a file do not say it.
         stored: how they are stored, in words.
         warning: says what happened to them before, when they are compared at a side in px.
+        statistics: those of a file, in place of images.
     """
 
     count: int
@@ -223,15 +228,18 @@ class RealImages:
     stored: str
     image: Callable[[int], Pixels]
     warning: Callable[[int], str | None] = lambda resolution: None
+    statistics: ReferenceStatistics | None = None
 
 
 def real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
-    """Return the images to compare with: of a folder, or of a split of `data`.
+    """Return the images to compare with: of a folder, a split of `data`, or their statistics.
 
     Raises:
         UserError: they are not there.
     """
     settings = config.evaluation
+    if Path(config.reference).suffix == STATISTICS or Path(config.reference).is_file():
+        return _of_statistics(config)
     if config.reference:
         folder = ImageFolder(Path(config.reference))
         named = f"reference={folder.folder}"
@@ -250,6 +258,35 @@ def real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
         return None if shipped else stored_twice(manifest, where, resolution)
 
     return RealImages(split.count, manifest.digest, where, manifest.stored, split.image, warning)
+
+
+def _of_statistics(config: EvaluateConfig) -> RealImages:
+    """Return the statistics of a file in place of images.
+
+    Raises:
+        EvaluationError: it does not fit, or images are asked for that it does not have.
+    """
+    path = Path(config.reference)
+    if config.evaluation.real_images is not None:
+        raise EvaluationError(
+            f"evaluation.real_images chooses among images, and reference={path} holds their "
+            "statistics alone: leave it out"
+        )
+    detector = identify_detector(config.evaluation)
+    found = read_reference(path, detector)
+
+    def no_image(number: int) -> Pixels:
+        raise ValueError("reference statistics hold no images")
+
+    return RealImages(
+        found.gaussian.count or 0,
+        found.sha256,
+        f"reference={path}",
+        found.stored,
+        no_image,
+        lambda resolution: found.warning(detector),
+        found,
+    )
 
 
 def spread(numbers: Iterable[int], wanted: int, count: int) -> list[int]:

@@ -11,7 +11,7 @@ from t2i_hpc.evaluation.clip_score import clip_score
 from t2i_hpc.evaluation.collectors import Statistic
 from t2i_hpc.evaluation.compute import MergedStatistics
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
-from t2i_hpc.evaluation.fid import Moments, frechet_distance
+from t2i_hpc.evaluation.fid import Gaussian, Moments, frechet_distance
 from t2i_hpc.evaluation.inception_score import inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
@@ -54,6 +54,7 @@ class Measured:
         protocol, detector: what it was measured with.
         device: of kernels and distances of images.
         statistics: which sums of the generated images a metric needs.
+        reference: mean and covariance of the real images, in place of `real`.
     """
 
     generated: MergedStatistics
@@ -62,6 +63,7 @@ class Measured:
     detector: DetectorIdentity
     device: torch.device
     statistics: Mapping[str, Statistic]
+    reference: Gaussian | None = None
 
     def sums(self, metric: str) -> Arrays:
         """Return the sums of the generated images that a metric needs."""
@@ -89,8 +91,9 @@ def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
 
 
 def _frechet(m: Measured) -> list[Value]:
-    moments = [Moments.from_arrays(each.sums) for each in (m.generated, m.against())]
-    value = frechet_distance(*moments)
+    generated = Moments.from_arrays(m.generated.sums)
+    real = Moments.from_arrays(m.against().sums) if m.reference is None else m.reference
+    value = frechet_distance(generated, real)
     return [Value(m.detector.metric_name, value, None, "lower", m.protocol.real_images)]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # reading scores imports no torch
 
 FILE_NAME = "scores.jsonl"
 FEW_IMAGES = 10_000
+NOT_KNOWN = "not known, as others made the reference statistics"  # in a protocol
 _IN_PERCENT = "R-precision"
 _FRECHET = re.compile(r"\bFI?D\b")  # FID, clean FID, FD (…), but not KID
 # Convolutions on another number of CPU threads, or on GPUs of one model, agree this far.
@@ -185,6 +186,8 @@ def score_line(row: dict[str, Any]) -> str:
     scale, unit = scale_of(row["metric"])
     bar = "" if row["std"] is None else f" ± {row['std'] * scale:.4f}"
     real = f", N real {row['n_real']:,}" if row["n_real"] else ""
+    if not row["n_real"] and row["protocol_text"].get("selection") == NOT_KNOWN:
+        real = ", N real not known"
     where = f" after {row['images']:,} images" if row["images"] else ""
     return (
         f"{row['metric']} {row['value'] * scale:.4f}{bar}{unit}{where}  "
@@ -196,7 +199,8 @@ def score_line(row: dict[str, Any]) -> str:
 def few_images_warning(protocol: Protocol) -> str | None:
     """Return a warning where there are too few images to publish a Fréchet distance, else None."""
     counts = (("N", protocol.images), ("N real", protocol.real_images))
-    few = [f"{name} = {count:,}" for name, count in counts if count < FEW_IMAGES]
+    # 0: others wrote the real images' statistics, and not of how many they are.
+    few = [f"{name} = {count:,}" for name, count in counts if 0 < count < FEW_IMAGES]
     if not few:
         return None
     return (

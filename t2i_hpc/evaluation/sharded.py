@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.evaluation.build import comparisons, refuse_missing
@@ -16,6 +17,7 @@ from t2i_hpc.evaluation.comparison import Comparison
 from t2i_hpc.evaluation.detectors import build_detector
 from t2i_hpc.evaluation.image_sources import ImageFolder
 from t2i_hpc.evaluation.protocol import WITH_REAL
+from t2i_hpc.evaluation.reference_statistics import check_export, write_reference
 from t2i_hpc.evaluation.scores import few_images_warning, score_line
 from t2i_hpc.runs.partial_statistics import shards_of_rank
 
@@ -40,6 +42,9 @@ def compute_shards(
     shards = settings.shards if settings.shard is not None else max(settings.shards, ranks)
     detector = None
     for comparison in comparisons(config, device=device, shards=shards):
+        _check_export(comparison, config.export_statistics)
+        if rank == 0 and comparison.left_out and detector is None:
+            say(comparison.left_out, sys.stderr)
         # Only now: what is compared was checked, and that may have refused the whole.
         detector = detector or build_detector(settings, device)
         if settings.shard is not None:
@@ -61,8 +66,38 @@ def merge_shards(config: EvaluateConfig, device: torch.device) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     for comparison in comparisons(config, device=device):
+        _check_export(comparison, config.export_statistics)
         refuse_missing(comparison, config)
         _report(comparison, config)
+
+
+def _check_export(comparison: Comparison, path: str) -> None:
+    """Refuse to export statistics of real images that there are not, or over another file.
+
+    Raises:
+        EvaluationError: says what to do.
+    """
+    if not path:
+        return
+    if comparison.reference is not None:
+        raise EvaluationError(
+            "export_statistics= writes what reference= already names: leave one of them out"
+        )
+    if not WITH_REAL & {*comparison.metrics}:
+        raise EvaluationError(
+            "export_statistics= writes the real images' statistics, which no metric asked for "
+            "needs: add fid to evaluation.metrics"
+        )
+    check_export(Path(path), comparison.protocol.real_hash)
+
+
+def _export(comparison: Comparison, path: str) -> None:
+    """Write the real images' statistics, once for all checkpoints, and say where."""
+    image_set = comparison.protocol.real_hash
+    if path and check_export(Path(path), image_set):
+        gaussian, detector = comparison.real_gaussian(), comparison.detector
+        write_reference(Path(path), gaussian, detector, image_set)
+        say(f"{path}: mean and covariance of {gaussian.count:,} real images", sys.stderr)
 
 
 def _say_if_empty(comparison: Comparison, shard: int) -> None:
@@ -83,6 +118,7 @@ def _report(comparison: Comparison, config: EvaluateConfig) -> None:
     """Merge, record and print the scores of a comparison, and what moves them."""
     for row in comparison.score():
         say(json.dumps(row, sort_keys=True) if config.json else score_line(row))
+    _export(comparison, config.export_statistics)
     warnings = [_lossy(config.images)]
     if "fid" in comparison.metrics:
         warnings.insert(0, few_images_warning(comparison.protocol))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -58,6 +59,38 @@ def test_every_metric_that_needs_no_inception(
     (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert row["value"] == pytest.approx(rows[4]["value"], rel=1e-6)
     assert row["protocol"] != rows[4]["protocol"]
+
+
+def test_statistics_are_exported_and_compared_with(
+    run: Path, refusal: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words, ours = [f"run={run}", *SETTINGS, "checkpoint=200"], run / "ours.npz"
+    assert "is no .npz file" in refusal(*words, "export_statistics=ours")
+    assert COMMAND.main([*words, f"export_statistics={ours}", "json=true"]) == 0
+    out, err = capfd.readouterr()
+    assert f"{ours}: mean and covariance of 12 real images" in err
+    other = [*words, f"export_statistics={ours}", "evaluation.real_images=11"]
+    assert "holds something else" in refusal(*other)
+    capfd.readouterr()
+    kid = "evaluation.metrics=[fid,kid]"
+    assert COMMAND.main([*words, f"reference={ours}", kid, "json=true"]) == 0
+    again, said = capfd.readouterr()
+    (row, known) = (json.loads(text) for text in (again, out))
+    assert row["value"] == pytest.approx(known["value"], rel=1e-9)
+    assert (row["n_real"], row["protocol"] != known["protocol"]) == (12, True)
+    assert "and kid compare features image by image: left out" in said
+    against = [*words, f"reference={ours}"]
+    assert "ask for fid" in refusal(*against, "evaluation.metrics=[kid,prc]")
+    assert "leave one of them out" in refusal(*against, f"export_statistics={run / 'x.npz'}")
+    assert "leave it out" in refusal(*against, "evaluation.real_images=5")
+    with np.load(ours) as arrays:  # as pytorch-fid and TTUR write it
+        np.savez(run / "theirs.npz", mu=arrays["mu"], sigma=arrays["sigma"])
+    capfd.readouterr()
+    assert COMMAND.main([*words, f"reference={run / 'theirs.npz'}"]) == 0
+    printed, said = capfd.readouterr()
+    assert "[N 10, N real not known, protocol" in printed
+    assert "does not say which network made it" in said
+    assert "N real = 0" not in said
 
 
 def _shards(run: Path) -> str:

@@ -21,6 +21,7 @@ from t2i_hpc.evaluation.compute import MergedStatistics, Sharding
 from t2i_hpc.evaluation.detectors import weights
 from t2i_hpc.evaluation.detectors.inception import InceptionV3, inception_identity
 from t2i_hpc.evaluation.metrics import Measured
+from t2i_hpc.evaluation.reference_statistics import read_reference
 from t2i_hpc.sampling.image_files import ImagesOf
 from tests.evaluation.conftest import some_images
 from tests.evaluation.test_protocol import PROTOCOL
@@ -98,6 +99,13 @@ def test_scores_are_torch_fidelitys(inception_file: Path, tmp_path: Path) -> Non
     for row, name in ((score, "inception_score"), (kid, "kernel_inception_distance")):
         assert row["value"] == pytest.approx(expected[f"{name}_mean"], rel=1e-5)
         assert row["std"] == pytest.approx(expected[f"{name}_std"], rel=1e-4)
+    # The real images' statistics as pytorch-fid --save-stats writes them: the same FID.
+    rows = detector.features(real).numpy()
+    np.savez(tmp_path / "real.npz", mu=np.mean(rows, axis=0), sigma=np.cov(rows, rowvar=False))
+    reference = read_reference(tmp_path / "real.npz", detector.identity)
+    by_file = replace(comparison, metrics=["fid"], reference=reference.gaussian)
+    (fid,) = by_file.score()
+    assert fid["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-5)
 
 
 def _by_number(images: Tensor) -> ImagesOf:
