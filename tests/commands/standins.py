@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from t2i_hpc.launch import main as launch
@@ -122,6 +123,8 @@ def _write_weights(folder: Path, run: Path) -> None:
     for name in ("text", "image"):
         (encoders / f"{name}_encoder.safetensors").symlink_to(run / f"{name}.safetensors")
     (folder / "text_encoder.safetensors").symlink_to(run / "text.safetensors")
+    width = 1280  # of EfficientNet-Lite0, which stands for every detector
+    np.savez_compressed(folder / "stats.npz", mu=np.zeros(width), sigma=np.eye(width))
     save_dinov2(folder / "dinov2-large")
     save_clip(folder / "clip-vit-base-patch32")
     torch.save(case("damsm").weights("text"), folder / "text_encoder200.pth")
