@@ -41,6 +41,18 @@ class TrainConfig:
     name: str = setting("run", "first part of the run directory's name", identity=False)
     runs: str = setting("runs", "folder of run directories", identity=False)
     seed: int = setting(1, "seed of weights, order, crops, captions and noise", minimum=0)
+    start_from: str = setting(
+        "",
+        "weights that a new run begins with: a run directory (its newest checkpoint), one of its "
+        "checkpoints/<images>, or a .safetensors file; optimizers begin anew; empty: first weights",
+        identity=False,  # their content counts: runs/start_from.py
+    )
+    start_from_networks: list[str] = setting(
+        [],
+        "networks to take from start_from; empty: all that both have, but encoders that "
+        "system.*.weights names",
+        identity=False,
+    )
     data: DataConfig = section(DataConfig)
     system: SystemConfig = section(SystemConfig)
     engine: EngineConfig = section(EngineConfig)
@@ -218,7 +230,31 @@ class FetchConfig:
 
 @dataclass
 class ConvertConfig:
-    """Turn a reference implementation's checkpoint into ours, or back."""
+    """Turn published checkpoints into a run directory, or one file into ours, or back."""
+
+    generator: str = setting(
+        "", "run directory: file of the generator, .pth of the reference or .safetensors"
+    )
+    discriminator: str = setting("", "run directory: file of the discriminator (ssa_gan, df_gan)")
+    head: str = setting(
+        "", "run directory: file of DF-GAN's conditional head (netC); empty: the discriminator's"
+    )
+    discriminator64: str = setting("", "run directory: that of images of 64 px (staged GANs)")
+    discriminator128: str = setting("", "run directory: that of images of 128 px (staged GANs)")
+    discriminator256: str = setting("", "run directory: that of images of 256 px (staged GANs)")
+    text_encoder: str = setting("", "run directory: file of DAMSM's text encoder")
+    image_encoder: str = setting("", "run directory: file of DAMSM's image encoder")
+    vocabulary: str = setting(
+        "",
+        "run directory: the words that the text encoder was trained with, captions.pickle or "
+        "vocabulary.json; empty: those of data.path",
+    )
+    images: int = setting(
+        0,
+        "run directory: images that the weights were trained on, where known",
+        unit="images",
+        minimum=0,
+    )
 
     reference: str = setting(
         "",
@@ -235,7 +271,11 @@ class ConvertConfig:
         choices=("import", "export"),
     )
     input: str = setting("", "file to read: .pth of the reference, or .safetensors")
-    output: str = setting("", "file to write: .safetensors (import) or .pth (export)")
+    output: str = setting(
+        "",
+        "file to write: .safetensors (import) or .pth (export); of a run directory its folder, "
+        "empty: RUNS/NAME-HASH",
+    )
 
 
 @dataclass

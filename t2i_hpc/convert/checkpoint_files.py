@@ -7,6 +7,7 @@ NumPy's numbers (which trainers save beside them), and that is all that is used 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,6 +22,7 @@ from t2i_hpc.common.files import atomic_writer, sha256_of_file, write_bytes
 from t2i_hpc.convert.networks import ConversionError, find_network
 from t2i_hpc.convert.reference import export_reference, import_own, import_reference
 
+Tensors = Mapping[str, Tensor]
 _NUMBER_CODES = "?bBhHiIlLqQefdg"
 _DEEPEST = 4  # mappings in mappings
 # Names inside checkpoints of DF-GAN that hold several networks.
@@ -67,18 +69,49 @@ def _check_output(path: Path, direction: str) -> None:
         raise ConversionError(f"output={path} exists already: remove it, or name another file")
 
 
-def read_tensors(path: Path, system: str, network: str) -> Mapping[str, Tensor]:
+def read_tensors(path: Path, system: str, network: str, key: str = "input") -> Tensors:
     """Read a state dict from .safetensors or .pth; from a checkpoint of several networks, one.
+
+    Args:
+        path: the file.
+        system, network: of :func:`~t2i_hpc.convert.reference.import_reference`.
+        key: the setting that names the file, for messages.
 
     Raises:
         ConversionError: no such file, a damaged one, or one that holds more than tensors.
     """
-    if not path.is_file():
-        raise ConversionError(f"input={path}: there is no such file")
+    title = f"{key}={path}"
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(_there(path, title), title)
     nested = _NESTED[network] if system == "df_gan" else ""
-    return _network_of(_read_pickle(path), path, nested)
+    return _network_of(_read_pickle(_there(path, title), title), title, nested)
+
+
+def entries_of(path: Path, key: str = "input") -> tuple[str, ...]:
+    """Return what a .pth holds beside tensors, at its top and below ``model``; else nothing.
+
+    Raises:
+        ConversionError: no such file, or a damaged one.
+    """
+    title = f"{key}={path}"
+    if path.suffix == ".safetensors":
+        return ()
+    loaded = _read_pickle(_there(path, title), title)
+    if not isinstance(loaded, Mapping) or _is_network(loaded):
+        return ()
+    inner = loaded.get("model")
+    below = inner if isinstance(inner, Mapping) and not _is_network(inner) else {}
+    return tuple(map(str, (*loaded, *below)))
+
+
+def other_networks(path: Path, key: str = "input") -> tuple[str, ...]:
+    """Return which of generator, discriminator and head a file of several networks holds.
+
+    Raises:
+        ConversionError: no such file, or a damaged one.
+    """
+    there = entries_of(path, key)
+    return tuple(name for name, nested in _NESTED.items() if nested in there)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], notes: dict[str, str]) -> None:
@@ -92,27 +125,40 @@ def write_pickle(path: Path, tensors: Mapping[str, Tensor]) -> None:
         torch.save(dict(tensors), stream)
 
 
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+def _there(path: Path, title: str) -> Path:
+    if not path.is_file():
+        raise ConversionError(f"{title}: there is no such file")
+    return path
+
+
+def _read_safetensors(path: Path, title: str) -> Tensors:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ConversionError(f"input={path} is no whole safetensors file: {error}") from error
+        raise ConversionError(f"{title} is no whole safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, title: str) -> Any:
+    """Unpickle a file; the same one is read once, since it may hold several networks."""
+    state = path.stat()
     try:
-        with torch.serialization.safe_globals(_numpy_numbers()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return _unpickled(path, state.st_size, state.st_mtime_ns)
     except UnpicklingError as error:
         raise ConversionError(
-            f"input={path} is damaged or holds more than tensors, and is not unpickled because "
+            f"{title} is damaged or holds more than tensors, and is not unpickled because "
             "that could run code: save the state dict alone"
         ) from error
     except Exception as error:  # a damaged file raises whatever its bytes happen to mean
         raise ConversionError(
-            f"input={path} is no whole file of torch.save ({type(error).__name__}); "
+            f"{title} is no whole file of torch.save ({type(error).__name__}); "
             "download or copy it again"
         ) from error
+
+
+@lru_cache(maxsize=1)
+def _unpickled(path: Path, _size: int, _changed: int) -> Any:
+    with torch.serialization.safe_globals(_numpy_numbers()):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _numpy_numbers() -> list[Any]:
@@ -122,7 +168,7 @@ def _numpy_numbers() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *{type(kind) for kind in kinds}]
 
 
-def _network_of(loaded: Any, path: Path, nested: str) -> Mapping[str, Tensor]:
+def _network_of(loaded: Any, title: str, nested: str) -> Tensors:
     """Take a network out of what a trainer wrapped it in, or the whole where it is one.
 
     Known are {model: {netG: …}} and a mapping, such as {state_dict: …, epoch: …}, that holds the
@@ -140,12 +186,12 @@ def _network_of(loaded: Any, path: Path, nested: str) -> Mapping[str, Tensor]:
         loaded = inner[(known or alone)[0]]
     if not isinstance(loaded, Mapping):
         raise ConversionError(
-            f"input={path} holds a {type(loaded).__name__}, not tensors by name; "
+            f"{title} holds a {type(loaded).__name__}, not tensors by name; "
             "save the network's state dict"
         )
     if any(isinstance(value, Mapping) for value in loaded.values()):
         raise ConversionError(
-            f"input={path} holds {', '.join(map(str, loaded))}, but not "
+            f"{title} holds {', '.join(map(str, loaded))}, but not "
             f"{nested or 'this network'}: choose another network=, or save its state dict alone"
         )
     return loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from t2i_hpc.models.staged_generator import SingleImageGenerator, StagedGenerato
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 
 Shape = tuple[int, ...]
+Sizes = dict[str, Any]
 
 
 class ConversionError(UserError):
@@ -73,13 +75,19 @@ class ReferenceNetwork:
 
     Attributes:
         kind: our class.
-        build: makes it from the shapes of the reference's tensors.
+        sizes: reads what it is made with off the shapes of the reference's tensors.
         patterns: their names and ours, of :mod:`t2i_hpc.convert.names`.
+        make: makes it, where the class itself takes more than sizes.
     """
 
     kind: type[nn.Module]
-    build: Callable[[Shapes], nn.Module]
+    sizes: Callable[[Shapes], Sizes]
     patterns: names.Patterns
+    make: Callable[..., nn.Module] | None = None
+
+    def build(self, shapes: Shapes) -> nn.Module:
+        """Make the module of the reference's shapes."""
+        return (self.make or self.kind)(**self.sizes(shapes))
 
 
 def find_network(system: str, network: str) -> tuple[ReferenceNetwork, ...]:
@@ -99,84 +107,91 @@ def find_network(system: str, network: str) -> tuple[ReferenceNetwork, ...]:
 
 
 # Images have 4 px and are doubled by every block; by all but the first where it starts at 4 px.
-def _ssa_generator(shapes: Shapes) -> SSAGenerator:
-    return SSAGenerator(
-        4 << (shapes.blocks("block") - 1),
-        width=shapes.size("conv_img.2.weight", 1),
-        noise_width=shapes.size("fc.weight", 1),
-        sentence_width=shapes.size("block0.affine0.fc_gamma.linear1.weight", 1),
-        mask_width=shapes.size("conv_mask.0.weight", 0),
-    )
+def _ssa_generator(shapes: Shapes) -> Sizes:
+    return {
+        "resolution": 4 << (shapes.blocks("block") - 1),
+        "width": shapes.size("conv_img.2.weight", 1),
+        "noise_width": shapes.size("fc.weight", 1),
+        "sentence_width": shapes.size("block0.affine0.fc_gamma.linear1.weight", 1),
+        "mask_width": shapes.size("conv_mask.0.weight", 0),
+    }
 
 
-def _early_df_generator(shapes: Shapes) -> EarlyDFGenerator:
-    return EarlyDFGenerator(
-        4 << (shapes.blocks("block") - 1),
-        width=shapes.size("conv_img.1.weight", 1),
-        noise_width=shapes.size("fc.weight", 1),
-        sentence_width=shapes.size("block0.affine0.fc_gamma.linear1.weight", 1),
-    )
+def _early_df_generator(shapes: Shapes) -> Sizes:
+    return {
+        "resolution": 4 << (shapes.blocks("block") - 1),
+        "width": shapes.size("conv_img.1.weight", 1),
+        "noise_width": shapes.size("fc.weight", 1),
+        "sentence_width": shapes.size("block0.affine0.fc_gamma.linear1.weight", 1),
+    }
 
 
-def _df_generator(shapes: Shapes) -> DFGenerator:
+def _df_generator(shapes: Shapes) -> Sizes:
     noise_width = shapes.size("fc.weight", 1)
     condition = shapes.size("GBlocks.0.fuse1.affine0.fc_gamma.linear1.weight", 1)
-    return DFGenerator(
-        4 << shapes.blocks("GBlocks."),
-        width=shapes.size("to_rgb.1.weight", 1),
-        noise_width=noise_width,
-        sentence_width=max(1, condition - noise_width),
-    )
+    return {
+        "resolution": 4 << shapes.blocks("GBlocks."),
+        "width": shapes.size("to_rgb.1.weight", 1),
+        "noise_width": noise_width,
+        "sentence_width": max(1, condition - noise_width),
+    }
 
 
-def _matching_discriminator(shapes: Shapes) -> MatchingDiscriminator:
+def _matching_discriminator(shapes: Shapes) -> Sizes:
     blocks, width = shapes.blocks("block"), shapes.size("conv_img.weight", 0)
     joined = shapes.size("COND_DNET.joint_conv.0.weight", 1)
-    return MatchingDiscriminator(4 << blocks, width, max(1, joined - min(16, 1 << blocks) * width))
+    sentence_width = max(1, joined - min(16, 1 << blocks) * width)
+    return {"resolution": 4 << blocks, "width": width, "sentence_width": sentence_width}
 
 
-def _df_discriminator(shapes: Shapes) -> DFDiscriminator:
-    return DFDiscriminator(4 << shapes.blocks("DBlocks."), shapes.size("conv_img.weight", 0))
+def _df_discriminator(shapes: Shapes) -> Sizes:
+    width = shapes.size("conv_img.weight", 0)
+    return {"resolution": 4 << shapes.blocks("DBlocks."), "width": width}
 
 
-def _df_head(shapes: Shapes) -> DFHead:
+def _df_head(shapes: Shapes) -> Sizes:
     width = shapes.size("joint_conv.0.weight", 0) // 2
-    return DFHead(width, max(1, shapes.size("joint_conv.0.weight", 1) - 8 * width))
+    joined = shapes.size("joint_conv.0.weight", 1)
+    return {"width": width, "sentence_width": max(1, joined - 8 * width)}
 
 
-def _text_encoder(shapes: Shapes) -> LSTMTextEncoder:
-    return LSTMTextEncoder(
-        shapes.size("encoder.weight", 0),
-        width=2 * shapes.size("rnn.weight_hh_l0", 1),
-        embedding_width=shapes.size("encoder.weight", 1),
-    )
+def _text_encoder(shapes: Shapes) -> Sizes:
+    return {
+        "vocabulary_size": shapes.size("encoder.weight", 0),
+        "width": 2 * shapes.size("rnn.weight_hh_l0", 1),
+        "embedding_width": shapes.size("encoder.weight", 1),
+    }
 
 
-def _image_encoder(shapes: Shapes) -> ImageEncoder:
-    trunk, width = InceptionTrunk(), shapes.size("emb_features.weight", 0)
+def _image_encoder(shapes: Shapes) -> Sizes:
+    return {"width": shapes.size("emb_features.weight", 0)}
+
+
+def _make_image_encoder(width: int) -> ImageEncoder:
+    trunk = InceptionTrunk()
     return ImageEncoder(trunk, trunk.local_width, trunk.pooled_width, width)
 
 
 def _staged_generators(stage: str) -> tuple[ReferenceNetwork, ...]:
     """Return the generator with one image after the last stage, and that with one after each."""
 
-    def build(kind: type[StagedGenerator], shapes: Shapes) -> StagedGenerator:
+    def sizes(kind: type[StagedGenerator], shapes: Shapes) -> Sizes:
         stages = 1 + sum(f"h_net{n}.upsample.1.weight" in shapes for n in (2, 3))
         image = "img_net" if kind is SingleImageGenerator else f"img_net{stages}"
         residuals = [f"h_net2.residual.{n}.block.0.weight" in shapes for n in range(9)]
         condition = shapes.size("ca_net.fc.weight", 0) // 4
-        return kind(
-            ["initial", *[stage] * (stages - 1)],
-            64 << (stages - 1),
-            width=shapes.size(f"{image}.img.0.weight", 1),
-            noise_width=max(1, shapes.size("h_net1.fc.0.weight", 1) - condition),
-            sentence_width=shapes.size("ca_net.fc.weight", 1),
-            condition_width=condition,
-            residuals=sum(residuals),
-        )
+        return {
+            "stages": ["initial", *[stage] * (stages - 1)],
+            "resolution": 64 << (stages - 1),
+            "width": shapes.size(f"{image}.img.0.weight", 1),
+            "noise_width": max(1, shapes.size("h_net1.fc.0.weight", 1) - condition),
+            "sentence_width": shapes.size("ca_net.fc.weight", 1),
+            "condition_width": condition,
+            "residuals": sum(residuals),
+        }
 
     return tuple(
-        ReferenceNetwork(kind, partial(build, kind), patterns)
+        ReferenceNetwork(kind, partial(sizes, kind), patterns)
         for kind, patterns in (
             (SingleImageGenerator, names.SINGLE_IMAGE_GENERATOR),
             (StagedGenerator, names.STAGED_GENERATOR),
@@ -189,15 +204,18 @@ def _staged_discriminator(resolution: int, norm: str) -> tuple[ReferenceNetwork]
     patterns = names.dm_discriminator if spectral else names.attn_discriminator
     weight = "module.weight_bar" if spectral else "weight"
 
-    def build(shapes: Shapes) -> StagedDiscriminator:
+    def sizes(shapes: Shapes) -> Sizes:
         width = shapes.size(f"img_code_s16.0.{weight}", 0)
         joined = shapes.size(f"COND_DNET.jointConv.0.{weight}", 1)
-        unconditional = "UNCOND_DNET.outlogits.0.weight" in shapes
-        return StagedDiscriminator(
-            resolution, width, max(1, joined - 8 * width), norm=norm, unconditional=unconditional
-        )
+        return {
+            "resolution": resolution,
+            "width": width,
+            "sentence_width": max(1, joined - 8 * width),
+            "norm": norm,
+            "unconditional": "UNCOND_DNET.outlogits.0.weight" in shapes,
+        }
 
-    return (ReferenceNetwork(StagedDiscriminator, build, patterns(resolution)),)
+    return (ReferenceNetwork(StagedDiscriminator, sizes, patterns(resolution)),)
 
 
 def _staged_gan(stage: str, norm: str) -> dict[str, tuple[ReferenceNetwork, ...]]:
@@ -233,6 +251,10 @@ NETWORKS: Mapping[str, Mapping[str, tuple[ReferenceNetwork, ...]]] = {
     "dm_gan": _staged_gan("memory", "spectral"),
     "damsm": {
         "text": (ReferenceNetwork(LSTMTextEncoder, _text_encoder, names.TEXT_ENCODER),),
-        "image": (ReferenceNetwork(ImageEncoder, _image_encoder, names.IMAGE_ENCODER),),
+        "image": (
+            ReferenceNetwork(
+                ImageEncoder, _image_encoder, names.IMAGE_ENCODER, _make_image_encoder
+            ),
+        ),
     },
 }

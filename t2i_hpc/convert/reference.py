@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +64,38 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
     title = f"{system} {network}"
     tensors = _without_prefix(_only_tensors(title, state_dict))
     reference = _closest(find_network(system, network), tensors, THEIRS)
-    module = _build(title, reference, _shapes(tensors))
+    module = _build(title, reference, shapes_of(tensors))
     own = with_dead_convolutions(reference.patterns, module.state_dict())
     found = reference_names(reference.patterns, own)
     expected = {theirs: own[ours] for theirs, ours in found.items()}
-    _check_shapes(title, _shapes(tensors), _shapes(expected))
+    _check_shapes(title, shapes_of(tensors), shapes_of(expected))
     return _filled(module, {found[theirs]: tensor for theirs, tensor in tensors.items()})
+
+
+def import_any(system: str, network: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """Build our module from a state dict with the reference's names or our own.
+
+    Raises:
+        ConversionError: as :func:`import_reference`.
+    """
+    versions = find_network(system, network)
+    theirs, ours = (_named(versions, _without_prefix(state_dict), side) for side in (THEIRS, OURS))
+    return (import_own if ours > theirs else import_reference)(system, network, state_dict)
+
+
+def sizes_of(system: str, network: str, module: nn.Module) -> dict[str, Any]:
+    """Return what our module's class was made with: widths, resolution, and the like.
+
+    Raises:
+        ConversionError: as :func:`export_reference`.
+    """
+    title = f"{system} {network}"
+    reference = next(one for one in find_network(system, network) if type(module) is one.kind)
+    return reference.sizes(Shapes(title, shapes_of(export_reference(system, network, module))))
+
+
+def _named(versions: tuple[ReferenceNetwork, ...], tensors: Mapping[str, Tensor], side: int) -> int:
+    return max(len(reference_names(one.patterns, tensors, side)) for one in versions)
 
 
 def import_own(system: str, network: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -86,9 +113,9 @@ def import_own(system: str, network: str, state_dict: Mapping[str, Tensor]) -> n
             f"{title}: the file holds none of our names of this network; is it another "
             "network's, or does it hold the reference's names already?"
         )
-    shapes = _shapes({theirs: tensors[ours] for theirs, ours in found.items()})
+    shapes = shapes_of({theirs: tensors[ours] for theirs, ours in found.items()})
     module = _build(title, reference, shapes)
-    _check_shapes(title, _shapes(tensors), _shapes(module.state_dict()))
+    _check_shapes(title, shapes_of(tensors), shapes_of(module.state_dict()))
     return _filled(module, tensors)
 
 
@@ -112,8 +139,8 @@ def export_reference(system: str, network: str, module: nn.Module) -> dict[str, 
     own = with_dead_convolutions(reference.patterns, state)
     found = reference_names(reference.patterns, own)
     exported = {theirs: own[ours].contiguous() for theirs, ours in found.items()}
-    twin = _build(title, reference, _shapes(exported))
-    _check_shapes(title, _shapes(state), _shapes(twin.state_dict()))
+    twin = _build(title, reference, shapes_of(exported))
+    _check_shapes(title, shapes_of(state), shapes_of(twin.state_dict()))
     _check_settings(title, module, twin)
     return exported
 
@@ -174,12 +201,26 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def shapes_of(tensors: Mapping[str, Tensor] | nn.Module) -> dict[str, Shape]:
+    """Return the shapes of tensors, or of a module's, by name."""
+    named = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
+    return {name: tuple(tensor.shape) for name, tensor in named.items()}
 
 
 def _check_shapes(title: str, given: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
-    """Compare names and shapes; counters of batches may be missing."""
+    reason = describe_misfit(given, expected)
+    if reason:
+        raise ConversionError(
+            f"{title}: the tensors do not fit ({reason}); is this checkpoint whole, and of this "
+            "system and network?"
+        )
+
+
+def describe_misfit(given: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
+    """Name what is missing, unexpected or of another shape; "" where all fits.
+
+    Counters of batches may be missing.
+    """
     missing = [n for n in expected if n not in given and not n.endswith(_COUNTER)]
     unexpected = [name for name in given if name not in expected]
     other = [
@@ -188,12 +229,7 @@ def _check_shapes(title: str, given: Mapping[str, Shape], expected: Mapping[str,
         if name in given and given[name] != expected[name]
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
-    problems = [f"{len(found)} {kind}: {_some(found)}" for kind, found in kinds if found]
-    if problems:
-        raise ConversionError(
-            f"{title}: the tensors do not fit ({'; '.join(problems)}); is this checkpoint "
-            "whole, and of this system and network?"
-        )
+    return "; ".join(f"{len(found)} {kind}: {_some(found)}" for kind, found in kinds if found)
 
 
 def _some(found: list[str]) -> str:

@@ -30,8 +30,10 @@ from t2i_hpc.config.compose import from_yaml, to_yaml
 from t2i_hpc.config.fields import file_entries, identity
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.start_from import KEY, is_start_of, start_identity
 
 _LOG = logging.getLogger("t2i_hpc")
+CONVERTED, STARTED = ORIGINS = ("converted", KEY)  # entries of run.json
 _PACKAGES = ("t2i-hpc", "torch", "torchvision", "numpy", "hydra-core", "webdataset", "pillow")
 
 
@@ -48,7 +50,12 @@ def run_identity(
     Raises:
         ConfigurationError: a file is named that is neither there nor recorded.
     """
-    return sha256_of_json({"config": identity(config, recorded), "data": data_digest})[:8]
+    return sha256_of_json({**_settings(config, recorded), "data": data_digest})[:8]
+
+
+def _settings(config: TrainConfig, recorded: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what decides a run beside its data; runs without a start are named as ever."""
+    return {"config": identity(config, recorded), **start_identity(config, recorded)}
 
 
 def run_folder(config: TrainConfig, data_digest: str) -> Path:
@@ -57,13 +64,15 @@ def run_folder(config: TrainConfig, data_digest: str) -> Path:
     Raises:
         ConfigurationError: the run's name is none of a folder; a file is named that is not there,
             and no run with a checkpoint was trained from it.
+        RunError: what ``start_from=`` names is damaged, or a run without a checkpoint.
     """
     if not config.name or config.name.startswith(".") or not config.name.isprintable():
         raise ConfigurationError(f"name={config.name!r} is no name of a run: take letters")
     if "/" in config.name:
         raise ConfigurationError(f"name={config.name} holds a /: folders are named by runs=")
-    if any(not Path(entry.value).is_file() for entry in file_entries(config)):
-        known = _run_of_lost_files(config, data_digest)
+    lost = any(not Path(entry.value).is_file() for entry in file_entries(config))
+    if lost or config.start_from:
+        known = _run_of_recorded_files(config, data_digest)
         if known:
             return known
     return Path(config.runs) / f"{config.name}-{run_identity(config, data_digest)}"
@@ -83,7 +92,8 @@ def data_record(
         vocabulary: SHA-256 of the vocabulary or tokenizer.
         recorded: SHA-256 of files by key, for those that are no longer there.
     """
-    settings = sha256_of_json(identity(config, recorded))
+    plain = identity(config, recorded) if not config.start_from else _settings(config, recorded)
+    settings = sha256_of_json(plain)
     return {"settings": settings, "content": content, "vocabulary": vocabulary}
 
 
@@ -131,13 +141,17 @@ def _data_of(path: Path) -> Mapping[str, Any]:
 
 def recorded_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the files that a run was trained from, by key."""
-    found = _info_of(folder).get("files", {})
-    return found if isinstance(found, dict) else {}
+    info = _info_of(folder)
+    found, began = info.get("files", {}), info.get(STARTED)
+    found = found if isinstance(found, dict) else {}
+    return {**found, KEY: began["sha256"]} if isinstance(began, dict) else found
 
 
-def _run_of_lost_files(config: TrainConfig, data_digest: str) -> Path | None:
-    """Return the run of this configuration that recorded the files which are no longer there."""
+def _run_of_recorded_files(config: TrainConfig, data_digest: str) -> Path | None:
+    """Return the run of this configuration that recorded files which are other ones or gone now."""
     for folder in sorted(Path(config.runs).glob(f"{glob.escape(config.name)}-????????")):
+        if config.start_from and not is_start_of(config, _info_of(folder).get(STARTED, {})):
+            continue
         recorded = recorded_files(folder)
         try:
             same = folder.name == f"{config.name}-{run_identity(config, data_digest, recorded)}"
@@ -174,8 +188,19 @@ def prepare_run(
     world: int,
     device: torch.device,
     data: Mapping[str, str] | None = None,
+    *,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the configuration and what the run is made with; `data` is its :func:`data_record`."""
+    """Write the configuration and what the run is made with.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        world: number of ranks.
+        device: of the networks.
+        data: the run's :func:`data_record`.
+        origin: entries about where its first weights are from; what a run recorded once, stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", to_yaml(config))
     path = folder / "run.json"
@@ -188,12 +213,14 @@ def prepare_run(
             "data": dict(data or {}),
             "created": before.get("created", now),
             "directory": str(Path.cwd()),
-            "files": {**recorded_files(folder), **_hashes(config)},
+            "files": {**before.get("files", {}), **_hashes(config)},
             "versions": {name: _version(name) for name in _PACKAGES}
             | {"python": platform.python_version()},
             "git": _git(),
             "hardware": describe_hardware(device),
             "world": world,
+            **{key: before.get(key, value) for key, value in (origin or {}).items()},
+            **{key: before[key] for key in ORIGINS if key in before},
         },
     )
 

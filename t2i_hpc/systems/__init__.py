@@ -20,7 +20,7 @@ from t2i_hpc.config.systems import (
 from t2i_hpc.systems.base import System
 from t2i_hpc.systems.damsm_pretraining import DAMSMPretraining
 from t2i_hpc.systems.df_gan import DFGAN
-from t2i_hpc.systems.encoders import checkpoint_follows
+from t2i_hpc.systems.encoders import outlining
 from t2i_hpc.systems.ssa_gan import SSAGAN
 from t2i_hpc.systems.staged_gan import StagedGAN
 
@@ -84,7 +84,7 @@ def outline_system(config: SystemConfig, vocabulary_size: int) -> System | None:
         ConfigurationError: values that do not fit together.
     """
     try:
-        with torch.device("meta"), checkpoint_follows(), warnings.catch_warnings():
+        with torch.device("meta"), outlining(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # packaged weights are loaded to nowhere
             return build_system(config, vocabulary_size)
     except UserError:

@@ -8,7 +8,7 @@ another machine, archived, or shared without its pre-trained encoders.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from transformers import BertModel
 
 _LOG = logging.getLogger("t2i_hpc")
-_FROM_CHECKPOINT: ContextVar[bool] = ContextVar("weights come from a checkpoint", default=False)
+_ALL, _NONE_YET = "all networks", "an outline has no weights"
+_FOLLOWING: ContextVar[frozenset[str]] = ContextVar("networks that follow", default=frozenset())
 
 
 def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextEncoder:
@@ -66,7 +67,7 @@ def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextE
         encoder = LSTMTextEncoder(vocabulary_size, width, size, config.dropout)
     if config.weights:
         load_weights(encoder, Path(config.weights), "system.text_encoder.weights")
-    elif reads_initial_weights() and not config.bert.pretrained:
+    elif reads_initial_weights("text_encoder") and not config.bert.pretrained:
         _LOG.info("text encoder: random weights (system.text_encoder.weights is empty)")
     return encoder
 
@@ -113,7 +114,8 @@ def _pretrained(config: BERTConfig, vocabulary_size: int) -> BertModel:
             f"{key}={path} must be the file model.safetensors of a BERT, with config.json beside it"
         )
     try:
-        build = pretrained_bert if reads_initial_weights() else untrained_bert
+        read = reads_initial_weights("text_encoder")
+        build = pretrained_bert if read else untrained_bert
         bert = build(path.parent)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -134,7 +136,8 @@ def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder
         ConfigurationError: Inception without weights: they are in no package; batch statistics
             of a network without batch norms.
     """
-    if config.name == "inception_v3" and not config.weights and reads_initial_weights():
+    unnamed = config.name == "inception_v3" and not config.weights
+    if unnamed and reads_initial_weights("image_encoder"):
         raise ConfigurationError(
             "system.image_encoder.weights is empty, and Inception-v3's weights are in no "
             "package: name a safetensors file, take system.image_encoder.name="
@@ -194,27 +197,48 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def checkpoint_follows() -> Iterator[None]:
-    """Build systems without reading initial weights: a checkpoint will overwrite them all."""
-    token = _FROM_CHECKPOINT.set(True)
+def checkpoint_follows(networks: Collection[str] = (_ALL,)) -> Iterator[None]:
+    """Build systems without reading initial weights that a checkpoint will overwrite.
+
+    Args:
+        networks: that it holds; left out: all.
+    """
+    token = _FOLLOWING.set(_FOLLOWING.get() | {*networks})
     try:
         yield
     finally:
-        _FROM_CHECKPOINT.reset(token)
+        _FOLLOWING.reset(token)
 
 
-def reads_initial_weights() -> bool:
-    """Whether initial weights must be read from their files."""
-    return not _FROM_CHECKPOINT.get()
+@contextmanager
+def outlining() -> Iterator[None]:
+    """Build systems without reading initial weights, but refuse those whose weights are unknown."""
+    with checkpoint_follows([_NONE_YET]):
+        yield
+
+
+def reads_initial_weights(network: str = "") -> bool:
+    """Whether a network's initial weights must be read from their files."""
+    return _FOLLOWING.get().isdisjoint((_ALL, _NONE_YET, network))
+
+
+def is_given(network: str) -> bool:
+    """Whether a checkpoint will give a network's weights."""
+    return not _FOLLOWING.get().isdisjoint((_ALL, network))
 
 
 def load_weights(module: nn.Module, path: Path, key: str) -> None:
     """Load a safetensors file of initial weights strictly; nothing where a checkpoint follows.
 
+    Args:
+        module: gets them.
+        path: the file.
+        key: the setting that names it, ``system.<network>.weights``.
+
     Raises:
         ConfigurationError: the file is missing, damaged or of other shapes.
     """
-    if not reads_initial_weights():
+    if not reads_initial_weights(key.split(".")[1]):
         return
     try:
         module.load_state_dict(load_file(path))

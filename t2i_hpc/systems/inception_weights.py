@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.systems import PretrainedTrunkConfig
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk, build_image_encoder
-from t2i_hpc.systems.encoders import build_images_encoder, reads_initial_weights
+from t2i_hpc.systems.encoders import build_images_encoder, is_given, reads_initial_weights
 
 _LOG = logging.getLogger("t2i_hpc")
 _INCEPTION = "inception_v3"
@@ -49,7 +49,7 @@ def build_pretraining_encoder(config: PretrainedTrunkConfig, width: int) -> Imag
     )
     if not isinstance(encoder.trunk, InceptionTrunk):
         raise TypeError(f"{config.name} is {type(encoder.trunk).__name__}")
-    if not reads_initial_weights():
+    if not reads_initial_weights("image_encoder"):
         return encoder
     if config.trunk == "random":
         _LOG.warning(
@@ -130,7 +130,7 @@ def _check_one_start(config: PretrainedTrunkConfig) -> None:
         raise ConfigurationError(
             f"{starts[0]} belongs to inception_v3: {config.name} brings its ImageNet weights"
         )
-    if config.name == _INCEPTION and not starts:
+    if config.name == _INCEPTION and not starts and not is_given("image_encoder"):
         raise ConfigurationError(
             f"Inception-v3's weights are in no package: name torchvision's ImageNet file as {_KEY}"
             f", or a DAMSM image encoder as {section}.weights, or take {section}.name="

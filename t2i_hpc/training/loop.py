@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ class TrainingSetup:
         evaluations: that run in the background; None where there are none.
         vocabulary: SHA-256 of what numbers the tokens of captions.
         rebuild: gives the system as it was when the run began.
+        first: what run.json keeps of the weights that the run starts from.
     """
 
     run: Path
@@ -61,6 +63,7 @@ class TrainingSetup:
     evaluations: EvaluationRequests | None = None
     vocabulary: str = ""
     rebuild: Callable[[], System] | None = None
+    first: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Loop:

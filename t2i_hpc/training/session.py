@@ -30,6 +30,7 @@ from t2i_hpc.data.training_data import TrainingData, fit_to_timeout, open_traini
 from t2i_hpc.runs.inputs import keep_inputs, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.run_directory import (
+    STARTED,
     data_record,
     locked,
     prepare_run,
@@ -44,6 +45,7 @@ from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
 from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, warning_of_one_class
 from t2i_hpc.training.callbacks.sample_grids import SampleGrids
 from t2i_hpc.training.checks import check_engine
+from t2i_hpc.training.first_weights import FirstWeights, given_networks
 from t2i_hpc.training.loop import Loop, TrainingSetup
 from t2i_hpc.training.progress import ProgressLine, RunOutput, open_progress
 from t2i_hpc.training.rank_info import RankInfo, find_rank
@@ -70,7 +72,8 @@ def train(config: TrainConfig) -> int:
                 return _run(setup, line)
             with locked(folder):
                 record = _record(folder, config, data)
-                prepare_run(folder, config, world.size, world.device, record)
+                origin = {STARTED: setup.first} if setup.first else None
+                prepare_run(folder, config, world.size, world.device, record, origin=origin)
                 keep_threads(folder, config.engine, world)
                 keep_inputs(folder, config, data.vocabulary)
                 return run_recorded(folder, world, hosts, partial(_run, setup, line))
@@ -181,9 +184,12 @@ def _check(
     if not resumes:
         check_text_encoder(config.system, data.vocabulary.sha256)
     used = with_inputs(folder, config) if resumes else config
-    outline = outline_system(used.system, data.vocabulary.size)
+    with checkpoint_follows() if resumes else checkpoint_follows(given_networks(config)):
+        outline = outline_system(used.system, data.vocabulary.size)
     if outline is not None:
         check_engine(outline, config.engine, ranks, device)
+    if outline is not None and config.start_from and not resumes:
+        FirstWeights.plan(config, outline, data.vocabulary).start.verify()
 
 
 def _record(folder: Path, config: TrainConfig, data: TrainingData) -> dict[str, str]:
@@ -202,7 +208,7 @@ def build_setup(
     batches: Batches = opened.loader.batches
     folder = run_folder(config, data.identity)
     torch.manual_seed(config.seed)
-    system = _build(folder, config, data.vocabulary)
+    system, first = _build(folder, config, data.vocabulary)
     system.modules.to(world.device)
     sample = _sampler_of(folder, config, system, line)
     line.say(
@@ -210,7 +216,7 @@ def build_setup(
         f"{data.summary}, batch {config.engine.batch_size} "
         f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
     )
-    for notice in (data.notice, _lost_files(config)):
+    for notice in (data.notice, _lost_files(config), *(first.lines() if first else ())):
         if notice:
             line.say(notice)
     if _learns_by_damsm(config.system):
@@ -225,22 +231,31 @@ def build_setup(
         world,
         _evaluations(RunOutput(folder, line), config) if world.is_main else None,
         data.vocabulary.sha256,
-        partial(_build_anew, config, data.vocabulary.size),
+        lambda: _build_anew(config, data.vocabulary)[0],
+        first.record() if first else {},
     )
 
 
-def _build(folder: Path, config: TrainConfig, vocabulary: Vocabulary) -> System:
+def _build(
+    folder: Path, config: TrainConfig, vocabulary: Vocabulary
+) -> tuple[System, FirstWeights | None]:
     """Build the system; a run that has a checkpoint needs no files of initial weights."""
     if not list_checkpoints(folder):
-        return _build_anew(config, vocabulary.size)
+        return _build_anew(config, vocabulary)
     with checkpoint_follows():
-        return build_system(with_inputs(folder, config).system, vocabulary.size)
+        return build_system(with_inputs(folder, config).system, vocabulary.size), None
 
 
-def _build_anew(config: TrainConfig, vocabulary_size: int) -> System:
-    """Build the system with the weights that a run begins with."""
+def _build_anew(config: TrainConfig, vocabulary: Vocabulary) -> tuple[System, FirstWeights | None]:
+    """Build the system with the weights that a run begins with, and say which it starts from."""
     torch.manual_seed(config.seed)
-    return build_system(config.system, vocabulary_size)
+    with checkpoint_follows(given_networks(config)):
+        system = build_system(config.system, vocabulary.size)
+    if not config.start_from:
+        return system, None
+    first = FirstWeights.plan(config, system, vocabulary)
+    first.load(system)
+    return system, first
 
 
 def _lost_files(config: TrainConfig) -> str:

@@ -1,0 +1,412 @@
+"""From published checkpoints to a run directory, which all commands take like a trained run.
+
+An experiment says what a paper's networks are; its files give them values. What is not published
+(discriminators mostly, always the optimizers) is not in the run: generating needs the generator and
+the text encoder alone, and a training that starts from the run draws the rest anew.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import t2i_hpc
+from t2i_hpc.common.errors import UserError
+from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
+from t2i_hpc.config.systems import (
+    DAMSMPretrainingConfig,
+    DFGANConfig,
+    SSAGANConfig,
+    StagedGANConfig,
+    SystemConfig,
+)
+from t2i_hpc.config.tasks import ConvertConfig, TrainConfig
+from t2i_hpc.convert.checkpoint_files import entries_of, other_networks, read_tensors
+from t2i_hpc.convert.networks import ConversionError
+from t2i_hpc.convert.reference import describe_misfit, import_any, shapes_of, sizes_of
+from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
+from t2i_hpc.data.split import open_vocabulary
+from t2i_hpc.runs.checkpoint import FORMAT, OPTIMIZERS, STATE, WEIGHTS
+from t2i_hpc.runs.inputs import keep_inputs
+from t2i_hpc.runs.layout import folder_of
+from t2i_hpc.runs.run_directory import CONVERTED, data_record, prepare_run, run_folder
+from t2i_hpc.systems import outline_system
+from t2i_hpc.systems.base import System
+from t2i_hpc.systems.encoders import vocabulary_of
+
+_TEXT, _IMAGE = "text_encoder", "image_encoder"
+_PICKLE = ".pickle"
+_SIDES = ("discriminator64", "discriminator128", "discriminator256")
+NETWORKS = ("generator", "discriminator", "head", *_SIDES, _TEXT, _IMAGE)
+# Settings that decide the sizes of a network, by what its class calls them.
+_SETTINGS = {
+    "resolution": "resolution",
+    "noise_width": "noise_width",
+    "sentence_width": "text_encoder.width",
+    "mask_width": "mask_width",
+    "condition_width": "condition_width",
+    "residuals": "residuals",
+    "unconditional": "unconditional",
+}
+_WIDTHS = {_TEXT: "text_encoder.width", _IMAGE: "text_encoder.width"}
+_WIDTHS |= {"generator": "generator_width"}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A network of a system that a published file can hold.
+
+    Attributes:
+        key: the setting of `convert` that names the file.
+        system, network: what :mod:`t2i_hpc.convert.reference` calls it.
+        place: its module in the system's, dotted.
+    """
+
+    key: str
+    system: str
+    network: str
+    place: str
+
+
+def slots_of(config: SystemConfig) -> list[Slot]:
+    """Return which networks of a system were published, and under which names.
+
+    Raises:
+        ConversionError: nobody published a system of this kind.
+    """
+    encoders = [Slot(_TEXT, "damsm", "text", _TEXT), Slot(_IMAGE, "damsm", "image", _IMAGE)]
+    text = getattr(config, _TEXT, None)
+    if getattr(text, "name", "") != "lstm":
+        raise ConversionError(
+            "system.text_encoder.name=bert: all published text encoders are LSTMs; take another "
+            "experiment="
+        )
+    if isinstance(config, DAMSMPretrainingConfig):
+        return encoders
+    return [*_networks_of(config), *encoders]
+
+
+def _networks_of(config: SystemConfig) -> list[Slot]:
+    if isinstance(config, SSAGANConfig):
+        system = "ssa_gan" if config.block == "ssacn" else "df_gan"
+        return [Slot(name, system, name, name) for name in ("generator", "discriminator")]
+    if isinstance(config, DFGANConfig):
+        own = ("discriminator", "head")
+        inside = [Slot(name, "df_gan", name, f"discriminator.{name}") for name in own]
+        return [Slot("generator", "df_gan", "generator", "generator"), *inside]
+    if isinstance(config, StagedGANConfig) and len(set(config.stages[1:])) == 1:
+        system = {"attention": "attn_gan", "memory": "dm_gan"}[config.stages[1]]
+        return [Slot(name, system, name, name) for name in ("generator", *_SIDES)]
+    raise ConversionError(
+        f"system={config.name}: no checkpoint of such a system was published; take the experiment "
+        "of SSA-GAN, DF-GAN, AttnGAN, DM-GAN or their encoders that the files belong to"
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that a file gives."""
+
+    slot: Slot
+    path: Path
+    module: nn.Module
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identity of the file."""
+        return sha256_of_file(self.path)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The network's tensors by their names in the system."""
+        named = self.module.state_dict().items()
+        return {f"{self.slot.place}.{name}": value for name, value in named}
+
+    def text(self) -> str:
+        """Say what it is, for people."""
+        count = sum(parameter.numel() for parameter in self.module.parameters())
+        return f"{self.slot.key}: {self.path} ({type(self.module).__name__}, {count:,} parameters)"
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """What a run directory is made of, read and compared, but not written yet.
+
+    Attributes:
+        config: of the run.
+        sources: its networks by `convert`'s settings.
+        system: the system's names and shapes, without memory.
+        vocabulary: the words that the text encoder knows; None: not known yet.
+        words_from: where these are from, for people.
+        images: that the weights were trained on, 0 where nobody says.
+        output: the folder that a person named; empty: none.
+    """
+
+    config: TrainConfig
+    sources: Mapping[str, Source]
+    system: System
+    vocabulary: Vocabulary | None
+    words_from: str
+    images: int
+    output: str
+
+    @property
+    def folder(self) -> Path:
+        """The run directory: a function of the configuration and of what the files hold."""
+        if self.output:
+            return Path(self.output)
+        words = self.vocabulary.sha256 if self.vocabulary else ""
+        files = {key: source.sha256 for key, source in self.sources.items()}
+        content = {"converted": files, "vocabulary": words, "images": self.images}
+        return run_folder(self.config, sha256_of_json(content))
+
+    @property
+    def missing(self) -> list[str]:
+        """The system's networks that no file gives."""
+        given = {source.slot.place.split(".")[0] for source in self.sources.values()}
+        averaged = {"generator_ema"} if "generator" in given else set[str]()
+        return sorted({*self.system.modules} - given - averaged)
+
+    def write(self) -> None:
+        """Write the run directory.
+
+        Raises:
+            ConversionError: the folder is a run already, or holds something else.
+        """
+        folder = self.folder
+        self._check_folder(folder)
+        self._write_checkpoint(folder)
+        if isinstance(self.config.system, DAMSMPretrainingConfig):
+            self._write_encoders(folder)
+        if self.vocabulary:
+            keep_inputs(folder, self.config, self.vocabulary)
+        record = data_record(self.config, "", self.vocabulary.sha256 if self.vocabulary else "")
+        origin = {CONVERTED: self._record()}
+        # Last: with its config.yaml the folder becomes a run.
+        prepare_run(folder, self.config, 1, torch.device("cpu"), record, origin=origin)
+
+    def _check_folder(self, folder: Path) -> None:
+        if (folder / "config.yaml").exists():
+            raise ConversionError(
+                f"{folder} is a run already: use it, remove it, or name another folder with output="
+            )
+        if self.output and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConversionError(
+                f"output={folder} exists already: name a folder that is not there"
+            )
+
+    def _record(self) -> dict[str, Any]:
+        """Return what run.json says of the sources."""
+        files = {
+            key: {
+                "file": str(source.path.absolute()),
+                "sha256": source.sha256,
+                "weights": "EMA" if self._is_averaged(source) else "live",
+                "also_there": entries_of(source.path, key),
+            }
+            for key, source in self.sources.items()
+        }
+        return {"files": files, "missing": self.missing, "vocabulary": self.words_from}
+
+    def _is_averaged(self, source: Source) -> bool:
+        # AttnGAN and DM-GAN save the average of the generator's weights, with live batch norms.
+        return source.slot.key == "generator" and source.slot.system in ("attn_gan", "dm_gan")
+
+    def _write_checkpoint(self, run: Path) -> None:
+        tensors = {k: v for source in self.sources.values() for k, v in source.tensors.items()}
+        if (
+            self.system.emas
+        ):  # one file gives both: the live weights behind an EMA are published by nobody
+            tensors |= {
+                k.replace("generator.", "generator_ema.", 1): v.clone()
+                for k, v in tensors.items()
+                if k.startswith("generator.")
+            }
+        folder = folder_of(run, self.images)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS)
+        save_file({}, folder / OPTIMIZERS)
+        state: dict[str, Any] = {
+            "format": FORMAT,
+            "progress": {"images_seen": self.images, "step": 0, "seconds": 0.0},
+            "files": {name: _described(folder / name) for name in (WEIGHTS, OPTIMIZERS)},
+            "origin": self._origin(run),
+        }
+        state["checksum"] = sha256_of_json(state)
+        write_json(folder / STATE, state)
+
+    def _origin(self, run: Path) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return {
+            "run": run.name,
+            "vocabulary": self.vocabulary.sha256 if self.vocabulary else "",
+            "engine": CONVERTED,
+            "versions": {"t2i_hpc": t2i_hpc.__version__, "torch": str(torch.__version__)},
+            "time": now.isoformat(timespec="seconds"),
+        }
+
+    def _write_encoders(self, run: Path) -> None:
+        """Write the files that pre-training leaves for other trainings."""
+        notes = {"format": "pt"}
+        notes |= {VOCABULARY_NOTE: self.vocabulary.sha256} if self.vocabulary else {}
+        for key, source in self.sources.items():
+            save_file(source.module.state_dict(), run / f"{key}.safetensors", notes)
+
+    def lines(self) -> list[str]:
+        """Say what the run is made of, for people."""
+        lines = [source.text() for source in self.sources.values()]
+        if averaged := [s for s in self.sources.values() if self._is_averaged(s)]:
+            lines.append(
+                f"{averaged[0].path} holds the EMA of the generator's weights: it is both "
+                "generator and generator_ema here, since nobody published the live weights"
+            )
+        for key, source in self.sources.items():
+            if others := set(entries_of(source.path, key)) - {"model", "netG", "netD", "netC"}:
+                lines.append(f"{source.path}: {', '.join(sorted(others))} left out")
+        words = f"{self.vocabulary.size:,} words of {self.words_from}" if self.vocabulary else ""
+        lines.append(f"vocabulary: {words or 'none given: captions need data.path='}")
+        if self.missing:
+            lines.append(
+                f"not given: {', '.join(self.missing)}; a training that starts from this run "
+                "draws them anew"
+            )
+        return lines
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}
+
+
+def read_published_run(config: ConvertConfig, training: TrainConfig) -> PublishedRun:
+    """Read the files that the settings name, and compare them with the experiment.
+
+    Args:
+        config: of `convert`.
+        training: the experiment that the files belong to.
+
+    Raises:
+        UserError: a file is missing, damaged or of another network, system, size or vocabulary.
+    """
+    slots = {slot.key: slot for slot in slots_of(training.system)}
+    paths = _paths(config, slots, training.system.name)
+    sources = {key: _source(slots[key], path) for key, path in paths.items()}
+    rows = sizes_of("damsm", "text", sources[_TEXT].module)["vocabulary_size"]
+    vocabulary, words_from = _vocabulary(config, training, sources[_TEXT].path, rows)
+    outline = outline_system(training.system, rows)
+    if outline is None:
+        raise TypeError(f"{training.system.name} cannot be outlined")
+    for source in sources.values():
+        _check_fit(source, outline, training.system)
+    return PublishedRun(
+        training, sources, outline, vocabulary, words_from, config.images, config.output
+    )
+
+
+def _paths(config: ConvertConfig, slots: Mapping[str, Slot], system: str) -> dict[str, Path]:
+    """Return the files by network; one that holds several networks gives all of them."""
+    named = {f.name: getattr(config, f.name) for f in fields(config) if f.name in NETWORKS}
+    for key, value in named.items():
+        if value and key not in slots:
+            offered = ", ".join(f"{name}=" for name in slots)
+            raise ConversionError(f"{key}= is no network of system={system}: name {offered}")
+    given = {key: Path(value) for key, value in named.items() if value}
+    for key in ("generator", "discriminator"):
+        if key in given and slots[key].system == "df_gan":
+            others = {name for name in other_networks(given[key], key) if name in slots}
+            given |= dict.fromkeys(others - given.keys(), given[key])
+    for key in ("generator", _TEXT):
+        if key in slots and key not in given:
+            raise ConversionError(f"{key}= names no file: name the published {key}'s")
+    if "discriminator" in given and "head" in slots and "head" not in given:
+        raise ConversionError(
+            f"discriminator={given['discriminator']} holds no conditional head: name that too, "
+            "head=netC_….pth"
+        )
+    return {key: given[key] for key in slots if key in given}
+
+
+def _source(slot: Slot, path: Path) -> Source:
+    tensors = read_tensors(path, slot.system, slot.network, slot.key)
+    try:
+        return Source(slot, path, import_any(slot.system, slot.network, tensors))
+    except ConversionError as error:
+        raise ConversionError(f"{slot.key}={path}: {error}") from error
+
+
+def _vocabulary(
+    config: ConvertConfig, training: TrainConfig, text_encoder: Path, rows: int
+) -> tuple[Vocabulary | None, str]:
+    """Return the words of the text encoder, and where they are from; compare their number."""
+    vocabulary, source = _open_words(config, training)
+    if vocabulary is None:
+        return None, ""
+    if vocabulary.size != rows:
+        raise ConversionError(
+            f"text_encoder={text_encoder} knows {rows:,} words and {source} has "
+            f"{vocabulary.size:,}: they do not belong together, so name the words that it was "
+            "trained with, vocabulary=captions.pickle"
+        )
+    if text_encoder.suffix == ".safetensors":
+        known = vocabulary_of(text_encoder, _TEXT)
+        advice = "name the words that it was trained with"
+        check_same_words(f"text_encoder={text_encoder}", known, vocabulary.sha256, advice)
+    return vocabulary, source
+
+
+def _open_words(config: ConvertConfig, training: TrainConfig) -> tuple[Vocabulary | None, str]:
+    path = Path(config.vocabulary)
+    if not config.vocabulary:
+        try:
+            return open_vocabulary(training.data), f"data.path={training.data.path}"
+        except UserError:  # the data may come later
+            return None, ""
+    if not path.is_file():
+        raise ConversionError(f"vocabulary={path}: there is no such file")
+    if path.suffix != _PICKLE:
+        return Vocabulary.load(path), str(path)
+    from t2i_hpc.data.build.sources.pickles import read_published
+
+    return Vocabulary(read_published(path).words), str(path)
+
+
+def _check_fit(source: Source, system: System, config: SystemConfig) -> None:
+    """Refuse a network of other sizes than the experiment's; say which settings would fit."""
+    title, place = f"{source.slot.key}={source.path}", source.slot.place
+    if place.split(".")[0] not in system.modules:
+        raise ConversionError(f"{title}: the experiment has no such network, so leave it out")
+    expected = system.modules.get_submodule(place)
+    if type(source.module) is not type(expected):
+        raise ConversionError(
+            f"{title} holds a {type(source.module).__name__} and the experiment has a "
+            f"{type(expected).__name__}: take the experiment= that the file belongs to"
+        )
+    reason = describe_misfit(shapes_of(source.module), shapes_of(expected))
+    if reason:
+        fitting = _fitting(source, config)
+        raise ConversionError(
+            f"{title} does not fit the experiment ({reason}): "
+            + (f"add {' '.join(fitting)}" if fitting else "take the one that it belongs to")
+        )
+
+
+def _fitting(source: Source, config: SystemConfig) -> list[str]:
+    """Return the settings by which the system would have the sizes of a file."""
+    slot = source.slot
+    names = _SETTINGS | {"width": _WIDTHS.get(slot.key, "discriminator_width")}
+    names |= {"embedding_width": "text_encoder.embedding_width"} if slot.key == _TEXT else {}
+    found = []
+    for size, value in sizes_of(slot.system, slot.network, source.module).items():
+        setting: Any = config
+        for part in names.get(size, "").split("."):
+            setting = getattr(setting, part, None)
+        if setting is not None and setting != value:
+            found.append(f"system.{names[size]}={str(value).lower()}")
+    return found
