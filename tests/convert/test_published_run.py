@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2i_hpc import load_run
 from t2i_hpc.checkpoints import COMMAND as CHECKPOINTS
 from t2i_hpc.common.files import read_json_lines, sha256_of_file
 from t2i_hpc.convert import export_reference
@@ -188,7 +189,7 @@ def test_from_published_files_to_scores_and_on(
         sha256_of_file(path) for path in (tmp_path / "files").iterdir()
     }
 
-    trained = TrainedRun.open(run, "latest", CPU)
+    trained = load_run(run, device="cpu")
     if layout.image:
         golden_image(layout, trained)
     assert GENERATE.main([f"run={run}", "device=cpu", "captions=[a red circle]", "columns=1"]) == 0
@@ -211,6 +212,6 @@ def test_from_published_files_to_scores_and_on(
 
     output = tmp_path / "all.safetensors"
     assert CHECKPOINTS.main(["export", str(onward), "what=all", f"output={output}"]) == 0
-    exported, latest = (TrainedRun.open(onward, w, CPU) for w in (str(output), "latest"))
+    exported, latest = (load_run(onward, w, device="cpu") for w in (str(output), "latest"))
     for key, value in latest.system.modules.state_dict().items():
         assert torch.equal(value, exported.system.modules.state_dict()[key]), key
