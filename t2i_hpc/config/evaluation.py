@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from t2i_hpc.config.fields import setting
 
-METRICS = ("fid", "is", "kid", "prc", "r_precision", "clip_score")
+METRICS = (
+    "fid",
+    "is",
+    "kid",
+    "mind",
+    "prc",
+    "density_coverage",
+    "r_precision",
+    "clip_score",
+)
 _LONG_NAMES = {"frechet": "fid", "inception_score": "is", "precision_recall": "prc"}
 
 
@@ -27,8 +36,8 @@ class EvaluationConfig:
     metrics: list[str] = setting(
         ["fid"],
         "what is measured: FID (called FD with another detector than FID's), Inception score, KID, "
-        "precision and recall, R-precision, CLIP score; frechet, inception_score and "
-        "precision_recall mean fid, is and prc",
+        "MIND, precision and recall, density and coverage, R-precision, CLIP score; frechet, "
+        "inception_score and precision_recall mean fid, is and prc",
         choices=METRICS,
         aliases=_LONG_NAMES,
     )
@@ -109,8 +118,12 @@ class EvaluationConfig:
     splits: int = setting(10, "splits of the Inception score", minimum=1)
     kid_subsets: int = setting(100, "pairs of subsets that KID is the mean of", minimum=1)
     kid_subset_size: int = setting(1000, "images of a subset of KID", unit="images", minimum=2)
+    mind_directions: int = setting(1000, "random projections of MIND", minimum=1)
     neighbors: int = setting(
-        3, "nearest neighbor that sets the radius in precision and recall", minimum=1
+        3,
+        "nearest neighbor that sets the radius in precision, recall, density and coverage (whose "
+        "authors take 5)",
+        minimum=1,
     )
     candidates: int = setting(
         100, "captions that R-precision ranks for an image, its own included", minimum=2
@@ -128,7 +141,8 @@ class EvaluationConfig:
     )
     features: str = setting(
         "float32",
-        "how features are kept for KID, precision and recall; float16 halves the files",
+        "how features are kept for KID, MIND, precision, recall, density and coverage; float16 "
+        "halves the files",
         choices=("float32", "float16"),
     )
     batch_size: int = setting(32, "images of a batch", unit="images", minimum=1)

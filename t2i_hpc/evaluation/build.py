@@ -313,6 +313,7 @@ def _protocol(
         splits=settings.splits,
         kid_subsets=settings.kid_subsets,
         kid_subset_size=settings.kid_subset_size,
+        mind_directions=settings.mind_directions,
         neighbors=settings.neighbors,
         candidates=settings.candidates,
         folds=settings.folds,

@@ -32,7 +32,7 @@ from t2i_hpc.evaluation.inception_score import NAMES as SPLIT_NAMES
 from t2i_hpc.evaluation.inception_score import ScoreSums
 from t2i_hpc.evaluation.kid import check_subset_size
 from t2i_hpc.evaluation.metrics import WITH_FEATURES, Measured, measure
-from t2i_hpc.evaluation.precision_recall import check_neighbors
+from t2i_hpc.evaluation.neighbors import check_neighbors
 from t2i_hpc.evaluation.protocol import WITH_REAL, Protocol, sorted_once
 from t2i_hpc.evaluation.r_precision import NAMES as FOLD_NAMES
 from t2i_hpc.evaluation.r_precision import RanksFirst, RetrievalCounts
@@ -178,7 +178,7 @@ class Comparison:
             images, name = image_set.target.images, image_set.target.image_set
             if "kid" in self.metrics:
                 check_subset_size(self.protocol.kid_subset_size, images, name)
-            if "prc" in self.metrics:
+            if {"prc", "density_coverage"} & {*self.metrics}:
                 check_neighbors(self.protocol.neighbors, images, name)
 
     def compute(self, shards: Iterable[int], detector: Detector) -> None:

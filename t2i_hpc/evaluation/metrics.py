@@ -10,16 +10,18 @@ import torch
 from t2i_hpc.evaluation.clip_score import clip_score
 from t2i_hpc.evaluation.collectors import Statistic
 from t2i_hpc.evaluation.compute import MergedStatistics
+from t2i_hpc.evaluation.density_coverage import density_and_coverage
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 from t2i_hpc.evaluation.fid import Gaussian, Moments, frechet_distance
 from t2i_hpc.evaluation.inception_score import inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
+from t2i_hpc.evaluation.mind import monge_distance
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS, Protocol
 from t2i_hpc.evaluation.r_precision import r_precision
 from t2i_hpc.runs.partial_statistics import Arrays, Features
 
-WITH_FEATURES = frozenset({"kid", "prc"})
+WITH_FEATURES = frozenset({"kid", "mind", "prc", "density_coverage"})
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,18 @@ def _kid(m: Measured) -> list[Value]:
     return [Value(m.name("KID"), *score, "lower", p.real_images)]
 
 
+def _mind(m: Measured) -> list[Value]:
+    p = m.protocol
+    value = monge_distance(
+        _features(m.generated),
+        _features(m.against()),
+        directions=p.mind_directions,
+        seed=p.seed,
+        device=m.device,
+    )
+    return [Value(m.name("MIND"), value, None, "lower", p.real_images)]
+
+
 def _precision_recall(m: Measured) -> list[Value]:
     both = _features(m.generated), _features(m.against())
     precision, recall = precision_and_recall(*both, m.protocol.neighbors, m.device)
@@ -123,6 +137,16 @@ def _precision_recall(m: Measured) -> list[Value]:
     return [
         Value(m.name("precision", network), precision, None, "higher", n_real),
         Value(m.name("recall", network), recall, None, "higher", n_real),
+    ]
+
+
+def _density_coverage(m: Measured) -> list[Value]:
+    both = _features(m.generated), _features(m.against())
+    density, coverage = density_and_coverage(*both, m.protocol.neighbors, m.device)
+    network, n_real = m.detector.network, m.protocol.real_images
+    return [
+        Value(m.name("density", network), density, None, "higher", n_real),
+        Value(m.name("coverage", network), coverage, None, "higher", n_real),
     ]
 
 
@@ -145,7 +169,9 @@ def _features(statistics: MergedStatistics) -> Features:
 METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {
     "is": _inception_score,
     "kid": _kid,
+    "mind": _mind,
     "prc": _precision_recall,
+    "density_coverage": _density_coverage,
     "r_precision": _r_precision,
     "clip_score": _clip_score,
     "fid": _frechet,

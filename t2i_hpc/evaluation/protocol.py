@@ -25,7 +25,7 @@ from t2i_hpc.common.files import sha256_of_json
 # statistics that moves a score: old statistics are then computed again, not merged with new ones.
 ARITHMETIC = 1
 OWN_ENCODERS = "the run's own"
-WITH_REAL = frozenset({"fid", "kid", "prc"})
+WITH_REAL = frozenset({"fid", "kid", "mind", "prc", "density_coverage"})
 _HASH_DIGITS = 12
 _WITH_DETECTOR = WITH_REAL | {"is"}
 
@@ -45,7 +45,9 @@ _OWN: dict[str, tuple[str, ...]] = {
     "fid": (),
     "is": ("score_side", "splits", "seed"),
     "kid": ("features", "kid_subsets", "kid_subset_size", "seed"),
+    "mind": ("features", "mind_directions", "seed"),
     "prc": ("features", "neighbors"),
+    "density_coverage": ("features", "neighbors"),
     "r_precision": ("candidates", "folds", "encoders", "seed"),
     "clip_score": ("clip",),
 }
@@ -74,12 +76,14 @@ class Protocol:
         rounding: how generated values become 8-bit levels.
         crop: how real images are brought to the resolution.
         selection: which images of the split are the real ones.
-        features: dtype in which features are kept for KID, precision and recall.
+        features: dtype in which features are kept for KID, MIND, precision, recall, density and
+            coverage.
         score_side: side in px to which images are scaled for the Inception score (Pillow's
             bilinear, 8 bits); None: as they are.
         splits: of the Inception score.
         kid_subsets, kid_subset_size: of KID.
-        neighbors: k of precision and recall.
+        mind_directions: random projections of MIND.
+        neighbors: k of precision and recall, density and coverage.
         candidates: captions that an image chooses among for R-precision, its own included.
         folds: of R-precision.
         encoders: hash of R-precision's encoders, or OWN_ENCODERS.
@@ -110,6 +114,7 @@ class Protocol:
     splits: int
     kid_subsets: int
     kid_subset_size: int
+    mind_directions: int
     neighbors: int
     candidates: int
     folds: int

@@ -21,7 +21,7 @@ from tests.evaluation.fakes import FakeDetector, fake_images
 from tests.evaluation.test_protocol import PROTOCOL as ANY_PROTOCOL
 
 IMAGES, REAL_IMAGES, BATCH = 53, 41, 4
-METRICS = ("fid", "is", "kid", "prc", "r_precision", "clip_score")
+METRICS = ("fid", "is", "kid", "mind", "prc", "density_coverage", "r_precision", "clip_score")
 PROTOCOL = replace(
     ANY_PROTOCOL,
     images=IMAGES,
@@ -30,6 +30,7 @@ PROTOCOL = replace(
     splits=3,
     kid_subsets=4,
     kid_subset_size=20,
+    mind_directions=200,
     folds=4,
 )
 

@@ -46,7 +46,7 @@ def test_shards_give_the_same_sums_and_the_same_scores(tmp_path: Path) -> None:
         results[shards] = merged(comparison.generated, comparison.sharding), rows
     whole, expected = results[1]
     assert whole.sums["count"] == IMAGES
-    assert len(expected) == 7
+    assert len(expected) == 10
     for statistics, rows in results.values():
         for name, value in whole.sums.items():
             np.testing.assert_allclose(statistics.sums[name], value, rtol=1e-9, err_msg=name)
@@ -131,9 +131,11 @@ def test_settings_of_other_metrics_generate_nothing_again(tmp_path: Path) -> Non
     assert compute(other) == 0
     after = other.score()
     same = {row["metric"]: row["value"] for row in before if row in after}
-    assert same.keys() == {"Inception score (fake)", "R-precision", "CLIP score", "FD (fake)"}
+    kept = {"Inception score (fake)", "MIND (fake)", "R-precision", "CLIP score", "FD (fake)"}
+    assert same.keys() == kept
     moved = {row["metric"] for row in after if row not in before}
-    assert moved == {"KID (fake)", "precision (fake)", "recall (fake)"}
+    by_neighbors = {f"{name} (fake)" for name in ("precision", "recall", "density", "coverage")}
+    assert moved == {"KID (fake)", *by_neighbors}
 
 
 def test_sums_by_other_settings_stay_beside_new_ones(tmp_path: Path) -> None:

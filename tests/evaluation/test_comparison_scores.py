@@ -36,8 +36,11 @@ def test_the_frechet_distance_is_recorded_last(tmp_path: Path) -> None:
     assert names == [
         "Inception score (fake)",
         "KID (fake)",
+        "MIND (fake)",
         "precision (fake)",
         "recall (fake)",
+        "density (fake)",
+        "coverage (fake)",
         "R-precision",
         "CLIP score",
         "FD (fake)",

@@ -1,4 +1,4 @@
-"""Inception score, KID, precision and recall against torch-fidelity and by hand."""
+"""Metrics of features and logits against torch-fidelity, against prdc and by hand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.evaluation import precision_recall as neighbors
+from t2i_hpc.evaluation import neighbors
 from t2i_hpc.evaluation.collectors import FeatureBatch, groups_of
+from t2i_hpc.evaluation.density_coverage import density_and_coverage
 from t2i_hpc.evaluation.inception_score import ScoreSums, inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
+from t2i_hpc.evaluation.mind import monge_distance
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
 
 CPU = torch.device("cpu")
 Rows = npt.NDArray[np.float32]
+PRDC_DENSITY, PRDC_COVERAGE = 0.376, 83 / 130
+MIND = 16.28222966194153
 
 
 def _rows(count: int, seed: int, shift: float = 0.0) -> Rows:
@@ -116,14 +120,15 @@ def test_equal_images_have_precision_and_recall_of_one(count: int) -> None:
         assert precision_and_recall(real, generated, 3, CPU) == (1.0, 1.0)
 
 
+def _squares(first: Rows, second: Rows) -> npt.NDArray[np.float64]:
+    """Squared distances of all pairs from float64 differences."""
+    return np.stack([np.square(second.astype(np.float64) - row).sum(1) for row in first])
+
+
 def _brute_force(generated: Rows, real: Rows, k: int) -> tuple[float, float]:
-    """Precision and recall from float64 differences of all pairs."""
-
-    def squares(first: Rows, second: Rows) -> npt.NDArray[np.float64]:
-        return np.stack([np.square(second.astype(np.float64) - row).sum(1) for row in first])
-
-    radii = [np.sort(squares(rows, rows), axis=1)[:, k] for rows in (generated, real)]
-    apart = squares(generated, real)
+    """Precision and recall from all pairs."""
+    radii = [np.sort(_squares(rows, rows), axis=1)[:, k] for rows in (generated, real)]
+    apart = _squares(generated, real)
     return (
         float((apart <= radii[1]).any(1).mean()),
         float((radii[0] >= apart.T).any(1).mean()),
@@ -159,3 +164,51 @@ def test_precision_and_recall_are_those_of_all_pairs(
 def test_precision_and_recall_with_many_neighbors() -> None:
     generated, real = _images_like(410, 1, 1.0, 0.0), _images_like(390, 2, 1.0, 0.0)
     assert precision_and_recall(generated, real, 300, CPU) == _brute_force(generated, real, 300)
+
+
+def test_density_and_coverage_are_prdcs() -> None:
+    """What prdc 0.2, the authors' package, gives for the same rows."""
+    generated, real = _rows(150, 1, shift=0.7), _rows(130, 2)
+    found = density_and_coverage(generated, real, 5, CPU)
+    assert found == pytest.approx((PRDC_DENSITY, PRDC_COVERAGE), abs=1e-12)
+
+
+def test_density_and_coverage_by_hand() -> None:
+    line: Rows = np.arange(6, dtype=np.float32)[:, None]
+    near: Rows = np.array([[0.5], [1.5], [100.0], [101.0]], dtype=np.float32)
+    # Balls of radius 1: 0.5 is in those of 0 and 1, 1.5 in those of 1 and 2.
+    assert density_and_coverage(near, line, 1, CPU) == (1.0, 0.5)
+    assert density_and_coverage(line, line, 1, CPU) == (16 / 6, 1.0)
+    with pytest.raises(EvaluationError, match="no neighbor number 4"):
+        density_and_coverage(near, line, 4, CPU)
+
+
+@pytest.mark.parametrize(("spread", "offset"), [(1.0, 0.0), (0.1, 100.0), (1e-3, 1.0)])
+@pytest.mark.parametrize(("leading", "narrow"), [(60, 512), (1000, 512), (60, 0)])
+def test_density_and_coverage_are_those_of_all_pairs(
+    spread: float, offset: float, leading: int, narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbors, "_LEADING", leading)
+    monkeypatch.setattr(neighbors, "_NARROW", narrow)
+    monkeypatch.setattr(neighbors, "_AT_ONCE", 128)
+    generated, real = (_images_like(n, seed, spread, offset) for n, seed in ((410, 1), (390, 2)))
+    inside = _squares(generated, real) <= np.sort(_squares(real, real), axis=1)[:, 3]
+    density, coverage = density_and_coverage(generated, real, 3, CPU)
+    assert (density, coverage) == (inside.sum() / (3 * 410), inside.any(0).mean())
+    assert 0.02 < coverage < 0.98
+
+
+def test_mind_is_torch_fidelitys() -> None:
+    """What torch-fidelity's repository at 5e211a9 gives for the same rows and seed."""
+    generated, real = _rows(150, 1, shift=0.7), _rows(130, 2)
+    found = monge_distance(generated, real, directions=200, seed=3, device=CPU)
+    assert found == pytest.approx(MIND, rel=1e-6)
+
+
+def test_mind_of_a_shift_is_that_of_its_length() -> None:
+    """The sorted projections on u differ by u·s; over all directions 3 D E (u·s)² = 3 |s|²."""
+    rows = _rows(64, 1)
+    shift = np.linspace(-1, 1, 12, dtype=np.float32)
+    found = monge_distance(rows + shift, rows, directions=20_000, seed=1, device=CPU)
+    assert found == pytest.approx(3 * float(shift @ shift), rel=0.03)
+    assert monge_distance(rows, rows, directions=10, seed=1, device=CPU) == 0

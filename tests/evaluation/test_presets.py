@@ -115,6 +115,9 @@ def test_a_preset_as_it_is_keeps_its_name(name: str) -> None:
     assert set(_names(name, *places, *encoders).values()) == {name}
 
 
+WITH_REAL = {"fid", "kid", "mind", "prc", "density_coverage"}
+
+
 @pytest.mark.parametrize(
     ("word", "moved"),
     [
@@ -123,9 +126,9 @@ def test_a_preset_as_it_is_keeps_its_name(name: str) -> None:
         ("rounding=nearest", set(METRICS)),
         ("seed=2", set(METRICS)),
         ("split=train", set(METRICS)),
-        ("real_filter=lanczos", {"fid", "kid", "prc"}),
-        ("detector=inception", {"fid", "kid", "prc", "is"}),
-        ("detector_precision=bfloat16", {"fid", "kid", "prc", "is"}),
+        ("real_filter=lanczos", WITH_REAL),
+        ("detector=inception", {*WITH_REAL, "is"}),
+        ("detector_precision=bfloat16", {*WITH_REAL, "is"}),
         ("kid_subsets=7", {"kid"}),
         ("folds=5", {"r_precision"}),
     ],

@@ -34,6 +34,7 @@ PROTOCOL = Protocol(
     splits=10,
     kid_subsets=100,
     kid_subset_size=1000,
+    mind_directions=200,
     neighbors=3,
     candidates=100,
     folds=10,
@@ -49,7 +50,9 @@ MOVED_BY = {
     "fid": f"{IMAGES} {REAL} {DETECTOR}",
     "is": f"{IMAGES} {DETECTOR} score_side splits",
     "kid": f"{IMAGES} {REAL} {DETECTOR} features kid_subsets kid_subset_size",
+    "mind": f"{IMAGES} {REAL} {DETECTOR} features mind_directions",
     "prc": f"{IMAGES} {REAL} {DETECTOR} features neighbors",
+    "density_coverage": f"{IMAGES} {REAL} {DETECTOR} features neighbors",
     "r_precision": f"{IMAGES} candidates folds encoders",
     "clip_score": f"{IMAGES} clip",
 }
@@ -91,7 +94,7 @@ def test_no_seed_makes_image_files() -> None:
     moved = {
         name for name in METRICS if replace(files, seed=2).hash_of(name) != files.hash_of(name)
     }
-    assert moved == {"is", "kid", "r_precision"}
+    assert moved == {"is", "kid", "mind", "r_precision"}
 
 
 @pytest.mark.parametrize("metric", METRICS)

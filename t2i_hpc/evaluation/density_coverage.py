@@ -1,0 +1,83 @@
+"""Density and coverage of generated images (Naeem et al., ICML 2020).
+
+Real images alone have balls here, whose radius is the distance to the k-th nearest other real one.
+Density is the mean number of real balls that a generated image is in, over k; it may exceed 1.
+Coverage is the share of real balls that hold a generated image. Unlike precision and recall, one
+outlier among the real or generated images moves neither much, and coverage does not grow when the
+generated images spread.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from t2i_hpc.evaluation.neighbors import (
+    Points,
+    blocks,
+    bounds,
+    bounds_fail,
+    distances,
+    pair_bounds,
+    points_of_features,
+    products,
+    rounded_up,
+    squared_radii,
+)
+from t2i_hpc.runs.partial_statistics import Features
+
+# Products in float64 of features around their center decide but for distances this near a radius.
+_SLACK = 1e-9
+
+
+def density_and_coverage(
+    generated: Features, real: Features, neighbors: int, device: torch.device
+) -> tuple[float, float]:
+    """Return density, 0 or more, and coverage, in [0, 1].
+
+    Args:
+        generated: features, float (N, D).
+        real: of the real images, float (M, D).
+        neighbors: k, less than N and M.
+        device: of the distances.
+
+    Raises:
+        EvaluationError: a set has no k-th neighbor.
+    """
+    points, centers = points_of_features(generated, real, neighbors, device)
+    radii = squared_radii(centers, neighbors)
+    held = held_by(points, centers, radii)
+    density = float(held.sum()) / (neighbors * len(points.rows))
+    return density, float((held > 0).double().mean())
+
+
+def held_by(points: Points, centers: Points, radii: Tensor) -> Tensor:
+    """Return how many points each ball holds, its surface included: int64 (M,).
+
+    Args:
+        points: N points.
+        centers: of M balls.
+        radii: their squared radii, float64 (M,).
+    """
+    held = torch.zeros(len(radii), dtype=torch.int64, device=radii.device)
+    reach = rounded_up(radii)
+    for own in blocks(len(points.rows)):
+        i, j = (bounds(points, own, centers, slice(None)) <= reach).nonzero(as_tuple=True)
+        if bounds_fail(len(i), own.stop - own.start):
+            held += _held_by_products(points, own, centers, radii)
+            continue
+        closer = pair_bounds(points, own, centers, slice(None), (i, j)) <= reach[j]
+        i, j = i[closer] + own.start, j[closer]
+        inside = distances(points, i, centers, j) <= radii[j]
+        held += j[inside].bincount(minlength=len(radii))
+    return held
+
+
+def _held_by_products(points: Points, own: slice, centers: Points, radii: Tensor) -> Tensor:
+    """Return :func:`held_by` of some points, where bounds do not tell points apart."""
+    beyond = products(points, own, centers) - radii
+    slack = _SLACK * (1 + points.squares[own, None].double() + centers.squares.double())
+    i, j = (beyond.abs() <= slack).nonzero(as_tuple=True)
+    exact = distances(points, i + own.start, centers, j) - radii[j]
+    beyond[i, j] = exact
+    return (beyond <= 0).sum(0)
