@@ -176,15 +176,40 @@ class GenerationConfig:
         'captions; quote them: \'captions=["a red apple","a {red,blue} square"]\'; words in '
         "braces are swapped, one row each; empty: captions of the run's test split",
     )
-    captions_file: str = setting("", "text file with more captions, one a line")
+    captions_file: str = setting(
+        "",
+        "file with more captions: text, one a line; .csv or .json with captions and perhaps keys",
+    )
+    images_per_caption: int | None = setting(
+        None,
+        "write so many PNG files of each caption, and index.jsonl; empty: a grid",
+        unit="images",
+        minimum=1,
+    )
     columns: int = setting(8, "noise vectors of a caption", minimum=1, maximum=64)
     rows: int = setting(
         8, "captions taken from the test split where none are given", minimum=1, maximum=64
     )
     seed: int = setting(1, "seed of the noise", minimum=0)
+    precision: str = setting(
+        "float32",
+        "the generator's precision; bfloat16 and float16 are faster on GPUs, and images differ "
+        "slightly",
+        choices=("float32", "bfloat16", "float16"),
+    )
     masks: bool = setting(True, "also show the semantic masks")
     output: str = setting(
         "",
         "folder for the images; empty: a folder of generated/ inside the run, named by the hash of "
         "the request",
     )
+    batch_size: int = setting(
+        32, "images that are made together, with images_per_caption", unit="images", minimum=1
+    )
+    shards: int = setting(
+        1,
+        "shards that the images are split into, e.g. of a job array, with images_per_caption",
+        unit="shards",
+        minimum=1,
+    )
+    shard: int | None = setting(None, "make only this shard (from 0)", minimum=0)

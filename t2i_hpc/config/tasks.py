@@ -122,6 +122,9 @@ class GenerateConfig(GenerationConfig):
     device: str = setting(
         "auto", "device; auto: a GPU if there is one", choices=("auto", "cpu", "cuda")
     )
+    threads: int | None = setting(
+        None, "CPU threads of a rank; empty: cores / ranks of the node", unit="threads", minimum=1
+    )
     data: RunDataConfig = section(RunDataConfig)
 
 

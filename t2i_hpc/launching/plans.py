@@ -267,6 +267,23 @@ def _shards(request: TaskRequest) -> Plan:
     return Plan(name, tuple(works), folder, merge)
 
 
+def _generation(request: TaskRequest) -> Plan:
+    config: GenerateConfig = request.config
+    if config.images_per_caption is None:
+        return _of_run(request)
+    from t2i_hpc.sampling.bulk import BulkJob
+
+    job = BulkJob.of(config)
+    pinned = _pinned(Path(config.run), config.checkpoint)
+    name, folder = f"generate-{job.folder.name}", job.folder
+    whole = Plan(name, (request.work(folder, *pinned),), folder)  # its ranks share the shards
+    alone = config.shard is not None or config.shards == 1 or request.cluster.ranks > 1
+    # Without a missing image one work writes the index, which whoever ends last writes otherwise.
+    missing = [] if alone or request.cluster.name == "local" else job.missing_shards()
+    works = tuple(request.work(folder, *pinned, f"shard={shard}") for shard in missing)
+    return Plan(name, works, folder) if works else whole
+
+
 def _of_run(request: TaskRequest) -> Plan:
     from t2i_hpc.runs.run_directory import open_run
 
@@ -281,6 +298,6 @@ _PLANNERS: Mapping[str, Callable[[TaskRequest], Plan]] = {
     "pretrain": _training,
     "evaluate": _evaluation,
     "shards": _shards,
-    "generate": _of_run,
+    "generate": _generation,
     "report": _of_run,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import sha256_of_json, write_json
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.evaluation import GenerationConfig
+from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.sampling.grids import (
     cell_box,
@@ -29,7 +32,14 @@ from t2i_hpc.sampling.grids import (
     picture_grid,
     save_picture,
 )
-from t2i_hpc.sampling.request import ReadRow
+from t2i_hpc.sampling.loading import load_run
+from t2i_hpc.sampling.request import (
+    ReadRow,
+    asked_rows,
+    read_rows,
+    refuse_given,
+    rows_of_split,
+)
 from t2i_hpc.sampling.stages import staged
 from t2i_hpc.sampling.trained_run import TrainedRun, first_of, joined
 
@@ -52,6 +62,38 @@ class CaptionGrid:
     firsts: GeneratedImages
 
 
+def write_grid(config: GenerateConfig, device: torch.device) -> list[Path]:
+    """Generate and write the grid of a configuration; return the paths of its files.
+
+    Raises:
+        UserError: captions, run or folder that cannot be.
+    """
+    bulk = ("batch_size", "shards", "shard")
+    refuse_given(config, bulk, "belongs to images_per_caption=, which writes files: name it too")
+    asked = asked_rows(config)
+    trained = load_run(
+        config.run,
+        config.checkpoint,
+        device=device,
+        precision=config.precision,
+        data=config.data.path,
+    )
+    rows = asked or rows_of_split(trained.held_out, config)
+    read = read_rows(rows, trained.vocabulary, trained.config.data.max_tokens, config.seed)
+    identity = request_hash(trained, read, config)
+    folder = choose_folder(trained.run, identity, config.output)
+    about = {
+        "asked": identity,
+        "run": trained.run.name,
+        "images_seen": trained.images_seen,
+        "checkpoint_sha256": trained.checkpoint_sha256,
+    }
+    for note in dict.fromkeys(note for row in read for note in row.notes):
+        say(note, sys.stderr)
+    grid = generate_grid(trained, [row.caption for row in read], config)
+    return save_grid(grid, folder, read, config, about)
+
+
 def request_hash(trained: TrainedRun, rows: Sequence[ReadRow], config: GenerationConfig) -> str:
     """Return the identity of a grid: 12 hexadecimal digits of all that decides it."""
     request = {
@@ -60,6 +102,7 @@ def request_hash(trained: TrainedRun, rows: Sequence[ReadRow], config: Generatio
         "columns": config.columns,
         "seed": config.seed,
         "masks": config.masks,
+        **({} if config.precision == "float32" else {"precision": config.precision}),
     }
     return sha256_of_json(request)[:12]
 

@@ -84,12 +84,12 @@ class SavedImages:
         if self.form == "npz":
             stream = io.BytesIO()
             np.savez_compressed(stream, images=images)
-            _replace(self.folder / self._name_of(numbers.start), stream.getvalue())
+            replace_file(self.folder / self._name_of(numbers.start), stream.getvalue())
             return
         for number, image in zip(numbers, images, strict=False):
             stream = io.BytesIO()
             Image.fromarray(image).save(stream, "png")
-            _replace(self.folder / self._name_of(number), stream.getvalue())
+            replace_file(self.folder / self._name_of(number), stream.getvalue())
 
     def _names(self, numbers: range) -> list[str]:
         return list(dict.fromkeys(map(self._name_of, numbers)))
@@ -103,7 +103,7 @@ class SavedImages:
         return self.folder / f"rows-{numbers.start:09d}-{numbers.stop:09d}.jsonl"
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there; without a flush, for it can be made again."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

@@ -62,6 +62,17 @@ def load_run(
     return TrainedRun(folder, config, chosen, system, vocabulary, place, data, precision)
 
 
+def identify_weights(run: str | os.PathLike[str], checkpoint: str | int = "latest") -> str:
+    """Return the SHA-256 of the weights that :func:`load_run` would load; none is read.
+
+    Raises:
+        RunError: no run, no such checkpoint, or a damaged one.
+    """
+    folder = Path(run)
+    open_run(folder)
+    return choose_weights(folder, str(checkpoint)).sha256
+
+
 def _device(named: str | torch.device) -> torch.device:
     """Return a device that is there; none is made the process's own."""
     if str(named) == "auto":

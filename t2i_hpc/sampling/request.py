@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.evaluation import GenerationConfig
 from t2i_hpc.data.captions import Vocabulary, encode_caption, pad
 from t2i_hpc.data.split import Split
+from t2i_hpc.sampling.caption_list import read_caption_list
 
 MOST_ROWS = 64
 _SWAP = re.compile(r"\{([^{}]*)\}")
@@ -58,18 +58,18 @@ class Row:
     asked: str
 
 
-def expand(captions: Sequence[str]) -> list[Row]:
-    """Return a row for every choice of words, in the order asked.
+def expand(captions: Sequence[str], most: int | None = MOST_ROWS) -> list[Row]:
+    """Return a row for every choice of words, in the order asked; None: any number of them.
 
     Raises:
         ConfigurationError: braces that are open, nested or empty, an empty caption, or more than
-            64 rows in all.
+            `most` rows in all.
     """
     choices = [_choices(caption) for caption in captions]
     count = sum(math.prod(map(len, parts)) for parts in choices)
-    if count > MOST_ROWS:
+    if most is not None and count > most:
         raise ConfigurationError(
-            f"these captions make {count:,} rows: a grid has {MOST_ROWS} at most, so swap fewer "
+            f"these captions make {count:,} rows: a grid has {most} at most, so swap fewer "
             "words or generate in several calls"
         )
     return [
@@ -142,7 +142,25 @@ def asked_rows(config: GenerationConfig) -> list[Row]:
     Raises:
         ConfigurationError: a captions file that cannot be read or is empty, or wrong braces.
     """
-    return expand([*config.captions, *_lines(config.captions_file)])
+    listed = read_caption_list(config.captions_file).entries if config.captions_file else []
+    return expand([*config.captions, *(entry.caption for entry in listed)])
+
+
+def refuse_given(config: GenerationConfig, keys: Sequence[str], why: str) -> None:
+    """Refuse settings that would have no effect.
+
+    Args:
+        config: of the command.
+        keys: of the settings.
+        why: the rest of the sentence.
+
+    Raises:
+        ConfigurationError: one of them is not what it is by default.
+    """
+    usual = GenerationConfig()
+    for key in keys:
+        if getattr(config, key) != getattr(usual, key):
+            raise ConfigurationError(f"{key}= {why}")
 
 
 def rows_of_split(split: Split, config: GenerationConfig) -> list[Row]:
@@ -184,19 +202,3 @@ def read_rows(
         )
         for row, words in zip(rows, token_texts(tokens, lengths, vocabulary), strict=True)
     ]
-
-
-def _lines(name: str) -> list[str]:
-    if not name:
-        return []
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"captions_file={name} cannot be read ({error}): name a UTF-8 text file with one "
-            "caption a line"
-        ) from error
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise ConfigurationError(f"captions_file={name} is empty: write one caption a line")
-    return lines

@@ -161,7 +161,7 @@ def gives_up(current: CurrentJob, reached: int) -> bool:
     count = count_without_progress(current.starts(), reached)
     if count <= current.cluster.max_restarts:
         return False
-    made = {"evaluate": "partial statistics", "shards": "shard"}
+    made = {"evaluate": "partial statistics", "shards": "shard", "generate": "image"}
     what = made.get(current.record.task if current.record else "", "checkpoint")
     say_in_log(
         f"job {current.job} gives up: {count} starts in a row made no new {what} "

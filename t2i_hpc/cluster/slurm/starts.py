@@ -54,6 +54,8 @@ def progress_of(record: JobRecord | None, folder: Path, chain: Collection[str]) 
     settings = dict(each.partition("=")[::2] for each in record.arguments) if record else {}
     if task == "evaluate":
         return _partial_statistics(folder, settings, chain)
+    if task == "generate":
+        return sum(1 for _ in folder.glob("*.png"))
     if task == "shards":
         return _finished_shards(folder, settings)
     images = newest_images(folder)
