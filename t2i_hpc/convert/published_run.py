@@ -40,7 +40,7 @@ from t2i_hpc.runs.layout import folder_of
 from t2i_hpc.runs.run_directory import CONVERTED, data_record, prepare_run, run_folder
 from t2i_hpc.systems import outline_system
 from t2i_hpc.systems.base import System
-from t2i_hpc.systems.encoders import vocabulary_of
+from t2i_hpc.systems.encoders import checkpoint_follows, vocabulary_of
 
 _TEXT, _IMAGE = "text_encoder", "image_encoder"
 _PICKLE = ".pickle"
@@ -300,7 +300,8 @@ def read_published_run(config: ConvertConfig, training: TrainConfig) -> Publishe
     sources = {key: _source(slots[key], path) for key, path in paths.items()}
     rows = sizes_of("damsm", "text", sources[_TEXT].module)["vocabulary_size"]
     vocabulary, words_from = _vocabulary(config, training, sources[_TEXT].path, rows)
-    outline = outline_system(training.system, rows)
+    with checkpoint_follows():  # no other file of weights is looked for
+        outline = outline_system(training.system, rows)
     if outline is None:
         raise TypeError(f"{training.system.name} cannot be outlined")
     for source in sources.values():

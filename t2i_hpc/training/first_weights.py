@@ -19,7 +19,8 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary, check_same_words
 from t2i_hpc.runs.checkpoint import read_tensors
 from t2i_hpc.runs.inputs import run_vocabulary, with_inputs
-from t2i_hpc.runs.run_directory import open_run
+from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.run_directory import open_run, recorded_files
 from t2i_hpc.runs.start_from import KEY, Start, find_start
 from t2i_hpc.systems.base import System
 
@@ -140,6 +141,23 @@ class FirstWeights:
             "networks": list(self.networks),
             "new_words": len(self.words.new) if self.words is not None else 0,
         }
+
+
+def changed_start(folder: Path, config: TrainConfig) -> str:
+    """Return a notice of a run that resumes while its start holds other weights; "" of others."""
+    digest = recorded_files(folder).get(KEY)
+    if not config.start_from or digest is None or not list_checkpoints(folder):
+        return ""
+    try:
+        now = find_start(config.start_from)
+    except UserError:  # the run does without
+        return ""
+    if now.sha256 == digest:
+        return ""
+    return (
+        f"{now.title} holds other weights now than this run began with, and it resumes with its "
+        "own: another name= begins a run with the new ones"
+    )
 
 
 def given_networks(config: TrainConfig) -> set[str]:

@@ -45,7 +45,7 @@ from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
 from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, warning_of_one_class
 from t2i_hpc.training.callbacks.sample_grids import SampleGrids
 from t2i_hpc.training.checks import check_engine
-from t2i_hpc.training.first_weights import FirstWeights, given_networks
+from t2i_hpc.training.first_weights import FirstWeights, changed_start, given_networks
 from t2i_hpc.training.loop import Loop, TrainingSetup
 from t2i_hpc.training.progress import ProgressLine, RunOutput, open_progress
 from t2i_hpc.training.rank_info import RankInfo, find_rank
@@ -216,7 +216,8 @@ def build_setup(
         f"{data.summary}, batch {config.engine.batch_size} "
         f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
     )
-    for notice in (data.notice, _lost_files(config), *(first.lines() if first else ())):
+    started = first.lines() if first else [changed_start(folder, config)]
+    for notice in (data.notice, _lost_files(config), *started):
         if notice:
             line.say(notice)
     if _learns_by_damsm(config.system):

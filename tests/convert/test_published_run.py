@@ -11,21 +11,28 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from t2i_hpc import load_run
 from t2i_hpc.checkpoints import COMMAND as CHECKPOINTS
+from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.files import read_json_lines, sha256_of_file
-from t2i_hpc.convert import export_reference
+from t2i_hpc.config.compose import compose_config
+from t2i_hpc.config.tasks import ConvertConfig, TrainConfig
+from t2i_hpc.convert import export_reference, published_run
 from t2i_hpc.convert.__main__ import COMMAND
+from t2i_hpc.convert.published_run import read_published_run
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.evaluate import COMMAND as EVALUATE
 from t2i_hpc.generate import COMMAND as GENERATE
 from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
+from t2i_hpc.runs.inputs import run_vocabulary
+from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.trained_run import TrainedRun
 from tests.golden import fill
-from tests.golden.case import case
+from tests.golden.case import case, published
 from tests.support.training import ENGINE, only_run, run_task
 
 CPU = torch.device("cpu")
@@ -215,3 +222,136 @@ def test_from_published_files_to_scores_and_on(
     exported, latest = (load_run(onward, w, device="cpu") for w in (str(output), "latest"))
     for key, value in latest.system.modules.state_dict().items():
         assert torch.equal(value, exported.system.modules.state_dict()[key]), key
+
+
+PUBLISHED = {
+    "cub_ssagan": {"generator": "ssa_G", "discriminator": "ssa_D", "image_encoder": "cnn"},
+    "cub_dfgan": {"generator": "dfnew_G", "discriminator": "dfnew_D", "head": "dfnew_C"},
+    "cub_dfgan_id0": {"generator": "dfold_G", "discriminator": "dfold_D"},
+    "cub_attngan2": {
+        "generator": "attn_G",
+        **{f"discriminator{64 << n}": f"attn_D{n}" for n in range(3)},
+    },
+    "cub_dmgan": {
+        "generator": "dm_G",
+        **{f"discriminator{64 << n}": f"dm_D{n}" for n in range(3)},
+    },
+    "cub_encoders": {"image_encoder": "cnn"},
+}
+
+
+def settings_of(name: str, files: Mapping[str, str]) -> tuple[ConvertConfig, TrainConfig]:
+    more = ("system.epoch_images=8855",) if name == "cub_encoders" else ()
+    given = {key: f"{file}.safetensors" for key, file in files.items()}
+    training = compose_config("train", [f"experiment={name}", *more], TrainConfig)
+    return ConvertConfig(**given, text_encoder="rnn.safetensors"), training
+
+
+@pytest.fixture
+def shapes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published networks of full size, on torch's meta device: names and shapes, no memory."""
+
+    def read(path: Path, *_: str) -> State:
+        return {
+            key: torch.empty(
+                shape,
+                device="meta",
+                dtype=torch.int64 if key.endswith("num_batches_tracked") else torch.float32,
+            )
+            for key, shape in published(path.stem).items()
+        }
+
+    monkeypatch.setattr(published_run, "read_tensors", read)
+
+
+@pytest.mark.usefixtures("shapes_alone")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_are_those_of_their_experiments(name: str) -> None:
+    read = read_published_run(*settings_of(name, PUBLISHED[name]))
+    assert read.sources.keys() == {*PUBLISHED[name], "text_encoder"}
+    given = {source.slot.place.split(".")[0] for source in read.sources.values()}
+    assert {*read.missing} == {*read.system.modules} - given - {"generator_ema"}
+    assert read.vocabulary is None
+    averaged = {"cub_attngan2", "cub_dmgan"}
+    assert bool(read.system.emas) == (name in averaged) == ("EMA" in "".join(read.lines()))
+
+
+def refused(config: ConvertConfig, training: TrainConfig) -> str:
+    with pytest.raises(UserError) as refusal:
+        read_published_run(config, training)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.mark.usefixtures("shapes_alone")
+def test_what_does_not_belong_together() -> None:
+    config, training = settings_of("cub_ssagan", {"generator": "dfold_G"})
+    assert "ssa_gan generator: " in refused(config, training)
+    config, training = settings_of("cub_dfgan_id0", {"generator": "dfnew_G"})
+    assert "holds a DFGenerator and the experiment has a EarlyDFGenerator" in refused(
+        config, training
+    )
+    config, training = settings_of("coco_attngan2", {"generator": "attn_G"})
+    error = refused(config, training)
+    assert "system.generator_width=32 system.residuals=2" in error
+    config, training = settings_of("cub_dfgan", {"generator": "dfnew_G", "image_encoder": "cnn"})
+    assert "the experiment has no such network" in refused(config, training)
+    config, training = settings_of(
+        "cub_dfgan", {"generator": "dfnew_G", "discriminator": "dfnew_D"}
+    )
+    assert "head=netC" in refused(config, training)
+    config, training = settings_of("cub_attngan2", {"discriminator": "attn_D0"})
+    assert "name generator=, discriminator64=" in refused(config, training)
+    config, training = settings_of("cub_attngan2", {})
+    assert "generator= names no file" in refused(config, training)
+    config, training = settings_of("cub_attndmgan", {"generator": "attn_G"})
+    assert "no checkpoint of such a system was published" in refused(config, training)
+    config, training = settings_of("cars_ssagan_bert", {"generator": "ssa_G"})
+    assert "all published text encoders are LSTMs" in refused(config, training)
+
+
+def test_encoders_alone_words_and_the_folder(
+    tmp_path: Path, words: Path, shards: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without an image encoder: what a pre-training starts from, and the words behind it."""
+    torch.save(case("damsm").weights("text"), tmp_path / "text.pth")
+    own = ("experiment=cub_encoders", "system.epoch_images=24", f"runs={tmp_path / 'runs'}")
+    given = (*own, f"text_encoder={tmp_path}/text.pth", f"vocabulary={words}")
+    assert convert(*given, "--print-run") == 0
+    run = Path(capfd.readouterr().out.strip())
+    assert run.parent == tmp_path / "runs"
+    assert not run.exists()
+    assert convert(*given) == 0
+    assert "not given: image_encoder" in capfd.readouterr().out
+    assert (run / "text_encoder.safetensors").is_file()
+    assert run_vocabulary(run, open_run(run).data).size == 60
+    assert CHECKPOINTS.main(["verify", str(run)]) == 0
+    for more, reason in (
+        (given, f"{run} is a run already"),
+        ((*own, f"text_encoder={tmp_path}/text.pth", f"data.path={shards}"), "knows 60 words and"),
+        ((*given, f"output={tmp_path}"), "name a folder that is not there"),
+        ((*given[:-1], "vocabulary=no.pickle"), "vocabulary=no.pickle: there is no such file"),
+        ((*given, "generator=a.pth"), "generator= is no network of system=damsm"),
+    ):
+        capfd.readouterr()
+        assert convert(*more) == 2
+        assert reason in capfd.readouterr().err
+
+
+def test_published_encoders_are_trained_on(tmp_path: Path, words: Path, shards: Path) -> None:
+    """No weights of Inception are named: the start gives them."""
+    for name in ("text", "image"):
+        torch.save(case("damsm").weights(name), tmp_path / f"{name}_encoder200.pth")
+    files = [f"{name}_encoder={tmp_path}/{name}_encoder200.pth" for name in ("text", "image")]
+    small = ("system.resolution=64", "engine.batch_size=2", "engine.images=6")
+    own = ("experiment=cub_encoders", *ENGINE, *small, f"data.path={shards}")
+    run, epoch = tmp_path / "published", "system.epoch_images=24"
+    assert convert(*own, epoch, *files, f"vocabulary={words}", f"output={run}") == 0
+    done = run_task("pretrain", *own, f"runs={tmp_path / 'runs'}", f"start_from={run}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"starting from {run}: image_encoder, text_encoder; optim" in done.stdout
+    onward = only_run(tmp_path / "runs")
+    assert len(read_json_lines(onward / "metrics.jsonl")) == 3
+    before, after = (load_file(each / "image_encoder.safetensors") for each in (run, onward))
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"heads.regions.weight", "heads.code.weight", "heads.code.bias"}
