@@ -242,7 +242,7 @@ PUBLISHED = {
 
 def settings_of(name: str, files: Mapping[str, str]) -> tuple[ConvertConfig, TrainConfig]:
     more = ("system.epoch_images=8855",) if name == "cub_encoders" else ()
-    given = {key: f"{file}.safetensors" for key, file in files.items()}
+    given: dict[str, Any] = {key: f"{file}.safetensors" for key, file in files.items()}
     training = compose_config("train", [f"experiment={name}", *more], TrainConfig)
     return ConvertConfig(**given, text_encoder="rnn.safetensors"), training
 
