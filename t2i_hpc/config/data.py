@@ -18,6 +18,18 @@ class DataConfig:
         "that ship with t2i_hpc",
         identity=False,
     )
+    paths: list[str] = setting(
+        [],
+        "several folders of shards to train on at once; vocabulary and test split are those of "
+        "data.path, which becomes the first of them unless it is another one of them",
+        identity=False,  # the run takes the contents and the weights as its data
+    )
+    weights: list[float] = setting(
+        [],
+        "data.paths: relative shares of the samples, one for each; empty: as much of each as it "
+        "has",
+        identity=False,
+    )
     train_split: str = setting("train", "split to train on (a subfolder of path)")
     test_split: str = setting(
         "test", "split of captions for sample grids and scores", identity=False
@@ -123,6 +135,11 @@ class DataConfig:
         choices=("shards", "ranges"),
         identity=False,
     )
+
+    def __post_init__(self) -> None:
+        """Let vocabulary and test split come from one of the data sets that are mixed."""
+        if self.paths and self.path not in self.paths:
+            self.path = self.paths[0]
 
 
 @dataclass

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
+from typing import Protocol
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.files import sha256_of_json
@@ -16,7 +19,8 @@ from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.cropping import find_crop_decoder
 from t2i_hpc.data.images import PixelBuffer, Pixels, decode, resize_shorter, window
 from t2i_hpc.data.loader import Loader, OpenLoader
-from t2i_hpc.data.sampler import RankSlice, Sampler
+from t2i_hpc.data.mixture import MixedSplits, MixtureOrder, check_one_vocabulary, shares_of
+from t2i_hpc.data.sampler import I64, RankSlice, Sampler
 from t2i_hpc.data.split import Split, open_vocabulary
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import StoredSample
@@ -81,6 +85,12 @@ def _open_indexed(config: DataConfig, check_tars: bool) -> TrainingData:
             "data.urls= belongs to data.reader=webdataset: set that, or name a folder of shards "
             "with data.path= alone"
         )
+    if config.weights and not config.paths:
+        raise ConfigurationError(
+            "data.weights= belongs to data.paths=, which names the data sets to mix"
+        )
+    if config.paths:
+        return _open_mixture(config, check_tars)
     split = Split.open(config, config.train_split, check_tars)
     return TrainingData(
         identity=sha256_of_json(
@@ -95,7 +105,37 @@ def _open_indexed(config: DataConfig, check_tars: bool) -> TrainingData:
     )
 
 
+def _open_mixture(config: DataConfig, check_tars: bool) -> TrainingData:
+    each = [replace(config, path=path, paths=[], weights=[]) for path in config.paths]
+    splits = [Split.open(one, one.train_split, check_tars) for one in each]
+    check_one_vocabulary(config.paths, splits)
+    counts = [split.count for split in splits]
+    shares = shares_of(config.weights, counts)
+    parts = [
+        f"{float(share):.1%} {path} ({count:,})"
+        for share, path, count in zip(shares, config.paths, counts, strict=True)
+    ]
+    content = sha256_of_json(
+        [[split.manifest.digest, str(share)] for split, share in zip(splits, shares, strict=True)]
+    )
+    vocabulary = splits[0].vocabulary
+    return TrainingData(
+        identity=sha256_of_json({"mixture": content, "vocabulary": vocabulary.sha256}),
+        content=content,
+        summary=f"{sum(counts):,} samples of {len(splits)} data sets: {', '.join(parts)}",
+        samples=sum(counts),
+        vocabulary=vocabulary,
+        notice="",
+        loader=partial(mixture_loader, config, list(zip(splits, shares, strict=True))),
+    )
+
+
 def _open_webdataset(config: DataConfig, _: bool) -> TrainingData:
+    if config.paths:
+        raise ConfigurationError(
+            "data.paths= mixes data sets with a manifest: leave out data.reader=webdataset, or "
+            "name the tars of all of them in data.urls="
+        )
     urls, vocabulary = expand(config.urls), open_vocabulary(config)
     names = [shown(url) for url in urls]
     members = [config.image_member, config.caption_member, config.caption_key]
@@ -129,6 +169,30 @@ def fit_to_timeout(config: DataConfig, timeout: float, ranks: int) -> tuple[Data
     return replace(config, retry_seconds=retry_seconds), (retry_seconds + timeout) / 2
 
 
+class SampleOrder(Protocol):
+    """Which sample is at which position: of one data set or of several."""
+
+    def samples(self, positions: Sequence[int]) -> I64:
+        """Return the sample at each position, int64 (len(positions),)."""
+
+
+class Samples(Protocol):
+    """Samples by number: of one split or of several."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of their captions."""
+
+    def sample(self, sample: int) -> StoredSample:
+        """Read a sample."""
+
+    def decode(self, sample: int, stored: StoredSample) -> Pixels:
+        """Decode the image of a sample that was read already."""
+
+    def retries_shared(self) -> AbstractContextManager[None]:
+        """Let the reads of a block share ``data.retry_seconds``."""
+
+
 class IndexedBatches(BatchMaker):
     """Makes batches of the samples that a sampler puts at their positions.
 
@@ -141,7 +205,7 @@ class IndexedBatches(BatchMaker):
     """
 
     def __init__(
-        self, split: Split, sampler: Sampler, config: DataConfig, resolution: int, seed: int
+        self, split: Samples, sampler: SampleOrder, config: DataConfig, resolution: int, seed: int
     ) -> None:
         super().__init__(split.vocabulary, config, resolution, seed)
         self._split, self._sampler = split, sampler
@@ -201,6 +265,28 @@ def indexed_loader(
     manifest = split.manifest
     sampler = Sampler(manifest.counts, seed, config.shuffle_window, order=manifest.order)
     batches = IndexedBatches(split, sampler, config, resolution, seed)
+    return Loader(lambda _: batches, rank_slice, config.workers, answer_within)
+
+
+def mixture_loader(
+    config: DataConfig,
+    parts: Sequence[tuple[Split, Fraction]],
+    resolution: int,
+    seed: int,
+    rank_slice: RankSlice,
+    *,
+    answer_within: float = 600.0,
+) -> Loader:
+    """Return what makes a rank's batches of several splits; see :class:`OpenLoader`."""
+    splits, shares = zip(*parts, strict=True)
+    samplers = []
+    for split in splits:
+        if rank_slice.rank == 0:
+            _warn_of_upscaling(split, round(resolution * config.resize_ratio))
+        counts, order = split.manifest.counts, split.manifest.order
+        samplers.append(Sampler(counts, seed, config.shuffle_window, order=order))
+    mixed = MixtureOrder(samplers, shares, seed)
+    batches = IndexedBatches(MixedSplits(splits), mixed, config, resolution, seed)
     return Loader(lambda _: batches, rank_slice, config.workers, answer_within)
 
 

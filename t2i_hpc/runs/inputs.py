@@ -101,7 +101,7 @@ def locate_data(run: Path, data: DataConfig, named: str = "") -> DataConfig:
         DataError: it is in no such place; says which were tried.
     """
     if named:
-        return dataclasses.replace(data, path=named)
+        return dataclasses.replace(data, path=named, paths=[])
     if not data.path or data.path == DEMO or is_remote(data.path, "data.path"):
         return data
     path, began = Path(data.path), _trained_in(run)
@@ -113,7 +113,7 @@ def locate_data(run: Path, data: DataConfig, named: str = "") -> DataConfig:
         raise DataError(
             f"the data of {run} is not in {tried}: name its folder of shards with data.path="
         )
-    return dataclasses.replace(data, path=str(found))
+    return dataclasses.replace(data, path=str(found), paths=[])
 
 
 def _trained_in(run: Path) -> Path | None:
