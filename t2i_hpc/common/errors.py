@@ -92,11 +92,10 @@ def nearest(word: str, offered: Iterable[str], count: int = 3) -> str:
 
 
 # By what they save: half a rank's images take half the memory for gradients. Of a small SSA-GAN
-# accumulate=4 saved a fifth of that, bf16 a tenth (the generator draws the whole batch first, and
-# penalties are computed in float32).
+# accumulate=8 keeps a quarter, recomputation a third (tests/training/test_memory.py); bf16 saved a tenth.
 TRAINING_REMEDIES = (
-    "use more ranks or lower engine.batch_size, which saves most, or raise engine.accumulate, take "
-    "engine.precision=bf16 or give system.damsm.chunk"
+    "use more ranks or lower engine.batch_size, raise engine.accumulate, give "
+    "engine.recompute=[generator], take engine.precision=bf16 or give system.damsm.chunk"
 )
 _ANY_REMEDIES = "use smaller batches or fewer processes, or ask for more memory"
 # What torch, cuBLAS and cuDNN say where they raise no error of a kind of its own.

@@ -104,10 +104,16 @@ class EngineConfig:
     batch_size: int = setting(24, "global batch size, over all ranks", unit="images", minimum=2)
     accumulate: int = setting(
         1,
-        "micro-batches of a rank's batch (gradient accumulation); saves the discriminators' "
-        "memory, not the generator's, which generates the whole batch first; batch norm, wrong "
-        "captions and DAMSM's negatives then span a micro-batch of all ranks, not the global batch",
+        "micro-batches of a rank's batch (gradient accumulation): the activations of one at a "
+        "time, for one more forward of the generator; batch norm, wrong captions and DAMSM's "
+        "negatives then span a micro-batch of all ranks, not the global batch",
         minimum=1,
+    )
+    recompute: list[str] = setting(
+        [],
+        "networks whose blocks keep their inputs alone and run again within the backward pass, "
+        "e.g. [generator]: less memory, the same bits, one more forward of them",
+        identity=False,
     )
     clip: float | None = setting(
         None, "gradient norm clip of each module without one of its own; empty: none", minimum=0.0

@@ -61,6 +61,8 @@ class DFBlock(nn.Module):
         scaled: whether a learned factor, 0 at first, scales the residual branch.
     """
 
+    recomputable = True
+
     def __init__(
         self,
         channels: int,

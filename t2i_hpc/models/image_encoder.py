@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from t2i_hpc.models.global_batch import make_global
+from t2i_hpc.models.recomputation import mark_recomputable
 
 EFFICIENTNET_SIZE = 224
 _LAST_BLOCK_AT_14 = 11
@@ -103,6 +104,7 @@ class InceptionTrunk(nn.Module):
         cut = names.index("Mixed_6e") + 1
         self.early = nn.Sequential(*(getattr(network, name) for name in names[:cut]))
         self.late = nn.Sequential(*(getattr(network, name) for name in names[cut:]))
+        mark_recomputable([*self.early, *self.late])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return local and pooled features; no ImageNet normalization, as AttnGAN."""
@@ -186,6 +188,7 @@ class EfficientNetLite0Features(nn.Module):
         _streamline(network)
         stem = [network._conv_stem, network._swish]
         head = [network._conv_head, network._swish]
+        mark_recomputable(network._blocks)
         self.early = nn.Sequential(*stem, *network._blocks[:_LAST_BLOCK_AT_14])
         self.late = nn.Sequential(*network._blocks[_LAST_BLOCK_AT_14:], *head)
         self.to(memory_format=torch.channels_last)

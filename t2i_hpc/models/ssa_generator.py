@@ -79,6 +79,8 @@ class SemanticSpatialBatchNorm(nn.Module):
 class MaskPredictor(nn.Module):
     """Semantic mask logits (B, 1, H, W) of features (B, C, H, W); sigmoid gives the mask."""
 
+    recomputable = True
+
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.features = nn.Conv2d(channels, width, 3, padding=1)
@@ -110,6 +112,8 @@ class SSABlock(nn.Module):
         enlargement: ``nearest`` (released code) or ``bilinear`` (paper).
         modulation: of :class:`SemanticSpatialBatchNorm`.
     """
+
+    recomputable = True
 
     def __init__(
         self,

@@ -31,6 +31,8 @@ INITIAL = "initial"
 class UpBlock(nn.Module):
     """Double the size of (B, C, H, W) by the nearest pixel; convolution to (B, C', 2H, 2W)."""
 
+    recomputable = True
+
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 2 * out_channels, 3, padding=1, bias=False)
@@ -44,6 +46,8 @@ class UpBlock(nn.Module):
 
 class ResidualBlock(nn.Module):
     """Two convolutions beside (B, C, H, W), with no activation after the sum."""
+
+    recomputable = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -57,11 +57,15 @@ class Phase:
         name: what the phase is called in metrics and errors.
         updates: the modules whose parameters it updates (keys of ``System.trainable``).
         loss: terms of the loss from the step's context; entered once per step.
+        redraw: gives the context again with the generator's graph, for a loss that goes back
+            through it. With it a step of several micro-batches begins without graph and keeps
+            images alone; running statistics must not move a second time.
     """
 
     name: str
     updates: tuple[str, ...]
     loss: Callable[[Any], Losses]
+    redraw: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ DF-GAN's first version, which updates its discriminator twice, is ``ssa_gan`` wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,13 @@ class DFGANStep:
     Attributes:
         real: images (B, 3, R, R) in [-1, 1].
         sentence: (B, S), without graph.
-        fake: generated images with the generator's graph.
+        noise: (B, noise_width).
+        fake: generated images with the generator's graph; see :class:`Phase`, `redraw`.
     """
 
     real: Tensor
     sentence: Tensor
+    noise: Tensor
     fake: Tensor
 
 
@@ -75,7 +77,7 @@ class DFGAN(GAN):
         )
         self.phases = [
             Phase("discriminator", ("discriminator",), self.discriminator_losses),
-            Phase("generator", ("generator",), self.generator_losses),
+            Phase("generator", ("generator",), self.generator_losses, self.redraw),
         ]
 
     def begin(self, batch: Batch, noise: Tensor) -> DFGANStep:
@@ -84,7 +86,11 @@ class DFGAN(GAN):
         with torch.no_grad():
             sentence = self.text_encoder(batch.tokens, batch.lengths).sentence
         fake = self.generator(noise, sentence).images[-1]
-        return DFGANStep(scale_images(batch.images), sentence, fake)
+        return DFGANStep(scale_images(batch.images), sentence, noise, fake)
+
+    def redraw(self, step: DFGANStep) -> DFGANStep:
+        """Generate the same images with graph; there are no running statistics."""
+        return replace(step, fake=self.generator(step.noise, step.sentence).images[-1])
 
     def synthesize(
         self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor

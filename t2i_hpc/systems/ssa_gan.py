@@ -16,7 +16,7 @@ The generator runs once a step; its graph serves phase 4, its detached images ph
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from t2i_hpc.losses.adversarial import (
 from t2i_hpc.losses.gradient_penalty import PenalizedPairs, matching_aware_gradient_penalty
 from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
+from t2i_hpc.models.recomputation import statistics_kept
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.text_encoder import TextFeatures
 from t2i_hpc.systems.base import GAN, Losses, Phase, Term, refuse_settings
@@ -117,13 +118,15 @@ class SSAGANStep:
         real: images (B, 3, R, R) in [-1, 1].
         text: caption features with the text encoder's graph where it is trained.
         sentence: the sentences without graph.
-        fake: generated images with the generator's graph.
+        noise: (B, noise_width).
+        fake: generated images with the generator's graph; see :class:`Phase`, `redraw`.
     """
 
     batch: Batch
     real: Tensor
     text: TextFeatures
     sentence: Tensor
+    noise: Tensor
     fake: Tensor
 
 
@@ -157,7 +160,7 @@ class SSAGAN(GAN):
         if training == "damsm":
             phases.append(Phase("encoders", encoders, self.encoder_losses))
         updated = ("generator", *encoders) if training == "joint" else ("generator",)
-        return [*phases, Phase("generator", updated, self.generator_losses)]
+        return [*phases, Phase("generator", updated, self.generator_losses, self.redraw)]
 
     def _discriminator_phases(self) -> list[Phase]:
         updates = ("discriminator",)
@@ -173,10 +176,19 @@ class SSAGAN(GAN):
         self.set_modes()
         with torch.set_grad_enabled(self.trains_encoders):
             text: TextFeatures = self.text_encoder(batch.tokens, batch.lengths)
-        sentence = text.sentence.detach()
-        condition = text.sentence if self.config.text_encoder.training == "joint" else sentence
-        fake = self.generator(noise, condition).images[-1]
-        return SSAGANStep(batch, scale_images(batch.images), text, sentence, fake)
+        fake, real = self._fakes(noise, text), scale_images(batch.images)
+        return SSAGANStep(batch, real, text, text.sentence.detach(), noise, fake)
+
+    def redraw(self, step: SSAGANStep) -> SSAGANStep:
+        """Generate the same images with graph; running statistics stay."""
+        with statistics_kept(self.generator):
+            return replace(step, fake=self._fakes(step.noise, step.text))
+
+    def _fakes(self, noise: Tensor, text: TextFeatures) -> Tensor:
+        joint = self.config.text_encoder.training == "joint"
+        condition = text.sentence if joint else text.sentence.detach()
+        images: Tensor = self.generator(noise, condition).images[-1]
+        return images
 
     def discriminator_losses(self, step: SSAGANStep) -> Losses:
         """Hinge losses: real pairs, real images with wrong captions, fake images."""

@@ -15,7 +15,7 @@ a step is the same on any number of ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -34,6 +34,7 @@ from t2i_hpc.losses.adversarial import (
     mismatched,
     wrong_pairs,
 )
+from t2i_hpc.models.recomputation import statistics_kept
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
 from t2i_hpc.models.staged_generator import (
     Condition,
@@ -127,13 +128,16 @@ class StagedStep:
         batch: this rank's samples.
         real: images in [-1, 1] by their side.
         text: caption features, without graph.
+        noise: (B, noise_width).
         condition: what the images were drawn from, with the generator's graph.
-        fake: generated images by their side, with the generator's graph.
+        fake: generated images by their side, with the generator's graph; see :class:`Phase`,
+            `redraw`.
     """
 
     batch: Batch
     real: Mapping[int, Tensor]
     text: TextFeatures
+    noise: Tensor
     condition: Condition
     fake: Mapping[int, Tensor]
 
@@ -164,18 +168,29 @@ class StagedGAN(GAN):
         for side in self.discriminators:
             name, losses = f"discriminator{side}", partial(self.discriminator_losses, side)
             phases.append(Phase(name, (name,), losses))
-        return [*phases, Phase("generator", ("generator",), self.generator_losses)]
+        return [*phases, Phase("generator", ("generator",), self.generator_losses, self.redraw)]
 
     def begin(self, batch: Batch, noise: Tensor) -> StagedStep:
         """Encode the captions and generate the fake images of a step."""
         self.set_modes()
         with torch.no_grad():
             text: TextFeatures = self.text_encoder(batch.tokens, batch.lengths)
-        generated = self.synthesize(self.generator, text, batch.lengths, noise)
-        fake = dict(zip(self.discriminators, generated.images, strict=True))
+        condition, fake = self._fakes(batch, text, noise)
         images = scale_images(batch.images)
         real = {side: shrunk(images, side) for side in self.discriminators}
-        return StagedStep(batch, real, text, generated.condition, fake)
+        return StagedStep(batch, real, text, noise, condition, fake)
+
+    def redraw(self, step: StagedStep) -> StagedStep:
+        """Generate the same images with graph; running statistics stay."""
+        with statistics_kept(self.generator):
+            condition, fake = self._fakes(step.batch, step.text, step.noise)
+        return replace(step, condition=condition, fake=fake)
+
+    def _fakes(
+        self, batch: Batch, text: TextFeatures, noise: Tensor
+    ) -> tuple[Condition, dict[int, Tensor]]:
+        generated = self.synthesize(self.generator, text, batch.lengths, noise)
+        return generated.condition, dict(zip(self.discriminators, generated.images, strict=True))
 
     def synthesize(
         self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor

@@ -12,6 +12,7 @@ import torch
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.models.recomputation import recomputable_blocks
 from t2i_hpc.systems.base import System
 from t2i_hpc.training.deepspeed_build import require_compilation
 from t2i_hpc.training.optimizers import check_build
@@ -33,6 +34,7 @@ def check_engine(
     """
     _check_micro_batches(config, ranks)
     _check_compiled(system, config.compile)
+    _check_recomputed(system, config)
     if config.name == "deepspeed":
         check_deepspeed(system, config)
         require_compilation("engine=deepspeed", "take engine=ddp", here=device is not None)
@@ -77,6 +79,23 @@ def _check_compiled(system: System, names: Sequence[str]) -> None:
             raise ConfigurationError(
                 f"engine.compile names {name!r}, whose gradient the penalty differentiates again: "
                 "a compiled network has no second derivative; take the generator or image_encoder"
+            )
+
+
+def _check_recomputed(system: System, config: EngineConfig) -> None:
+    """Refuse networks that have no blocks to run again, or that are compiled."""
+    can = [name for name, network in system.modules.items() if recomputable_blocks(network)]
+    can = [name for name in can if name != "generator_ema"]  # it has no backward pass
+    for name in config.recompute:
+        if name not in can:
+            raise ConfigurationError(
+                f"engine.recompute names {name!r}, which has no blocks that may run again; this "
+                f"system has {', '.join(can) or 'no network that does'}"
+            )
+        if name in config.compile:
+            raise ConfigurationError(
+                f"engine.recompute and engine.compile both name {name!r}: torch decides itself "
+                "what a compiled network computes again; name it in one of them"
             )
 
 

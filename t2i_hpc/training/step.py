@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
+from t2i_hpc.models.recomputation import recompute
 from t2i_hpc.systems.base import Losses, Phase, System, Term, total
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.precision import NonFiniteWatch, Precision
@@ -51,9 +52,10 @@ def train_step(
         world.set_stage(f"step {strategy.step_number:,}, phase {phase.name}")
         strategy.zero_grad(phase)
         means: dict[str, Tensor] = {}
-        for context in contexts:
+        for begun in contexts:
+            context = strategy.redraw(phase, begun)  # itself, with one micro-batch
             # Collectives: gradients are averaged over ranks inside the last backward alone.
-            with strategy.all_reduce(phase, last=context is contexts[-1]):
+            with strategy.all_reduce(phase, last=begun is contexts[-1]):
                 loss, terms = strategy.forward(phase, context)  # autocast; L = Σ weight · term
                 strategy.backward(phase, loss)  # float32 gradients, 1/k of a micro-batch's each
             _add_mean(means, terms, len(contexts))
@@ -94,6 +96,8 @@ class Strategy(ABC):
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         for name in config.compile:
             system.modules[name].compile()
+        for name in config.recompute:
+            recompute(system.modules[name])
 
     @property
     @abstractmethod
@@ -119,8 +123,23 @@ class Strategy(ABC):
     def begin(self, batch: Batch, noise: Tensor) -> Any:
         """Return the context that the phases of a micro-batch share."""
         images = batch.images.contiguous(memory_format=self.layout)
-        with self.precision.autocast():
+        graph = not any(self._redraws(phase) for phase in self.system.phases)
+        with self.precision.autocast(), torch.set_grad_enabled(graph):
             return self.system.begin(replace(batch, images=images), noise)
+
+    def redraw(self, phase: Phase, context: Any) -> Any:
+        """Return a context with the generator's graph where the phase wants it and it has none.
+
+        With several micro-batches that of one at a time is there: the memory of one, for a
+        generator's forward more.
+        """
+        if phase.redraw is None or not self._redraws(phase):
+            return context
+        with self.precision.autocast():
+            return phase.redraw(context)
+
+    def _redraws(self, phase: Phase) -> bool:
+        return phase.redraw is not None and self.config.accumulate > 1
 
     @abstractmethod
     def zero_grad(self, phase: Phase) -> None:

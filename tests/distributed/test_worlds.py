@@ -47,7 +47,8 @@ DOUBLE = {f"{name} 64": Case(options=options, double=True) for name, options in 
 MODES = ("plain", "frozen", "damsm", "joint")
 SINGLE = {f"{name} 32": Case(options=OPTIONS[name]) for name in MODES}
 ZERO = {"plain zero-1": Case(EngineConfig(name="deepspeed"), OPTIONS["plain"])}
-CASES = {**DOUBLE, **SINGLE, **ZERO, "joint 32 again": SINGLE["joint 32"]}
+AGAIN = {"plain recomputed": Case(EngineConfig(recompute=["generator"]), OPTIONS["plain"])}
+CASES = {**DOUBLE, **SINGLE, **ZERO, **AGAIN, "joint 32 again": SINGLE["joint 32"]}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,10 @@ def test_float32_is_the_same_training_but_for_rounding(
     assert not any(key.endswith("conv1.weight") for key in idle)
     apart = weight_differences(one[name], many[name], idle)
     assert max(apart.values()) < 1e-4, apart
+
+
+def test_recomputation_with_its_collectives_gives_the_same_bits(many: dict[str, Outcome]) -> None:
+    assert_equal_bits(many["plain recomputed"], many["plain 32"])
 
 
 def test_zero_differs_from_ddp_by_the_order_of_a_sum(many: dict[str, Outcome]) -> None:

@@ -108,6 +108,6 @@ def test_a_training_names_its_phase(
     assert train.COMMAND.main(arguments) == OUT_OF_MEMORY
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
     assert "at step 2, phase penalty ran out of memory: this process took up to" in said
-    assert "use more ranks or lower engine.batch_size, which saves most, or raise" in said
+    assert "use more ranks or lower engine.batch_size, raise engine.accumulate" in said
     (session,) = read_sessions(only_run(tmp_path))
     assert "phase penalty" in session.message
