@@ -92,7 +92,8 @@ def nearest(word: str, offered: Iterable[str], count: int = 3) -> str:
 
 
 # By what they save: half a rank's images take half the memory for gradients. Of a small SSA-GAN
-# accumulate=8 keeps a quarter, recomputation a third (tests/training/test_memory.py); bf16 saved a tenth.
+# accumulate=8 keeps a quarter, recomputation a third (tests/training/test_memory.py); bf16 saved
+# a tenth.
 TRAINING_REMEDIES = (
     "use more ranks or lower engine.batch_size, raise engine.accumulate, give "
     "engine.recompute=[generator], take engine.precision=bf16 or give system.damsm.chunk"

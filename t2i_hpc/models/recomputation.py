@@ -54,7 +54,7 @@ def recompute(network: nn.Module) -> None:
     in the order of the backward pass, which is the same on all.
     """
     for block in recomputable_blocks(network):
-        block.forward = partial(_run, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_run, block, block.forward)
 
 
 def _run(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
