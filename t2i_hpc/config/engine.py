@@ -90,8 +90,8 @@ class EngineConfig:
     )
     optimizer: str = setting(
         "auto",
-        "implementation of Adam; auto: fused on a GPU, else adam; deepspeed: its own, compiled at "
-        "the first start; apex: NVIDIA's, built from source",
+        "implementation of Adam; auto: fused; adam: torch's in single operations; deepspeed: its "
+        "own, compiled at the first start; apex: NVIDIA's, built from source",
         choices=("auto", "adam", "fused", "deepspeed", "apex"),
         identity=False,
     )

@@ -31,7 +31,7 @@ from t2i_hpc.training.optimizers import (
     restarts,
     write_moments,
 )
-from t2i_hpc.training.precision import largest
+from t2i_hpc.training.precision import norms
 from t2i_hpc.training.step import Moments, PhaseLoss, Strategy, set_memory_format
 from t2i_hpc.training.world import World
 
@@ -154,7 +154,7 @@ class DDPStrategy(Strategy):
         if self.config.on_nonfinite != "skip" or self.scalers[phase.updates] is not None:
             return False
         gradients = list(self.gradients(phase).values())
-        if bool(torch.stack(largest(gradients)).isfinite().all()):
+        if bool(torch.stack(norms(gradients)).isfinite().all()):
             return False
         self.skipped += 1
         self.nonfinite.forget_last()  # this phase's: dealt with

@@ -49,7 +49,7 @@ class Precision:
 class NonFiniteWatch:
     """Records what a phase produced, and gives the first NaN or Inf one step later.
 
-    Magnitudes are reduced on the device and copied on its stream; the processor reads them one
+    Norms are reduced on the device and copied on its stream; the processor reads them one
     step later, when they have long arrived, so it never waits. A run that stops for them names
     phase and tensor. Records are read before a save, so no checkpoint holds a NaN or Inf.
     """
@@ -62,7 +62,7 @@ class NonFiniteWatch:
     ) -> None:
         """Record a phase's losses (scalars) and gradients, both by name."""
         sizes = [value.detach().float().abs() for value in losses.values()]
-        sizes += [size.float() for size in largest(list(gradients.values()))]
+        sizes += [size.float() for size in norms(list(gradients.values()))]
         names = (*(f"loss {name}" for name in losses), *(f"gradient of {n}" for n in gradients))
         self._records.append(_Record(step, phase, names, *_start_copy(torch.stack(sizes))))
 
@@ -87,7 +87,7 @@ class NonFiniteWatch:
 
 @dataclass(frozen=True)
 class _Record:
-    """The largest magnitudes of one phase; NaN or Inf where one of its numbers is."""
+    """The losses and norms of one phase; NaN or Inf where one of its numbers is."""
 
     step: int
     phase: str
@@ -96,9 +96,13 @@ class _Record:
     ready: torch.cuda.Event | None
 
 
-def largest(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the largest magnitude of each tensor; NaN or Inf where one of its numbers is."""
-    return list(torch._foreach_norm(list(tensors), float("inf"))) if tensors else []
+def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the Euclidean norm of each tensor; NaN or Inf where one of its numbers is.
+
+    Inf also where squares overflow, as they would in Adam's second moment. The largest magnitude
+    would do as well, but torch takes 13 times as long for it on a CPU.
+    """
+    return list(torch._foreach_norm(list(tensors))) if tensors else []
 
 
 def _start_copy(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

@@ -60,7 +60,7 @@ def train_step(
                 strategy.backward(phase, loss)  # float32 gradients, 1/k of a micro-batch's each
             _add_mean(means, terms, len(contexts))
         values |= {f"{phase.name}/{name}": value for name, value in means.items()}
-        # No sync: magnitudes travel to the CPU on the stream, and are read a step later.
+        # No sync: norms travel to the CPU on the stream, and are read a step later.
         strategy.nonfinite.record(
             strategy.step_number, phase.name, means, strategy.gradients(phase)
         )
