@@ -83,10 +83,19 @@ class EngineConfig:
         identity=False,
     )
     precision: str = setting(
-        "fp32",
-        "tf32: GPU products of 19 bits; bf16, fp16: autocast over fp32 weights, fp16 with loss "
-        "scaling",
-        choices=("fp32", "tf32", "bf16", "fp16"),
+        "auto",
+        "auto: tf32 on GPUs that have it, else fp32; fp32: float32 by IEEE; tf32: GPU products of "
+        "19 bits; bf16, fp16: autocast over fp32 weights, what stays float32 in tf32, fp16 with "
+        "loss scaling",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        # A run is the same on every machine, so what auto becomes on one is no part of it.
+        counts_as={"auto": "fp32"},
+    )
+    deterministic: bool = setting(
+        False,
+        "bit-identical runs on one kind of GPU: no benchmark of convolutions, deterministic "
+        "algorithms alone; slower; on CPUs runs are so anyway",
+        identity=False,
     )
     optimizer: str = setting(
         "auto",

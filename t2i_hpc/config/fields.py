@@ -16,6 +16,8 @@ from typing import Any
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.files import sha256_of_file
 
+NO_VALUE = object()
+
 
 @dataclass(frozen=True)
 class Meaning:
@@ -28,6 +30,9 @@ class Meaning:
         choices: the values offered, None for any.
         aliases: other names of offered values.
         identity: whether another value makes another run (False for paths, speeds, logging).
+        neutral: the value that is no part of the identity, of a setting that came after runs
+            had been trained: what they did without it.
+        counts_as: values that are another one in the identity.
         file: the value is the path of a file whose content counts, not its name.
     """
 
@@ -39,6 +44,8 @@ class Meaning:
     identity: bool = True
     file: bool = False
     aliases: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
+    neutral: Any = NO_VALUE
+    counts_as: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
 
 def setting(
@@ -52,10 +59,23 @@ def setting(
     identity: bool = True,
     file: bool = False,
     aliases: Mapping[Any, Any] | None = None,
+    neutral: Any = NO_VALUE,
+    counts_as: Mapping[Any, Any] | None = None,
 ) -> Any:
     """Declare a field of a configuration dataclass. Lists are copied for each instance."""
     offered = tuple(choices) if choices is not None else None
-    meaning = Meaning(doc, unit, minimum, maximum, offered, identity, file, dict(aliases or {}))
+    meaning = Meaning(
+        doc,
+        unit,
+        minimum,
+        maximum,
+        offered,
+        identity,
+        file,
+        dict(aliases or {}),
+        neutral,
+        dict(counts_as or {}),
+    )
     metadata = {"meaning": meaning}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -153,7 +173,7 @@ def identity(config: Any, recorded: Mapping[str, str] | None = None) -> dict[str
     return {
         entry.key: _identity(entry, known.get(entry.key))
         for entry in entries(config)
-        if entry.meaning.identity
+        if entry.meaning.identity and entry.value != entry.meaning.neutral
     }
 
 
@@ -164,7 +184,8 @@ def file_entries(config: Any) -> list[Entry]:
 
 def _identity(entry: Entry, recorded: str | None) -> Any:
     if not entry.meaning.file or not entry.value:
-        return entry.value
+        counts_as = entry.meaning.counts_as
+        return counts_as.get(entry.value, entry.value) if counts_as else entry.value
     if Path(entry.value).is_file():
         return sha256_of_file(Path(entry.value))
     if recorded is None:

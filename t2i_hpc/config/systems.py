@@ -211,7 +211,46 @@ class GANConfig(SystemConfig):
 
 
 @dataclass
-class SSAGANConfig(GANConfig):
+class PenaltyConfig(GANConfig):
+    """A GAN whose discriminator is kept from being steep at real pairs."""
+
+    penalty: str = setting(
+        "magp",
+        "magp: matching-aware gradient penalty (DF-GAN §3.3); finite_difference: square of what a "
+        "little noise on an image changes its logit by, over the noise's size: no second "
+        "derivative (Adversarial Flow Models), another scale, so give penalty_weight too; none",
+        choices=("magp", "finite_difference", "none"),
+        neutral="magp",
+    )
+    penalty_weight: float = setting(2.0, "weight of the penalty", minimum=0.0)
+    penalty_power: float = setting(6.0, "power of the gradient's norm (magp)", minimum=2.0)
+    penalty_every: int = setting(
+        1,
+        "steps from one penalty to the next, which weighs as many times as much (lazy "
+        "regularization, StyleGAN2)",
+        unit="steps",
+        minimum=1,
+        neutral=1,
+    )
+    penalty_precision: str | None = setting(
+        None,
+        "what the penalty's convolutions run in, beside engine.precision; its norm and power are "
+        "float32 in any case; empty: bf16 as the rest, but tf32 where the rest is fp16 and for "
+        "finite_difference",
+        choices=("tf32", "bf16", "fp32"),
+        neutral=None,
+    )
+    penalty_epsilon: float = setting(
+        0.01,
+        "size of finite_difference's noise, whose image has a range of 2",
+        minimum=1e-4,
+        maximum=1.0,
+        neutral=0.01,
+    )
+
+
+@dataclass
+class SSAGANConfig(PenaltyConfig):
     """Semantic-spatial aware GAN (Hu et al., CVPR 2022), as its released code trains it.
 
     As the paper writes it: modulation=paper, mask_source=paper, penalty_norm=sum,
@@ -254,10 +293,6 @@ class SSAGANConfig(GANConfig):
         "code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later code)",
         choices=("two_steps", "merged"),
     )
-    penalty_weight: float = setting(
-        2.0, "weight of the matching-aware gradient penalty", minimum=0.0
-    )
-    penalty_power: float = setting(6.0, "power of the gradient's norm", minimum=2.0)
     penalty_norm: str = setting(
         "concatenated",
         "norm of the gradients by image and sentence: concatenated (released code), or the sum "
@@ -269,7 +304,7 @@ class SSAGANConfig(GANConfig):
 
 
 @dataclass
-class DFGANConfig(GANConfig):
+class DFGANConfig(PenaltyConfig):
     """DF-GAN as of CVPR 2022 (Tao et al.); its first version is ssa_gan with block=affine."""
 
     name: str = inherited(SystemConfig, "name", "df_gan")
@@ -283,8 +318,6 @@ class DFGANConfig(GANConfig):
         minimum=0.0,
         maximum=1.0,
     )
-    penalty_weight: float = inherited(SSAGANConfig, "penalty_weight")
-    penalty_power: float = inherited(SSAGANConfig, "penalty_power")
 
 
 @dataclass

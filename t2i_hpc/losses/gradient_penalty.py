@@ -36,6 +36,8 @@ def matching_aware_gradient_penalty(
     sentence: Tensor,
     power: float = 6.0,
     norm: str = "concatenated",
+    *,
+    precision: str | None = None,
 ) -> PenalizedPairs:
     """Return mean_b n_b^power at real, matching pairs, in float32 at least.
 
@@ -47,9 +49,10 @@ def matching_aware_gradient_penalty(
         power: p of the norm, 6 in the papers.
         norm: ``concatenated`` is √(‖∇x‖² + ‖∇e‖²) (released code); ``sum`` is ‖∇x‖ + ‖∇e‖
             (SSA-GAN Eq. 6).
+        precision: of the network's products, as :func:`penalty_autocast` takes it.
     """
-    # Outside autocast: a sixth power overflows half precision.
-    with torch.autocast(image.device.type, enabled=False):
+    device = image.device.type
+    with penalty_autocast(device, precision):
         inputs = [at_least_float32(value.detach()) for value in (image, sentence)]
 
         def outputs(image: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +60,27 @@ def matching_aware_gradient_penalty(
             return discriminator.logits(features, sentence), features
 
         gradients, logits, features = with_input_gradients(outputs, inputs)  # ∂D/∂x and ∂D/∂e
+    # Outside autocast: a sixth power overflows half precision. Gradients are float32 here, since
+    # the inputs are.
+    with torch.autocast(device, enabled=False):
         penalty = _norm_to_the(power, [g.flatten(1) for g in gradients], norm).mean()
-        return PenalizedPairs(penalty, features, logits)
+    return PenalizedPairs(penalty, features, logits)
+
+
+def penalty_autocast(device: str, precision: str | None) -> torch.autocast:
+    """Return the context in which a penalized network runs.
+
+    Args:
+        device: its type.
+        precision: ``bf16``; ``fp32`` or ``tf32``, without autocast (which of both, the phase
+            says); None: the autocast around it, but none in float16, whose range a gradient of a
+            gradient leaves.
+    """
+    kind = torch.get_autocast_dtype(device)
+    enabled = torch.is_autocast_enabled(device) and kind != torch.float16
+    if precision is not None:
+        enabled, kind = precision == "bf16", torch.bfloat16
+    return torch.autocast(device, kind if enabled else None, enabled=enabled, cache_enabled=False)
 
 
 def _norm_to_the(power: float, rows: Sequence[Tensor], norm: str) -> Tensor:

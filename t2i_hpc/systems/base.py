@@ -15,7 +15,7 @@ system makes from a batch and which dies with the step.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -60,12 +60,31 @@ class Phase:
         redraw: gives the context again with the generator's graph, for a loss that goes back
             through it. With it a step of several micro-batches begins without graph and keeps
             images alone; running statistics must not move a second time.
+        every: the phase runs in each step whose number, from 0, this divides.
+        between: the loss of the steps in between; None: the phase is left out there.
+        float32: what products that stay float32 are computed in, ``fp32`` by IEEE or ``tf32``;
+            None: what the engine's precision says.
     """
 
     name: str
     updates: tuple[str, ...]
     loss: Callable[[Any], Losses]
     redraw: Callable[[Any], Any] | None = None
+    every: int = 1
+    between: Callable[[Any], Losses] | None = None
+    float32: str | None = None
+
+
+def phases_of_step(phases: Sequence[Phase], step: int) -> Iterator[Phase]:
+    """Give the phases that run in step number `step`, from 0, in order.
+
+    The number follows from the images seen, so any world and any session has the same.
+    """
+    for phase in phases:
+        if step % phase.every == 0:
+            yield phase
+        elif phase.between is not None:
+            yield replace(phase, loss=phase.between)
 
 
 @dataclass(frozen=True)

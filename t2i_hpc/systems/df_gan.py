@@ -22,13 +22,13 @@ from t2i_hpc.losses.adversarial import (
     hinge_real,
     mismatched,
 )
-from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.df_generator import DFGenerator
 from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, PairedDiscriminator
 from t2i_hpc.models.text_encoder import TextFeatures
 from t2i_hpc.systems.base import GAN, Losses, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import build_text_encoder, frozen, scale_images
+from t2i_hpc.systems.penalties import Penalty
 
 _CUT = 2.0  # standard deviations that noise is cut at
 
@@ -58,6 +58,7 @@ class DFGAN(GAN):
 
     def __init__(self, config: DFGANConfig, vocabulary_size: int) -> None:
         _check_encoder(config)
+        self.penalty = Penalty(config)
         width = config.text_encoder.width
         generator = DFGenerator(
             config.resolution,
@@ -76,7 +77,7 @@ class DFGAN(GAN):
             build_text_encoder(config.text_encoder, vocabulary_size),
         )
         self.phases = [
-            Phase("discriminator", ("discriminator",), self.discriminator_losses),
+            self.penalty.phase("discriminator", self.discriminator_losses, self.hinge_losses),
             Phase("generator", ("generator",), self.generator_losses, self.redraw),
         ]
 
@@ -101,19 +102,27 @@ class DFGAN(GAN):
         return super().synthesize(generator, text, lengths, bent)
 
     def discriminator_losses(self, step: DFGANStep) -> Losses:
-        """Hinge losses and the penalty from one forward of the real pairs, in float32."""
-        config, network = self.config, self.discriminator
-        penalty, real, matching = matching_aware_gradient_penalty(
-            network, step.real, step.sentence, config.penalty_power
-        )
+        """Hinge losses and the penalty from one forward of the real pairs."""
+        network = self.discriminator
+        penalty, real, matching = self.penalty.pairs(network, step.real, step.sentence, step.noise)
         # Not joined with the real images, or the penalty would differentiate these as well.
-        fake = network(step.fake.detach(), step.sentence)
-        wrong = network.logits(real, mismatched(step.sentence))
+        fake = network.features(step.fake.detach())
+        return {**self._hinge(step, matching, real, fake), "gradient": self.penalty.term(penalty)}
+
+    def hinge_losses(self, step: DFGANStep) -> Losses:
+        """Hinge losses without the penalty: real and fake images share a forward."""
+        images = torch.cat([step.real, step.fake.detach()])
+        real, fake = self.discriminator.features(images).chunk(2)
+        return self._hinge(step, self.discriminator.logits(real, step.sentence), real, fake)
+
+    def _hinge(self, step: DFGANStep, matching: Tensor, real: Tensor, fake: Tensor) -> Losses:
+        """Hinge losses of matching logits (B,) and of features of real and fake images."""
+        logits = self.discriminator.logits
+        wrong = logits(real, mismatched(step.sentence))
         return {
             "real": Term(hinge_real(matching)),
-            "mismatch": Term(hinge_mismatch(wrong, config.mismatch), 0.5),
-            "fake": Term(hinge_fake(fake), 0.5),
-            "gradient": Term(penalty, config.penalty_weight),
+            "mismatch": Term(hinge_mismatch(wrong, self.config.mismatch), 0.5),
+            "fake": Term(hinge_fake(logits(fake, step.sentence)), 0.5),
         }
 
     def generator_losses(self, step: DFGANStep) -> Losses:

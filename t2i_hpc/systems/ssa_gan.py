@@ -31,7 +31,7 @@ from t2i_hpc.losses.adversarial import (
     hinge_real,
     mismatched,
 )
-from t2i_hpc.losses.gradient_penalty import PenalizedPairs, matching_aware_gradient_penalty
+from t2i_hpc.losses.gradient_penalty import PenalizedPairs
 from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.recomputation import statistics_kept
@@ -46,6 +46,7 @@ from t2i_hpc.systems.encoders import (
     frozen,
     scale_images,
 )
+from t2i_hpc.systems.penalties import Penalty
 
 
 def build_generator(config: SSAGANConfig) -> SSAGenerator | EarlyDFGenerator:
@@ -138,6 +139,7 @@ class SSAGAN(GAN):
 
     def __init__(self, config: SSAGANConfig, vocabulary_size: int) -> None:
         check_encoders(config)
+        self.penalty = Penalty(config, config.penalty_norm)
         width, encoder = config.text_encoder.width, config.image_encoder
         needs_damsm = config.damsm.weight > 0 or config.text_encoder.training != "frozen"
         generator = build_generator(config)
@@ -163,13 +165,14 @@ class SSAGAN(GAN):
         return [*phases, Phase("generator", updated, self.generator_losses, self.redraw)]
 
     def _discriminator_phases(self) -> list[Phase]:
-        updates = ("discriminator",)
-        hinge = Phase("discriminator", updates, self.discriminator_losses)
-        if self.config.penalty_weight == 0:
-            return [hinge]
         if self.config.discriminator_schedule == "merged":
-            return [Phase("discriminator", updates, self.merged_losses)]
-        return [hinge, Phase("penalty", updates, self.penalty_losses)]
+            return [
+                self.penalty.phase("discriminator", self.merged_losses, self.discriminator_losses)
+            ]
+        hinge = Phase("discriminator", ("discriminator",), self.discriminator_losses)
+        if not self.penalty.active:
+            return [hinge]
+        return [hinge, self.penalty.phase("penalty", self.penalty_losses)]
 
     def begin(self, batch: Batch, noise: Tensor) -> SSAGANStep:
         """Encode the captions and generate the fake images of a step."""
@@ -197,22 +200,19 @@ class SSAGAN(GAN):
         return self._hinge(step, self.discriminator.logits(real, step.sentence), real, fake)
 
     def merged_losses(self, step: SSAGANStep) -> Losses:
-        """Hinge losses and the penalty from one forward of the real pairs, in float32."""
+        """Hinge losses and the penalty from one forward of the real pairs."""
         penalty, real, matching = self._penalty(step)
         # Not joined with the real images, or the penalty would differentiate these as well.
         fake = self.discriminator.features(step.fake.detach())
         hinge = self._hinge(step, matching, real, fake)
-        return {**hinge, "gradient": Term(penalty, self.config.penalty_weight)}
+        return {**hinge, "gradient": self.penalty.term(penalty)}
 
     def penalty_losses(self, step: SSAGANStep) -> Losses:
-        """Matching-aware gradient penalty at real, matching pairs."""
-        return {"gradient": Term(self._penalty(step).penalty, self.config.penalty_weight)}
+        """Penalty at real, matching pairs."""
+        return {"gradient": self.penalty.term(self._penalty(step).penalty)}
 
     def _penalty(self, step: SSAGANStep) -> PenalizedPairs:
-        power, norm = self.config.penalty_power, self.config.penalty_norm
-        return matching_aware_gradient_penalty(
-            self.discriminator, step.real, step.sentence, power, norm
-        )
+        return self.penalty.pairs(self.discriminator, step.real, step.sentence, step.noise)
 
     def _hinge(self, step: SSAGANStep, matching: Tensor, real: Tensor, fake: Tensor) -> Losses:
         """Hinge losses of matching logits (B,) and of features of real and fake images."""

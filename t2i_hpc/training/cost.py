@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -45,13 +46,21 @@ def count_flops(step: Callable[[], object]) -> int:
 def count_step(system: System, captions: Captions) -> float:
     """Return the floating-point operations per image of one step, all phases together.
 
-    The system's weights are changed by the step. It is on the CPU, in one process, and sees a
-    batch of four images: terms that compare all images with all captions count for four.
+    With phases that run every few steps it is the mean over their period. The system's weights are
+    changed by the steps. It is on the CPU, in one process, and sees a batch of four images: terms
+    that compare all images with all captions count for four.
     """
     strategy = DDPStrategy(system, World(0, 1, 0, 1, torch.device("cpu")))
     batch = random_batch(_IMAGES, system.resolution, captions)
     noise = torch.randn(_IMAGES, system.noise_width)
-    return count_flops(lambda: train_step(strategy, batch, noise)) / _IMAGES
+    period = max(phase.every for phase in system.phases)
+    weights = [1 / period, 1 - 1 / period]  # of the first step, which runs all, and of the others
+    flops = [
+        count_flops(partial(train_step, strategy, batch, noise, step * _IMAGES)) * weight
+        for step, weight in enumerate(weights)
+        if weight > 0
+    ]
+    return sum(flops) / _IMAGES
 
 
 def random_batch(images: int, resolution: int, captions: Captions) -> Batch:

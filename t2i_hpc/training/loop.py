@@ -80,6 +80,7 @@ class Loop:
         setup.world.barrier()  # nobody writes before everybody has looked
         self.log = MetricsLog(setup.run, self.progress) if setup.world.is_main else None
         self._nonfinite: str | None = None
+        self._terms: dict[str, Tensor] = {}
 
     def run(self) -> bool:
         """Train to the end (True) or until asked to stop (False); a checkpoint is last."""
@@ -124,12 +125,13 @@ class Loop:
     def _step(self, batch: Batch, latent: Tensor, meter: Meter) -> dict[str, Tensor]:
         seen = self.progress.images_seen
         seed_step(self.setup.seed, seen)
-        values = train_step(self.strategy, batch, latent, seen)
+        # What a phase that runs every few steps gave last stays what it was.
+        self._terms |= train_step(self.strategy, batch, latent, seen)
         seconds = self.progress.seconds + meter.step_done()
         self.progress = TrainingProgress(
             seen + self.config.batch_size, self.progress.step + 1, seconds
         )
-        return values
+        return self._terms
 
     def _log(self, values: dict[str, Tensor], meter: Meter) -> None:
         # A collective; tolist waits for the device, so it is done every log_every steps alone.

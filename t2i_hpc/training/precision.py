@@ -1,38 +1,54 @@
 """Compute dtype of convolutions and matrix products, and NaN or Inf found without a sync.
 
-- ``fp32``: float32 throughout. ``tf32``: the same on the CPU; on a GPU products are rounded to
-  19 bits, as its tensor cores take them.
+- ``auto``: tf32 on GPUs that have it, fp32 elsewhere.
+- ``fp32``: float32 by IEEE throughout. ``tf32``: the same on the CPU; on a GPU products are
+  rounded to 19 bits, as its tensor cores take them.
 - ``bf16``: products in bfloat16 over float32 weights, by autocast.
 - ``fp16``: products in float16 likewise; losses are scaled up so that small gradients survive,
   and an update whose gradients overflow is skipped while the scale comes down. That is how
   float16 works and no fault.
 
+With bf16 and fp16 some products stay float32 (DAMSM's scores, whose softmax over tokens sharpens
+differences): these are rounded as tf32, so that no product runs in IEEE float32, which takes 4 to
+8 times as long. A phase may ask for another float32 (:attr:`Phase.float32`).
+
 Over the first five steps of a small SSA-GAN on a CPU the losses of bf16 and fp16 stay within 0.01
 of fp32's, relative to max(1, loss) (0.003 was measured). DAMSM, whose softmax over regions and
 tokens sharpens differences, stays within 0.15 (0.07), and then the other losses within 0.05 (0.02).
-
-Gradient penalties and DAMSM's scores switch autocast off themselves: a sixth power and a
-softmax over tokens overflow sixteen bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from t2i_hpc.config.engine import EngineConfig
+
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_FIRST_WITH_TF32 = 8  # compute capability: Ampere
 
 
 class Precision:
-    """What a name of precision means on a device."""
+    """What a name of precision means on a device.
 
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name, self._device = name, device
-        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        torch.backends.cudnn.allow_tf32 = name == "tf32"
+    It settles torch's own switches for the whole process: TF32, and for a GPU whether cuDNN times
+    its algorithms at each new shape (shapes are few) or takes deterministic ones.
+
+    Attributes:
+        name: what is computed in; never ``auto``.
+    """
+
+    def __init__(self, name: str, device: torch.device, deterministic: bool = False) -> None:
+        self.name, self._device = resolve(name, device), device
+        self._tf32 = self.name != "fp32"
+        _allow_tf32(self._tf32)
+        if device.type == "cuda":
+            _settle_algorithms(deterministic)
 
     def autocast(self) -> torch.autocast:
         """Return the context in which losses are computed."""
@@ -41,9 +57,54 @@ class Precision:
             self._device.type, kind or torch.bfloat16, enabled=kind is not None, cache_enabled=False
         )
 
+    @contextmanager
+    def float32(self, kind: str | None) -> Iterator[None]:
+        """Compute products that stay float32 as ``fp32`` or ``tf32``; None: as everywhere."""
+        wanted = self._tf32 if kind is None else kind == "tf32"
+        if wanted == self._tf32:
+            yield
+            return
+        _allow_tf32(wanted)
+        try:
+            yield
+        finally:
+            _allow_tf32(self._tf32)
+
     def scaler(self) -> torch.amp.GradScaler | None:
         """Return a new scaler of losses, None where none is needed."""
         return torch.amp.GradScaler(self._device.type) if self.name == "fp16" else None
+
+
+def resolve(name: str, device: torch.device) -> str:
+    """Return the precision that a name stands for on a device; ``auto`` asks what it is."""
+    if name != "auto":
+        return name
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "fp32"
+    return "tf32" if torch.cuda.get_device_capability(device)[0] >= _FIRST_WITH_TF32 else "fp32"
+
+
+def describe_arithmetic(config: EngineConfig, device: torch.device) -> str:
+    """Return in words what a training computes in, for people."""
+    words = resolve(config.precision, device)
+    if config.precision == "auto" and words != "fp32":
+        words += " by engine.precision=auto"
+    return f"{words}, deterministic" if config.deterministic else words
+
+
+def _allow_tf32(allowed: bool) -> None:
+    # The names of torch before 2.9, which later ones know as well; mixed with the new ones,
+    # cudnn.conv.fp32_precision and its kin, either kind refuses to be read.
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _settle_algorithms(deterministic: bool) -> None:
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+    torch.use_deterministic_algorithms(deterministic)
 
 
 class NonFiniteWatch:

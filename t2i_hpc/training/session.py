@@ -47,6 +47,7 @@ from t2i_hpc.training.callbacks.sample_grids import SampleGrids
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.first_weights import FirstWeights, changed_start, given_networks
 from t2i_hpc.training.loop import Loop, TrainingSetup
+from t2i_hpc.training.precision import describe_arithmetic
 from t2i_hpc.training.progress import ProgressLine, RunOutput, open_progress
 from t2i_hpc.training.rank_info import RankInfo, find_rank
 from t2i_hpc.training.session_record import run_recorded
@@ -214,7 +215,8 @@ def build_setup(
     line.say(
         f"run {folder}: {config.system.name} at {config.system.resolution} px on "
         f"{data.summary}, batch {config.engine.batch_size} "
-        f"on {world.size} rank{'s' * (world.size > 1)} ({world.device})"
+        f"on {world.size} rank{'s' * (world.size > 1)} ({world.device}, "
+        f"{describe_arithmetic(config.engine, world.device)})"
     )
     started = first.lines() if first else [changed_start(folder, config)]
     for notice in (data.notice, _lost_files(config), *started):

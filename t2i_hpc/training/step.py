@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.models.recomputation import recompute
-from t2i_hpc.systems.base import Losses, Phase, System, Term, total
+from t2i_hpc.systems.base import Losses, Phase, System, Term, phases_of_step, total
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.precision import NonFiniteWatch, Precision
 from t2i_hpc.training.world import World
@@ -48,14 +48,16 @@ def train_step(
     # What phases share, e.g. the fakes: drawn once, before any update.
     contexts = [strategy.begin(*part) for part in strategy.micro_batches(batch, noise)]
     values: dict[str, Tensor] = {}
-    for phase in system.phases:  # one optimizer step each, so later phases see updated networks
+    # One optimizer step each, so later phases see updated networks.
+    for phase in phases_of_step(system.phases, strategy.step_number - 1):
         world.set_stage(f"step {strategy.step_number:,}, phase {phase.name}")
         strategy.zero_grad(phase)
         means: dict[str, Tensor] = {}
         for begun in contexts:
             context = strategy.redraw(phase, begun)  # itself, with one micro-batch
             # Collectives: gradients are averaged over ranks inside the last backward alone.
-            with strategy.all_reduce(phase, last=begun is contexts[-1]):
+            last = begun is contexts[-1]
+            with strategy.all_reduce(phase, last), strategy.precision.float32(phase.float32):
                 loss, terms = strategy.forward(phase, context)  # autocast; L = Σ weight · term
                 strategy.backward(phase, loss)  # float32 gradients, 1/k of a micro-batch's each
             _add_mean(means, terms, len(contexts))
@@ -90,7 +92,7 @@ class Strategy(ABC):
         self.system, self.world = system, world
         self.config = config = config or EngineConfig()
         check_engine(system, config, world.size, world.device)
-        self.precision = Precision(config.precision, world.device)
+        self.precision = Precision(config.precision, world.device, config.deterministic)
         self.nonfinite = NonFiniteWatch()
         self.step_number = 0
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format

@@ -201,7 +201,7 @@ class Saver:
             "vocabulary": self._vocabulary,
             "engine": self._strategy.kind,
             "world": self._world.size,
-            "precision": self._config.precision,
+            "precision": self._strategy.precision.name,
             "versions": {"t2i_hpc": t2i_hpc.__version__, "torch": str(torch.__version__)},
             "time": now.isoformat(timespec="seconds"),
         }
