@@ -55,6 +55,18 @@ def test_identity_leaves_out_what_does_not_decide_the_result() -> None:
     assert identity(Outer()) == {"names": ["a"], "inner.rate": 0.5}
 
 
+def test_a_setting_that_came_later_leaves_older_runs_their_identity() -> None:
+    @dataclass
+    class Later:
+        old: int = setting(1, "a number")
+        new: str = setting("as before", "a choice", neutral="as before")
+        way: str = setting("auto", "a way", choices=("auto", "slow"), counts_as={"auto": "slow"})
+
+    assert identity(Later()) == identity(Later(way="slow")) == {"old": 1, "way": "slow"}
+    assert identity(Later(new="other")) == {"old": 1, "new": "other", "way": "slow"}
+    assert identity(Later(way="fast"))["way"] == "fast"
+
+
 def test_of_a_file_the_content_counts(tmp_path: Path) -> None:
     @dataclass
     class Weights:

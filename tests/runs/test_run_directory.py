@@ -13,7 +13,7 @@ import torch
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.runs.run_directory import locked, open_run, prepare_run, run_folder
+from t2i_hpc.runs.run_directory import locked, open_run, prepare_run, run_folder, run_identity
 
 
 def config(*arguments: str) -> TrainConfig:
@@ -29,6 +29,23 @@ def test_what_decides_the_result_decides_the_folder() -> None:
     assert run_folder(config(), "other data") != folder
 
 
+@pytest.mark.parametrize(
+    ("experiment", "identity"),
+    [
+        ("cub_ssagan", "460eaa5e"),
+        ("cub_dfgan", "945aac48"),
+        ("cub_attngan2", "00c1bee8"),
+        ("demo", "1541bd46"),
+    ],
+)
+def test_runs_of_version_0_2_keep_their_folders(experiment: str, identity: str) -> None:
+    """A setting that is added has a value that is no part of the identity (neutral=)."""
+    of_today = compose_config("train", [f"experiment={experiment}"], TrainConfig)
+    assert run_identity(of_today, "x") == identity
+    exact = [f"experiment={experiment}", "engine.precision=fp32"]
+    assert run_identity(compose_config("train", exact, TrainConfig), "x") == identity
+
+
 def test_paths_lengths_and_speeds_do_not() -> None:
     folder = run_folder(config(), "data")
     for word in (
@@ -39,6 +56,8 @@ def test_paths_lengths_and_speeds_do_not() -> None:
         "engine.log_every=3",
         "engine.checkpoint.keep=7",
         "engine.threads=1",
+        "engine.precision=fp32",
+        "engine.deterministic=true",
     ):
         assert run_folder(config(word), "data") == folder
 
