@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # SSA-GAN on COCO, one task a GPU.   sbatch slurm/train_coco.sh [key=value …]
 #
+# engine=gpu computes in bfloat16, the fastest; without it GPUs take TF32.
+#
 # Before the time limit Slurm sends USR1: the run saves, is requeued and resumes by itself; so it
 # does after preemption or a lost node. Submitted again, the same command finds its run.
 #SBATCH --job-name=coco_ssagan

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.global_batch import GlobalBatchNorm2d
+from t2i_hpc.models.modulation import modulate
 
 _FIRST_SIDE = 4
 _WIDEST = 8
@@ -71,7 +72,10 @@ class SemanticSpatialBatchNorm(nn.Module):
         Without a mask the whole map is modulated.
         """
         normalized: Tensor = self.norm(features)
-        change: Tensor = torch.addcmul(self.beta(sentence), self.gamma(sentence), normalized)
+        gamma, beta = self.gamma(sentence), self.beta(sentence)
+        if mask is not None and self.keeps_features:
+            return modulate(normalized, gamma, beta, mask)
+        change: Tensor = torch.addcmul(beta, gamma, normalized)
         masked = change if mask is None else mask * change
         return normalized + masked if self.keeps_features else masked
 

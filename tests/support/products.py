@@ -51,6 +51,7 @@ def _float32(convolves: bool) -> str:
 
 def products_of(step: Callable[[], object]) -> Products:
     """Run a step and count its products."""
-    with Products() as counted:
+    counted = Products()
+    with counted:
         step()
     return counted
