@@ -79,8 +79,8 @@ def resolve(name: str, device: torch.device) -> str:
     """Return the precision that a name stands for on a device; ``auto`` asks what it is."""
     if name != "auto":
         return name
-    if device.type != "cuda" or torch.version.cuda is None:
-        return "fp32"
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return "fp32"  # of a pretended GPU, too, nothing is known
     return "tf32" if torch.cuda.get_device_capability(device)[0] >= _FIRST_WITH_TF32 else "fp32"
 
 

@@ -33,7 +33,12 @@ def test_values_and_gradients_are_those_of_single_operations(layout: torch.memor
 def test_nothing_is_kept_but_the_inputs() -> None:
     kept: list[Tensor] = []
     inputs = [torch.randn(2, 5, 4, 4), *torch.randn(2, 2, 5, 1, 1), torch.rand(2, 1, 4, 4)]
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+
+    def keep(value: Tensor) -> Tensor:
+        kept.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         modulate(*(value.requires_grad_() for value in inputs))
     assert {value.data_ptr() for value in kept} == {value.data_ptr() for value in inputs}
 

@@ -100,6 +100,7 @@ def test_auto_is_tf32_where_a_gpu_has_it(  # noqa: PLR0917
     restored_flags: None,
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     precision = Precision(name, torch.device(device))
     assert precision.name == found
