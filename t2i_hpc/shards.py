@@ -29,7 +29,7 @@ COMMAND = _ShardsCommand(
     task="shards",
     summary="Convert one split of a data set to tar shards with a manifest and an index.\n"
     "An interrupted build resumes when the same command is given again.\n\n"
-    "Commands (DIR of verify, show, sheet: a split or a folder of splits; or demo):\n"
+    "Commands (DIR of verify, info, show, sheet: a split or a folder of splits; or demo):\n"
     + "\n".join(f"  {one.usage}\n      {one.summary}" for one in SUBCOMMANDS.values()),
     config=ShardsConfig,
     run=build,
@@ -51,6 +51,7 @@ COMMAND = _ShardsCommand(
         "captions=captions_train2014.json,captions_val2014.json",
         "python -m t2i_hpc.shards vocabulary shards/cub from=birds/captions.pickle",
         "python -m t2i_hpc.shards verify shards/mine",
+        "python -m t2i_hpc.shards info shards/mine output=histograms.png",
         "python -m t2i_hpc.shards show shards/mine/train number=7 output=seven.png",
         "python -m t2i_hpc.shards sheet shards/mine/train output=sheet.png",
     ),

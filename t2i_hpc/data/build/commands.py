@@ -78,6 +78,27 @@ def verify(folder: str, _: Settings) -> None:
         )
 
 
+def info(folder: str, settings: Settings) -> None:
+    """Print what every split holds, and draw it where a picture is asked for."""
+    from t2i_hpc.common.terminal import progress
+    from t2i_hpc.data.inspection import new_png, splits_at
+    from t2i_hpc.data.split_summary import SAMPLES, draw_histograms, summarize
+
+    output = new_png(settings["output"]) if "output" in settings else None
+    given = settings.get("samples", str(SAMPLES))
+    summaries = []
+    for manifest in splits_at(folder):
+        most = manifest.sample_count if given == "all" else _whole_number(given, "samples")
+        read = min(most, manifest.sample_count)
+        with progress(f"read {manifest.folder}", read, "samples") as advance:
+            summaries.append(summarize(manifest, most, advance))
+    for number, summary in enumerate(summaries):
+        say("\n".join([""] * bool(number) + list(summary.lines())))
+    if output:
+        draw_histograms(summaries, output)
+        say(f"\n{output}")
+
+
 def show(folder: str, settings: Settings) -> None:
     """Print one sample and write its picture."""
     from t2i_hpc.data.inspection import (
@@ -95,7 +116,7 @@ def show(folder: str, settings: Settings) -> None:
     if "key" in settings:
         manifest, number = find_key(splits_at(folder), settings["key"])
     else:
-        number = _whole_number(settings["number"])
+        number = _whole_number(settings["number"], "number")
         manifest = only_split(splits_at(folder))
     place = place_of(manifest, number)
     output = new_png(settings.get("output") or picture_name(place.sample.key))
@@ -154,6 +175,13 @@ SUBCOMMANDS = {
         (),
         verify,
     ),
+    "info": Subcommand(
+        "info DIR [samples=10000|all] [output=PNG]",
+        "print what a split, or each of a folder, holds: counts, bytes, formats, sides, lengths of "
+        "captions,\n      unknown words, with histograms; output= draws these",
+        ("samples", "output"),
+        info,
+    ),
     "show": Subcommand(
         "show DIR key=NAME|number=N [output=PNG]",
         "print a sample and write its picture (./NAME.png)",
@@ -202,9 +230,10 @@ def run_subcommand(name: str, folders: Sequence[str], others: Sequence[str]) -> 
     subcommand.run(folders[0], settings)
 
 
-def _whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise ConfigurationError(f"number={text} is no whole number: count samples from 0")
+def _whole_number(text: str, key: str) -> int:
+    advice = {"number": "count samples from 0", "samples": "write how many to read, or all"}
+    if not text.isdecimal() or (key == "samples" and int(text) == 0):
+        raise ConfigurationError(f"{key}={text} is no whole number: {advice[key]}")
     return int(text)
 
 
