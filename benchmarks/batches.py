@@ -10,7 +10,7 @@ from torch import Tensor
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems.base import System
 
-VOCABULARY, _TOKENS = 5450, 18  # CUB
+VOCABULARY, TOKENS = 5450, 18  # CUB
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ def random_batch(size: Size, system: System, device: torch.device) -> tuple[Batc
     sides = (size.resolution, size.resolution)
     batch = Batch(
         torch.randint(0, 256, (size.batch, 3, *sides), dtype=torch.uint8),
-        torch.randint(1, VOCABULARY, (size.batch, _TOKENS)),
-        torch.full((size.batch,), _TOKENS),
+        torch.randint(1, VOCABULARY, (size.batch, TOKENS)),
+        torch.full((size.batch,), TOKENS),
         torch.arange(size.batch),
         torch.arange(size.batch),
     )

@@ -28,6 +28,16 @@ class ClusterConfig:
         1, "slurm: GPUs of a node, one task each; 0 = a job on CPUs", unit="GPUs", minimum=0
     )
     gpu_type: str = setting("", "slurm: type of the GPUs, e.g. a100; empty: any")
+    card: str = setting(
+        "",
+        "slurm: GPU that the estimate before a submission is made for, e.g. h100; empty: by "
+        "gpu_type or constraint",
+    )
+    link: str = setting(
+        "",
+        "slurm: network between nodes for that estimate, e.g. ib400, or 4xib400 for nodes of four "
+        "ports; empty: left out of it",
+    )
     gpus_by: str = setting(
         "gpus-per-node",
         "slurm: option of sbatch that requests GPUs; some clusters know only gres",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_hpc.cli.command import split_options
+from t2i_hpc.cluster.hardware import find_card, find_network
 from t2i_hpc.cluster.jobs import Plan, Work
 from t2i_hpc.cluster.sweeps import plan_sweep, refuse_axes
 from t2i_hpc.common.errors import ConfigurationError, DataError
@@ -110,6 +111,10 @@ class LaunchRequest:
 
     def _check_options(self) -> None:
         cluster = self.config.cluster
+        if cluster.card:
+            find_card(cluster.card)
+        if cluster.link:
+            find_network(cluster.link)
         if self.follow and (cluster.name == "local" or cluster.dry_run):
             raise ConfigurationError(
                 "--follow shows the log of a Slurm job: leave it out"

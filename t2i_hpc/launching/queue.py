@@ -18,6 +18,7 @@ from t2i_hpc.cluster.slurm.validation import check_job, check_notice, check_shar
 from t2i_hpc.common.errors import ClusterError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.cluster import ClusterConfig
+from t2i_hpc.launching.estimate import estimate
 from t2i_hpc.launching.plans import LaunchRequest
 
 _ONE_WRITER = ("train", "pretrain")
@@ -59,6 +60,8 @@ def _submit(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) -> int
     fresh = drop_active(plan, living)
     check_plan(fresh, cluster)
     report_active(plan, living)
+    for line in estimate(fresh, cluster):
+        say(line)
     records = submit(fresh, cluster, Snapshot.take(request.configuration()))
     make_wait(plan, living, records)
     say(_next_commands(plan, records, arguments))
@@ -72,6 +75,8 @@ def _show_scripts(plan: Plan, cluster: ClusterConfig) -> int:
     else:
         say("sbatch is not installed here: nobody knows whether the cluster takes this", sys.stderr)
     check_plan(plan, cluster)
+    for line in estimate(plan, cluster):
+        say(line)
     for title, script in batch_scripts(plan, cluster):
         say(f"{title}\n\n{script}")
     return 0
