@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -118,7 +119,7 @@ def measure_contention(check: Check) -> float:
         with tempfile.TemporaryDirectory() as folder:
             spawn(_compute, (check, folder, processes), processes)
             times.append(max(torch.load(path) for path in Path(folder).glob("*.pt")))
-    return max(1.0, times[1] / times[0])
+    return max(1.0, float(times[1] / times[0]))
 
 
 def _compute(rank: int, check: Check, folder: str, processes: int) -> None:
@@ -146,7 +147,7 @@ def _all_reduce(rank: int, check: Check, folder: str) -> None:
     found = []
     for numbers in (_SMALL, _LARGE):
         values = torch.zeros(numbers)
-        found.append(_seconds(check, lambda values=values: dist.all_reduce(values), 30))
+        found.append(_seconds(check, partial(dist.all_reduce, values), 30))
     if rank == 0:
         torch.save(found, Path(folder) / "times.pt")
     dist.destroy_process_group()

@@ -92,9 +92,14 @@ def cards() -> dict[str, Card]:
 @cache
 def links() -> dict[str, Link]:
     """Return the known links by name."""
-    numbers = ("gigabytes_per_second", "efficiency", "microseconds")
     return {
-        row["name"]: Link(row["name"], row["scope"], *(float(row[name]) for name in numbers))
+        row["name"]: Link(
+            row["name"],
+            row["scope"],
+            float(row["gigabytes_per_second"]),
+            float(row["efficiency"]),
+            float(row["microseconds"]),
+        )
         for row in _rows("links.csv")
     }
 
