@@ -9,6 +9,7 @@ Plain sockets rather than torch's TCPStore: its client waits for ever for a serv
 stopped, and logs pages about one that died. A thread rather than a process: torch, NCCL and
 safetensors release the interpreter while they work.
 
+Where ranks compute on GPUs the report also says how far the device is (``heartbeat_device.py``).
 What travels is a line of JSON a second in each direction. Rank 0 believes only who knows a secret
 that the ranks share, so a stranger on the network can end no training.
 """
@@ -35,6 +36,7 @@ import torch.distributed as dist
 
 from t2i_hpc.common.errors import LOST_RANK, RunError
 from t2i_hpc.common.process import exit_at_once
+from t2i_hpc.training.heartbeat_device import DeviceClock
 from t2i_hpc.training.heartbeat_monitor import (
     DIED,
     SILENCE_TICKS,
@@ -55,7 +57,13 @@ _BROKEN = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Bro
 
 
 def start_heartbeat(
-    rank: int, size: int, address: str, timeout: float, control: dist.ProcessGroup
+    rank: int,
+    size: int,
+    address: str,
+    timeout: float,
+    control: dist.ProcessGroup,
+    *,
+    clock: DeviceClock | None = None,
 ) -> Heartbeat:
     """Connect this rank with the others; a collective call.
 
@@ -64,12 +72,13 @@ def start_heartbeat(
         address: where rank 0 is reached.
         timeout: seconds without progress after which a rank is taken for hung.
         control: a group of CPU ranks.
+        clock: of this rank's device; None on a CPU.
     """
-    server = HeartbeatServer(size, timeout) if rank == 0 else None
+    server = HeartbeatServer(size, timeout, clock) if rank == 0 else None
     numbers = torch.tensor([server.port, server.secret] if server else [0, 0])
     dist.broadcast(numbers, 0, group=control)
     port, secret = numbers.tolist()
-    return server or HeartbeatClient(rank, address, port, secret, timeout)
+    return server or HeartbeatClient(rank, address, port, secret, timeout, clock=clock)
 
 
 def is_broken_collective(error: BaseException) -> bool:
@@ -82,7 +91,8 @@ def is_broken_collective(error: BaseException) -> bool:
 class Heartbeat(ABC):
     """One rank's end of it, in a thread that runs until :meth:`close`."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, clock: DeviceClock | None) -> None:
+        self._clock = clock
         self._own = RankReport(rank, socket.gethostname(), os.getpid())
         self._main = threading.main_thread().ident
         self._closing = threading.Event()
@@ -94,6 +104,12 @@ class Heartbeat(ABC):
     def set_stage(self, stage: str) -> None:
         """Say what this rank begins to do; all ranks say the same things in the same order."""
         self._own = replace(self._own, stages=self._own.stages + 1, stage=stage)
+        self.mark_device(stage)
+
+    def mark_device(self, stage: str) -> None:
+        """Leave a mark in the device's queue, that the device has come to `stage`."""
+        if self._clock is not None:
+            self._clock.mark(stage)
 
     def close(self, error: BaseException | None = None) -> None:
         """Tell the others that this rank exits: done, or for an error.
@@ -119,7 +135,11 @@ class Heartbeat(ABC):
 
     def _report(self) -> RankReport:
         frame = sys._current_frames().get(self._main or 0)
-        return replace(self._own, where=_line_of(frame), waits=_is_waiting(frame))
+        report = replace(self._own, where=_line_of(frame), waits=_is_waiting(frame))
+        if self._clock is None:
+            return report
+        device = self._clock.read()
+        return replace(report, queued=device.queued, done=device.done, device_stage=device.stage)
 
     @abstractmethod
     async def _run(self) -> None:
@@ -138,14 +158,15 @@ class HeartbeatServer(Heartbeat):
     Args:
         size: number of ranks.
         timeout: seconds without progress after which a rank is taken for hung.
+        clock: of this rank's device; None on a CPU.
     """
 
-    def __init__(self, size: int, timeout: float) -> None:
+    def __init__(self, size: int, timeout: float, clock: DeviceClock | None = None) -> None:
         self.socket = _listener()
         self.secret = secrets.randbits(62)
         self.monitor = HeartbeatMonitor(size, timeout)
         self._others: list[asyncio.StreamWriter] = []
-        super().__init__(0)
+        super().__init__(0, clock)
 
     @property
     def port(self) -> int:
@@ -209,14 +230,24 @@ class HeartbeatClient(Heartbeat):
         address, port: of rank 0's heartbeat.
         secret: that rank 0 made up.
         timeout: seconds to try to connect for.
+        clock: of this rank's device; None on a CPU.
     """
 
-    def __init__(self, rank: int, address: str, port: int, secret: int, timeout: float) -> None:
+    def __init__(
+        self,
+        rank: int,
+        address: str,
+        port: int,
+        secret: int,
+        timeout: float,
+        *,
+        clock: DeviceClock | None = None,
+    ) -> None:
         self._socket = _connection(rank, address, port, timeout)
         self._secret = secret
         self._rank_0 = RankState(RankReport(0, address))
         self._over = False
-        super().__init__(rank)
+        super().__init__(rank, clock)
 
     async def _run(self) -> None:
         reader, writer = await asyncio.open_connection(sock=self._socket)

@@ -31,6 +31,9 @@ class RankReport:
         where: file and line of the project where its main thread is; "" where unknown.
         waits: whether its main thread is inside a collective operation.
         exit_reason: None while it runs; "" when it is done; else the error it exits for.
+        queued, done: marks in its device's queue and those that the device has passed; all ranks
+            leave the same ones in one order, and none on a CPU.
+        device_stage: the stage of the last mark that was passed.
     """
 
     rank: int
@@ -41,14 +44,27 @@ class RankReport:
     where: str = ""
     waits: bool = False
     exit_reason: str | None = None
+    queued: int = 0
+    done: int = 0
+    device_stage: str = ""
+
+    @property
+    def device_works(self) -> bool:
+        """Whether its device is not yet where its host is."""
+        return self.done < self.queued
 
     def name(self) -> str:
         """Return rank, host and process in words."""
         return f"rank {self.rank} ({self.host}, pid {self.pid})"
 
     def place(self) -> str:
-        """Return the stage, with file and line where known."""
-        return f"{self.stage} ({self.where})" if self.where else self.stage
+        """Return the stage, with file and line where known, and the device's if that is behind."""
+        place = f"{self.stage} ({self.where})" if self.where else self.stage
+        return f"{place}, its device at {self.device_place()}" if self.device_works else place
+
+    def device_place(self) -> str:
+        """Return where the device is."""
+        return self.device_stage or "its start"
 
 
 @dataclass
@@ -64,7 +80,7 @@ class RankState:
     def update(self, report: RankReport) -> None:
         """Take note of a report."""
         self.silent = 0
-        if report.stages != self.report.stages:
+        if (report.stages, report.done) != (self.report.stages, self.report.done):
             self.stalled = 0
         self.report = report
 
@@ -127,13 +143,33 @@ class HeartbeatMonitor:
         there = [r for r in self.ranks if not r.exits]
         if not there or min(r.stalled for r in there) < self.timeout:
             return None
+        if any(r.report.device_works for r in there):
+            return self._hung_on_device(there)
         stages = {r.report.stages for r in there}
         behind = [r for r in there if r.report.stages == min(stages)]
         if len(stages) == 1:
             if not any(r.report.waits for r in there):
                 return None  # a long start, or work of all: nobody waits
             behind = [r for r in there if not r.report.waits] or there
-        return self._lost(behind, f"made no progress for {self.timeout:.0f} s (engine.timeout)")
+        return self._lost(behind, self._no_progress())
+
+    def _hung_on_device(self, there: Sequence[RankState]) -> str:
+        """Find out whose device the others wait for; where their hosts are says nothing."""
+        least = min(r.report.done for r in there)
+        behind = [r for r in there if r.report.done == least]
+        # The device of a rank whose host gives it nothing to do waits for that host.
+        behind = [r for r in behind if not r.report.device_works] or behind
+        if len(behind) < len(there) or len(there) == 1:
+            return self._lost(behind, self._no_progress())
+        first = behind[0].report
+        return (
+            f"the devices of all {len(there)} ranks {self._no_progress()}, all at "
+            f"{first.device_place()}: one collective does not end, and no rank stands out; check "
+            f"the network between the GPUs (NCCL_DEBUG=INFO says more){_ADVICE}"
+        )
+
+    def _no_progress(self) -> str:
+        return f"made no progress for {self.timeout:.0f} s (engine.timeout)"
 
     def _lost(self, lost: Sequence[RankState], how: str) -> str:
         self.lost_hosts = _hosts_of(lost)

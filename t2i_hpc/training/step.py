@@ -59,6 +59,7 @@ def train_step(
             last = begun is contexts[-1]
             with strategy.all_reduce(phase, last), strategy.precision.float32(phase.float32):
                 loss, terms = strategy.forward(phase, context)  # autocast; L = Σ weight · term
+                world.mark_device("backward")  # no sync; collectives are behind this mark
                 strategy.backward(phase, loss)  # float32 gradients, 1/k of a micro-batch's each
             _add_mean(means, terms, len(contexts))
         values |= {f"{phase.name}/{name}": value for name, value in means.items()}

@@ -29,6 +29,7 @@ from t2i_hpc.common.errors import TRAINING_REMEDIES, ConfigurationError, RunErro
 from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.training.heartbeat import Heartbeat, start_heartbeat
+from t2i_hpc.training.heartbeat_device import device_clock, let_heartbeat_be_first
 from t2i_hpc.training.rank_info import RankInfo, find_rank
 
 _NAME_BYTES = 256  # longer than any host's name
@@ -82,6 +83,11 @@ class World:
         if self.heartbeat is not None:
             self.heartbeat.set_stage(stage)
 
+    def mark_device(self, place: str) -> None:
+        """Leave a mark within the stage: which rank's device never comes past it can be told."""
+        if self.heartbeat is not None:
+            self.heartbeat.mark_device(f"{self.stage.name}, {place}")
+
     def memory_explained(self, remedies: str) -> AbstractContextManager[None]:
         """Turn out-of-memory errors into a sentence with rank, stage and device.
 
@@ -122,7 +128,14 @@ def joined_world(config: EngineConfig, remedies: str = TRAINING_REMEDIES) -> Ite
             yield world
         return
     control = _join(place, device, config.timeout)
-    heartbeat = start_heartbeat(place.rank, place.size, place.address, config.timeout, control)
+    heartbeat = start_heartbeat(
+        place.rank,
+        place.size,
+        place.address,
+        config.timeout,
+        control,
+        clock=device_clock(device),
+    )
     try:
         check_devices(place, device, control)
         check_group(place, device)
@@ -149,6 +162,7 @@ def _join(place: RankInfo, device: torch.device, timeout: float) -> dist.Process
     # Twice the timeout: the heartbeat, which knows more, reports before a collective fails.
     limit = datetime.timedelta(seconds=2 * timeout)
     choose_interface(place.address, os.environ, local=place.size == place.local_size)
+    let_heartbeat_be_first(os.environ, timeout)
     try:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
