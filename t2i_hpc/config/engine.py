@@ -157,6 +157,14 @@ class EngineConfig:
     log_every: int = setting(
         10, "steps between lines of metrics.jsonl", unit="steps", minimum=1, identity=False
     )
+    profile: list[int] = setting(
+        [],
+        "steps of this session of which rank 0 writes a torch trace to profile/ of the run "
+        "directory: [10,13] from 10 to 13, [4] four after the first ten; empty: none",
+        unit="steps",
+        minimum=1,
+        identity=False,
+    )
     samples_every_images: int = setting(
         50_000, "images between sample grids", unit="images", minimum=1, identity=False
     )

@@ -33,6 +33,7 @@ def check_engine(
         ConfigurationError: names the setting, and what to take instead.
     """
     _check_micro_batches(config, ranks)
+    _check_profile(config.profile)
     _check_compiled(system, config.compile)
     _check_recomputed(system, config)
     if config.name == "deepspeed":
@@ -65,6 +66,14 @@ def _check_micro_batches(config: EngineConfig, ranks: int) -> None:
         raise ConfigurationError(
             f"engine.batch_size={config.batch_size} over engine.accumulate={count} is 1 image, "
             "which has no batch statistics and no wrong caption: take a smaller accumulate"
+        )
+
+
+def _check_profile(steps: Sequence[int]) -> None:
+    if len(steps) > 2 or list(steps) != sorted(steps):
+        raise ConfigurationError(
+            f"engine.profile={list(steps)} is neither a count of steps, as [4], nor a first and a "
+            "last step, as [10,13]"
         )
 
 

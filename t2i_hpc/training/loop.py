@@ -28,7 +28,9 @@ from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.systems.base import System
 from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
 from t2i_hpc.training.checkpoints.saving import Saver
-from t2i_hpc.training.metrics_log import Meter, MetricsLog, peak_memory
+from t2i_hpc.training.metrics_log import Arithmetic, Measured, Meter, MetricsLog, peak_memory
+from t2i_hpc.training.optimizers import learning_rate
+from t2i_hpc.training.profiler import StepProfiler, profiled_steps
 from t2i_hpc.training.progress import ProgressLine, RunOutput, Status
 from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.stopping import Limits, StopRequest
@@ -51,6 +53,7 @@ class TrainingSetup:
         vocabulary: SHA-256 of what numbers the tokens of captions.
         rebuild: gives the system as it was when the run began.
         first: what run.json keeps of the weights that the run starts from.
+        flops: floating-point operations of a step by its images; None where not counted.
     """
 
     run: Path
@@ -64,6 +67,7 @@ class TrainingSetup:
     vocabulary: str = ""
     rebuild: Callable[[], System] | None = None
     first: Mapping[str, Any] = field(default_factory=dict)
+    flops: float | None = None
 
 
 class Loop:
@@ -79,6 +83,11 @@ class Loop:
         self.progress = self.saver.resume()
         setup.world.barrier()  # nobody writes before everybody has looked
         self.log = MetricsLog(setup.run, self.progress) if setup.world.is_main else None
+        self.arithmetic = Arithmetic.of(
+            setup.flops, setup.world.device, self.strategy.precision.name, setup.world.size
+        )
+        steps = profiled_steps(setup.config.profile if setup.world.is_main else [])
+        self.profiler = StepProfiler(output, steps, self.strategy.clock)
         self._nonfinite: str | None = None
         self._terms: dict[str, Tensor] = {}
 
@@ -125,24 +134,55 @@ class Loop:
     def _step(self, batch: Batch, latent: Tensor, meter: Meter) -> dict[str, Tensor]:
         seen = self.progress.images_seen
         seed_step(self.setup.seed, seen)
+        self.profiler.begin_step()
         # What a phase that runs every few steps gave last stays what it was.
         self._terms |= train_step(self.strategy, batch, latent, seen)
         seconds = self.progress.seconds + meter.step_done()
         self.progress = TrainingProgress(
             seen + self.config.batch_size, self.progress.step + 1, seconds
         )
+        self.profiler.end_step(self.progress.step)
         return self._terms
 
     def _log(self, values: dict[str, Tensor], meter: Meter) -> None:
+        self.world.set_stage(f"step {self.progress.step:,}, logging")
         # A collective; tolist waits for the device, so it is done every log_every steps alone.
         stacked = mean_over_ranks(torch.stack([value.float() for value in values.values()]))
-        losses = dict(zip(values, stacked.tolist(), strict=True))
-        speed, waited = meter.read()
-        done = self.progress
+        measured = self._measured(dict(zip(values, stacked.tolist(), strict=True)), meter)
+        done, speed = self.progress, measured.images_per_second
         if self.log:
-            self.log.add(done, speed, waited, peak_memory(self.world.device), losses)
+            self.log.add(done, measured)
         share, remaining = self.limits.eta(done, speed)
-        self.line.show(Status(done.step, done.images_seen, speed, waited, losses, share, remaining))
+        self.line.show(
+            Status(
+                done.step,
+                done.images_seen,
+                speed,
+                measured.data_wait,
+                measured.losses,
+                share,
+                remaining,
+                measured.teraflops,
+                measured.mfu,
+            )
+        )
+
+    def _measured(self, losses: dict[str, float], meter: Meter) -> Measured:
+        speed, waited = meter.read()
+        before, schedule = self.progress.images_seen - self.config.batch_size, self.config.schedule
+        return Measured(
+            losses,
+            speed,
+            waited,
+            peak_memory(self.world.device),
+            self.arithmetic.teraflops(speed),
+            self.arithmetic.mfu(speed),
+            self.strategy.clock.read(),
+            learning_rates={
+                name: learning_rate(settings, schedule, before)
+                for name, settings in self.setup.system.optimizers.items()
+            },
+        )
 
     def _samples_are_due(self) -> bool:
         return self.progress.crossed(self.config.samples_every_images, self.config.batch_size)
@@ -212,6 +252,7 @@ class Loop:
         return evaluations is not None and evaluations.busy() and not self.stop.requested
 
     def _close(self) -> None:
+        self.profiler.close()
         if self.setup.evaluations:
             self.setup.evaluations.close()
         if self.log:

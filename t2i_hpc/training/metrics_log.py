@@ -9,12 +9,14 @@ import json
 import resource
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from t2i_hpc.common.files import append_json_line, read_json_lines, write_text
+from t2i_hpc.common.gpu_peaks import peak_flops
 from t2i_hpc.runs.checkpoint import TrainingProgress
 
 _T = TypeVar("_T")
@@ -64,6 +66,100 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """What training computes, and what a device can: gives TFLOP/s and MFU of a speed.
+
+    Attributes:
+        flops: floating-point operations of a step by its images; None where not counted.
+        peak: FLOP/s of one device at its best; None where not known.
+        devices: that train together.
+    """
+
+    flops: float | None = None
+    peak: float | None = None
+    devices: int = 1
+
+    @classmethod
+    def of(
+        cls, flops: float | None, device: torch.device, precision: str, devices: int
+    ) -> Arithmetic:
+        """Return that of a device, whose peak is looked up by its name."""
+        if device.type != "cuda":
+            return cls(flops, None, devices)
+        return cls(flops, peak_flops(torch.cuda.get_device_name(device), precision), devices)
+
+    def teraflops(self, images_per_second: float) -> float | None:
+        """Return the TFLOP/s of each device; None where operations were not counted."""
+        return None if self.flops is None else self.flops * images_per_second / self.devices / 1e12
+
+    def mfu(self, images_per_second: float) -> float | None:
+        """Return model FLOP/s utilization, 0 to 1: the share of the peak; None if not known."""
+        done = self.teraflops(images_per_second)
+        return None if done is None or self.peak is None else 1e12 * done / self.peak
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the steps since the line before were like.
+
+    Attributes:
+        losses: by ``phase/term``, of the last step.
+        images_per_second: of all ranks together.
+        data_wait: share of the time spent waiting for data, 0 to 1.
+        memory: largest so far of this session's first rank, in GB.
+        teraflops, mfu: of one device (see :class:`Arithmetic`); None where not known.
+        milliseconds: of each part of a step on the first rank's device, of the steps that it has
+            finished.
+        gradient_norms: by ``phase/module``, of the last step, before a clip.
+        learning_rates: by module, of the last step.
+    """
+
+    losses: Mapping[str, float]
+    images_per_second: float
+    data_wait: float
+    memory: float
+    teraflops: float | None = None
+    mfu: float | None = None
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    gradient_norms: Mapping[str, float] = field(default_factory=dict)
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a line of ``metrics.jsonl``; what is not known is left out."""
+        row: dict[str, Any] = {
+            "images_per_second": round(self.images_per_second, 3),
+            "data_wait": round(self.data_wait, 4),
+            "memory_gigabytes": round(self.memory, 4),
+            "losses": dict(self.losses),
+        }
+        if self.teraflops is not None:
+            row["teraflops_per_device"] = float(f"{self.teraflops:.4g}")
+        if self.mfu is not None:
+            row["mfu"] = round(self.mfu, 4)
+        if self.milliseconds:
+            row["milliseconds"] = {part: round(ms, 3) for part, ms in self.milliseconds.items()}
+        if self.gradient_norms:
+            row["gradient_norms"] = dict(self.gradient_norms)
+        if self.learning_rates:
+            row["learning_rates"] = dict(self.learning_rates)
+        return row
+
+    def curves(self) -> Iterator[tuple[str, float]]:
+        """Yield what TensorBoard shows, by the names of its curves."""
+        yield from self.losses.items()
+        yield "speed/images_per_second", self.images_per_second
+        if self.mfu is not None:
+            yield "speed/mfu", self.mfu
+        for group, values in (
+            ("milliseconds", self.milliseconds),
+            ("gradient_norm", self.gradient_norms),
+            ("learning_rate", self.learning_rates),
+        ):
+            for name, value in values.items():
+                yield f"{group}/{name}", value
+
+
 class MetricsLog:
     """Appends to a run's curves, starting from a checkpoint.
 
@@ -82,33 +178,19 @@ class MetricsLog:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start.images_seen + 1)
         self._scores, self._shown = run / "scores.jsonl", len(read_json_lines(run / "scores.jsonl"))
 
-    def add(
-        self,
-        progress: TrainingProgress,
-        images_per_second: float,
-        data_wait: float,
-        memory: float,
-        losses: Mapping[str, float],
-    ) -> None:
-        """Write one line and one point of each curve; the x axis counts images.
-
-        `memory` is the largest so far of this session's first rank, in GB.
-        """
+    def add(self, progress: TrainingProgress, measured: Measured) -> None:
+        """Write one line and one point of each curve; the x axis counts images."""
         append_json_line(
             self.path,
             {
                 "images": progress.images_seen,
                 "step": progress.step,
                 "seconds": round(progress.seconds, 3),
-                "images_per_second": round(images_per_second, 3),
-                "data_wait": round(data_wait, 4),
-                "memory_gigabytes": round(memory, 4),
-                "losses": dict(losses),
+                **measured.row(),
             },
         )
-        for name, value in losses.items():
+        for name, value in measured.curves():
             self._board.add_scalar(name, value, progress.images_seen)
-        self._board.add_scalar("speed/images_per_second", images_per_second, progress.images_seen)
         self.add_scores()
 
     def add_scores(self) -> None:

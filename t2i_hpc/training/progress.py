@@ -38,6 +38,7 @@ class Status:
         losses: by ``phase/term``.
         share: part of the whole training that is done, 0 to 1.
         remaining: seconds to the end as far as known, else None.
+        teraflops, mfu: TFLOP/s of a device and their share of its peak; None where not known.
     """
 
     step: int
@@ -47,6 +48,8 @@ class Status:
     losses: Mapping[str, float]
     share: float
     remaining: float | None
+    teraflops: float | None = None
+    mfu: float | None = None
 
     def line(self) -> str:
         """Return the status as one line."""
@@ -56,8 +59,13 @@ class Status:
         advice = " (raise data.workers)" if self.data_wait > 0.1 else ""
         return (
             f"{self.share:4.0%}  step {self.step:,}  images {self.images:,}  "
-            f"{self.images_per_second:.1f} img/s  ETA {eta}{waiting}{advice}  {losses}"
+            f"{self.images_per_second:.1f} img/s{self._arithmetic()}  ETA {eta}{waiting}{advice}  "
+            f"{losses}"
         )
+
+    def _arithmetic(self) -> str:
+        done = "" if self.teraflops is None else f"  {self.teraflops:.3g} TFLOP/s"
+        return done if self.mfu is None else f"{done}  MFU {self.mfu:.0%}"
 
 
 class ProgressLine(Protocol):

@@ -25,6 +25,7 @@ from t2i_hpc.data.batches import Batch
 from t2i_hpc.models.recomputation import recompute
 from t2i_hpc.systems.base import Losses, Phase, System, Term, phases_of_step, total
 from t2i_hpc.training.checks import check_engine
+from t2i_hpc.training.phase_clock import EMA, SHARED, PhaseClock
 from t2i_hpc.training.precision import NonFiniteWatch, Precision
 from t2i_hpc.training.world import World
 
@@ -51,6 +52,7 @@ def train_step(
     # One optimizer step each, so later phases see updated networks.
     for phase in phases_of_step(system.phases, strategy.step_number - 1):
         world.set_stage(f"step {strategy.step_number:,}, phase {phase.name}")
+        strategy.clock.start(phase.name)
         strategy.zero_grad(phase)
         means: dict[str, Tensor] = {}
         for begun in contexts:
@@ -72,8 +74,10 @@ def train_step(
         strategy.clip(phase)  # after averaging: the norm is that of the global batch's gradient
         strategy.optimizer_step(phase)
     strategy.end_step()
+    strategy.clock.start(EMA)
     for ema in system.emas:  # after all phases: θ̄ ← θ̄ + (1 - 2^(-B/half-life)) (θ - θ̄)
         ema.update(images_seen + batch_size, batch_size)
+    strategy.clock.end_step()  # no sync: events are left behind, and read a step later
     return values
 
 
@@ -95,6 +99,7 @@ class Strategy(ABC):
         check_engine(system, config, world.size, world.device)
         self.precision = Precision(config.precision, world.device, config.deterministic)
         self.nonfinite = NonFiniteWatch()
+        self.clock = PhaseClock(world.device)
         self.step_number = 0
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         for name in config.compile:
@@ -111,6 +116,7 @@ class Strategy(ABC):
         """Count the step, and give every optimizer its learning rate."""
         self.step_number = images_seen // batch_size + 1
         self.schedule(images_seen, batch_size)
+        self.clock.start(SHARED)
 
     @abstractmethod
     def schedule(self, images_seen: int, batch_size: int) -> None:

@@ -44,6 +44,8 @@ def test_a_run_leaves_everything_that_is_promised(straight: Path) -> None:
         "step",
         "seconds",
         "images_per_second",
+        "learning_rates",
+        "milliseconds",
         "memory_gigabytes",
         "data_wait",
         "losses",
