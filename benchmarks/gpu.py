@@ -1,164 +1,250 @@
-"""What precision, layout and compilation are worth on this GPU, for whole SSA-GAN training steps.
+"""What this GPU makes of training, scoring and reading: one table, printed last and kept.
 
-    python -m benchmarks.gpu                                   # nf 64, 256 px, batch 24 and 64
-    python -m benchmarks.gpu --batches 24 --variants fp32 bf16
+    python -m benchmarks.gpu                        # five minutes at most; `make gpu` runs it
+    python -m benchmarks.gpu --seconds 120 --sections steps
 
-Each line is a fresh process: images a second, the largest memory that torch held, and MFU, the
-share of the GPU's peak: a step's floating-point operations, as torch counts them in float32
-eager, by the seconds of a step and the peak of dense products in the variant's arithmetic.
+Sections run in order of worth, each in a process of its own, until the time is over; what did not
+fit is said. All figures of a table are of one card and one run.
+
+- steps: whole SSA-GAN training steps, nf 64 and 256 px, DAMSM included. "plain" is the released
+  code's order of operations at torch's own defaults (benchmarks/plain_step.py). MFU: a step's
+  floating-point operations, as torch counts them for "ours", by the peak of dense products
+  (t2i_hpc/common/gpu_peaks.py). Memory is the largest that torch held.
+- loader: images a second that arrive on the GPU, of synthetic 304 px JPEGs.
+- scoring: generator, Inception-v3 and sums; extrapolated to 30,000 images.
+- compile: the same steps with compiled networks, last because compiling takes a minute.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 
-from benchmarks.batches import Size, random_batch
-from benchmarks.step import build_system, count_flops
-from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.training.ddp import DDPStrategy
-from t2i_hpc.training.step import train_step
-from t2i_hpc.training.world import World
+from benchmarks.gpu_sections import SECTIONS, Scale
 
-_COMPILED = ["generator", "image_encoder"]
-VARIANTS: dict[str, dict[str, Any]] = {
-    "fp32": {"precision": "fp32"},
-    "tf32": {"precision": "tf32"},
-    "bf16": {"precision": "bf16"},
-    "bf16+channels_last": {"precision": "bf16", "channels_last": True},
-    "bf16+channels_last+compile": {
-        "precision": "bf16",
-        "channels_last": True,
-        "compile": _COMPILED,
-    },
-}
-# Dense TFLOP/s of fp32, tf32 and bf16 products by a part of the name, from the makers' sheets.
-PEAKS = {
-    "H200": (67.0, 494.7, 989.4),
-    "H100 PCIe": (51.0, 378.0, 756.0),
-    "H100": (67.0, 494.7, 989.4),
-    "A100": (19.5, 156.0, 312.0),
-    "L40S": (91.6, 183.0, 362.0),
-    "RTX 4090": (82.6, 82.6, 165.2),
-    "RTX 3090": (35.6, 35.6, 71.0),
-}
-_ROW = "{:<28}{:>7}{:>11}{:>13}{:>8}\n"
-_WARM_UP = 3
+ROOT = Path(__file__).resolve().parent.parent
+_WORTH_STARTING = 20.0  # seconds: less than a section's start takes
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Of one variant: median seconds of a step, bytes of memory at most; 0: it did not fit."""
+class Found:
+    """What the sections gave, and what became of those that gave less than they should."""
 
-    seconds: float
-    memory: int
-
-
-def measure(variant: str, size: Size, steps: int, device: torch.device) -> Speed:
-    """Train `steps` steps after a warm-up; memory is counted on GPUs only."""
-    config = EngineConfig(batch_size=size.batch, **VARIANTS[variant])
-    system = build_system(size)
-    system.modules.to(device)
-    torch.backends.cudnn.benchmark = True
-    strategy = DDPStrategy(system, World(0, 1, 0, 1, device), config)
-    batch, noise = random_batch(size, system, device)
-    times = []
-    for _ in range(_WARM_UP + steps):
-        start = time.perf_counter()
-        train_step(strategy, batch, noise)
-        strategy.nonfinite.pop_first(float("inf"))  # as the loop does; waits for the step
-        times.append(time.perf_counter() - start)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return Speed(float(torch.tensor(times[_WARM_UP:]).median()), memory)
+    rows: list[Row]
+    notes: list[str]
 
 
-def flops_per_image(size: Size, device: torch.device) -> float:
-    """Return the floating-point operations of a step in float32, by its images."""
-    small = Size(size.width, size.resolution, 4, size.damsm)
-    system = build_system(small)
-    system.modules.to(device)
-    strategy = DDPStrategy(system, World(0, 1, 0, 1, device), EngineConfig(batch_size=4))
-    batch, noise = random_batch(small, system, device)
-    return count_flops(lambda: train_step(strategy, batch, noise)) / 4
+def measure(sections: list[str], seconds: float, arguments: list[str]) -> Found:
+    """Run the sections one after the other, each within what is left of the time."""
+    end = time.monotonic() + seconds
+    found = Found([], [])
+    for name in sections:
+        left = end - time.monotonic()
+        if left < _WORTH_STARTING:
+            found.notes.append(f"{name}: did not fit into the time")
+            continue
+        sys.stdout.write(f"{name} (at most {left:.0f} s)\n")
+        sys.stdout.flush()
+        rows, note = run_section(name, left, arguments)
+        found.rows.extend(rows)
+        found.notes.extend([f"{name}: {note}"] if note else [])
+    return found
 
 
-def peak(name: str, precision: str) -> float | None:
-    """Return a GPU's dense FLOP/s in an arithmetic; None where it is not known here."""
-    for part, values in PEAKS.items():
-        if part in name:
-            return 1e12 * values[("fp32", "tf32", "bf16").index(precision)]
-    return None
-
-
-def measure_apart(variant: str, batch: int, arguments: list[str]) -> Speed | None:
-    """Measure one line in a fresh process; None where memory was too small."""
-    own = ["--variant", variant, "--batches", str(batch)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *arguments, *own],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if "OutOfMemoryError" in done.stderr:
-        return None
+def run_section(name: str, seconds: float, arguments: list[str]) -> tuple[list[Row], str]:
+    """Run one in a fresh process; return its rows, and why there are no more of them."""
+    command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--section", name]
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=seconds, cwd=ROOT
+        )
+    except subprocess.TimeoutExpired as error:
+        printed = error.stdout or b""
+        text = printed if isinstance(printed, str) else printed.decode()
+        whole, _, _ = text.rpartition("\n")
+        return rows_of(whole), "the rest did not fit into the time"
+    note = ""
     if done.returncode:
-        raise RuntimeError(done.stderr)
-    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return Speed(**values)
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        note = f"ended with code {done.returncode}: {lines[-1]}"
+    return rows_of(done.stdout), note
 
 
-def line(variant: str, batch: int, speed: Speed | None, flops: float, name: str) -> str:
-    """Return a line of the table."""
-    if speed is None:
-        return _ROW.format(variant, batch, "-", "too little", "-")
-    top = peak(name, VARIANTS[variant]["precision"])
-    share = f"{flops * batch / speed.seconds / top:.1%}" if top else "-"
-    memory = f"{speed.memory / 2**30:.1f}"
-    return _ROW.format(variant, batch, f"{batch / speed.seconds:.1f}", memory, share)
+def rows_of(text: str) -> list[Row]:
+    """Read the rows that a section printed, one a line."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def step_table(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines of training steps."""
+    form = "{:<30}{:>6}{:>10}{:>9}{:>9}{:>8}{:>9}   {}"
+    steps = [row for row in rows if row["what"] == "step"]
+    if not steps:
+        return
+    yield form.format(
+        "step", "batch", "images/s", "TFLOP/s", "MFU", "GiB", "of plain", "ms by part"
+    )
+    plain = {
+        row["batch"]: row["images_per_second"]
+        for row in steps
+        if row["variant"] == "plain" and row["images_per_second"]
+    }
+    flops = next((row["per_image"] for row in rows if row["what"] == "flops"), None)
+    for row in steps:
+        speed = row["images_per_second"]
+        if not speed:
+            yield form.format(row["variant"], row["batch"], "-", "-", "-", "-", "-", row["note"])
+            continue
+        done = f"{flops * speed / 1e12:.1f}" if flops else "-"
+        share = f"{flops * speed / row['peak']:.1%}" if flops and row["peak"] else "-"
+        ratio = f"{speed / plain[row['batch']]:.2f}" if row["batch"] in plain else "-"
+        parts = ", ".join(f"{name} {took:.1f}" for name, took in row["milliseconds"].items())
+        yield form.format(
+            row["variant"], row["batch"], f"{speed:.1f}", done, share, row["gib"], ratio, parts
+        )
+
+
+def other_lines(rows: list[Row]) -> Iterator[str]:
+    """Yield a line for loader and scoring each."""
+    fastest = max(
+        (row["images_per_second"] or 0 for row in rows if row["what"] == "step"), default=0
+    )
+    for row in rows:
+        if row["what"] == "loader":
+            ratio = (
+                f", {row['images_per_second'] / fastest:.2f} of the fastest step" if fastest else ""
+            )
+            yield (
+                f"loader: {row['images_per_second']:.0f} images/s on the device with "
+                f"{row['workers']} workers on {row['cores']} cores{ratio}"
+            )
+        if row["what"] == "scoring":
+            speed = row["images_per_second"]
+            yield (
+                f"scoring ({row['variant']}): {speed:.0f} images/s over {row['images']:,} images; "
+                f"30,000 would take {30_000 / speed:.0f} s (extrapolated)"
+            )
+
+
+def tests_line(report: Path | None) -> str:
+    """Say how the tests went, from their JUnit report; "" where there is none."""
+    if report is None:
+        return ""
+    if not report.is_file():
+        return "tests/gpu: no report, so they did not end"
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    broken = [case for case in cases if any(child.tag in ("failure", "error") for child in case)]
+    skipped = [child for case in cases for child in case if child.tag == "skipped"]
+    passed = len(cases) - len(broken) - len(skipped)
+    names = ", ".join(f"{case.get('classname')}.{case.get('name')}" for case in broken)
+    reasons = "; ".join(dict.fromkeys((each.get("message") or "").strip() for each in skipped))
+    return (
+        f"tests/gpu: {passed} passed, {len(broken)} failed{f' ({names})' if broken else ''}, "
+        f"{len(skipped)} skipped{f' ({reasons})' if reasons else ''}"
+    )
+
+
+def commit() -> str:
+    """Return the commit of the code, and whether it has changes."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git repository here)"
+
+
+def driver() -> str:
+    """Return the version of the GPU's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.splitlines()[0].strip()
+
+
+def table(found: Found, device: torch.device, tests: str, scale: Scale) -> str:
+    """Return everything as text."""
+    on_gpu = device.type == "cuda"
+    card = torch.cuda.get_device_name(device) if on_gpu else "CPU (a rehearsal, no figures)"
+    lines = [
+        f"{card}, driver {driver() if on_gpu else '-'}, torch {torch.__version__}, "
+        f"CUDA {torch.version.cuda}, commit {commit()}",
+        f"SSA-GAN, nf {scale.width}, {scale.resolution} px; {datetime.date.today().isoformat()}",
+        "",
+        *step_table(found.rows),
+        *other_lines(found.rows),
+        *([tests] if tests else []),
+        *(f"not measured: {note}" for note in found.notes),
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def keep(text: str, folder: Path, device: torch.device) -> Path:
+    """Write the table as a dated file; a second one of a day gets a number."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = "-".join(card.lower().replace("nvidia", "").split())
+    stem = f"{datetime.date.today().isoformat()}-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path, number = folder / f"{stem}.txt", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.txt"
+    path.write_text(text)
+    return path
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Speed, memory and MFU of SSA-GAN on this GPU.")
-    parser.add_argument("--width", type=int, default=64, help="ngf and ndf")
-    parser.add_argument("--resolution", type=int, default=256, help="pixels")
-    parser.add_argument("--batches", type=int, nargs="+", default=[24, 64], help="images")
-    parser.add_argument("--steps", type=int, default=10, help="timed ones")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--without-damsm", action="store_true", help="leave DAMSM out")
-    parser.add_argument("--variant", choices=VARIANTS, help="measure one alone, print JSON")
+    parser = argparse.ArgumentParser(description="What this GPU makes of training and scoring.")
+    parser.add_argument("--seconds", type=float, default=300.0, help="for all sections")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--results", type=Path, help="folder to keep the table in")
+    parser.add_argument("--tests", type=Path, help="JUnit report of tests/gpu, to be summed up")
+    parser.add_argument("--section", choices=SECTIONS, help="one alone, printed as JSON lines")
+    parser.add_argument("--device", default="cuda", help=argparse.SUPPRESS)  # cpu: a rehearsal
+    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> None:
-    """Measure every variant at every batch size, and print."""
+def main(arguments: list[str]) -> int:
+    """Measure, print, keep; return 2 without a GPU, 1 where a section failed."""
     given = parse(arguments)
-    if not torch.cuda.is_available():
-        sys.stdout.write("no GPU here: nothing to measure\n")
-        return
-    size = Size(given.width, given.resolution, given.batches[0], not given.without_damsm)
-    device = torch.device("cuda")
-    if given.variant:
-        sys.stdout.write(json.dumps(asdict(measure(given.variant, size, given.steps, device))))
-        return
-    name = torch.cuda.get_device_name()
-    flops = flops_per_image(size, device)
-    torch.cuda.empty_cache()
-    sys.stdout.write(f"{name}, torch {torch.__version__}, {flops / 1e9:.0f} GFLOP an image\n")
-    sys.stdout.write(_ROW.format("variant", "batch", "images/s", "memory GiB", "MFU"))
-    for batch in given.batches:
-        for variant in given.variants:
-            speed = measure_apart(variant, batch, arguments)
-            sys.stdout.write(line(variant, batch, speed, flops, name))
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.stdout.write("there is no GPU that torch sees: nothing to measure\n")
+        return 2
+    device, scale = torch.device(given.device), Scale.tiny() if given.tiny else Scale()
+    if given.section:
+        for row in SECTIONS[given.section](scale, device):
+            sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()
+        return 0
+    passed_on = [f"--device={given.device}", *(["--tiny"] if given.tiny else [])]
+    found = measure(given.sections, given.seconds, passed_on)
+    text = table(found, device, tests_line(given.tests), scale)
+    if given.results is not None:
+        path = keep(text, given.results, device)
+        sys.stdout.write(f"kept as {path}\n")
+    sys.stdout.write("\n" + text)
+    return 1 if any("ended with code" in note for note in found.notes) else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -231,6 +231,7 @@ def plain_contrastive(scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     count = len(scores)
     same = torch.tensor(
         [[i != j and classes[i] == classes[j] for j in range(count)] for i in range(count)]
-    )
-    masked, target = scores.masked_fill(same, float("-inf")), torch.arange(count)
+    ).to(scores.device)
+    target = torch.arange(count, device=scores.device)
+    masked = scores.masked_fill(same, float("-inf"))
     return F.cross_entropy(masked, target), F.cross_entropy(masked.t(), target)
