@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.base import Losses, Phase, System, trainable
+from t2i_hpc.training.buckets import reach, record_arrivals, reduce_in_order
 from t2i_hpc.training.optimizers import (
     SCALER,
     build_optimizer,
@@ -56,6 +57,7 @@ class DDPStrategy(Strategy):
         }
         updates = sorted({phase.updates for phase in system.phases})
         self.losses = {names: self._wrap(names) for names in updates}
+        self._in_order: set[tuple[str, ...]] = set()  # whose buckets are laid out for good
         self.scalers = {names: self.precision.scaler() for names in updates}
         self.skipped = self._skipped_before = 0
         self._buffers: dict[str, Tensor] = {}
@@ -66,20 +68,11 @@ class DDPStrategy(Strategy):
             return module
         for known in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=known)
-        # The penalty reaches fewer parameters than the hinge loss, so DDP must look each time.
-        # It would have to anyway: where it need not, it regroups the gradients after the first
-        # step of a session, sums are taken in another order, and a resumed run would not be
-        # bit-identical. That all are used some time is no mistake then, of which it would
-        # warn on standard error; with one that never is, it does not.
-        idle = nn.Parameter(torch.zeros((), device=self.world.device))
-        module.register_parameter("idle", idle)
         # Batch statistics are global already, so no buffers are sent. Gradients are views of the
-        # buckets that are averaged: no second copy of them.
+        # buckets that are averaged: no second copy of them. Every parameter is reached (see
+        # :func:`reach`), so DDP does not search each graph for those that are not.
         return DistributedDataParallel(
-            module,
-            find_unused_parameters=True,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
+            module, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
     @property
@@ -110,9 +103,18 @@ class DDPStrategy(Strategy):
     def all_reduce(self, phase: Phase, last: bool) -> Iterator[None]:
         """Let DDP send its buckets within the last backward, while that still computes."""
         module = self.losses[phase.updates]
-        replicated = module if isinstance(module, DistributedDataParallel) else None
-        with nullcontext() if replicated is None or last else replicated.no_sync():
+        if not isinstance(module, DistributedDataParallel):
             yield
+        elif not last:
+            with module.no_sync():
+                yield
+        elif phase.updates in self._in_order:
+            yield
+        else:
+            with module.no_sync(), record_arrivals(self._parameters(phase)) as order:
+                yield
+            reduce_in_order(module, order)
+            self._in_order.add(phase.updates)
         if last:
             # Parameters that a loss does not reach get a gradient of zero instead of none. The
             # reference's Adam sees zeros there: its moments decay and its step counts. Skipping
@@ -131,6 +133,8 @@ class DDPStrategy(Strategy):
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Differentiate the loss, scaled up where gradients are float16."""
         loss = loss / self.config.accumulate
+        if self.world.size > 1:
+            loss = reach(loss, self._parameters(phase))
         scaler = self.scalers[phase.updates]
         (loss if scaler is None else scaler.scale(loss)).backward()
 
