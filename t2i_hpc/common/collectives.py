@@ -2,6 +2,10 @@
 
 Outside a process group (one rank) every function is the identity, so losses and networks are
 written once. All ranks must call them in the same order.
+
+They have a process group of their own where the world made one (:func:`use_group`): on the default
+group they would queue behind DDP's buckets, which are far larger and which nothing waits for
+before the backward ends.
 """
 
 from __future__ import annotations
@@ -23,19 +27,35 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+class _Own:
+    """The group of these exchanges; None: the default group."""
+
+    group: dist.ProcessGroup | None = None
+
+
+def use_group(group: dist.ProcessGroup | None) -> None:
+    """Exchange over `group` of all ranks from now on; None: over the default group."""
+    _Own.group = group
+
+
+def all_reduce(value: Tensor) -> None:
+    """Replace `value` by its sum over all ranks, in place and without gradient."""
+    dist.all_reduce(value, group=_Own.group)
+
+
 class _SumOverRanks(torch.autograd.Function):
     """y = Σ_r x_r on every rank; the gradient of each x_r is Σ_r of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         total = value.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        all_reduce(total)
         return total
 
 
@@ -46,13 +66,13 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor) -> Tensor:
         rows = value.detach().contiguous()
         slices = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(slices, rows)
+        dist.all_gather(slices, rows, group=_Own.group)
         return torch.cat(slices)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        all_reduce(total)
         return total.chunk(world_size())[rank()]
 
 
@@ -82,5 +102,5 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     if world_size() == 1:
         return values
     total = values.detach().clone()
-    dist.all_reduce(total)
+    all_reduce(total)
     return total / world_size()

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 
 from t2i_hpc.cluster.network import GLOO, choose_interface
+from t2i_hpc.common.collectives import all_reduce, use_group
 from t2i_hpc.common.errors import TRAINING_REMEDIES, ConfigurationError, RunError, memory_explained
 from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
@@ -153,6 +154,7 @@ def joined_world(config: EngineConfig, remedies: str = TRAINING_REMEDIES) -> Ite
 
 
 def _destroy_group() -> None:
+    use_group(None)
     # gloo can abort at interpreter exit while a wrapped module still holds the group.
     gc.collect()
     dist.destroy_process_group()
@@ -172,6 +174,7 @@ def _join(place: RankInfo, device: torch.device, timeout: float) -> dist.Process
             timeout=limit,
         )
         control = dist.new_group(backend="gloo", timeout=limit)
+        exchange = dist.new_group(timeout=limit)  # statistics do not queue behind gradients
     except (dist.DistError, RuntimeError) as error:
         raise RunError(
             f"rank {place.rank} on {socket.gethostname()} did not meet all {place.size} ranks at "
@@ -180,8 +183,9 @@ def _join(place: RankInfo, device: torch.device, timeout: float) -> dist.Process
             f"and whether its node reaches that address; {GLOO}= names another interface, "
             "NCCL_SOCKET_IFNAME= that of GPUs"
         ) from error
-    if not isinstance(control, dist.ProcessGroup):
-        raise ConfigurationError("torch.distributed gave no group for decisions")
+    if not isinstance(control, dist.ProcessGroup) or not isinstance(exchange, dist.ProcessGroup):
+        raise ConfigurationError("torch.distributed gave no group for decisions and statistics")
+    use_group(exchange)
     return control
 
 
@@ -247,16 +251,17 @@ def refuse_shared(devices: Sequence[str]) -> None:
 
 
 def check_group(place: RankInfo, device: torch.device) -> None:
-    """All-reduce one number on the device that trains; a collective call.
+    """All-reduce one number on the device that trains, by both its groups; a collective call.
 
     Raises:
         RunError: names this rank's node.
     """
     here = f"rank {place.rank} on {socket.gethostname()} ({device})"
     try:
-        total = torch.ones(1, device=device)
-        dist.all_reduce(total)
-        found = int(total)
+        totals = torch.ones(2, device=device)
+        dist.all_reduce(totals[0])
+        all_reduce(totals[1])
+        wrong = [number for number in totals.tolist() if number != place.size]
     except (dist.DistError, RuntimeError) as error:
         raise RunError(
             f"{here} failed in the first all-reduce of {place.size} ranks "
@@ -264,9 +269,9 @@ def check_group(place: RankInfo, device: torch.device) -> None:
             "(nvidia-smi; NCCL_DEBUG=INFO says more; NCCL_SOCKET_IFNAME= names the network's "
             "interface), and leave it out with cluster.exclude="
         ) from error
-    if found != place.size:
+    if wrong:
         raise RunError(
-            f"{here} computed {found} in the first all-reduce, not {place.size}: its GPU or "
+            f"{here} computed {wrong[0]:.0f} in the first all-reduce, not {place.size}: its GPU or "
             "network does not work; leave that node out with cluster.exclude="
         )
 

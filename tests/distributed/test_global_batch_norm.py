@@ -15,11 +15,15 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from t2i_hpc.models import global_batch
+from t2i_hpc.models.batch_norm_kernels import NormalizeByKernels
 from t2i_hpc.models.global_batch import GlobalBatchNorm2d
+from tests.support import batch_norm_kernels
 
 WORLD = 2
 CHANNELS = 4
-ROWS = {"equal": (3, 3), "fewer": (3, 2), "none": (4, 0)}
+ROWS = {"equal": (3, 3), "fewer": (3, 2), "none": (4, 0), "none first": (0, 4)}
+KINDS = ("any device", "CUDA's kernels")
 _VIEWS = ("view", "detach", "expand", "slice", "select", "alias", "empty", "as_strided", "split")
 
 
@@ -60,20 +64,33 @@ def made(dtype: torch.dtype = torch.float64) -> GlobalBatchNorm2d:
 def one_rank(number: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=WORLD)
     found: dict[str, Any] = {}
-    for name, rows in ROWS.items():
-        mine = slice(sum(rows[:number]), sum(rows[: number + 1]))
-        features, gradient = (value[mine].clone() for value in given(name))
-        norm, features = made(), features.requires_grad_()
-        result = norm(features)
-        result.backward(gradient)
-        state = {key: value.clone() for key, value in norm.state_dict().items()}
-        found[name] = result.detach(), features.grad, norm.weight.grad, norm.bias.grad, state
-    found["bfloat16"] = half(number)
+    plain = vars(global_batch)["_NormalizeGlobally"]
+    stand_ins = batch_norm_kernels.install()
+    for kind in KINDS:
+        if kind == KINDS[1]:
+            vars(global_batch)["_NormalizeGlobally"] = NormalizeByKernels
+        found |= {f"{name} {kind}": differentiated(name, number) for name in ROWS}
+        found[f"bfloat16 {kind}"] = half(number)
+    vars(global_batch)["_NormalizeGlobally"] = plain
+    stand_ins._destroy()
     found["traffic"] = traffic()
     found["compiled"] = compiled(number)
     found["twice"] = twice()
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()
+
+
+def differentiated(name: str, number: int) -> tuple[Any, ...]:
+    """Return this rank's result, gradients and state."""
+    rows = ROWS[name]
+    mine = slice(sum(rows[:number]), sum(rows[: number + 1]))
+    features, gradient = (value[mine].clone() for value in given(name))
+    norm, features = made(), features.requires_grad_()
+    result = norm(features)
+    result.backward(gradient)
+    state = {key: value.clone() for key, value in norm.state_dict().items()}
+    assert norm.weight.grad is not None
+    return result.detach(), features.grad, norm.weight.grad, norm.bias.grad, state
 
 
 def half(number: int) -> tuple[Tensor, Tensor]:
@@ -137,12 +154,14 @@ def expected(name: str) -> tuple[Tensor, Tensor, torch.nn.BatchNorm2d]:
     return result.detach(), features.grad, norm
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ROWS)
 def test_ranks_with_any_numbers_of_rows_are_one_batch(
-    ranks: list[dict[str, Any]], name: str
+    ranks: list[dict[str, Any]], name: str, kind: str
 ) -> None:
     result, by_features, norm = expected(name)
     close = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-12)
+    name = f"{name} {kind}"
     close(torch.cat([r[name][0] for r in ranks]), result)
     close(torch.cat([r[name][1] for r in ranks]), by_features)
     close(sum(r[name][2] for r in ranks), norm.weight.grad)
@@ -152,8 +171,9 @@ def test_ranks_with_any_numbers_of_rows_are_one_batch(
             close(rank[name][4][key], value)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_is_kept_and_its_statistics_are_not_rounded(
-    ranks: list[dict[str, Any]],
+    ranks: list[dict[str, Any]], kind: str
 ) -> None:
     features, gradient = (value.to(torch.bfloat16) for value in given("equal"))
     wide = features.float().requires_grad_()
@@ -162,7 +182,7 @@ def test_half_precision_is_kept_and_its_statistics_are_not_rounded(
     result.backward(gradient.float())
     assert wide.grad is not None
     for place, exact in enumerate((result.detach(), wide.grad)):
-        found = torch.cat([r["bfloat16"][place] for r in ranks])
+        found = torch.cat([r[f"bfloat16 {kind}"][place] for r in ranks])
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
 
