@@ -15,6 +15,7 @@ from t2i_hpc.common.collectives import (
     mean_over_ranks,
     rank,
     sum_over_ranks,
+    use_group,
     world_size,
 )
 from t2i_hpc.losses.adversarial import hinge_mismatch, mismatched
@@ -58,10 +59,25 @@ def one_rank(number: int, folder: str) -> None:
             "mean": mean_over_ranks(torch.tensor([float(number)])),
             "next": mismatched(sentence).flatten(),
             "shift": mean_over_ranks(hinge_mismatch(sentence.flatten(), "shift")[None]),
+            "ahead": ahead_of_gradients(number),
         },
         f"{folder}/{number}.pt",
     )
     dist.destroy_process_group()
+
+
+def ahead_of_gradients(number: int) -> Tensor:
+    """Return a sum that all ranks end before some begin what rank 0 began earlier."""
+    use_group(dist.new_group())
+    bucket, begun = torch.ones(2), None
+    if number == 0:
+        begun = dist.all_reduce(bucket, async_op=True)
+    total = sum_over_ranks(torch.tensor([float(number)]))
+    begun = begun or dist.all_reduce(bucket, async_op=True)
+    assert begun is not None
+    begun.wait()
+    use_group(None)
+    return torch.cat([total, bucket])
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +111,12 @@ def test_sums_and_means(results: list[dict[str, Tensor]]) -> None:
     for result in results:
         assert result["sum"].tolist() == [3.0]
         assert result["mean"].tolist() == [1.0]
+
+
+def test_exchanges_do_not_queue_behind_what_travels_on_the_default_group(
+    results: list[dict[str, Tensor]],
+) -> None:
+    assert all(result["ahead"].tolist() == [3.0, 3.0, 3.0] for result in results)
 
 
 def test_mismatched_pairs_cross_ranks(results: list[dict[str, Tensor]]) -> None:

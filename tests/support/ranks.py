@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from t2i_hpc.common.collectives import mean_over_ranks
+from t2i_hpc.common.collectives import mean_over_ranks, use_group
 from t2i_hpc.common.seeds import noise, seed_step
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.models.image_encoder import ImageEncoder
@@ -86,8 +86,10 @@ def _one_rank(rank: int, size: int, folder: str, work: Callable[..., Any], argum
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     control = dist.new_group(backend="gloo")
     assert isinstance(control, dist.ProcessGroup)
+    use_group(dist.new_group())
     world = World(rank, size, rank, size, torch.device("cpu"), control)
     torch.save(work(world, *arguments), Path(folder) / f"{rank}.pt")
+    use_group(None)
     gc.collect()  # gloo can abort at exit while a wrapped module still holds the group
     dist.destroy_process_group()
 
