@@ -18,7 +18,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,7 +97,8 @@ class DeepSpeedStrategy(Strategy):
 
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Differentiate the loss, which DeepSpeed divides by the number of micro-batches."""
-        self.groups[phase.updates].engine.backward(loss)
+        group = self.groups[phase.updates]
+        group.engine.backward(add_zeros(loss, list(group.parameters.values())))
 
     def gradients(self, phase: Phase) -> dict[str, Tensor]:
         """Return whole gradients; none where they are partitioned (see :meth:`optimizer_step`)."""
@@ -153,7 +154,7 @@ class ModuleGroup:
         config: EngineConfig,
     ) -> None:
         self.updates = updates
-        self.loss = PhaseLoss([system.trainable[name] for name in updates], touches_all=True)
+        self.loss = PhaseLoss([system.trainable[name] for name in updates])
         self.parameters = {
             f"{name}.{key}": p for name in updates for key, p in trainable(system.trainable[name])
         }
@@ -167,11 +168,12 @@ class ModuleGroup:
         for other in others:
             optimizer.add_param_group(other.param_groups[0])
         clip = system.optimizers[updates[0]].clip
+        numbers = sum(parameter.numel() for parameter in self.parameters.values())
         self.engine = deepspeed.initialize(
             args=_device_of(world),
             model=self.loss,
             optimizer=optimizer,
-            config=deepspeed_config(config, world, config.clip if clip is None else clip),
+            config=deepspeed_config(config, world, config.clip if clip is None else clip, numbers),
             dist_init_required=False,
         )[0]
         self.optimizer: torch.optim.Optimizer = (
@@ -229,13 +231,61 @@ def _linked(parameter: nn.Parameter) -> Any:
     return parameter
 
 
-def deepspeed_config(config: EngineConfig, world: World, clip: float | None) -> dict[str, Any]:
-    """Return DeepSpeed's configuration; everything that it would guess is written out."""
+class _AddZeros(torch.autograd.Function):
+    """The identity of a loss, whose backward also gives parameters gradients of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+
+
+def add_zeros(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return `loss`, whose backward gives zeros to those of `parameters` that it does not reach.
+
+    So each has a gradient, on every rank and in every phase: Adam counts the step as the
+    reference's does, and no rank waits for what another does not send. DeepSpeed takes a gradient
+    by a hook that is called only where there is one. The search takes 0.1 ms in SSA-GAN.
+    """
+    seen: set[Any] = set()
+    nodes: list[Any] = [loss.grad_fn]
+    while nodes:
+        following = {node for node, _ in nodes.pop().next_functions if node is not None} - seen
+        seen |= following
+        nodes += following
+    reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
+    rest = [parameter for parameter in parameters if id(parameter) not in reached]
+    result: Tensor = _AddZeros.apply(loss, *rest)
+    return result
+
+
+def deepspeed_config(
+    config: EngineConfig, world: World, clip: float | None, numbers: int
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration; everything that it would guess is written out.
+
+    Args:
+        config: of the engine.
+        world: this rank's place.
+        clip: of the gradient's norm.
+        numbers: in all parameters of the modules, the size of DeepSpeed's buckets. Its own guess,
+            5·10⁸, would take 2 GB of a GPU for each group of modules.
+    """
+    bucket = numbers + numbers % 2  # DeepSpeed aligns partitions to two numbers
     return {
         "train_micro_batch_size_per_gpu": config.batch_size // world.size // config.accumulate,
         "gradient_accumulation_steps": config.accumulate,
         "gradient_clipping": _NEVER if clip is None else clip,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,

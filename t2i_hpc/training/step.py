@@ -214,26 +214,16 @@ def build_strategy(system: System, world: World, config: EngineConfig) -> Strate
 
 
 class PhaseLoss(nn.Module):
-    """The modules a phase updates, with the loss as forward: what DDP and DeepSpeed wrap.
+    """The modules a phase updates, with the loss as forward: what DDP and DeepSpeed wrap."""
 
-    Args:
-        trainable: what is updated.
-        touches_all: add a zero that depends on every parameter. So each gets a gradient, if only
-            zeros, on every rank and in every phase: Adam counts the step as the reference's
-            does, and no rank waits for what another does not send.
-    """
-
-    def __init__(self, trainable: list[nn.Module], touches_all: bool = False) -> None:
+    def __init__(self, trainable: list[nn.Module]) -> None:
         super().__init__()
-        self.trainable, self.touches_all = nn.ModuleList(trainable), touches_all
+        self.trainable = nn.ModuleList(trainable)
 
     def forward(self, loss: Callable[[Any], Losses], context: Any) -> tuple[Tensor, Losses]:
         """Return the weighted sum (with graph) and the single terms."""
         losses = loss(context)
         value = total(losses)
-        if self.touches_all:
-            parameters = [p for p in self.trainable.parameters() if p.requires_grad]
-            value = value + torch.stack([p.flatten()[0] * 0 for p in parameters]).sum()
         return value, {
             name: Term(term.value.detach(), term.weight) for name, term in losses.items()
         }

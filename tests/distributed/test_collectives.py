@@ -68,7 +68,9 @@ def one_rank(number: int, folder: str) -> None:
 
 def ahead_of_gradients(number: int) -> Tensor:
     """Return a sum that all ranks end before some begin what rank 0 began earlier."""
-    use_group(dist.new_group())
+    group = dist.new_group()
+    assert isinstance(group, dist.ProcessGroup)
+    use_group(group)
     bucket, begun = torch.ones(2), None
     if number == 0:
         begun = dist.all_reduce(bucket, async_op=True)

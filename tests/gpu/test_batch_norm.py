@@ -87,7 +87,8 @@ def test_ranks_are_one_batch(
 
     found = turns.run(work)
     leaves = [value.double().requires_grad_() for value in (features, weight, bias)]
-    result = F.batch_norm(leaves[0], None, None, *leaves[1:], True, 0.0, EPSILON)
+    whole, scale, shift = leaves
+    result = F.batch_norm(whole, None, None, scale, shift, True, 0.0, EPSILON)
     result.backward(gradient.double())
 
     def close(ours: Tensor, theirs: Tensor | None) -> None:

@@ -84,9 +84,10 @@ def run_ranks(work: Callable[..., Any], size: int, folder: Path, *arguments: Any
 def _one_rank(rank: int, size: int, folder: str, work: Callable[..., Any], arguments: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
-    control = dist.new_group(backend="gloo")
+    control, exchange = dist.new_group(backend="gloo"), dist.new_group()
     assert isinstance(control, dist.ProcessGroup)
-    use_group(dist.new_group())
+    assert isinstance(exchange, dist.ProcessGroup)
+    use_group(exchange)
     world = World(rank, size, rank, size, torch.device("cpu"), control)
     torch.save(work(world, *arguments), Path(folder) / f"{rank}.pt")
     use_group(None)

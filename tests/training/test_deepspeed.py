@@ -84,12 +84,14 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clipping_is_off_unless_asked_for() -> None:
     config = EngineConfig(batch_size=8, accumulate=2, zero_stage=2)
-    said = deepspeed_config(config, CPU, None)
+    said = deepspeed_config(config, CPU, None, 101)
     assert said["gradient_clipping"] == 0.0
     assert said["train_micro_batch_size_per_gpu"] == 4
     assert said["gradient_accumulation_steps"] == 2
     assert said["zero_optimization"]["stage"] == 2
-    assert deepspeed_config(config, CPU, 0.25)["gradient_clipping"] == 0.25
+    assert said["zero_optimization"]["reduce_bucket_size"] == 102  # even, and no 2 GB
+    assert said["zero_optimization"]["allgather_bucket_size"] == 102
+    assert deepspeed_config(config, CPU, 0.25, 101)["gradient_clipping"] == 0.25
 
 
 @pytest.mark.parametrize("stage", [1, 2])
