@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
@@ -44,6 +45,7 @@ def check_engine(
             "engine.precision=fp16 skips updates that overflow by itself: take "
             "engine.on_nonfinite=stop with it"
         )
+    _check_compression(config, device)
     check_build(config.optimizer, device)
     whole = config.name == "ddp" or config.zero_stage == 0
     on_cpu = device is not None and device.type == "cpu"
@@ -51,6 +53,21 @@ def check_engine(
         raise ConfigurationError(
             "engine.optimizer=deepspeed on a CPU updates a copy of channels-last weights, "
             "so they would never move: take engine.optimizer=adam, or engine.channels_last=false"
+        )
+
+
+def _check_compression(config: EngineConfig, device: torch.device | None) -> None:
+    if config.gradient_compression == "none":
+        return
+    asked = f"engine.gradient_compression={config.gradient_compression}"
+    if config.name == "deepspeed":
+        raise ConfigurationError(
+            f"{asked} is what engine=ddp does; engine=deepspeed averages gradients as they are: "
+            "take one or the other"
+        )
+    if device is not None and not dist.is_nccl_available():
+        raise ConfigurationError(
+            f"{asked} needs a torch that was built with NCCL, and this one was not: leave it out"
         )
 
 

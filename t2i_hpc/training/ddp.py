@@ -71,9 +71,14 @@ class DDPStrategy(Strategy):
         # Batch statistics are global already, so no buffers are sent. Gradients are views of the
         # buckets that are averaged: no second copy of them. Every parameter is reached (see
         # :func:`reach`), so DDP does not search each graph for those that are not.
-        return DistributedDataParallel(
+        replicated = DistributedDataParallel(
             module, broadcast_buffers=False, gradient_as_bucket_view=True
         )
+        if self.config.gradient_compression == "bf16":
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+            replicated.register_comm_hook(None, bf16_compress_hook)
+        return replicated
 
     @property
     def kind(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from t2i_hpc.common.collectives import mean_over_ranks
 from t2i_hpc.common.seeds import seed_step
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.ssa_gan import SSAGAN
@@ -30,9 +31,11 @@ class SmallBuckets(DistributedDataParallel):
     __init__ = partialmethod(DistributedDataParallel.__init__, bucket_cap_mb=MEGABYTES)
 
 
-def train(world: World, system: SSAGAN, steps: range, moments: State | None = None) -> DDPStrategy:
+def train(
+    world: World, system: SSAGAN, steps: range, moments: State | None = None, **options: Any
+) -> DDPStrategy:
     """Train in a session of its own."""
-    strategy = DDPStrategy(system, world, EngineConfig(batch_size=BATCH))
+    strategy = DDPStrategy(system, world, EngineConfig(batch_size=BATCH, **options))
     if moments is not None:
         strategy.write_moments(moments)
     for step in steps:
@@ -40,13 +43,13 @@ def train(world: World, system: SSAGAN, steps: range, moments: State | None = No
     return strategy
 
 
-def one_step(strategy: DDPStrategy, step: int) -> None:
+def one_step(strategy: DDPStrategy, step: int) -> State:
     seed_step(1, step * BATCH)
     share = BATCH // RANKS
     first = step * BATCH + strategy.world.rank * share
     random = torch.Generator().manual_seed(first)
     noise = torch.randn(share, strategy.system.noise_width, generator=random)
-    train_step(strategy, tiny_batch(share, first), noise, step * BATCH)
+    return train_step(strategy, tiny_batch(share, first), noise, step * BATCH)
 
 
 def state_of(strategy: DDPStrategy) -> State:
@@ -94,32 +97,53 @@ def launches(world: World) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
+def compressed(world: World) -> tuple[list[State], State]:
+    """Return losses of a step after three with gradients as they are and in bfloat16; weights."""
+    found = []
+    for kind in ("none", "bf16"):
+        strategy = train(world, tiny_system(), range(3), gradient_compression=kind)
+        values = one_step(strategy, 3)
+        found.append({name: mean_over_ranks(value) for name, value in values.items()})
+    return found, state_of(strategy)
+
+
 def phase_of(strategy: DDPStrategy) -> str:
     return strategy.world.stage.name.rpartition(" ")[2]
 
 
-def both(world: World) -> tuple[Any, Any]:
+def everything(world: World) -> tuple[Any, Any, Any]:
     vars(ddp)["DistributedDataParallel"] = SmallBuckets
-    return resumed(world), launches(world)
+    return resumed(world), launches(world), compressed(world)
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Any, Any]]:
     folder = tmp_path_factory.mktemp("buckets")
-    run_ranks(both, RANKS, folder)
+    run_ranks(everything, RANKS, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
-def test_a_resumed_run_takes_sums_in_the_same_order(ranks: list[tuple[Any, Any]]) -> None:
-    for (whole, after), _ in ranks:
+def test_a_resumed_run_takes_sums_in_the_same_order(ranks: list[tuple[Any, Any, Any]]) -> None:
+    for (whole, after), *_ in ranks:
         assert whole.keys() == after.keys()
         assert all(torch.equal(value, after[name]) for name, value in whole.items())
 
 
 def test_the_first_bucket_of_the_generator_does_not_wait_for_the_last_gradient(
-    ranks: list[tuple[Any, Any]],
+    ranks: list[tuple[Any, Any, Any]],
 ) -> None:
-    for _, found in ranks:
+    for _, found, _ in ranks:
         assert len(found["generator"]) > 3
         there, of_all = found["generator"][0]
         assert there <= 0.6 * of_all
+
+
+def test_gradients_in_bfloat16_are_nearly_the_same_training(
+    ranks: list[tuple[Any, Any, Any]],
+) -> None:
+    _, _, ((exact, rounded), weights) = ranks[0]
+    assert exact.keys() == rounded.keys()
+    differences = [abs(float(exact[n] - rounded[n])) / max(1, abs(float(exact[n]))) for n in exact]
+    assert 0 < max(differences) < 0.01
+    for _, _, (_, others) in ranks[1:]:
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())

@@ -38,6 +38,7 @@ def refuse(system: Any, sentence: str, **options: Any) -> None:
 def test_what_zero_does_not_do_exactly_is_refused() -> None:
     refuse(Toy(), r"take engine\.precision=bf16, or engine=ddp", precision="fp16")
     refuse(Toy(), "must see whole gradients", on_nonfinite="skip")
+    refuse(Toy(), "take one or the other", gradient_compression="bf16")
     refuse(Toy(), "accumulate=5 does not divide", accumulate=5)
 
 
