@@ -4,8 +4,9 @@ DDP sends its buckets one after the other, each as soon as the last of its gradi
 out in the order in which a system registers its parameters, the first bucket may wait for the end
 of a backward, and so may all others behind it. Left to itself DDP lays them out anew after the
 first step of a session; sums are then taken in another order, and a resumed run would not be
-bit-identical. So the first backward of a session sends nothing (:func:`record_arrivals`), and its
+bit-identical. So the first backward of a run sends nothing (:func:`record_arrivals`), and its
 gradients are averaged afterwards, in the buckets of all later steps (:func:`reduce_in_order`).
+Checkpoints hold the order, with which a resumed session begins (:func:`lay_out`).
 """
 
 from __future__ import annotations
@@ -51,8 +52,7 @@ def reach(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
 def record_arrivals(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Give a list that fills with `parameters` in the order in which a backward reaches them.
 
-    Those that it does not reach are last. The order follows from the graph alone, so it is the same
-    in every session.
+    Those that it does not reach are last.
     """
     order: dict[nn.Parameter, None] = {}
     found: list[nn.Parameter] = []
@@ -65,15 +65,22 @@ def record_arrivals(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Para
     found.extend(order | dict.fromkeys(parameters))
 
 
-def reduce_in_order(replicated: DistributedDataParallel, order: Sequence[nn.Parameter]) -> None:
-    """Lay DDP's buckets out in `order`, and average the gradients that are there.
+def lay_out(replicated: DistributedDataParallel, order: Sequence[nn.Parameter]) -> None:
+    """Lay DDP's buckets out in `order`, that of rank 0 everywhere; gradients are forgotten.
 
-    A collective call, once for each wrapped module; `order` is that of rank 0 everywhere.
+    A collective call, once for each wrapped module.
     """
-    gradients = [p.grad for p in order]
     for parameter in order:
         parameter.grad = None
     _enter(replicated, order, lambda: None)  # by this backward DDP learns the order, of zeros
+    for parameter in order:
+        parameter.grad = None
+
+
+def reduce_in_order(replicated: DistributedDataParallel, order: Sequence[nn.Parameter]) -> None:
+    """Lay DDP's buckets out in `order`, and average the gradients that are there."""
+    gradients = [p.grad for p in order]
+    lay_out(replicated, order)
 
     def put_back() -> None:  # after DDP has laid out its buckets: copied into them as in any step
         for parameter, gradient in zip(order, gradients, strict=True):

@@ -10,7 +10,7 @@ themselves stay bare, and systems know nothing of ranks.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.base import Losses, Phase, System, trainable
-from t2i_hpc.training.buckets import reach, record_arrivals, reduce_in_order
+from t2i_hpc.training.buckets import lay_out, reach, record_arrivals, reduce_in_order
 from t2i_hpc.training.optimizers import (
+    BUCKETS,
     SCALER,
     build_optimizer,
     learning_rate,
@@ -57,7 +58,8 @@ class DDPStrategy(Strategy):
         }
         updates = sorted({phase.updates for phase in system.phases})
         self.losses = {names: self._wrap(names) for names in updates}
-        self._in_order: set[tuple[str, ...]] = set()  # whose buckets are laid out for good
+        # Of buckets that are laid out for good, by places in the list of parameters.
+        self._orders: dict[tuple[str, ...], Tensor] = {}
         self.scalers = {names: self.precision.scaler() for names in updates}
         self.skipped = self._skipped_before = 0
         self._buffers: dict[str, Tensor] = {}
@@ -101,7 +103,7 @@ class DDPStrategy(Strategy):
     def zero_grad(self, phase: Phase) -> None:
         """Set gradients to None, which also frees their memory."""
         # Not by the optimizer: its zero_grad has other arguments in apex and DeepSpeed.
-        for parameter in self._parameters(phase):
+        for parameter in self._parameters(phase.updates):
             parameter.grad = None
 
     @contextmanager
@@ -113,19 +115,21 @@ class DDPStrategy(Strategy):
         elif not last:
             with module.no_sync():
                 yield
-        elif phase.updates in self._in_order:
+        elif phase.updates in self._orders:
             yield
         else:
-            with module.no_sync(), record_arrivals(self._parameters(phase)) as order:
+            parameters = self._parameters(phase.updates)
+            with module.no_sync(), record_arrivals(parameters) as order:
                 yield
             reduce_in_order(module, order)
-            self._in_order.add(phase.updates)
+            places = {id(parameter): place for place, parameter in enumerate(parameters)}
+            self._orders[phase.updates] = torch.tensor([places[id(p)] for p in order])
         if last:
             # Parameters that a loss does not reach get a gradient of zero instead of none. The
             # reference's Adam sees zeros there: its moments decay and its step counts. Skipping
             # the parameter would be another training (reference: five biases in the gradient
             # penalty), and one that is skipped on one rank alone would let the replicas diverge.
-            for parameter in self._parameters(phase):
+            for parameter in self._parameters(phase.updates):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
 
@@ -139,7 +143,7 @@ class DDPStrategy(Strategy):
         """Differentiate the loss, scaled up where gradients are float16."""
         loss = loss / self.config.accumulate
         if self.world.size > 1:
-            loss = reach(loss, self._parameters(phase))
+            loss = reach(loss, self._parameters(phase.updates))
         scaler = self.scalers[phase.updates]
         (loss if scaler is None else scaler.scale(loss)).backward()
 
@@ -223,10 +227,11 @@ class DDPStrategy(Strategy):
                 state = scaler.state_dict()
                 values = torch.tensor([state["scale"], state["_growth_tracker"]])
                 found[f"{SCALER}/{'+'.join(names)}"] = values
-        return found
+        orders = {f"{BUCKETS}/{'+'.join(names)}": order for names, order in self._orders.items()}
+        return found | orders
 
     def write_moments(self, moments: Moments) -> None:
-        """Load the optimizers' state of a checkpoint."""
+        """Load the optimizers' state of a checkpoint, and the order of its buckets."""
         for name, optimizer in self.optimizers.items():
             write_moments(self.system.trainable[name], optimizer, moments_of(name, moments))
         for names, scaler in self.scalers.items():
@@ -237,8 +242,15 @@ class DDPStrategy(Strategy):
                     {**scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)}
                 )
 
-    def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        return [p for name in phase.updates for p in _parameters_of(self.optimizers[name])]
+        for names, module in self.losses.items():
+            order = moments.get(f"{BUCKETS}/{'+'.join(names)}")
+            if order is not None and isinstance(module, DistributedDataParallel):
+                parameters = self._parameters(names)
+                lay_out(module, [parameters[place] for place in order.tolist()])
+                self._orders[names] = order
+
+    def _parameters(self, names: Sequence[str]) -> list[nn.Parameter]:
+        return [p for name in names for p in _parameters_of(self.optimizers[name])]
 
 
 def _parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -26,6 +26,7 @@ from t2i_hpc.training.deepspeed_build import compiling, require_compilation
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SCALER = "scaler"
+BUCKETS = "buckets"  # the order of gradients in them, by the modules that share them
 
 
 def build_optimizer(
@@ -168,6 +169,10 @@ def check_moments(path: Path, found: Mapping[str, Tensor], system: System) -> No
     for key in found:
         if key.startswith(f"{SCALER}/"):
             wanted[key] = torch.empty(2)
+        elif key.startswith(f"{BUCKETS}/"):
+            names = key.removeprefix(f"{BUCKETS}/").split("+")
+            count = sum(len(trainable(system.trainable[n])) for n in names if n in system.trainable)
+            wanted[key] = torch.empty(count, dtype=torch.int64)
     check_fit(path, found, wanted)
 
 

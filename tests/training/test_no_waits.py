@@ -49,7 +49,7 @@ def step_on_a_fake_gpu(system: Any, optimizer: str, accumulate: int = 1) -> list
 class _WithoutBackward(DDPStrategy):
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Make up the gradients."""
-        for parameter in self._parameters(phase):
+        for parameter in self._parameters(phase.updates):
             parameter.grad = torch.empty_like(parameter)
 
 
