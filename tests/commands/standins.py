@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from t2i_hpc.config.compose import compose_config
+from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.convert import export_reference
+from t2i_hpc.convert.__main__ import COMMAND as CONVERT
+from t2i_hpc.convert.published_run import slots_of
+from t2i_hpc.data.build.sources.pickles import read_published
 from t2i_hpc.launch import main as launch
+from t2i_hpc.systems import build_system
+from t2i_hpc.systems.encoders import checkpoint_follows
 from tests.commands.trained import write_encoders
 from tests.data.test_pickles_source import make_pickles
 from tests.evaluation.pretrained import save_clip, save_dinov2
@@ -20,6 +28,27 @@ from tests.support.documents import ROOT, blocks_of
 from tests.support.training import TINY
 
 IMAGES = 24
+# What makes the experiments of published checkpoints small.
+_TEXT = ("system.text_encoder.width=16", "system.text_encoder.embedding_width=12")
+_GAN = (*_TEXT, "system.generator_width=2", "system.discriminator_width=2")
+_STAGED = (*_GAN, "system.resolution=128", "system.condition_width=5", "system.residuals=1")
+_NO_DAMSM = "system.damsm.weight=0"
+PUBLISHED: dict[str, tuple[str, ...]] = {
+    "cub_ssagan": (*_GAN, "system.resolution=64", "system.mask_width=4", _NO_DAMSM),
+    "cub_dfgan": (*_GAN, "system.resolution=64"),
+    "cub_attngan2": (*_STAGED, "system.stages=[initial,attention]", _NO_DAMSM),
+    "cub_dmgan": (*_STAGED, "system.stages=[initial,memory]", _NO_DAMSM),
+    "cub_encoders": (*_TEXT, "system.epoch_images=8855"),
+}
+_FILES = {
+    "cub_ssagan": {"generator": "netG_550.pth"},
+    "cub_dfgan": {},
+    "cub_attngan2": {"generator": "bird_AttnGAN2.pth"},
+    "cub_dmgan": {"generator": "bird_DMGAN.pth"},
+    "cub_encoders": {
+        name: f"DAMSMencoders/bird/{name}200.pth" for name in ("text_encoder", "image_encoder")
+    },
+}
 RUNS = (
     *("coco_ssagan-1f3a5b7c", "coco_ssagan-…", "demo_bert-1a2b3c4d"),
     *("…", "mine-…", "first-…", "second-…"),
@@ -33,6 +62,7 @@ def make_standins(folder: Path, shards: Path) -> Path:
     (folder / "data" / "shards" / "coco").symlink_to(shards)
     _write_sources(folder)
     _write_weights(folder, _train(folder, shards))
+    _write_published(folder)
     return folder
 
 
@@ -129,3 +159,37 @@ def _write_weights(folder: Path, run: Path) -> None:
     save_clip(folder / "clip-vit-base-patch32")
     torch.save(case("damsm").weights("text"), folder / "text_encoder200.pth")
     torch.save(case("ssagan_ngf4").weights("G"), folder / "netG_600.pth")
+
+
+def _write_published(folder: Path) -> None:
+    """Write checkpoints as they were published, and make a run of one."""
+    words = len(read_published(folder / "birds" / "captions.pickle").words)
+    (folder / "DAMSMencoders" / "bird").mkdir(parents=True)
+    for experiment, files in _FILES.items():
+        states = _states(experiment, words)
+        for key, name in files.items():
+            torch.save(states[key], folder / name)
+        if not files:
+            letters = {"netG": "generator", "netD": "discriminator", "netC": "head"}
+            networks = {letter: states[key] for letter, key in letters.items()}
+            torch.save({"model": networks, "epoch": 1220}, folder / "state_epoch_1220.pth")
+    given = (
+        *(f"generator={folder}/netG_550.pth", f"vocabulary={folder}/birds/captions.pickle"),
+        f"text_encoder={folder}/DAMSMencoders/bird/text_encoder200.pth",
+        f"output={folder}/runs/cub_ssagan-9d2c4e1f",
+    )
+    assert CONVERT.main(["experiment=cub_ssagan", *PUBLISHED["cub_ssagan"], *given]) == 0
+
+
+def _states(experiment: str, words: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Return small networks of an experiment under their published names."""
+    settings = [f"experiment={experiment}", *PUBLISHED[experiment]]
+    config = compose_config("train", settings, TrainConfig).system
+    torch.manual_seed(1)
+    with checkpoint_follows():
+        modules = build_system(config, words).modules
+    return {
+        slot.key: export_reference(slot.system, slot.network, modules.get_submodule(slot.place))
+        for slot in slots_of(config)
+        if slot.place.split(".")[0] in modules
+    }

@@ -23,7 +23,7 @@ from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
 from t2i_hpc.data.build.commands import SUBCOMMANDS
 from tests.cluster.clients import Clients
-from tests.commands.standins import enter, make_standins
+from tests.commands.standins import PUBLISHED, enter, make_standins
 from tests.support.documents import (
     PAGES,
     ROOT,
@@ -237,6 +237,11 @@ def run_command(task: str, words: list[str]) -> int:
     if task == "shards" and "=" not in words[0]:
         return open_command(task, words)
     behind = PUT_BEHIND.get(task, ())
+    if task == "convert":
+        behind = PUBLISHED.get(words[0].removeprefix("experiment="), ())
+    if any(word.startswith("run=runs/published_") for word in words):
+        own = ("data.path=data/shards/coco",)  # the judges of other pages know other words
+        behind = (*(word for word in behind if word not in JUDGES), *own)
     for preset, metrics in WITHOUT_INCEPTION_SCORE.items():
         behind = (*behind, metrics) if preset in words else behind
     if "evaluation.detector=dinov2" in words:
