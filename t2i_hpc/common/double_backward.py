@@ -160,6 +160,8 @@ class _Convolution(TwoWayFunction):
         if gradient is None:
             return None, None, None, None, None
         value, weight = ctx.saved_tensors
+        # A logit's gradient has no layout of its own; all before it take the maps'.
+        gradient = gradient.contiguous(memory_format=_layout_of(value))
         by_value = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
             by_value = _GradientByInput.call(gradient, weight, value.shape, *ctx.geometry)
@@ -180,8 +182,10 @@ class _GradientByInput(TwoWayFunction):
     ) -> Tensor:
         geometry, layout = _Geometry(stride, padding), _layout_of(gradient)
         like = gradient.new_empty(1).expand(shape)  # its values are not read, its shape is
+        # The kernel takes its layout from the weight, since `like` has none.
+        laid_out = weight.contiguous(memory_format=layout)
         by_value = _convolution_backward(
-            gradient, like, weight, None, *_arguments(geometry), [True, False, False]
+            gradient, like, laid_out, None, *_arguments(geometry), [True, False, False]
         )[0]
         result: Tensor = by_value.contiguous(memory_format=layout)
         return result
