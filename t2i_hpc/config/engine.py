@@ -130,6 +130,7 @@ class EngineConfig:
         "what ranks average gradients in; bf16: half the bytes, each gradient rounded to 8 bits, "
         "losses equal to about 1 %; not with engine=deepspeed",
         choices=("none", "bf16"),
+        neutral="none",
     )
     clip: float | None = setting(
         None, "gradient norm clip of each module without one of its own; empty: none", minimum=0.0
