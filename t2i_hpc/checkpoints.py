@@ -14,15 +14,16 @@ ACTIONS = ("list", "verify", "export")
 
 def run(config: CheckpointsConfig) -> None:
     """Do what the configuration's action says."""
-    from t2i_hpc.runs.inventory import export, show, verify
+    from t2i_hpc.runs.inventory import show, verify
     from t2i_hpc.runs.run_directory import open_run
+    from t2i_hpc.sampling.exported import export
 
     folder = Path(config.run)
     metric = open_run(folder).engine.checkpoint.best_metric
     if config.action == "verify":
         verify(folder)
     elif config.action == "export":
-        export(folder, config)
+        export(config)
     else:
         show(folder, metric)
 
@@ -46,13 +47,15 @@ def _with_key(argument: str) -> str:
 COMMAND = _CheckpointsCommand(
     "checkpoints",
     "Lists a run's checkpoints (images, step, size, age, engine, ranks, score; * marks the best),\n"
-    "verifies them (reads and hashes everything; exit code 2 if one is damaged), or exports one\n"
-    "network or all as a .safetensors file. Action and run may be given without their keys.",
+    "verifies them (reads and hashes everything; exit code 2 if one is damaged), or exports one:\n"
+    "networks as a .safetensors file, a folder that load_run loads, or a graph (torch.export,\n"
+    "ONNX). Action and run may be given without their keys.",
     CheckpointsConfig,
     run,
     (
         "python -m t2i_hpc.checkpoints verify runs/coco-1a2b3c4d",
-        "python -m t2i_hpc.checkpoints export runs/coco-1a2b3c4d what=all output=all.safetensors",
+        "python -m t2i_hpc.checkpoints export runs/coco-1a2b3c4d output=coco",
+        "python -m t2i_hpc.checkpoints export runs/coco-1a2b3c4d what=all format=onnx output=graph",
     ),
 )
 

@@ -199,14 +199,15 @@ def to_dataclass(composed: DictConfig, expected: type[ConfigT]) -> ConfigT:
     return config
 
 
-def from_yaml(path: Path, expected: type[ConfigT]) -> ConfigT:
-    """Read a configuration that :func:`to_yaml` wrote.
+def from_yaml(path: Path, expected: type[ConfigT], key: str = "") -> ConfigT:
+    """Read a configuration that :func:`to_yaml` wrote, or that a file has under a key.
 
     Raises:
         ConfigurationError: the file is damaged or of an incompatible version.
     """
     try:
         loaded = cast(DictConfig, load_yaml(path.read_text(encoding="utf-8")))
+        loaded = cast(DictConfig, loaded[key]) if key else loaded
         schema = OmegaConf.structured(expected)
         if "system" in loaded:
             schema.system = OmegaConf.structured(_system_schema(loaded.system.name))

@@ -164,7 +164,14 @@ class CheckpointsConfig:
     action: str = setting("list", "what to do", choices=("list", "verify", "export"))
     checkpoint: str = setting("latest", "export: latest or the number of images of one")
     what: str = setting("generator", "export: a network by name, or all")
-    output: str = setting("", "export: .safetensors file to write")
+    output: str = setting("", "export: .safetensors file, or folder, to write")
+    format: str = setting(
+        "",
+        "export: weights of networks as a file; folder of all that generates, which "
+        "t2i_hpc.load_run loads; or a graph for other programs (what=generator: of encoded "
+        "captions, what=all: of tokens); empty: a file or a folder by output=",
+        choices=("", "weights", "folder", "torch_export", "onnx"),
+    )
 
 
 @dataclass

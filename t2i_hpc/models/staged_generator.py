@@ -112,10 +112,10 @@ def hidden_words(padding_mask: Tensor, positions: int, reference: bool, training
     if not reference:
         return padding_mask[:, None]
     everyone = gather_rows(padding_mask.float()) > 0 if training else padding_mask
-    batch = len(padding_mask)
+    batch = padding_mask.shape[0]  # len() of a tensor would fix the size of an exported graph
     first = rank() * batch * positions if training else 0
     rows = torch.arange(first, first + batch * positions, device=padding_mask.device)
-    return everyone[rows % len(everyone)].view(batch, positions, -1)
+    return everyone[rows % everyone.shape[0]].view(batch, positions, -1)
 
 
 def attend_to_words(
@@ -169,7 +169,8 @@ class InitialStage(nn.Module):
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
         """Return features of conditions (B, C) and noise (B, Z)."""
         flat = F.glu(self.norm(self.linear(torch.cat([condition, noise], 1))), 1)
-        features: Tensor = self.doubling(flat.view(len(flat), -1, FIRST_SIDE, FIRST_SIDE))
+        # Not len(flat), which would fix the size of the batch in an exported graph.
+        features: Tensor = self.doubling(flat.view(flat.shape[0], -1, FIRST_SIDE, FIRST_SIDE))
         return features
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError, RunError
+from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import check_same_words
 from t2i_hpc.runs.inputs import run_vocabulary, with_inputs
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.arithmetic import check_precision
-from t2i_hpc.sampling.chosen_weights import choose_weights
+from t2i_hpc.sampling.chosen_weights import ChosenWeights, choose_weights
+from t2i_hpc.sampling.exported import ExportedFolder, is_exported
 from t2i_hpc.sampling.trained_run import TrainedRun
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.base import TextToImageSystem, generating_networks
@@ -44,8 +46,7 @@ def load_run(
     """
     check_precision(precision)
     place, folder = _device(device), Path(run)
-    config = with_inputs(folder, open_run(folder))
-    chosen = choose_weights(folder, str(checkpoint))
+    config, chosen = _found(folder, str(checkpoint))
     vocabulary = run_vocabulary(folder, config.data, data)
     check_same_words(
         f"{chosen.path} of the run {folder}",
@@ -57,9 +58,22 @@ def load_run(
         system = build_system(config.system, vocabulary.size)
     if not isinstance(system, TextToImageSystem):
         raise RunError(f"{folder} is a run of {config.system.name}, which generates no images")
-    chosen.load(system.modules, generating_networks(system))
+    generating = generating_networks(system)
+    chosen.load(system.modules, generating)
+    for name in {*system.modules} - generating - chosen.networks():  # nothing trained is in them
+        del system.modules[name]
     system.modules.to(place).eval()
     return TrainedRun(folder, config, chosen, system, vocabulary, place, data, precision)
+
+
+def _found(folder: Path, checkpoint: str) -> tuple[TrainConfig, ChosenWeights]:
+    """Return configuration and weights of a run directory or an exported folder."""
+    if not is_exported(folder):
+        return with_inputs(folder, open_run(folder)), choose_weights(folder, checkpoint)
+    if checkpoint != "latest":
+        raise RunError(f"{folder} was exported and has one checkpoint: leave checkpoint= out")
+    exported = ExportedFolder.open(folder)
+    return with_inputs(folder, exported.config), exported.weights
 
 
 def identify_weights(run: str | os.PathLike[str], checkpoint: str | int = "latest") -> str:
@@ -68,9 +82,7 @@ def identify_weights(run: str | os.PathLike[str], checkpoint: str | int = "lates
     Raises:
         RunError: no run, no such checkpoint, or a damaged one.
     """
-    folder = Path(run)
-    open_run(folder)
-    return choose_weights(folder, str(checkpoint)).sha256
+    return _found(Path(run), str(checkpoint))[1].sha256
 
 
 def _device(named: str | torch.device) -> torch.device:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.seeds import noise as draw_noise
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
@@ -111,7 +111,15 @@ class TrainedRun:
         return self.system.resolution
 
     def use_latest_weights(self) -> None:
-        """Generate with the trained weights from now on, not with their EMA."""
+        """Generate with the trained weights from now on, not with their EMA.
+
+        Raises:
+            RunError: the weights hold the EMA alone.
+        """
+        there = set(map(id, self.system.modules.values()))
+        if any(id(ema.source) not in there for ema in self.system.emas):
+            raise RunError(f"{self.weights.path} holds the EMA of the generator alone: leave "
+                           "evaluation.weights=latest out")  # fmt: skip
         for ema in self.system.emas:
             ema.target.load_state_dict(ema.source.state_dict())
 

@@ -153,6 +153,7 @@ def _write_weights(folder: Path, run: Path) -> None:
     for name in ("text", "image"):
         (encoders / f"{name}_encoder.safetensors").symlink_to(run / f"{name}.safetensors")
     (folder / "text_encoder.safetensors").symlink_to(run / "text.safetensors")
+    (folder / "my_captions.csv").write_text("key,caption\nfirst,a red circle\nother,one square\n")
     width = 1280  # of EfficientNet-Lite0, which stands for every detector
     np.savez_compressed(folder / "stats.npz", mu=np.zeros(width), sigma=np.eye(width))
     save_dinov2(folder / "dinov2-large")

@@ -54,6 +54,8 @@ NOT_RUN = {
     "sbatch slurm/": "tests/slurm runs the scripts; bash reads them here",
     "make": "make reads it without doing anything (-n)",
     "python -m t2i_hpc.serve": "answers until Ctrl-C; tests/serving opens it",
+    "python -m t2i_hpc.checkpoints export RUN what=all format=onnx": "test_export.py does it once",
+    "python -m t2i_hpc.checkpoints export RUN format=torch_export": "test_export.py does it once",
     "python -m t2i_hpc.fetch": "needs the internet; test_fetch_command.py has a server",
 }
 LITTLE = (

@@ -12,15 +12,10 @@ from PIL import Image
 
 from t2i_hpc import load_run
 from t2i_hpc.common.errors import ConfigurationError, RunError
-from t2i_hpc.config.systems import DAMSMConfig, StagedGANConfig, TextEncoderConfig
-from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.generate import COMMAND
-from t2i_hpc.sampling.chosen_weights import ChosenWeights
 from t2i_hpc.sampling.trained_run import TrainedRun
-from t2i_hpc.systems import build_system
-from t2i_hpc.systems.base import TextToImageSystem
 from tests.commands.trained import make_run
+from tests.sampling.staged import staged_run
 
 CAPTIONS = ["a red circle", "one square"]
 
@@ -72,30 +67,12 @@ def test_the_command_shows_the_same_images(folder: Path, run: TrainedRun, tmp_pa
 
 
 def test_attention_is_given_word_by_word() -> None:
-    text = TextEncoderConfig(width=8, embedding_width=6)
-    config = TrainConfig(
-        system=StagedGANConfig(
-            name="attn_gan",
-            stages=["initial", "attention"],
-            resolution=32,
-            generator_width=4,
-            discriminator_width=2,
-            noise_width=4,
-            condition_width=4,
-            text_encoder=text,
-            damsm=DAMSMConfig(weight=0.0),
-        )
-    )
-    vocabulary = Vocabulary.from_captions(CAPTIONS)
-    system = build_system(config.system, vocabulary.size)
-    assert isinstance(system, TextToImageSystem)
-    weights, cpu = ChosenWeights(Path("none"), "0" * 64, 0), torch.device("cpu")
-    run = TrainedRun(Path("none"), config, weights, system, vocabulary, cpu)
+    run = staged_run("attn_gan", CAPTIONS)
     made = run.generate(CAPTIONS, seed=1)
     assert [tuple(stage.shape[1:]) for stage in made.stages] == [(3, 16, 16), (3, 32, 32)]
     assert made.masks == []
     (attention,) = made.attention
-    assert attention.shape == (2, config.data.max_tokens, 16, 16)
+    assert attention.shape == (2, run.config.data.max_tokens, 16, 16)
     torch.testing.assert_close(attention.sum(1), torch.ones(2, 16, 16))
     assert float(attention[1, len(made.words[1]) :].abs().max()) == 0
 
