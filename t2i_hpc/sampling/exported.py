@@ -119,8 +119,8 @@ def export(config: CheckpointsConfig) -> None:
         made = graph.run(given)
         return {
             "file": path.name,
-            "inputs": {n: _described(v) for n, v in zip(graph.inputs, given, strict=True)},
-            "outputs": {n: _described(v) for n, v in zip(graph.outputs, made, strict=True)},
+            "inputs": [_described(*each) for each in zip(graph.inputs, given, strict=True)],
+            "outputs": [_described(*each) for each in zip(graph.outputs, made, strict=True)],
         }
 
     write: Callable[[Path], dict[str, Any]] = write_weights if form == _FOLDER else write_model
@@ -140,9 +140,10 @@ def export(config: CheckpointsConfig) -> None:
     say(f"{output}: what generates after {trained.images_seen:,} images ({form})")
 
 
-def _described(value: torch.Tensor) -> dict[str, Any]:
-    """Return type and shape of an input or output; the size of the batch is free."""
-    return {"type": str(value.dtype).removeprefix("torch."), "shape": ["B", *value.shape[1:]]}
+def _described(name: str, value: torch.Tensor) -> dict[str, Any]:
+    """Return name, type and shape of an input or output; the size of the batch is free."""
+    kind = str(value.dtype).removeprefix("torch.")
+    return {"name": name, "type": kind, "shape": ["B", *value.shape[1:]]}
 
 
 def _free_output(name: str, form: str) -> Path:

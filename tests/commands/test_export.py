@@ -75,13 +75,14 @@ def test_onnx_gives_what_the_run_gives(made: Path, tmp_path: Path) -> None:
     words = ["export", str(made), "what=all", "format=onnx", f"output={folder}"]
     assert COMMAND.main(words) == 0
     about = json.loads((folder / "config.json").read_text())
-    assert list(about["inputs"]) == ["tokens", "lengths", "noise"]
-    assert about["outputs"]["images"] == {"type": "float32", "shape": ["B", 3, 64, 64]}
+    inputs, outputs = ([each["name"] for each in about[side]] for side in ("inputs", "outputs"))
+    assert inputs == ["tokens", "lengths", "noise"]
+    assert about["outputs"][0] == {"name": "images", "type": "float32", "shape": ["B", 3, 64, 64]}
     session = onnxruntime.InferenceSession(str(folder / about["file"]))
 
     def program(*given: Tensor) -> list[Tensor]:
-        fed = {name: value.numpy() for name, value in zip(about["inputs"], given, strict=True)}
-        return [torch.from_numpy(each) for each in session.run(list(about["outputs"]), fed)]
+        fed = {name: value.numpy() for name, value in zip(inputs, given, strict=True)}
+        return [torch.from_numpy(each) for each in session.run(outputs, fed)]
 
     assert through(load_run(made, device="cpu"), program) < 1e-4
     with pytest.raises(RunError, match=r"has no weights.safetensors: a graph is run by"):
