@@ -84,7 +84,8 @@ def export(config: CheckpointsConfig) -> None:
     Raises:
         UserError: settings that do not go together, an output that is there, or no such network.
     """
-    form = config.format or (_FILE if Path(config.output).suffix == SUFFIX else _FOLDER)
+    plain = config.output and not Path(config.output).suffix  # a name with a dot is a file's
+    form = config.format or (_FOLDER if plain else _FILE)
     if form == _FILE:
         from t2i_hpc.runs.inventory import export as export_file
 
