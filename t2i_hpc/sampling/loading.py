@@ -60,8 +60,8 @@ def load_run(
         raise RunError(f"{folder} is a run of {config.system.name}, which generates no images")
     generating = generating_networks(system)
     chosen.load(system.modules, generating)
-    for name in {*system.modules} - generating - chosen.networks():  # nothing trained is in them
-        del system.modules[name]
+    for name in {*system.modules} - generating if is_exported(folder) else ():
+        del system.modules[name]  # it was not exported: nothing trained is in it
     system.modules.to(place).eval()
     return TrainedRun(folder, config, chosen, system, vocabulary, place, data, precision)
 
