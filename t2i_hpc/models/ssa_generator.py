@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.global_batch import GlobalBatchNorm2d
-from t2i_hpc.models.map_layout import as_kernels_like
 from t2i_hpc.models.modulation import modulate
 
 _FIRST_SIDE = 4
@@ -249,7 +248,6 @@ class SSAGenerator(nn.Module):
     def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
         """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S)."""
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
-        features = as_kernels_like(features)
         masks: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             mask = self._mask(index, features)
