@@ -47,8 +47,9 @@ class FusionLayer(nn.Module):
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """Modulate (B, C, H, W) by the condition (B, S)."""
-        features = F.leaky_relu(self.affine1(features, condition), 0.2)
-        return F.leaky_relu(self.affine2(features, condition), 0.2)
+        # In place: what goes in is not kept beside what comes out.
+        features = F.leaky_relu_(self.affine1(features, condition), 0.2)
+        return F.leaky_relu_(self.affine2(features, condition), 0.2)
 
 
 class DFBlock(nn.Module):

@@ -34,13 +34,31 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalize by the global batch (training) or the running statistics (evaluation)."""
         if not self.training or world_size() == 1:
             return super().forward(features)
+        return self._globally(features)[0]
+
+    def with_moments(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize by the global batch; also return its means and 1/σ, (C,) without gradient."""
+        if world_size() > 1:
+            normalized, mean, variance = self._globally(features)
+            return normalized, mean, (variance + self.eps).rsqrt()
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        # What torch's batch_norm calls, cuDNN's kernels or torch's own; it alone gives them away.
+        normalized, mean, deviation, *_ = torch._batch_norm_impl_index(
+            *(features, self.weight, self.bias, self.running_mean, self.running_var),
+            *(True, momentum, self.eps, torch.backends.cudnn.enabled),
+        )
+        return normalized, mean.detach(), deviation.detach()
+
+    def _globally(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalized features, and mean and biased variance (C,) over all ranks."""
         normalize = NormalizeByKernels if features.is_cuda else _NormalizeGlobally
         normalized, mean, variance, count = normalize.apply(
             features, self.weight, self.bias, self.eps
         )
         self._track(mean, variance * (count / (count - 1).clamp(min=1)))
-        result: Tensor = normalized
-        return result
+        return normalized, mean, variance
 
     def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         """Move the running statistics, as torch does."""

@@ -1,18 +1,19 @@
-"""Less memory for more arithmetic: a forward that is run again instead of being remembered.
+"""Less memory for more arithmetic: what is made again instead of being remembered.
 
-What a forward does beside its result, batch norms' running statistics, it must do once: the second
-time it runs inside :func:`statistics_kept`.
+A whole block (:func:`recompute`), which must move running statistics once: the second time it runs
+inside :func:`statistics_kept`. Or a single map that costs one pass over memory (:func:`remade`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -69,6 +70,52 @@ def _run(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
     )
 
 
+_whole_blocks: ContextVar[bool] = ContextVar("blocks run again as a whole", default=False)
+
+
+@contextmanager
+def _as_a_whole() -> Iterator[None]:
+    token = _whole_blocks.set(True)
+    try:
+        yield
+    finally:
+        _whole_blocks.reset(token)
+
+
+@contextmanager
+def _again(block: nn.Module) -> Iterator[None]:
+    with _as_a_whole(), statistics_kept(block):
+        yield
+
+
+@contextmanager
+def remade(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+    """Let operations inside that want a tensor for their backward pass have it made again.
+
+    Args:
+        value: must not change while they want it.
+        make: gives the same values; it must not hold `value`, or nothing is saved.
+    """
+    # A block that runs again as a whole keeps nothing; a compiler decides itself.
+    if not torch.is_grad_enabled() or _whole_blocks.get() or torch.compiler.is_compiling():
+        yield
+        return
+    storage = value.untyped_storage()._cdata, value.shape
+
+    def pack(saved: Tensor) -> Tensor | None:
+        same = (saved.untyped_storage()._cdata, saved.shape) == storage
+        return None if same else saved
+
+    def unpack(packed: Tensor | None) -> Tensor:
+        if packed is not None:
+            return packed
+        with torch.no_grad():
+            return make()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Return what surrounds the first forward, and the second."""
-    return nullcontext(), statistics_kept(block)
+    return _as_a_whole(), _again(block)

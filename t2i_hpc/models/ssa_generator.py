@@ -10,7 +10,10 @@ enlargement; both are options.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.global_batch import GlobalBatchNorm2d
 from t2i_hpc.models.modulation import modulate
+from t2i_hpc.models.recomputation import remade
 
 _FIRST_SIDE = 4
 _WIDEST = 8
@@ -66,18 +70,49 @@ class SemanticSpatialBatchNorm(nn.Module):
         self.gamma = AffineParameter(sentence_width, sentence_width, channels, start)
         self.beta = AffineParameter(sentence_width, sentence_width, channels)
 
-    def forward(self, features: Tensor, sentence: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        sentence: Tensor,
+        mask: Tensor | None,
+        enlarge: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Modulate (B, C, H, W) by the sentence (B, S) where mask (B, 1, H, W) in [0, 1] is high.
 
-        Without a mask the whole map is modulated.
+        Without a mask the whole map is modulated. With `enlarge` the features are enlarged before.
+        Neither the large nor the normalized map is kept for the backward pass, which makes them
+        again of the small one: half of what the generator would keep.
         """
-        normalized: Tensor = self.norm(features)
+        if not (self.training and torch.is_grad_enabled()):
+            large = features if enlarge is None else enlarge(features)
+            return self._modulate(self.norm(large), sentence, mask)
+        again = partial(_identity, features) if enlarge is None else partial(enlarge, features)
+        large = again()
+        with remade(large, again) if enlarge is not None else nullcontext():
+            normalized, mean, deviation = self.norm.with_moments(large)
+        del large
+        with remade(normalized, partial(_normalize, again, mean, deviation)):
+            return self._modulate(normalized, sentence, mask)
+
+    def _modulate(self, normalized: Tensor, sentence: Tensor, mask: Tensor | None) -> Tensor:
         gamma, beta = self.gamma(sentence), self.beta(sentence)
         if mask is not None and self.keeps_features:
             return modulate(normalized, gamma, beta, mask)
         change: Tensor = torch.addcmul(beta, gamma, normalized)
         masked = change if mask is None else mask * change
         return normalized + masked if self.keeps_features else masked
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
+def _normalize(features: Callable[[], Tensor], mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return (x - mean) / σ with the bits of a batch norm in training mode."""
+    zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+    return F.batch_norm(
+        features(), zero, one, deviation, -mean * deviation, training=False, eps=0.0
+    )
 
 
 class MaskPredictor(nn.Module):
@@ -93,7 +128,7 @@ class MaskPredictor(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict the logits."""
-        result: Tensor = self.logits(F.relu(self.norm(self.features(features))))
+        result: Tensor = self.logits(F.relu_(self.norm(self.features(features))))
         return result
 
 
@@ -146,9 +181,9 @@ class SSABlock(nn.Module):
         # A 1×1 convolution commutes with enlargement, whose weights sum to 1: before it costs
         # u² less.
         shortcut = self.enlarge(self.shortcut(features))
-        hidden = self.enlarge(features)
-        hidden = self.conv1(F.relu(self.norm1(hidden, sentence, mask)))
-        hidden = self.conv2(F.relu(self.norm2(hidden, sentence, mask)))
+        enlarge = self.enlarge if self.upsampling > 1 else None
+        hidden = self.conv1(F.relu_(self.norm1(features, sentence, mask, enlarge)))
+        hidden = self.conv2(F.relu_(self.norm2(hidden, sentence, mask)))
         return torch.addcmul(shortcut, self.scale, hidden)
 
     def enlarge(self, features: Tensor) -> Tensor:
@@ -253,7 +288,7 @@ class SSAGenerator(nn.Module):
             mask = self._mask(index, features)
             masks += [] if mask is None else [mask]
             features = block(features, sentence, mask)
-        image = torch.tanh(self.to_rgb(F.leaky_relu(self.norm(features), 0.2)))
+        image = torch.tanh(self.to_rgb(F.leaky_relu_(self.norm(features), 0.2)))
         return GeneratedImages(images=[image], masks=masks)
 
     def _mask(self, index: int, features: Tensor) -> Tensor | None:

@@ -86,7 +86,8 @@ class NormalizedConv(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
-        return F.leaky_relu(self.norm(self.conv(features)), 0.2)
+        # In place: what goes in is not kept beside what comes out.
+        return F.leaky_relu_(self.norm(self.conv(features)), 0.2)
 
 
 class StagedDiscriminator(nn.Module):
