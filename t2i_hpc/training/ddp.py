@@ -101,10 +101,11 @@ class DDPStrategy(Strategy):
             self._skipped_before = self.skipped
 
     def zero_grad(self, phase: Phase) -> None:
-        """Set gradients to None, which also frees their memory."""
+        """Set gradients to None, those of other phases too: nobody reads them any more."""
         # Not by the optimizer: its zero_grad has other arguments in apex and DeepSpeed.
-        for parameter in self._parameters(phase.updates):
-            parameter.grad = None
+        for optimizer in self.optimizers.values():
+            for parameter in _parameters_of(optimizer):
+                parameter.grad = None
 
     @contextmanager
     def all_reduce(self, phase: Phase, last: bool) -> Iterator[None]:
