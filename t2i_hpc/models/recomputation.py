@@ -96,8 +96,7 @@ def remade(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
         value: must not change while they want it.
         make: gives the same values; it must not hold `value`, or nothing is saved.
     """
-    # A block that runs again as a whole keeps nothing; a compiler decides itself.
-    if not torch.is_grad_enabled() or _whole_blocks.get() or torch.compiler.is_compiling():
+    if _whole_blocks.get():  # such a block keeps nothing at all
         yield
         return
     storage = value.untyped_storage()._cdata, value.shape

@@ -83,7 +83,9 @@ class SemanticSpatialBatchNorm(nn.Module):
         Neither the large nor the normalized map is kept for the backward pass, which makes them
         again of the small one: half of what the generator would keep.
         """
-        if not (self.training and torch.is_grad_enabled()):
+        # A compiler decides itself what it keeps.
+        keeps = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not keeps:
             large = features if enlarge is None else enlarge(features)
             return self._modulate(self.norm(large), sentence, mask)
         again = partial(_identity, features) if enlarge is None else partial(enlarge, features)

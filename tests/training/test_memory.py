@@ -55,7 +55,8 @@ class Alive(TorchDispatchMode):
 
 def kept_by_a_forward(generator: nn.Module, *inputs: Tensor) -> int:
     """Return the bytes of a graph, the image included."""
-    with Alive() as alive:  # type: ignore[no-untyped-call]
+    alive = Alive()
+    with alive:
         image = generator(*inputs).images[-1]
         assert image.requires_grad
         return alive.bytes
