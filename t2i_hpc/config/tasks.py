@@ -53,6 +53,14 @@ class TrainConfig:
         "system.*.weights names",
         identity=False,
     )
+    trackers: list[str] = setting(
+        ["tensorboard"],
+        "what shows curves, sample grids and scores beside metrics.jsonl; wandb and mlflow need "
+        "the extra t2i-hpc[trackers], trackio t2i-hpc[trackio]; offline unless their environment "
+        "says otherwise",
+        choices=("tensorboard", "wandb", "mlflow", "trackio"),
+        identity=False,
+    )
     data: DataConfig = section(DataConfig)
     system: SystemConfig = section(SystemConfig)
     engine: EngineConfig = section(EngineConfig)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +34,7 @@ from t2i_hpc.training.profiler import StepProfiler, profiled_steps
 from t2i_hpc.training.progress import ProgressLine, RunOutput, Status
 from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.stopping import Limits, StopRequest
+from t2i_hpc.training.trackers import TENSORBOARD, Followers
 from t2i_hpc.training.world import World
 
 _POLL_SECONDS = 1.0
@@ -54,6 +55,7 @@ class TrainingSetup:
         rebuild: gives the system as it was when the run began.
         first: what run.json keeps of the weights that the run starts from.
         flops: floating-point operations of a step by its images; None where not counted.
+        trackers: that show the curves.
     """
 
     run: Path
@@ -68,6 +70,7 @@ class TrainingSetup:
     rebuild: Callable[[], System] | None = None
     first: Mapping[str, Any] = field(default_factory=dict)
     flops: float | None = None
+    trackers: Sequence[str] = (TENSORBOARD,)
 
 
 class Loop:
@@ -82,7 +85,11 @@ class Loop:
         self.limits = Limits(setup.config, stop, output if setup.world.is_main else None)
         self.progress = self.saver.resume()
         setup.world.barrier()  # nobody writes before everybody has looked
-        self.log = MetricsLog(setup.run, self.progress) if setup.world.is_main else None
+        self.log: MetricsLog | None = None
+        self.followers: Followers | None = None
+        if setup.world.is_main:
+            self.log = MetricsLog(setup.run, self.progress, TENSORBOARD in setup.trackers)
+            self.followers = Followers(setup.run, setup.trackers, line.say)
         self.arithmetic = Arithmetic.of(
             setup.flops, setup.world.device, self.strategy.precision.name, setup.world.size
         )
@@ -152,6 +159,8 @@ class Loop:
         done, speed = self.progress, measured.images_per_second
         if self.log:
             self.log.add(done, measured)
+        if self.followers:
+            self.followers.wake()
         share, remaining = self.limits.eta(done, speed)
         self.line.show(
             Status(
@@ -258,6 +267,8 @@ class Loop:
         if self.log:
             self.log.add_scores()
             self.log.close()
+        if self.followers:
+            self.followers.close()
 
 
 @contextmanager

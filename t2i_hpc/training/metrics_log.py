@@ -160,6 +160,16 @@ class Measured:
                 yield f"{group}/{name}", value
 
 
+class _NoBoard:
+    """What is shown where TensorBoard is left out: nothing."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class MetricsLog:
     """Appends to a run's curves, starting from a checkpoint.
 
@@ -167,15 +177,17 @@ class MetricsLog:
     are about to happen again.
     """
 
-    def __init__(self, run: Path, start: TrainingProgress) -> None:
+    def __init__(self, run: Path, start: TrainingProgress, board: bool = True) -> None:
         self.path = run / "metrics.jsonl"
         rows = read_json_lines(self.path)
         kept = [row for row in rows if row.get("images", 0) <= start.images_seen]
         if len(kept) != len(rows):
             write_text(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept))
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+        self._board: Any = _NoBoard()
+        if board:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start.images_seen + 1)
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start.images_seen + 1)
         self._scores, self._shown = run / "scores.jsonl", len(read_json_lines(run / "scores.jsonl"))
 
     def add(self, progress: TrainingProgress, measured: Measured) -> None:

@@ -53,6 +53,7 @@ from t2i_hpc.training.rank_info import RankInfo, find_rank
 from t2i_hpc.training.session_record import run_recorded
 from t2i_hpc.training.stopping import listening
 from t2i_hpc.training.threads import keep_threads, settle_threads
+from t2i_hpc.training.trackers import check_trackers
 from t2i_hpc.training.world import World, gather_hosts, joined_world, raise_together
 
 
@@ -180,6 +181,7 @@ def _check(
     folder: Path, config: TrainConfig, data: TrainingData, ranks: int, device: torch.device | None
 ) -> None:
     """Refuse what does not go together, before anything is built; `device` None: not known."""
+    check_trackers(config.trackers)
     refuse_swapped_vocabulary(folder, config, _record(folder, config, data))
     resumes = bool(list_checkpoints(folder))
     if not resumes:
@@ -236,6 +238,7 @@ def build_setup(
         data.vocabulary.sha256,
         lambda: _build_anew(config, data.vocabulary)[0],
         first.record() if first else {},
+        trackers=tuple(config.trackers),
     )
 
 
