@@ -8,10 +8,12 @@ the text encoder alone, and a training that starts from the run draws the rest a
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ from t2i_hpc.runs.checkpoint import FORMAT, OPTIMIZERS, STATE, WEIGHTS
 from t2i_hpc.runs.inputs import keep_inputs
 from t2i_hpc.runs.layout import folder_of
 from t2i_hpc.runs.run_directory import CONVERTED, data_record, prepare_run, run_folder
+from t2i_hpc.runs.sessions import DONE, write_begin, write_end
 from t2i_hpc.systems import outline_system
 from t2i_hpc.systems.base import System
 from t2i_hpc.systems.encoders import checkpoint_follows, vocabulary_of
@@ -192,6 +195,20 @@ class PublishedRun:
         origin = {CONVERTED: self._record()}
         # Last: with its config.yaml the folder becomes a run.
         prepare_run(folder, self.config, 1, torch.device("cpu"), record, origin=origin)
+        self._write_session(folder)
+
+    def _write_session(self, run: Path) -> None:
+        """Write that nothing of the run is left to do, which its status then says."""
+        identity = write_begin(
+            run,
+            job="",
+            restart=0,
+            hosts=(gethostname(),),
+            ranks=1,
+            pid=os.getpid(),
+            images=self.images,
+        )
+        write_end(run, identity, DONE, self.images, message="made of published checkpoints")
 
     def _check_folder(self, folder: Path) -> None:
         if (folder / "config.yaml").exists():

@@ -89,7 +89,7 @@ class RunRecord:
         if not (record.metrics or record.scores or record.samples or record.attention):
             raise RunError(
                 f"run={folder} has nothing to show yet (no metrics, samples or scores): train it "
-                "for some steps first"
+                "for some steps, or evaluate it, first"
             )
         return record
 

@@ -31,6 +31,7 @@ from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.runs.inputs import run_vocabulary
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.trained_run import TrainedRun
+from t2i_hpc.status import COMMAND as STATUS
 from tests.golden import fill
 from tests.golden.case import case, published
 from tests.support.training import ENGINE, only_run, run_task
@@ -326,6 +327,9 @@ def test_encoders_alone_words_and_the_folder(
     assert (run / "text_encoder.safetensors").is_file()
     assert run_vocabulary(run, open_run(run).data).size == 60
     assert CHECKPOINTS.main(["verify", str(run)]) == 0
+    capfd.readouterr()
+    assert STATUS.main([str(run)]) == 0
+    assert "done: made of published checkpoints" in capfd.readouterr().out
     for more, reason in (
         (given, f"{run} is a run already"),
         ((*own, f"text_encoder={tmp_path}/text.pth", f"data.path={shards}"), "knows 60 words and"),
