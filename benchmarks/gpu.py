@@ -9,7 +9,7 @@ fit is said. All figures of a table are of one card and one run.
 - steps: whole SSA-GAN training steps, nf 64 and 256 px, DAMSM included. "plain" is the released
   code's order of operations at torch's own defaults (benchmarks/plain_step.py). MFU: a step's
   floating-point operations, as torch counts them for "ours", by the peak of dense products
-  (t2i_hpc/common/gpu_peaks.py). Memory is the largest that torch held.
+  (t2i_hpc/cluster/cards.csv). Memory is the largest that torch held.
 - loader: images a second that arrive on the GPU, of synthetic 304 px JPEGs.
 - scoring: generator, Inception-v3 and sums; extrapolated to 30,000 images.
 - compile: the same steps with compiled networks, last because compiling takes a minute.

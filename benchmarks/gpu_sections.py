@@ -22,7 +22,6 @@ from benchmarks.data import make_work
 from benchmarks.evaluate import NOISE, SENTENCE, score, write_inception
 from benchmarks.plain_step import PlainStep
 from benchmarks.step import build_system, count_flops
-from t2i_hpc.common.gpu_peaks import peak_flops
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.engine import EngineConfig
@@ -32,6 +31,7 @@ from t2i_hpc.evaluation.detectors.inception import InceptionV3
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.systems.encoders import scale_images
 from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.metrics_log import Arithmetic
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 
@@ -162,7 +162,7 @@ def timed(step: Step, scale: Scale, batch: int) -> Row:
         count += 1
     synchronize(step.device)
     speed = batch * count / (time.perf_counter() - start)
-    peak = peak_flops(torch.cuda.get_device_name(step.device), step.precision) if on_gpu else None
+    peak = Arithmetic.of(None, step.device, step.precision, 1).peak
     memory = torch.cuda.max_memory_allocated(step.device) / 2**30 if on_gpu else 0.0
     return {
         "images_per_second": speed,

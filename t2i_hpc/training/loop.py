@@ -93,6 +93,8 @@ class Loop:
         self.arithmetic = Arithmetic.of(
             setup.flops, setup.world.device, self.strategy.precision.name, setup.world.size
         )
+        if self.arithmetic.flops is not None and self.arithmetic.peak is None:
+            line.say("MFU is left out: this card is not in t2i_hpc/cluster/cards.csv")
         steps = profiled_steps(setup.config.profile if setup.world.is_main else [])
         self.profiler = StepProfiler(output, steps, self.strategy.clock)
         self._nonfinite: str | None = None
@@ -187,7 +189,8 @@ class Loop:
             self.arithmetic.teraflops(speed),
             self.arithmetic.mfu(speed),
             self.strategy.clock.read(),
-            learning_rates={
+            self.strategy.nonfinite.gradient_norms(self.strategy.step_number),
+            {
                 name: learning_rate(settings, schedule, before)
                 for name, settings in self.setup.system.optimizers.items()
             },

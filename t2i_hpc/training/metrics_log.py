@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from t2i_hpc.cluster.hardware import recognize_card
 from t2i_hpc.common.files import append_json_line, read_json_lines, write_text
-from t2i_hpc.common.gpu_peaks import peak_flops
 from t2i_hpc.runs.checkpoint import TrainingProgress
 
 _T = TypeVar("_T")
@@ -87,7 +87,8 @@ class Arithmetic:
         """Return that of a device, whose peak is looked up by its name."""
         if device.type != "cuda":
             return cls(flops, None, devices)
-        return cls(flops, peak_flops(torch.cuda.get_device_name(device), precision), devices)
+        card = recognize_card(torch.cuda.get_device_name(device))
+        return cls(flops, 1e12 * getattr(card, precision) if card else None, devices)
 
     def teraflops(self, images_per_second: float) -> float | None:
         """Return the TFLOP/s of each device; None where operations were not counted."""

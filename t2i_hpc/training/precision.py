@@ -19,6 +19,7 @@ tokens sharpens differences, stays within 0.15 (0.07), and then the other losses
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from torch import Tensor
 from t2i_hpc.config.engine import EngineConfig
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_GRADIENT = "gradient of "
 _FIRST_WITH_TF32 = 8  # compute capability: Ampere
 
 
@@ -124,7 +126,7 @@ class NonFiniteWatch:
         """Record a phase's losses (scalars) and gradients, both by name."""
         sizes = [value.detach().float().abs() for value in losses.values()]
         sizes += [size.float() for size in norms(list(gradients.values()))]
-        names = (*(f"loss {name}" for name in losses), *(f"gradient of {n}" for n in gradients))
+        names = (*(f"loss {name}" for name in losses), *(_GRADIENT + n for n in gradients))
         self._records.append(_Record(step, phase, names, *_start_copy(torch.stack(sizes))))
 
     def pop_first(self, before: float) -> str | None:
@@ -140,6 +142,22 @@ class NonFiniteWatch:
             if bad:
                 return f"the {record.names[bad[0]]} in phase {record.phase} of step {record.step}"
         return None
+
+    def gradient_norms(self, step: int) -> dict[str, float]:
+        """Return the norm of each module's whole gradient in a step, by ``phase/module``.
+
+        Averaged over the ranks and before any clip; none with fp16, where they are scaled. Waits
+        for the step: for where the host waits for it anyway.
+        """
+        squares: dict[str, float] = {}
+        for record in (each for each in self._records if each.step == step):
+            if record.ready is not None:
+                record.ready.synchronize()
+            for name, norm in zip(record.names, record.values.tolist(), strict=True):
+                if name.startswith(_GRADIENT):
+                    key = f"{record.phase}/{name.removeprefix(_GRADIENT).split('.')[0]}"
+                    squares[key] = squares.get(key, 0.0) + norm * norm
+        return {key: math.sqrt(total) for key, total in squares.items()}
 
     def forget_last(self) -> None:
         """Forget the newest phase: what it shows was dealt with."""

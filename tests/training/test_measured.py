@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.metrics_log import Arithmetic, Measured
+from t2i_hpc.training.precision import NonFiniteWatch
 from t2i_hpc.training.profiler import profiled_steps
 from t2i_hpc.training.progress import Status
 from tests.support.toys import Toy
@@ -36,6 +38,11 @@ def test_a_run_measures_its_phases_and_traces_its_steps(shards: Path, tmp_path: 
         assert list(parts) == sorted(parts)
         assert set(parts) == {"shared", "discriminator", "penalty", "generator", "ema"}
         assert all(took >= 0 for took in parts.values())
+        assert set(row["gradient_norms"]) == {
+            "discriminator/discriminator",
+            "penalty/discriminator",
+            "generator/generator",
+        }
     rates = [row["learning_rates"]["generator"] for row in rows]
     assert rates == sorted(rates)
     assert rates[0] < rates[3]
@@ -55,6 +62,39 @@ def test_a_speed_in_images_is_one_in_operations() -> None:
     assert Arithmetic(2e12).mfu(100.0) is None
     assert Arithmetic(None, 1e14).teraflops(100.0) is None
     assert Arithmetic.of(2e12, torch.device("cpu"), "fp32", 1) == Arithmetic(2e12, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989.4),
+        ("NVIDIA H100 NVL", "tf32", 417.5),
+        ("NVIDIA H100 PCIe", "fp32", 51.0),
+        ("NVIDIA GH200 480GB", "bf16", 989.4),
+        ("NVIDIA A100-PCIE-40GB", "tf32", 156.0),
+        ("NVIDIA L40", "bf16", 181.0),
+        ("NVIDIA L4", "bf16", 121.0),
+        ("NVIDIA RTX A6000", "bf16", 154.8),
+        ("Tesla V100-PCIE-16GB", "fp16", 112.0),
+        ("Tesla T4", "fp16", 65.0),
+        ("NVIDIA RTX A4000", "bf16", None),  # no A40
+    ],
+)
+def test_the_peak_of_a_card_is_found_by_torch_s_name(
+    name: str, precision: str, expected: float | None
+) -> None:
+    with patch.object(torch.cuda, "get_device_name", return_value=name):
+        found = Arithmetic.of(None, torch.device("cuda"), precision, 1).peak
+    assert found == (None if expected is None else pytest.approx(1e12 * expected))
+
+
+def test_norms_are_of_whole_modules() -> None:
+    watch = NonFiniteWatch()
+    for step in (1, 2):
+        parts = {"a.x": torch.tensor([3.0 * step]), "a.y": torch.tensor([0.0, 4.0 * step])}
+        watch.record(step, "p", {"l": torch.tensor(9.0)}, parts | {"b.x": torch.tensor([2.0])})
+    assert watch.gradient_norms(2) == pytest.approx({"p/a": 10.0, "p/b": 2.0})
+    assert watch.pop_first(3) is None
 
 
 def test_what_is_not_known_is_left_out() -> None:

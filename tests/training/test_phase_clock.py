@@ -8,7 +8,6 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from t2i_hpc.common.gpu_peaks import PEAKS, PRECISIONS, peak_flops
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.training.phase_clock import PhaseClock
 from t2i_hpc.training.step import build_strategy, train_step
@@ -94,28 +93,3 @@ def test_a_training_step_has_its_parts() -> None:
     found = strategy.clock.read()
     assert list(found) == ["shared", "a", "b", "ema"]
     assert all(took >= 0 for took in found.values())
-
-
-@pytest.mark.parametrize(
-    ("name", "precision", "expected"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bf16", 989.4),
-        ("NVIDIA H100 NVL", "tf32", 417.5),
-        ("NVIDIA H100 PCIe", "fp32", 51.0),
-        ("NVIDIA GH200 480GB", "bf16", 989.4),
-        ("NVIDIA A100-SXM4-80GB", "tf32", 156.0),
-        ("NVIDIA L40S", "bf16", 362.0),
-        ("NVIDIA L4", "bf16", 121.0),
-        ("NVIDIA RTX A6000", "bf16", 154.8),
-        ("Tesla V100-SXM2-32GB", "fp16", 125.0),
-        ("Tesla V100-PCIE-16GB", "fp32", 14.0),
-        ("Tesla V100-SXM2-32GB", "bf16", None),
-        ("NVIDIA RTX A4000", "bf16", None),  # no A40
-        ("AMD Instinct MI300X", "bf16", None),
-    ],
-)
-def test_peaks_are_found_by_the_card_s_name(
-    name: str, precision: str, expected: float | None
-) -> None:
-    assert peak_flops(name, precision) == (None if expected is None else 1e12 * expected)
-    assert all(len(peaks) == len(PRECISIONS) for peaks in PEAKS.values())

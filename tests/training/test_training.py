@@ -44,6 +44,7 @@ def test_a_run_leaves_everything_that_is_promised(straight: Path) -> None:
         "step",
         "seconds",
         "images_per_second",
+        "gradient_norms",
         "learning_rates",
         "milliseconds",
         "memory_gigabytes",
