@@ -184,9 +184,14 @@ def scale_images(images: Tensor) -> Tensor:
 
 
 @contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Build graphs through modules without their own gradients, which nobody would use."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Build graphs through a module without its own gradients, which nobody would use."""
+    if torch.compiler.is_compiling():  # there it is given what needs a gradient
+        values = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
+        with torch.nn.utils.stateless._reparametrize_module(module, values):
+            yield
+        return
+    parameters = [p for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch.torch_version import TorchVersion
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
@@ -17,6 +18,10 @@ from t2i_hpc.models.recomputation import recomputable_blocks
 from t2i_hpc.systems.base import System
 from t2i_hpc.training.deepspeed_build import require_compilation
 from t2i_hpc.training.optimizers import check_build
+
+_ALL = "all"
+_DRAWS = "generator"  # the network that draws before the phases; a phase has this name too
+_OLDEST = "2.11"  # torch, for phases: the oldest version that they were tried with
 
 
 def check_engine(
@@ -35,8 +40,8 @@ def check_engine(
     """
     _check_micro_batches(config, ranks)
     _check_profile(config.profile)
-    _check_compiled(system, config.compile)
-    _check_recomputed(system, config)
+    networks, _ = choose_compiled(system, config.compile)
+    _check_recomputed(system, config, networks)
     if config.name == "deepspeed":
         check_deepspeed(system, config)
         require_compilation("engine=deepspeed", "take engine=ddp", here=device is not None)
@@ -94,21 +99,32 @@ def _check_profile(steps: Sequence[int]) -> None:
         )
 
 
-def _check_compiled(system: System, names: Sequence[str]) -> None:
-    """Refuse networks that are not there or whose gradient is differentiated again."""
+def choose_compiled(system: System, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the networks and the phases that ``engine.compile`` names.
+
+    Raises:
+        ConfigurationError: there is none of a name, or torch is too old for phases.
+    """
+    phases = [phase.name for phase in system.phases]
+    if _ALL in names:
+        names = [*(n for n in [_DRAWS] if n in system.modules), *phases]
     for name in names:
-        if name not in system.modules:
+        if name not in phases and name not in system.modules:
             raise ConfigurationError(
-                f"engine.compile names {name!r}; this system has {', '.join(system.modules)}"
+                f"engine.compile names {name!r}; this system has the phases {', '.join(phases)}, "
+                f"the networks {', '.join(system.modules)}, and {_ALL}"
             )
-        if "discriminator" in name:
-            raise ConfigurationError(
-                f"engine.compile names {name!r}, whose gradient the penalty differentiates again: "
-                "a compiled network has no second derivative; take the generator or image_encoder"
-            )
+    networks = [n for n in names if n in system.modules and (n == _DRAWS or n not in phases)]
+    chosen = [name for name in phases if name in names]
+    if chosen and TorchVersion(torch.__version__) < _OLDEST:
+        raise ConfigurationError(
+            f"engine.compile names the phase {chosen[0]}, which needs torch 2.11 or newer, and "
+            f"this is {torch.__version__}: leave phases out, or update torch"
+        )
+    return networks, chosen
 
 
-def _check_recomputed(system: System, config: EngineConfig) -> None:
+def _check_recomputed(system: System, config: EngineConfig, compiled: Sequence[str]) -> None:
     """Refuse networks that have no blocks to run again, or that are compiled."""
     can = [name for name, network in system.modules.items() if recomputable_blocks(network)]
     can = [name for name in can if name != "generator_ema"]  # it has no backward pass
@@ -118,7 +134,7 @@ def _check_recomputed(system: System, config: EngineConfig) -> None:
                 f"engine.recompute names {name!r}, which has no blocks that may run again; this "
                 f"system has {', '.join(can) or 'no network that does'}"
             )
-        if name in config.compile:
+        if name in compiled:
             raise ConfigurationError(
                 f"engine.recompute and engine.compile both name {name!r}: torch decides itself "
                 "what a compiled network computes again; name it in one of them"

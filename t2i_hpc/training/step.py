@@ -12,7 +12,7 @@ the images a step sees are the same, the training is that of a smaller batch in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -50,7 +50,7 @@ def train_step(
     contexts = [strategy.begin(*part) for part in strategy.micro_batches(batch, noise)]
     values: dict[str, Tensor] = {}
     # One optimizer step each, so later phases see updated networks.
-    for phase in phases_of_step(system.phases, strategy.step_number - 1):
+    for phase in phases_of_step(strategy.phases, strategy.step_number - 1):
         world.set_stage(f"step {strategy.step_number:,}, phase {phase.name}")
         strategy.clock.start(phase.name)
         strategy.zero_grad(phase)
@@ -102,8 +102,11 @@ class Strategy(ABC):
         self.clock = PhaseClock(world.device)
         self.step_number = 0
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        for name in config.compile:
-            system.modules[name].compile()
+        self.phases: Sequence[Phase] = system.phases
+        if config.compile:
+            from t2i_hpc.training.compilation import compile_chosen
+
+            self.phases = compile_chosen(system, config.compile, world, self.precision.name)
         for name in config.recompute:
             recompute(system.modules[name])
 
