@@ -30,6 +30,7 @@ BOUNDS = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 0.1, "fp16": 0.1}
 _ROUNDINGS = 10
 _SMALL = 0.01  # of a network's gradient: smaller gradients are measured by this much of it
 _TINY = 1e-30
+_EXPLANATION = "Explanation:"
 _BACKEND = "inductor"
 
 
@@ -260,7 +261,10 @@ class _Copy:
             copy = copy.addcmul(copy, signs, value=torch.finfo(copy.dtype).eps / 2)
         if value.requires_grad:
             self.leaves.append(copy.requires_grad_())
-            copy = copy.clone()  # no leaf, as in training: or it would be compiled anew
+            # No leaf and of the same strides, as in training: or it would be compiled anew.
+            copy = torch.empty_strided(
+                copy.shape, copy.stride(), dtype=copy.dtype, device=copy.device
+            ).copy_(copy)
         self._made[id(value)] = copy
         return copy
 
@@ -293,5 +297,7 @@ def _dynamo_errors() -> tuple[type[Exception], ...]:
 
 
 def _brief(error: Exception) -> str:
-    """Return the first line of a long error."""
-    return str(error).strip().splitlines()[0].rstrip(".")
+    """Return the line of a long error that explains it."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    explained = [line for line in lines if line.startswith(_EXPLANATION)]
+    return (explained or lines)[0].removeprefix(_EXPLANATION).strip().rstrip(".")

@@ -141,7 +141,7 @@ def test_refusals(run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.M
         ("no split 'held_out'", ("train", *train, "data.test_split=held_out"), {}),
         ("no such file", ("train", *train, "system.text_encoder.weights=w"), {}),
         ("2 images that each of 2 ranks", ("train", *train, "engine.accumulate=4"), {"nodes": 2}),
-        ("no second derivative", ("train", *train, "engine.compile=[discriminator]"), {}),
+        ("this system has the phases", ("train", *train, "engine.compile=[gen]"), {}),
         ("system.blocks or system.masks", ("train", *train, "system.masks=9"), {}),
         ("pretrain takes system=damsm", ("pretrain", "system=ssa_gan"), {}),
     ]

@@ -18,7 +18,7 @@ from t2i_hpc.common.errors import USER_ERROR
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS as REGISTERED
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
-from t2i_hpc.training import session
+from t2i_hpc.training import compilation, session
 from tests.support.pairs import Clause, Row, covering_rows, refused_rows
 from tests.support.training import only_run
 from tests.systems.tiny import COMMON, SYSTEMS, TINY
@@ -57,7 +57,7 @@ REFUSED: tuple[Clause, ...] = (
 ALONE: tuple[Clause, ...] = (
     {"accumulate": ["3", "4"]},
     {"optimizer": ["apex"]},
-    {"compile": ["discriminator", "nothing"]},
+    {"compile": ["nothing"]},
 )
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "engine": {
@@ -122,6 +122,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile as far as tracing goes."""
     eager = partialmethod(nn.Module.compile, backend="eager")
     monkeypatch.setattr(nn.Module, "compile", eager)
+    monkeypatch.setattr(compilation, "_BACKEND", "eager")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
 
