@@ -106,7 +106,11 @@ class EngineConfig:
         identity=False,
     )
     compile: list[str] = setting(
-        [], "networks that torch compiles, e.g. [generator,image_encoder]", identity=False
+        [],
+        "phases that torch compiles whole, e.g. [discriminator,penalty,generator], or all; "
+        "generator: the network too; other networks by name, e.g. [image_encoder]. Each phase is "
+        "compared with its eager self at a start",
+        identity=False,
     )
     channels_last: bool = setting(
         False, "channels-last memory format: faster convolutions on most devices"

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.systems.base import Losses, Phase, System, total, trainable
 from t2i_hpc.training.checks import choose_compiled
 from t2i_hpc.training.world import World, raise_together
+
+Loss = Callable[[Any], Losses]
 
 _LOG = logging.getLogger("t2i_hpc")
 # Compiled backends keep more digits in half precision than eager kernels, which round each result.
@@ -48,26 +51,31 @@ def compile_chosen(
     networks, chosen = choose_compiled(system, names)
     for name in networks:
         system.modules[name].compile()
-    return [
-        replace(phase, loss=CompiledLoss(phase, system, world, precision))
-        if phase.name in chosen
-        else phase
-        for phase in system.phases
-    ]
+    made = partial(CompiledLoss, system=system, world=world, precision=precision)
+    return [_with_losses(phase, made) if phase.name in chosen else phase for phase in system.phases]
+
+
+def _with_losses(phase: Phase, made: Callable[[Phase, Loss], Loss]) -> Phase:
+    between = None if phase.between is None else made(phase, phase.between)
+    return replace(phase, loss=made(phase, phase.loss), between=between)
 
 
 class CompiledLoss:
-    """The loss of a phase, compiled whole; its first call proves it.
+    """A loss of a phase, compiled whole; its first call proves it.
 
     Args:
-        phase: whose loss it is.
+        phase: what it is a loss of.
+        loss: its own, or the one between.
         system: whose phase it is.
         world: the ranks, which refuse together.
         precision: a key of BOUNDS.
     """
 
-    def __init__(self, phase: Phase, system: System, world: World, precision: str) -> None:
-        self.phase, self._system, self._world = phase, system, world
+    def __init__(
+        self, phase: Phase, loss: Loss, system: System, world: World, precision: str
+    ) -> None:
+        self.phase, self.eager = phase, loss
+        self._system, self._world = system, world
         self._precision = precision
         self._updated = {
             f"{name}.{key}": parameter
@@ -82,8 +90,8 @@ class CompiledLoss:
         options: dict[str, Any] | None = (
             {"fallback_random": True} if _BACKEND == "inductor" else None
         )
-        self._compiled: Callable[[Any], Losses] = torch.compile(
-            phase.loss, fullgraph=True, dynamic=False, backend=_BACKEND, options=options
+        self._compiled: Loss = torch.compile(
+            loss, fullgraph=True, dynamic=False, backend=_BACKEND, options=options
         )
         self._proven = False
 
@@ -141,11 +149,9 @@ class CompiledLoss:
     def _run_eagerly(self, context: Any) -> Losses:
         # Networks that are compiled themselves are eager too.
         with _without_gradient(self._others), torch.compiler.set_stance("force_eager"):
-            return self.phase.loss(context)
+            return self.eager(context)
 
-    def _measure(
-        self, way: Callable[[Any], Losses], context: Any, rounded: bool = False
-    ) -> Measured:
+    def _measure(self, way: Loss, context: Any, rounded: bool = False) -> Measured:
         """Compute losses and gradients, and put back running statistics and random numbers."""
         device = self._world.device
         devices = [device] if device.type == "cuda" else []

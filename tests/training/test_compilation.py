@@ -56,7 +56,7 @@ def built(name: str) -> Any:
     config = configured(name, *settings).system
     config.resolution = side
     torch.manual_seed(0)
-    system = build_system(config, 20)
+    system: Any = build_system(config, 20)
     if getattr(system, "image_encoder", None) is not None:
         system.image_encoder.trunk = SmallTrunk(system.image_encoder).requires_grad_(False)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_the_proof_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = tiny_batch()
     context = system.begin(batch, torch.randn(4, system.noise_width))
     before, random = weights(system), torch.get_rng_state()
-    loss = CompiledLoss(phase, system, CPU, "fp32")
+    loss = CompiledLoss(phase, phase.loss, system, CPU, "fp32")
     loss._prove(context)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(before[name], value) for name, value in weights(system).items())
@@ -132,7 +132,8 @@ def spoiled(factor: float) -> Callable[[Any], Losses]:
 
     def loss(context: Any) -> Losses:
         _, noise = context
-        value = toy.modules["a"].common(noise).square().mean()
+        network: Any = toy.modules["a"]
+        value = network.common(noise).square().mean()
         return {"size": Term(value * (factor if torch.compiler.is_compiling() else 1.0))}
 
     toy = Toy()
