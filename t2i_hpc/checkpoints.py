@@ -7,9 +7,7 @@ from pathlib import Path
 
 from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.tasks import CheckpointsConfig
-
-ACTIONS = ("list", "verify", "export")
+from t2i_hpc.config.tasks import CHECKPOINT_ACTIONS, CheckpointsConfig
 
 
 def run(config: CheckpointsConfig) -> None:
@@ -32,8 +30,8 @@ class _CheckpointsCommand(Command[CheckpointsConfig]):
     def _dispatch(self, arguments: list[str]) -> int:
         keyed = [_with_key(each) for each in arguments]
         if sum(each.startswith("run=") for each in keyed) > 1:
-            given = " ".join(arguments)
-            raise ConfigurationError(f"{given}: name one run; actions: {', '.join(ACTIONS)}")
+            said = f"{' '.join(arguments)}: name one run; actions: {', '.join(CHECKPOINT_ACTIONS)}"
+            raise ConfigurationError(said)
         return super()._dispatch(keyed)
 
 
@@ -41,15 +39,14 @@ def _with_key(argument: str) -> str:
     """Return an argument with its key, which action and run may leave out."""
     if "=" in argument or argument.startswith("-"):
         return argument
-    return f"action={argument}" if argument in ACTIONS else f"run={argument}"
+    return f"action={argument}" if argument in CHECKPOINT_ACTIONS else f"run={argument}"
 
 
 COMMAND = _CheckpointsCommand(
     "checkpoints",
     "Lists a run's checkpoints (images, step, size, age, engine, ranks, score; * marks the best),\n"
-    "verifies them (reads and hashes everything; exit code 2 if one is damaged), or exports one:\n"
-    "networks as a .safetensors file, a folder that load_run loads, or a graph (torch.export,\n"
-    "ONNX). Action and run may be given without their keys.",
+    "verifies them (exit code 2 if one is damaged), or exports one: networks as .safetensors, a\n"
+    "folder for load_run, a graph (torch.export, ONNX). Action and run need no keys.",
     CheckpointsConfig,
     run,
     (

@@ -46,7 +46,6 @@ COMMAND = _ShardsCommand(
         "captions=birds/captions.pickle output=shards/birds split=train",
         "python -m t2i_hpc.shards source=folder images=my_images output=shards/mine "
         "partition=$SLURM_ARRAY_TASK_ID/16  (array 1-16, then merge)",
-        "python -m t2i_hpc.shards merge shards/mine/train",
         "python -m t2i_hpc.shards vocabulary shards/coco "
         "captions=captions_train2014.json,captions_val2014.json",
         "python -m t2i_hpc.shards vocabulary shards/cub from=birds/captions.pickle",

@@ -14,6 +14,9 @@ from t2i_hpc.config.fields import inherited, section, setting
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS, SystemConfig
 
 
+CHECKPOINT_ACTIONS = ("list", "verify", "export")
+
+
 @dataclass
 class EvaluationsConfig:
     """Background evaluations of a training; their scores are in the run's curves."""
@@ -169,7 +172,7 @@ class CheckpointsConfig:
     """List, verify or export a run's checkpoints."""
 
     run: str = setting("", "run directory")
-    action: str = setting("list", "what to do", choices=("list", "verify", "export"))
+    action: str = setting("list", "what to do", choices=CHECKPOINT_ACTIONS)
     checkpoint: str = setting("latest", "export: latest or the number of images of one")
     what: str = setting("generator", "export: a network by name, or all")
     output: str = setting("", "export: .safetensors file, or folder, to write")

@@ -142,6 +142,7 @@ class DDPStrategy(Strategy):
 
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Differentiate the loss, scaled up where gradients are float16."""
+        self.world.mark_device("backward")  # no sync; collectives are behind this mark
         loss = loss / self.config.accumulate
         if self.world.size > 1:
             loss = reach(loss, self._parameters(phase.updates))
@@ -205,7 +206,7 @@ class DDPStrategy(Strategy):
             scale = scaler.scale(torch.ones((), device=self.world.device))
             self.nonfinite.record(self.step_number, phase.name, {"scaled by 1 / 0": 1 / scale}, {})
 
-    def end_step(self) -> None:
+    def repair(self) -> None:
         """Restore running statistics that the forward of a skipped update made NaN or Inf.
 
         Not before: the backward of later phases may still need them as they are.

@@ -97,6 +97,7 @@ class DeepSpeedStrategy(Strategy):
 
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Differentiate the loss, which DeepSpeed divides by the number of micro-batches."""
+        self.world.mark_device("backward")  # no sync; collectives are behind this mark
         group = self.groups[phase.updates]
         group.engine.backward(add_zeros(loss, list(group.parameters.values())))
 
@@ -120,7 +121,7 @@ class DeepSpeedStrategy(Strategy):
             name = "+".join(phase.updates)
             self.nonfinite.record(self.step_number, phase.name, {}, {name: value})
 
-    def end_step(self) -> None:
+    def repair(self) -> None:
         """Nothing: no update is skipped."""
 
     def read_moments(self) -> dict[str, Tensor]:

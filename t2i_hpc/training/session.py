@@ -85,10 +85,11 @@ def train(config: TrainConfig) -> int:
 
 @dataclass(frozen=True)
 class OpenedData:
-    """What a rank trains on, and what makes its batches."""
+    """What a rank trains on, what makes its batches, and operations of a step by its images."""
 
     data: TrainingData
     loader: Loader
+    flops: float | None = None
 
 
 @contextmanager
@@ -104,9 +105,35 @@ def _loading(config: TrainConfig) -> Iterator[OpenedData | Exception]:
         return
     try:
         opened.loader.start()
-        yield opened
+        # Counted while there is no process group: fake tensors must meet no real collective.
+        yield replace(opened, flops=_flops(config, opened.data))
     finally:
         opened.loader.close()
+
+
+def _flops(config: TrainConfig, data: TrainingData) -> float | None:
+    """Count a step's floating-point operations by its images, on rank 0 of a training on GPUs.
+
+    Counting takes seconds of the host. None where it cannot be done, as of some user-defined
+    systems; what is wrong with settings is said later.
+    """
+    place, engine = find_rank(os.environ), config.engine
+    if place.rank != 0 or engine.device == "cpu" or not _has_gpu():
+        return None
+    from t2i_hpc.training.cost import Captions
+    from t2i_hpc.training.step_count import flops_per_image
+
+    images = max(2, engine.batch_size // place.size // engine.accumulate)
+    captions = Captions(config.data.max_tokens, data.vocabulary.size)
+    try:
+        outline = outline_system(config.system, data.vocabulary.size)
+        return None if outline is None else flops_per_image(outline, captions, images)
+    except Exception:
+        return None
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 def open_data(config: TrainConfig, place: RankInfo) -> OpenedData:
@@ -238,6 +265,7 @@ def build_setup(
         data.vocabulary.sha256,
         lambda: _build_anew(config, data.vocabulary)[0],
         first.record() if first else {},
+        flops=opened.flops,
         trackers=tuple(config.trackers),
     )
 

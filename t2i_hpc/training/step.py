@@ -12,7 +12,7 @@ the images a step sees are the same, the training is that of a smaller batch in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -30,11 +30,10 @@ from t2i_hpc.training.precision import NonFiniteWatch, Precision
 from t2i_hpc.training.world import World
 
 Moments = Mapping[str, Tensor]
+Values = dict[str, Tensor]
 
 
-def train_step(
-    strategy: Strategy, batch: Batch, noise: Tensor, images_seen: int = 0
-) -> dict[str, Tensor]:
+def train_step(strategy: Strategy, batch: Batch, noise: Tensor, images_seen: int = 0) -> Values:
     """Run all phases once; return each loss term by ``phase/term``, on the device.
 
     Args:
@@ -43,38 +42,29 @@ def train_step(
         noise: (B, noise_width).
         images_seen: before this step; learning rates follow it.
     """
-    system, world = strategy.system, strategy.world
-    batch_size = len(batch.images) * world.size
+    system, batch_size = strategy.system, len(batch.images) * strategy.world.size
     strategy.begin_step(images_seen, batch_size)  # learning rates; moments that restart
     # What phases share, e.g. the fakes: drawn once, before any update.
     contexts = [strategy.begin(*part) for part in strategy.micro_batches(batch, noise)]
-    values: dict[str, Tensor] = {}
-    # One optimizer step each, so later phases see updated networks.
-    for phase in phases_of_step(strategy.phases, strategy.step_number - 1):
-        world.set_stage(f"step {strategy.step_number:,}, phase {phase.name}")
-        strategy.clock.start(phase.name)
+    values: Values = {}
+    for phase in strategy.due_phases():  # one optimizer step each: later ones see its updates
         strategy.zero_grad(phase)
-        means: dict[str, Tensor] = {}
+        means: Values = {}
         for begun in contexts:
             context = strategy.redraw(phase, begun)  # itself, with one micro-batch
             # Collectives: gradients are averaged over ranks inside the last backward alone.
             last = begun is contexts[-1]
             with strategy.all_reduce(phase, last), strategy.precision.float32(phase.float32):
                 loss, terms = strategy.forward(phase, context)  # autocast; L = Σ weight · term
-                world.mark_device("backward")  # no sync; collectives are behind this mark
                 strategy.backward(phase, loss)  # float32 gradients, 1/k of a micro-batch's each
             _add_mean(means, terms, len(contexts))
         values |= {f"{phase.name}/{name}": value for name, value in means.items()}
-        # No sync: norms travel to the CPU on the stream, and are read a step later.
-        strategy.nonfinite.record(
-            strategy.step_number, phase.name, means, strategy.gradients(phase)
-        )
+        strategy.record(phase, means)  # no sync: norms are copied, and read a step later
         if strategy.skips(phase):  # the one device sync, with engine.on_nonfinite=skip alone
             continue
         strategy.clip(phase)  # after averaging: the norm is that of the global batch's gradient
         strategy.optimizer_step(phase)
     strategy.end_step()
-    strategy.clock.start(EMA)
     for ema in system.emas:  # after all phases: θ̄ ← θ̄ + (1 - 2^(-B/half-life)) (θ - θ̄)
         ema.update(images_seen + batch_size, batch_size)
     strategy.clock.end_step()  # no sync: events are left behind, and read a step later
@@ -153,6 +143,13 @@ class Strategy(ABC):
     def _redraws(self, phase: Phase) -> bool:
         return phase.redraw is not None and self.config.accumulate > 1
 
+    def due_phases(self) -> Iterator[Phase]:
+        """Yield the phases of this step in order; the heartbeat and the clock hear of each."""
+        for phase in phases_of_step(self.phases, self.step_number - 1):
+            self.world.set_stage(f"step {self.step_number:,}, phase {phase.name}")
+            self.clock.start(phase.name)
+            yield phase
+
     @abstractmethod
     def zero_grad(self, phase: Phase) -> None:
         """Forget the gradients of the modules that a phase updates."""
@@ -173,6 +170,10 @@ class Strategy(ABC):
     def gradients(self, phase: Phase) -> dict[str, Tensor]:
         """Return what shows whether a phase's gradients are finite, by name."""
 
+    def record(self, phase: Phase, means: Values) -> None:
+        """Record loss terms and gradients, whose norms travel to the CPU on the stream."""
+        self.nonfinite.record(self.step_number, phase.name, means, self.gradients(phase))
+
     def skips(self, phase: Phase) -> bool:
         """Whether the update of a phase is left out because its gradients are not finite."""
         return False
@@ -185,9 +186,14 @@ class Strategy(ABC):
     def optimizer_step(self, phase: Phase) -> None:
         """Take the step of the phase's optimizers."""
 
-    @abstractmethod
     def end_step(self) -> None:
-        """Repair what skipped updates left behind, before EMAs take it in."""
+        """End the phases: what skipped updates left behind is repaired before EMAs take it in."""
+        self.repair()
+        self.clock.start(EMA)
+
+    @abstractmethod
+    def repair(self) -> None:
+        """Repair what skipped updates left behind."""
 
     @abstractmethod
     def read_moments(self) -> dict[str, Tensor]:
@@ -253,7 +259,7 @@ def split_batch(batch: Batch, count: int) -> list[Batch]:
     return [replace(batch, **{name: getattr(batch, name)[cut] for name in names}) for cut in cuts]
 
 
-def _add_mean(means: dict[str, Tensor], terms: Losses, count: int) -> None:
+def _add_mean(means: Values, terms: Losses, count: int) -> None:
     """Add one of `count` micro-batches to the mean of each term."""
     for name, term in terms.items():
         value = term.value / count

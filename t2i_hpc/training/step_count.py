@@ -140,6 +140,21 @@ def count_operations(
     )
 
 
+def flops_per_image(outline: System, captions: Captions, images: int) -> float:
+    """Return the floating-point operations of a step by its images.
+
+    A phase that runs every k-th step counts a k-th; what recomputation does again does not count.
+
+    Args:
+        outline, captions: as :func:`count_operations` takes them.
+        images: of a rank; terms that compare images with captions depend on it.
+    """
+    found = count_operations(outline, EngineConfig(batch_size=images), captions, images)
+    every = {phase.name: phase.every for phase in outline.phases}
+    counted = [k.flops * times / every.get(k.phase, 1) for k, times in found.kernels.items()]
+    return sum(counted) / images
+
+
 @dataclass
 class _Place:
     phase: str = SHARED

@@ -67,13 +67,14 @@ class WeightsAndBiases:
         import wandb
 
         self._wandb = wandb
+        mode: Any = os.environ.get("WANDB_MODE", "offline")  # wandb refuses what is none of its own
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=re.sub(r"[^\w.-]", "-", run.name),
             name=run.name,
             dir=str(run),
             resume="allow",
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
             settings=wandb.Settings(console="off", silent=True),
         )
         self._run.define_metric("*", step_metric="images")

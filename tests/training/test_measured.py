@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.training import session
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.metrics_log import Arithmetic, Measured
 from t2i_hpc.training.precision import NonFiniteWatch
@@ -20,6 +23,7 @@ from t2i_hpc.training.profiler import profiled_steps
 from t2i_hpc.training.progress import Status
 from tests.support.toys import Toy
 from tests.support.training import only_run, train_tiny
+from tests.systems.tiny import configured
 
 
 def test_a_run_measures_its_phases_and_traces_its_steps(shards: Path, tmp_path: Path) -> None:
@@ -86,6 +90,20 @@ def test_the_peak_of_a_card_is_found_by_torch_s_name(
     with patch.object(torch.cuda, "get_device_name", return_value=name):
         found = Arithmetic.of(None, torch.device("cuda"), precision, 1).peak
     assert found == (None if expected is None else pytest.approx(1e12 * expected))
+
+
+def test_operations_are_counted_at_the_start_on_a_gpu() -> None:
+    """A phase that runs every second step counts half; other ranks and CPUs count nothing."""
+    data = cast(Any, SimpleNamespace(vocabulary=SimpleNamespace(size=20)))
+    always, lazily = (
+        configured("affine", "engine.device=auto", f"system.penalty_every={k}") for k in (1, 2)
+    )
+    assert session._flops(configured("affine"), data) is None
+    with patch.object(session, "_has_gpu", return_value=True):
+        whole, less = (session._flops(config, data) for config in (always, lazily))
+    assert whole is not None
+    assert less is not None
+    assert 0.5 * whole < less < 0.95 * whole
 
 
 def test_norms_are_of_whole_modules() -> None:
