@@ -13,7 +13,6 @@ from t2i_hpc.config.evaluation import EvaluationConfig, GenerationConfig
 from t2i_hpc.config.fields import inherited, section, setting
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS, SystemConfig
 
-
 CHECKPOINT_ACTIONS = ("list", "verify", "export")
 
 

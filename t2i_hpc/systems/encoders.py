@@ -8,7 +8,7 @@ another machine, archived, or shared without its pre-trained encoders.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
@@ -191,7 +191,13 @@ def frozen(module: nn.Module) -> Iterator[None]:
         with torch.nn.utils.stateless._reparametrize_module(module, values):
             yield
         return
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    with without_gradient([p for p in module.parameters() if p.requires_grad]):
+        yield
+
+
+@contextmanager
+def without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let parameters that need a gradient need none."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

@@ -11,17 +11,18 @@ wrongly without a word.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.systems.base import Losses, Phase, System, total, trainable
+from t2i_hpc.systems.encoders import without_gradient
 from t2i_hpc.training.checks import choose_compiled
 from t2i_hpc.training.world import World, raise_together
 
@@ -109,7 +110,7 @@ class CompiledLoss:
     def _compute(self, context: Any) -> Losses:
         # Parameters of other networks would be inputs that need a gradient, and their backward
         # would wake the averaging of theirs. As in eager execution, a backward knows no autocast.
-        with _without_gradient(self._others), _eager_autocast():
+        with without_gradient(self._others), _eager_autocast():
             return self._compiled(context)
 
     def _prove(self, context: Any) -> None:
@@ -148,7 +149,7 @@ class CompiledLoss:
 
     def _run_eagerly(self, context: Any) -> Losses:
         # Networks that are compiled themselves are eager too.
-        with _without_gradient(self._others), torch.compiler.set_stance("force_eager"):
+        with without_gradient(self._others), torch.compiler.set_stance("force_eager"):
             return self.eager(context)
 
     def _measure(self, way: Loss, context: Any, rounded: bool = False) -> Measured:
@@ -273,18 +274,6 @@ class _Copy:
             ).copy_(copy)
         self._made[id(value)] = copy
         return copy
-
-
-@contextmanager
-def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let parameters need no gradient."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def _eager_autocast() -> AbstractContextManager[None]:
