@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support.data import make_shards
+from tests.support.groups import without_group
 
 torch.set_num_threads(1)
 
@@ -33,3 +34,10 @@ def restored_flags() -> Iterator[None]:
     yield
     products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
     torch.use_deterministic_algorithms(whole)
+
+
+@pytest.fixture
+def of_no_group() -> Iterator[None]:
+    """Let this process be of no group, whatever an earlier test left."""
+    with without_group():
+        yield

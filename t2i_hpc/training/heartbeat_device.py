@@ -87,9 +87,6 @@ def let_heartbeat_be_first(environment: MutableMapping[str, str], timeout: float
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(round(3 * timeout)),
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",  # end the process without cleaning up NCCL first
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",  # the flight recorder's last collectives
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
     }
-    if "TORCH_FR_BUFFER_SIZE" in environment:  # newer torch's name of the last
-        del settings["TORCH_NCCL_TRACE_BUFFER_SIZE"]
     for name, value in settings.items():
         environment.setdefault(name, value)

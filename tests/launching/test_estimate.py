@@ -23,6 +23,8 @@ from t2i_hpc.runs.sessions import write_begin
 from tests.support.checkpoints import make_checkpoints
 from tests.support.training import TINY, tiny_system
 
+pytestmark = pytest.mark.usefixtures("of_no_group")
+
 
 def said(run: Path, shards: Path, *arguments: str, **cluster: Any) -> list[str]:
     work = Work("train", (f"data.path={shards}", *TINY, *arguments), run)

@@ -23,6 +23,8 @@ from t2i_hpc.training.step_count import (
     StepCount,
 )
 
+pytestmark = pytest.mark.usefixtures("of_no_group")
+
 H100 = find_card("h100")
 PRODUCT = Kernel("generator", FORWARD, "bfloat16", 10**12, 10**6)
 COPY = Kernel("generator", BACKWARD, "float32", 0, 10**10)

@@ -47,7 +47,7 @@ class Passes(TorchDispatchMode):
 
 
 @pytest.fixture(autouse=True)
-def four_ranks() -> Iterator[None]:
+def four_ranks(of_no_group: None) -> Iterator[None]:
     dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
     yield
     dist.destroy_process_group()

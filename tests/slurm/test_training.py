@@ -224,13 +224,12 @@ def test_a_training_submits_its_own_evaluations(finished: Finished) -> None:
 
 def test_the_same_command_is_not_submitted_twice(lab: Lab, shards: Path, tmp_path: Path) -> None:
     arguments = (f"data.path={shards}", f"runs={tmp_path}", *TINY)
-    first = launch(lab, *arguments, HELD)
-    job = first.out.split()[1]
+    (first,) = launched(lab, tmp_path, *arguments, HELD)
     second = launch(lab, *arguments, "engine.images=40")
     assert second.code == 2
-    assert f"job {job} does this already" in second.err
+    assert f"job {first.job} does this already" in second.err
     assert second.err.count("\n") == 1
-    lab.run("scancel", job)
+    lab.run("scancel", first.job)
 
 
 def test_a_task_of_a_job_waits_passively(lab: Lab, shards: Path, tmp_path: Path) -> None:

@@ -142,5 +142,4 @@ def test_nccl_leaves_the_first_word_to_the_heartbeat() -> None:
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # a person's
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "1800",  # 480 by default
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
     }

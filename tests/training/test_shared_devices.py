@@ -17,7 +17,7 @@ HERE = f"rank 3 on {socket.gethostname()}"
 
 
 def test_a_network_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(total: torch.Tensor) -> None:
+    def fail(total: torch.Tensor, group: object = None) -> None:
         raise RuntimeError("NCCL error: remote process exited\nand much more")
 
     monkeypatch.setattr(dist, "all_reduce", fail)
@@ -26,10 +26,10 @@ def test_a_network_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_sum_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dist, "all_reduce", lambda total: total.fill_(7))
+    monkeypatch.setattr(dist, "all_reduce", lambda total, group=None: total.fill_(7))
     with pytest.raises(RunError, match=rf"{HERE} \(cpu\) computed 7 .*not 8"):
         check_group(PLACE, torch.device("cpu"))
-    monkeypatch.setattr(dist, "all_reduce", lambda total: total.fill_(8))
+    monkeypatch.setattr(dist, "all_reduce", lambda total, group=None: total.fill_(8))
     check_group(PLACE, torch.device("cpu"))
 
 

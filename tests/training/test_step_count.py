@@ -23,6 +23,8 @@ from t2i_hpc.training.step_count import (
 )
 from tests.support.training import tiny_system
 
+pytestmark = pytest.mark.usefixtures("of_no_group")
+
 CAPTIONS = Captions(18, 20)
 
 
