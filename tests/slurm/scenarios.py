@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from t2i_hpc.cluster.jobs import read_jobs
 from t2i_hpc.runs.sessions import read_sessions
 from tests.slurm.jobs import BRIEFLY, ENDED, state_of, steps_of, wait_until
@@ -19,6 +21,7 @@ from tests.support.preloaded import Nursery
 
 Interruption = Callable[[Lab, str], None]
 AT_ONCE, AT_WORK = 2, 2  # trainings; steps
+_TAIL = 3000  # characters
 
 
 @dataclass
@@ -51,6 +54,12 @@ class Scenario:
                 self.interruptions[self.interrupted](lab, sessions[-1].job)
                 self.interrupted, self._first_step = self.interrupted + 1, None
         return self._lives(lab)
+
+    def account(self) -> str:
+        """Say how far it is, and how its jobs' logs end."""
+        logs = sorted(self.runs.glob("*/jobs/*_log.out"))
+        tails = [f"{path}:\n{path.read_text(errors='replace')[-_TAIL:]}" for path in logs]
+        return "\n".join([f"{self.runs.name}, interrupted {self.interrupted} times", *tails])
 
     def _lives(self, lab: Lab) -> bool:
         """Whether one of its jobs waits or runs; one that is requeued may look ended for a moment.
@@ -88,7 +97,11 @@ def run_scenarios(lab: Lab, *scenarios: Scenario) -> None:
     while waiting or active:
         while waiting and len(active) < AT_ONCE:
             active.append(waiting.pop(0))
-        wait_until(is_news, f"news of {' and '.join(scenario.runs.name for scenario in active)}")
+        names = " and ".join(scenario.runs.name for scenario in active)
+        try:
+            wait_until(is_news, f"news of {names}")
+        except pytest.fail.Exception as failure:
+            pytest.fail("\n".join([str(failure), *(each.account() for each in active)]))
 
 
 def train_here(home: Nursery, ranks: int, runs: Path, *arguments: str) -> None:
