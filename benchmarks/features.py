@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.evaluation.kid import kernel_distance
+from t2i_hpc.evaluation.neighbors import Neighborhoods
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
 from t2i_hpc.runs.partial_statistics import Features
 
@@ -105,7 +106,7 @@ def main() -> None:
         ),
         "precision and recall": (
             lambda: direct_precision_and_recall(generated, real),
-            lambda: precision_and_recall(generated, real, _NEIGHBOR, CPU),
+            lambda: precision_and_recall(Neighborhoods.of(generated, real, _NEIGHBOR, CPU)),
         ),
     }
     sys.stdout.write(f"{'':<22}{'direct':>12}{'now':>12}{'ratio':>10}   values\n")

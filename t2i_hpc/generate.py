@@ -22,12 +22,13 @@ def generate(config: GenerateConfig) -> None:
         for line in write_grid(config, choose_device(config.device)):
             say(line)
         return
-    BulkJob.of(config)  # what it refuses needs no other rank
+    job = BulkJob.of(config)  # what it refuses needs no other rank
     engine = EngineConfig(
         device=config.device, threads=config.threads, timeout=_LONGEST_WAIT_SECONDS
     )
     with joined_world(engine, "lower batch_size") as world:
-        generate_files(config, world.device, world.rank, world.size, world.barrier)
+        ranks, barrier = world.size, world.barrier
+        generate_files(config, job, world.device, rank=world.rank, ranks=ranks, barrier=barrier)
 
 
 COMMAND = Command(

@@ -15,7 +15,7 @@ as anywhere else (:mod:`t2i_hpc.data.sampler`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -163,12 +163,9 @@ class MixedSplits:
         source, inside = self._place(sample)
         return self._splits[source].decode(inside, stored)
 
-    def retries_shared(self) -> AbstractContextManager[None]:
-        """Let the reads of a block share ``data.retry_seconds``, those of each server."""
-        return self._retries_shared()
-
     @contextmanager
-    def _retries_shared(self) -> Iterator[None]:
+    def retries_shared(self) -> Iterator[None]:
+        """Let the reads of a block share ``data.retry_seconds``, those of each server."""
         with ExitStack() as stack:
             for split in self._splits:
                 stack.enter_context(split.retries_shared())

@@ -13,41 +13,25 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.evaluation.neighbors import (
+    Neighborhoods,
     Points,
     blocks,
     bounds,
     bounds_fail,
     distances,
     pair_bounds,
-    points_of_features,
     products,
     rounded_up,
-    squared_radii,
 )
-from t2i_hpc.runs.partial_statistics import Features
 
 # Products in float64 of features around their center decide but for distances this near a radius.
 _SLACK = 1e-9
 
 
-def density_and_coverage(
-    generated: Features, real: Features, neighbors: int, device: torch.device
-) -> tuple[float, float]:
-    """Return density, 0 or more, and coverage, in [0, 1].
-
-    Args:
-        generated: features, float (N, D).
-        real: of the real images, float (M, D).
-        neighbors: k, less than N and M.
-        device: of the distances.
-
-    Raises:
-        EvaluationError: a set has no k-th neighbor.
-    """
-    points, centers = points_of_features(generated, real, neighbors, device)
-    radii = squared_radii(centers, neighbors)
-    held = held_by(points, centers, radii)
-    density = float(held.sum()) / (neighbors * len(points.rows))
+def density_and_coverage(balls: Neighborhoods) -> tuple[float, float]:
+    """Return density, 0 or more, and coverage, in [0, 1]."""
+    held = held_by(balls.generated, balls.real, balls.real_radii)
+    density = float(held.sum()) / (balls.neighbors * len(balls.generated.rows))
     return density, float((held > 0).double().mean())
 
 

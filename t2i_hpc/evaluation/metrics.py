@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -16,6 +17,7 @@ from t2i_hpc.evaluation.fid import Gaussian, Moments, frechet_distance
 from t2i_hpc.evaluation.inception_score import inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
 from t2i_hpc.evaluation.mind import monge_distance
+from t2i_hpc.evaluation.neighbors import Neighborhoods
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS, Protocol
 from t2i_hpc.evaluation.r_precision import r_precision
@@ -82,6 +84,12 @@ class Measured:
             raise ValueError("the statistics of the real images were not computed")
         return self.real
 
+    @cached_property
+    def neighborhoods(self) -> Neighborhoods:
+        """What precision, recall, density and coverage are made of, computed once for all."""
+        both = _features(self.generated), _features(self.against())
+        return Neighborhoods.of(*both, self.protocol.neighbors, self.device)
+
 
 def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
     """Return the scores asked for; the Fréchet distance comes last.
@@ -131,8 +139,7 @@ def _mind(m: Measured) -> list[Value]:
 
 
 def _precision_recall(m: Measured) -> list[Value]:
-    both = _features(m.generated), _features(m.against())
-    precision, recall = precision_and_recall(*both, m.protocol.neighbors, m.device)
+    precision, recall = precision_and_recall(m.neighborhoods)
     network, n_real = m.detector.network, m.protocol.real_images
     return [
         Value(m.name("precision", network), precision, None, "higher", n_real),
@@ -141,8 +148,7 @@ def _precision_recall(m: Measured) -> list[Value]:
 
 
 def _density_coverage(m: Measured) -> list[Value]:
-    both = _features(m.generated), _features(m.against())
-    density, coverage = density_and_coverage(*both, m.protocol.neighbors, m.device)
+    density, coverage = density_and_coverage(m.neighborhoods)
     network, n_real = m.detector.network, m.protocol.real_images
     return [
         Value(m.name("density", network), density, None, "higher", n_real),

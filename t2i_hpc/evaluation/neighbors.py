@@ -49,27 +49,6 @@ def check_neighbors(neighbors: int, images: int, name: str) -> None:
         )
 
 
-def points_of_features(
-    generated: Features, real: Features, neighbors: int, device: torch.device
-) -> tuple[Points, Points]:
-    """Return the generated and the real images as points of one space.
-
-    Args:
-        generated, real: features, float (N, D) and (M, D); may be memory-mapped.
-        neighbors: k, less than N and M.
-        device: of the distances.
-
-    Raises:
-        EvaluationError: a set has no k-th neighbor.
-    """
-    arrays = (np.array(rows, dtype=np.float32) for rows in (generated, real))
-    both = [torch.from_numpy(array).to(device) for array in arrays]
-    for name, rows in zip(("generated", "real"), both, strict=True):
-        check_neighbors(neighbors, len(rows), name)
-    first, second = points_of(*both)
-    return first, second
-
-
 @dataclass(frozen=True)
 class Points:
     """The images of a set.
@@ -95,6 +74,51 @@ class Points:
     def _less(self, values: Tensor) -> Tensor:
         slack = 1e-5 + self.rows.shape[1] * 2.0**-24  # of products, and of the axes
         return (1 - slack) * values.square().sum(1)
+
+
+@dataclass(frozen=True)
+class Neighborhoods:
+    """Generated and real images in one space, each with a ball to its k-th nearest other one.
+
+    Attributes:
+        generated, real: N and M points.
+        neighbors: k.
+    """
+
+    generated: Points
+    real: Points
+    neighbors: int
+
+    @classmethod
+    def of(
+        cls, generated: Features, real: Features, neighbors: int, device: torch.device
+    ) -> Neighborhoods:
+        """Take the features of two sets.
+
+        Args:
+            generated, real: float (N, D) and (M, D); may be memory-mapped.
+            neighbors: k, less than N and M.
+            device: of the distances.
+
+        Raises:
+            EvaluationError: a set has no k-th neighbor.
+        """
+        arrays = (np.array(rows, dtype=np.float32) for rows in (generated, real))
+        both = [torch.from_numpy(array).to(device) for array in arrays]
+        for name, rows in zip(("generated", "real"), both, strict=True):
+            check_neighbors(neighbors, len(rows), name)
+        first, second = points_of(*both)
+        return cls(first, second, neighbors)
+
+    @cached_property
+    def generated_radii(self) -> Tensor:
+        """Squared radii of the generated images' balls, float64 (N,)."""
+        return squared_radii(self.generated, self.neighbors)
+
+    @cached_property
+    def real_radii(self) -> Tensor:
+        """Squared radii of the real images' balls, float64 (M,)."""
+        return squared_radii(self.real, self.neighbors)
 
 
 def points_of(*sets: Tensor) -> list[Points]:

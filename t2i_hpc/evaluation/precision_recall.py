@@ -12,37 +12,21 @@ from torch import Tensor
 
 from t2i_hpc.evaluation.neighbors import (
     CANDIDATES,
+    Neighborhoods,
     Points,
     blocks,
     bounds,
     bounds_fail,
     distances,
     pair_bounds,
-    points_of_features,
     products,
     rounded_up,
-    squared_radii,
 )
-from t2i_hpc.runs.partial_statistics import Features
 
 
-def precision_and_recall(
-    generated: Features, real: Features, neighbors: int, device: torch.device
-) -> tuple[float, float]:
-    """Return precision and recall, both in [0, 1].
-
-    Args:
-        generated: features, float (N, D).
-        real: of the real images, float (M, D).
-        neighbors: k, less than N and M.
-        device: of the distances.
-
-    Raises:
-        EvaluationError: a set has no k-th neighbor.
-    """
-    first, second = points_of_features(generated, real, neighbors, device)
-    radii = [squared_radii(points, neighbors) for points in (first, second)]
-    inside = covered(first, second, *radii)
+def precision_and_recall(balls: Neighborhoods) -> tuple[float, float]:
+    """Return precision and recall, both in [0, 1]."""
+    inside = covered(balls.generated, balls.real, balls.generated_radii, balls.real_radii)
     precision, recall = (float(found.double().mean()) for found in inside)
     return precision, recall
 

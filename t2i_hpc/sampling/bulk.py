@@ -206,7 +206,9 @@ class BulkJob:
 
 def generate_files(
     config: GenerateConfig,
+    job: BulkJob,
     device: torch.device,
+    *,
     rank: int = 0,
     ranks: int = 1,
     barrier: Callable[[], None] = lambda: None,
@@ -215,14 +217,14 @@ def generate_files(
 
     Args:
         config: of the command ``generate``, with images_per_caption.
+        job: :meth:`BulkJob.of` it.
         device: of the networks.
         rank, ranks: this process and how many share the work.
         barrier: waits for all ranks.
 
     Raises:
-        UserError: as :meth:`BulkJob.of`; no caption has a known word.
+        UserError: the run cannot be loaded, or no caption has a known word.
     """
-    job = BulkJob.of(config)
     trained = load_run(
         config.run,
         config.checkpoint,

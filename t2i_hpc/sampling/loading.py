@@ -36,8 +36,8 @@ def load_run(
         checkpoint: latest, a number of images seen, or an exported .safetensors file.
         device: of the networks, e.g. cpu or cuda:1; auto: a GPU if there is one.
         precision: float32, or autocast to bfloat16 or float16.
-        data: folder of the run's data, where it is no longer where it was; captions of one's own
-            need none.
+        data: folder of the run's data, where it is no longer where it was; your own captions need
+            none.
 
     Raises:
         RunError: no run, no such checkpoint, damaged weights, or a run that generates no images.

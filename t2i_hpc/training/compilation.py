@@ -153,7 +153,7 @@ class CompiledLoss:
             return self.eager(context)
 
     def _measure(self, way: Loss, context: Any, rounded: bool = False) -> Measured:
-        """Compute losses and gradients, and put back running statistics and random numbers."""
+        """Compute losses and gradients, and restore running statistics and random numbers."""
         device = self._world.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices):

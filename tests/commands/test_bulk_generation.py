@@ -82,7 +82,7 @@ def test_any_shards_and_any_end_make_the_same_files(
 def test_any_world_makes_the_same_files(words: list[str], whole: Path, tmp_path: Path) -> None:
     config = compose_config("generate", [*words, f"output={tmp_path}"], GenerateConfig)
     for rank in (0, 2, 1, 0):  # the first rank ends when the others have
-        generate_files(config, torch.device("cpu"), rank, 3)
+        generate_files(config, BulkJob.of(config), torch.device("cpu"), rank=rank, ranks=3)
     assert content(tmp_path) == content(whole)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.evaluation import neighbors
 from t2i_hpc.evaluation.collectors import groups_of
 from t2i_hpc.evaluation.comparison import Subject
 from t2i_hpc.evaluation.compute import merged
@@ -154,3 +155,20 @@ def test_a_closed_form_goes_through_the_whole_path(tmp_path: Path) -> None:
     expected = 5**2 + 2 * (first**0.5 - second**0.5) ** 2
     assert distance(5, 2) == pytest.approx(expected, rel=1e-6)
     assert distance(0, 1) < distance(1, 1) < distance(2, 1) < distance(2, 3)
+
+
+def test_balls_are_computed_once_for_all_metrics_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets: list[int] = []
+
+    def counted(points: neighbors.Points, k: int) -> Tensor:
+        sets.append(len(points.rows))
+        return squared_radii(points, k)
+
+    squared_radii = neighbors.squared_radii
+    monkeypatch.setattr(neighbors, "squared_radii", counted)
+    comparison = make_comparison(tmp_path, metrics=["prc", "density_coverage"])
+    compute(comparison)
+    comparison.score()
+    assert sorted(sets) == [41, 53]  # real and generated images

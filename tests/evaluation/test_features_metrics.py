@@ -11,18 +11,26 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.evaluation import neighbors
+from t2i_hpc.evaluation import density_coverage, neighbors, precision_recall
 from t2i_hpc.evaluation.collectors import FeatureBatch, groups_of
-from t2i_hpc.evaluation.density_coverage import density_and_coverage
 from t2i_hpc.evaluation.inception_score import ScoreSums, inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
 from t2i_hpc.evaluation.mind import monge_distance
-from t2i_hpc.evaluation.precision_recall import precision_and_recall
+from t2i_hpc.evaluation.neighbors import Neighborhoods
 
 CPU = torch.device("cpu")
 Rows = npt.NDArray[np.float32]
+Pair = tuple[float, float]
 PRDC_DENSITY, PRDC_COVERAGE = 0.376, 83 / 130
 MIND = 16.28222966194153
+
+
+def precision_and_recall(generated: Rows, real: Rows, k: int, device: torch.device) -> Pair:
+    return precision_recall.precision_and_recall(Neighborhoods.of(generated, real, k, device))
+
+
+def density_and_coverage(generated: Rows, real: Rows, k: int, device: torch.device) -> Pair:
+    return density_coverage.density_and_coverage(Neighborhoods.of(generated, real, k, device))
 
 
 def _rows(count: int, seed: int, shift: float = 0.0) -> Rows:

@@ -176,7 +176,7 @@ def test_both_together_give_the_same_bits() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"recompute": ["painter"]}, "'painter', which has no blocks that may run again"),
+        ({"recompute": ["decoder"]}, "'decoder', which has no blocks that may run again"),
         ({"recompute": ["discriminator"]}, "this system has generator"),
         ({"recompute": ["generator"], "compile": ["generator"]}, "both name 'generator'"),
     ],
