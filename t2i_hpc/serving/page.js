@@ -3,6 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const SEVERAL = 6; // checkpoints of "all", spread evenly
+const ACROSS = 8; // images side by side
 let about = null;
 let answer = null;
 
@@ -127,7 +128,9 @@ function showRow(row, several) {
     caption.append(make("small", { textContent: text }));
   }
   const notes = row.notes.map((note) => make("p", { className: "notes", textContent: note }));
-  return make("div", { className: "row" }, caption, ...notes, make("div", { className: "images" }, ...images));
+  const grid = make("div", { className: "images" }, ...images);
+  grid.style.setProperty("--columns", Math.min(images.length, ACROSS));
+  return make("div", { className: "row" }, caption, ...notes, grid);
 }
 
 function attentionWords(row, figures) {
