@@ -61,6 +61,36 @@ DF_GENERATOR: Patterns = (
     ("GBlocks.{i}.c_sc", "blocks.{i}.shortcut"),
     ("to_rgb.1", "to_rgb"),
 )
+# Each block carries the one recurrence again, and layers that no output depends on: see CARRIED.
+CARRIED = "carried"
+RAT_GENERATOR: Patterns = (
+    ("lstm.{W,U,bias}", "recurrence.{input,hidden,bias}"),
+    ("lstm.noise2{h,c}", "recurrence.start_{hidden,cell}"),
+    ("fc", "stem"),
+    ("block{i}.gamma", "blocks.{i}.scale"),
+    ("block{i}.lstm.{W,U,bias}", f"blocks.{{i}}.{CARRIED}.recurrence.{{input,hidden,bias}}"),
+    ("block{i}.lstm.noise2{h,c}", f"blocks.{{i}}.{CARRIED}.recurrence.start_{{hidden,cell}}"),
+    ("block{i}.c{1,2}", "blocks.{i}.conv{1,2}"),
+    (
+        "block{i}.affine{0,1}.fc_{gamma,beta}.linear{1,2}",
+        "blocks.{i}.fusion1.affine{1,2}.{gamma,beta}.{hidden,output}",
+    ),
+    (
+        "block{i}.affine4.fc_{gamma,beta}.linear{1,2}",
+        f"blocks.{{i}}.{CARRIED}.fusion1.{{gamma,beta}}.{{hidden,output}}",
+    ),
+    (
+        "block{i}.affine{2,3}.fc_{gamma,beta}.linear{1,2}",
+        "blocks.{i}.fusion2.affine{1,2}.{gamma,beta}.{hidden,output}",
+    ),
+    (
+        "block{i}.affine5.fc_{gamma,beta}.linear{1,2}",
+        f"blocks.{{i}}.{CARRIED}.fusion2.{{gamma,beta}}.{{hidden,output}}",
+    ),
+    ("block{i}.fea_{l,ll}", f"blocks.{{i}}.{CARRIED}.{{before,after}}"),
+    ("block{i}.c_sc", "blocks.{i}.shortcut"),
+    ("conv_img.1", "to_rgb"),
+)
 # SSA-GAN's, and that of DF-GAN's first version. See DEAD on conv_s.
 MATCHING_DISCRIMINATOR: Patterns = (
     ("conv_img", "from_rgb"),

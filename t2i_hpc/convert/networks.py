@@ -14,6 +14,7 @@ from t2i_hpc.convert import names
 from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
 from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk
+from t2i_hpc.models.rat_generator import RATGenerator
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
 from t2i_hpc.models.staged_generator import SingleImageGenerator, StagedGenerator
@@ -123,6 +124,15 @@ def _early_df_generator(shapes: Shapes) -> Sizes:
         "width": shapes.size("conv_img.1.weight", 1),
         "noise_width": shapes.size("fc.weight", 1),
         "sentence_width": shapes.size("block0.affine0.fc_gamma.linear1.weight", 1),
+    }
+
+
+def _rat_generator(shapes: Shapes) -> Sizes:
+    return {
+        "resolution": 4 << (shapes.blocks("block") - 1),
+        "width": shapes.size("conv_img.1.weight", 1),
+        "noise_width": shapes.size("fc.weight", 1),
+        "sentence_width": shapes.size("lstm.W", 0),
     }
 
 
@@ -246,6 +256,10 @@ NETWORKS: Mapping[str, Mapping[str, tuple[ReferenceNetwork, ...]]] = {
             _MATCHING_DISCRIMINATOR,
         ),
         "head": (ReferenceNetwork(DFHead, _df_head, names.DF_HEAD),),
+    },
+    "rat_gan": {
+        "generator": (ReferenceNetwork(RATGenerator, _rat_generator, names.RAT_GENERATOR),),
+        "discriminator": (_MATCHING_DISCRIMINATOR,),
     },
     "attn_gan": _staged_gan("attention", "batch"),
     "dm_gan": _staged_gan("memory", "spectral"),

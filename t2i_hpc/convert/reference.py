@@ -6,13 +6,13 @@ Which names belong together stands in :mod:`t2i_hpc.convert.names`; widths are r
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.convert.names import DEAD, OURS, THEIRS, Patterns, reference_names
+from t2i_hpc.convert.names import CARRIED, DEAD, OURS, THEIRS, Patterns, reference_names
 from t2i_hpc.convert.networks import (
     ConversionError,
     ReferenceNetwork,
@@ -38,7 +38,7 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
     discriminators' dead convolutions are checked and dropped.
 
     Args:
-        system: ``ssa_gan``, ``df_gan``, ``attn_gan``, ``dm_gan`` or ``damsm``.
+        system: ``ssa_gan``, ``df_gan``, ``rat_gan``, ``attn_gan``, ``dm_gan`` or ``damsm``.
         network: ``generator`` (all GANs); ``discriminator`` (ssa_gan, df_gan), ``head`` (df_gan);
             ``discriminator64``, ``discriminator128``, ``discriminator256`` (attn_gan, dm_gan);
             ``text`` or ``image`` (damsm).
@@ -146,8 +146,8 @@ def export_reference(system: str, network: str, module: nn.Module) -> dict[str, 
 
 
 def with_dead_convolutions(patterns: Patterns, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return our state dict with zeros for the convolutions that are dead in the reference."""
-    dead = {}
+    """Return our state dict with what the reference carries beside: zeros where it is dead."""
+    dead = _carried(own) if any(CARRIED in ours for _, ours in patterns) else {}
     if any(theirs.endswith(DEAD) for theirs, _ in patterns):
         for name, weight in own.items():
             block = name.removesuffix(".conv1.weight")
@@ -156,6 +156,31 @@ def with_dead_convolutions(patterns: Patterns, own: Mapping[str, Tensor]) -> dic
                 dead[f"{block}.shortcut.weight"] = weight.new_zeros(channels, channels, 1, 1)
                 dead[f"{block}.shortcut.bias"] = weight.new_zeros(channels)
     return {**own, **dead}
+
+
+def _carried(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what each block of RAT-GAN's carries: the one recurrence, and layers without use."""
+    again = {name: value for name, value in own.items() if name.startswith("recurrence.")}
+    carried: dict[str, Tensor] = {}
+    for name, weight in own.items():
+        block = name.removesuffix(".conv1.weight")
+        if block != name:
+            new, width = weight.new_zeros, len(own["recurrence.input"])
+            carried |= {f"{block}.{CARRIED}.{key}": value for key, value in again.items()}
+            for place, channels in (("fusion1", weight.shape[1]), ("fusion2", weight.shape[0])):
+                for part in ("gamma", "beta"):
+                    layer = f"{block}.{CARRIED}.{place}.{part}"
+                    carried |= _zero_linear(f"{layer}.hidden", width, width, new)
+                    carried |= _zero_linear(f"{layer}.output", width, channels, new)
+                side = "before" if place == "fusion1" else "after"
+                carried |= _zero_linear(f"{block}.{CARRIED}.{side}", channels, width, new)
+    return carried
+
+
+def _zero_linear(
+    name: str, before: int, after: int, new: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    return {f"{name}.weight": new(after, before), f"{name}.bias": new(after)}
 
 
 def _closest(

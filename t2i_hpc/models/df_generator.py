@@ -38,18 +38,18 @@ class ConditionalAffine(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Affine, LeakyReLU, affine, LeakyReLU: a condition bends features twice."""
+    """Affine, LeakyReLU, affine, LeakyReLU: one condition, or one each, bends features twice."""
 
     def __init__(self, channels: int, condition_width: int, hidden_width: int) -> None:
         super().__init__()
         self.affine1 = ConditionalAffine(channels, condition_width, hidden_width)
         self.affine2 = ConditionalAffine(channels, condition_width, hidden_width)
 
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        """Modulate (B, C, H, W) by the condition (B, S)."""
+    def forward(self, features: Tensor, condition: Tensor, second: Tensor | None = None) -> Tensor:
+        """Modulate (B, C, H, W) by the condition (B, S), or by two of them."""
         # In place: what goes in is not kept beside what comes out.
         features = F.leaky_relu_(self.affine1(features, condition), 0.2)
-        return F.leaky_relu_(self.affine2(features, condition), 0.2)
+        return F.leaky_relu_(self.affine2(features, condition if second is None else second), 0.2)
 
 
 class DFBlock(nn.Module):

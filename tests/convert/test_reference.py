@@ -14,6 +14,7 @@ from t2i_hpc.convert import ConversionError, export_reference, import_reference
 from t2i_hpc.convert.reference import import_own
 from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
 from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, MatchingDiscriminator
+from t2i_hpc.models.rat_generator import RATGenerator
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.models.staged_discriminator import StagedDiscriminator
 from t2i_hpc.models.staged_generator import SingleImageGenerator, StagedGenerator
@@ -29,6 +30,7 @@ PUBLISHED = {
     "dfnew_G": ("df_gan", "generator", 9_744_131),
     "dfnew_D": ("df_gan", "discriminator", 6_619_206 - 3 * (256 * 256 + 256)),
     "dfnew_C": ("df_gan", "head", 295_936),
+    "rat_G": ("rat_gan", "generator", 32_057_098),
     "attn_G": ("attn_gan", "generator", 7_084_592),
     "attn_D0": ("attn_gan", "discriminator64", 6_313_730),
     "attn_D1": ("attn_gan", "discriminator128", 19_424_002),
@@ -131,6 +133,7 @@ def test_tensors_with_our_own_names(name: str) -> None:
         ("df_gan", "head", lambda _: DFHead(3, 12)),
         ("df_gan", "generator", lambda r: DFGenerator(r, width=3, noise_width=7)),
         ("df_gan", "generator", lambda r: EarlyDFGenerator(r, width=3, sentence_width=12)),
+        ("rat_gan", "generator", lambda r: RATGenerator(r, width=3, sentence_width=12)),
         ("attn_gan", "generator", lambda _: attention_generator(1, residuals=2)),
         ("attn_gan", "generator", lambda _: attention_generator(2, residuals=3)),
         ("attn_gan", "generator", lambda _: attention_generator(3, SingleImageGenerator)),
