@@ -106,6 +106,31 @@ DF_DISCRIMINATOR: Patterns = (
     ("DBlocks.{i}.conv_s", "blocks.{i}.shortcut"),
 )
 DF_HEAD: Patterns = (("joint_conv.{0,2}", "{joint,logit}"),)
+# GALIP's. Its generator's files hold the frozen CLIP as well, which comes from its own folder here.
+FROZEN_CLIP = "mapping.CLIP_ViT."
+CLIP_GENERATOR: Patterns = (
+    ("fc_code", "stem"),
+    ("mapping.FBlocks.{i}.conv1", "bridge.{i}.conv1"),
+    (
+        "mapping.FBlocks.{i}.fuse1.affine{0,1}.fc_{gamma,beta}.linear{1,2}",
+        "bridge.{i}.fusion1.affine{1,2}.{gamma,beta}.{hidden,output}",
+    ),
+    ("mapping.FBlocks.{i}.conv2", "bridge.{i}.conv2"),
+    (
+        "mapping.FBlocks.{i}.fuse2.affine{0,1}.fc_{gamma,beta}.linear{1,2}",
+        "bridge.{i}.fusion2.affine{1,2}.{gamma,beta}.{hidden,output}",
+    ),
+    ("mapping.{conv_fuse,conv,fc_prompt}", "{to_vision,from_vision,prompt}"),
+    *DF_GENERATOR[1:],
+)
+CLIP_TRUNK: Patterns = (
+    ("DBlocks.{i}.{gamma,beta}", "blocks.{i}.{scale,level_scale}"),
+    ("DBlocks.{i}.conv_r.{0,2}", "blocks.{i}.conv{1,2}"),
+    ("DBlocks.{i}.conv_s", "blocks.{i}.shortcut"),
+    ("main.gamma", "last.scale"),
+    ("main.conv_r.{0,2}", "last.conv{1,2}"),
+    ("main.conv_s", "last.shortcut"),
+)
 # The reference's discriminators carry this 1×1 convolution in every block, ours only in those
 # whose widths differ; elsewhere no output depends on it.
 DEAD = "conv_s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,8 @@ from torch import nn
 
 from t2i_hpc.common.errors import UserError, nearest
 from t2i_hpc.convert import names
+from t2i_hpc.models.clip_discriminator import CLIPHead, CLIPTrunk
+from t2i_hpc.models.clip_generator import CLIPGenerator
 from t2i_hpc.models.df_generator import DFGenerator, EarlyDFGenerator
 from t2i_hpc.models.discriminator import DFDiscriminator, DFHead, MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk
@@ -79,12 +82,14 @@ class ReferenceNetwork:
         sizes: reads what it is made with off the shapes of the reference's tensors.
         patterns: their names and ours, of :mod:`t2i_hpc.convert.names`.
         make: makes it, where the class itself takes more than sizes.
+        beside: what names in a file begin with that are of another network, and are left out.
     """
 
     kind: type[nn.Module]
     sizes: Callable[[Shapes], Sizes]
     patterns: names.Patterns
     make: Callable[..., nn.Module] | None = None
+    beside: str = ""
 
     def build(self, shapes: Shapes) -> nn.Module:
         """Make the module of the reference's shapes."""
@@ -163,6 +168,40 @@ def _df_head(shapes: Shapes) -> Sizes:
     width = shapes.size("joint_conv.0.weight", 0) // 2
     joined = shapes.size("joint_conv.0.weight", 1)
     return {"width": width, "sentence_width": max(1, joined - 8 * width)}
+
+
+def _clip_generator(shapes: Shapes) -> Sizes:
+    noise_width, vision = (
+        shapes.size("fc_code.weight", 1),
+        shapes.size("mapping.conv_fuse.weight", 0),
+    )
+    condition = shapes.size("GBlocks.0.fuse1.affine0.fc_gamma.linear1.weight", 1)
+    bridge = shapes.size("mapping.conv_fuse.weight", 1)
+    blocks = shapes.blocks("GBlocks.")
+    return {
+        # Six blocks make 256 px too; the released one makes 224.
+        "resolution": 224 if blocks == 6 else 4 << blocks,
+        "width": shapes.size("to_rgb.1.weight", 1),
+        "noise_width": noise_width,
+        "sentence_width": max(1, condition - noise_width),
+        "vision_width": vision,
+        "grid": math.isqrt(shapes.size("fc_code.weight", 0) // bridge),
+        "prompts": shapes.size("mapping.fc_prompt.weight", 0) // vision,
+        "bridge_width": bridge,
+    }
+
+
+def _clip_trunk(shapes: Shapes) -> Sizes:
+    return {
+        "vision_width": shapes.size("DBlocks.0.conv_r.0.weight", 0),
+        "levels": 1 + shapes.blocks("DBlocks."),
+        "width": shapes.size("main.conv_r.0.weight", 0) // 8,
+    }
+
+
+def _clip_head(shapes: Shapes) -> Sizes:
+    last = shapes.size("joint_conv.2.weight", 2)
+    return {**_df_head(shapes), "grid": shapes.size("joint_conv.0.weight", 2) + last - 1}
 
 
 def _text_encoder(shapes: Shapes) -> Sizes:
@@ -260,6 +299,15 @@ NETWORKS: Mapping[str, Mapping[str, tuple[ReferenceNetwork, ...]]] = {
     "rat_gan": {
         "generator": (ReferenceNetwork(RATGenerator, _rat_generator, names.RAT_GENERATOR),),
         "discriminator": (_MATCHING_DISCRIMINATOR,),
+    },
+    "clip_gan": {
+        "generator": (
+            ReferenceNetwork(
+                CLIPGenerator, _clip_generator, names.CLIP_GENERATOR, beside=names.FROZEN_CLIP
+            ),
+        ),
+        "discriminator": (ReferenceNetwork(CLIPTrunk, _clip_trunk, names.CLIP_TRUNK),),
+        "head": (ReferenceNetwork(CLIPHead, _clip_head, names.DF_HEAD),),
     },
     "attn_gan": _staged_gan("attention", "batch"),
     "dm_gan": _staged_gan("memory", "spectral"),

@@ -38,7 +38,8 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
     discriminators' dead convolutions are checked and dropped.
 
     Args:
-        system: ``ssa_gan``, ``df_gan``, ``rat_gan``, ``attn_gan``, ``dm_gan`` or ``damsm``.
+        system: ``ssa_gan``, ``df_gan``, ``rat_gan``, ``clip_gan``, ``attn_gan``, ``dm_gan`` or
+            ``damsm``.
         network: ``generator`` (all GANs); ``discriminator`` (ssa_gan, df_gan), ``head`` (df_gan);
             ``discriminator64``, ``discriminator128``, ``discriminator256`` (attn_gan, dm_gan);
             ``text`` or ``image`` (damsm).
@@ -64,6 +65,8 @@ def import_reference(system: str, network: str, state_dict: Mapping[str, Tensor]
     title = f"{system} {network}"
     tensors = _without_prefix(_only_tensors(title, state_dict))
     reference = _closest(find_network(system, network), tensors, THEIRS)
+    if reference.beside:
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(reference.beside)}
     module = _build(title, reference, shapes_of(tensors))
     own = with_dead_convolutions(reference.patterns, module.state_dict())
     found = reference_names(reference.patterns, own)

@@ -22,7 +22,7 @@ from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.common.terminal import quiet
 from t2i_hpc.evaluation.collectors import FeatureBatch
 from t2i_hpc.evaluation.detectors.detector import cleanly, exact_inference
-from t2i_hpc.evaluation.detectors.pretrained import PretrainedFolder
+from t2i_hpc.models.pretrained_folder import PretrainedFolder
 from t2i_hpc.runs.partial_statistics import Arrays
 
 if TYPE_CHECKING:

@@ -89,11 +89,15 @@ class DFBlock(nn.Module):
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', u·H, u·W)."""
         # A 1×1 convolution commutes with copying pixels: before it costs u² less.
-        shortcut = enlarge(self.shortcut(features), self.upsampling, "nearest")
-        hidden: Tensor = enlarge(features, self.upsampling, "nearest")
+        shortcut, hidden = self.enlarge(self.shortcut(features)), self.enlarge(features)
         hidden = self.conv1(self.fusion1(hidden, condition))
         hidden = self.conv2(self.fusion2(hidden, condition))
-        return shortcut + (hidden if self.scale is None else self.scale * hidden)
+        result: Tensor = shortcut + (hidden if self.scale is None else self.scale * hidden)
+        return result
+
+    def enlarge(self, features: Tensor) -> Tensor:
+        """Enlarge (B, C, H, W) as before the block's first layer, by the nearest pixel."""
+        return enlarge(features, self.upsampling, "nearest")
 
 
 class _Generator(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.df_generator import DFBlock
 from t2i_hpc.models.map_layout import as_kernels_like
-from t2i_hpc.models.ssa_generator import enlarge, plan_blocks
+from t2i_hpc.models.ssa_generator import plan_blocks
 
 _FIRST_SIDE = 4
 _AFFINES = 4  # of a block
@@ -66,8 +66,7 @@ class RATBlock(DFBlock):
     def forward(self, features: Tensor, conditions: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', u·H, u·W) by conditions (4, B, S)."""
         assert self.scale is not None
-        shortcut = enlarge(self.shortcut(features), self.upsampling, "nearest")
-        hidden: Tensor = enlarge(features, self.upsampling, "nearest")
+        shortcut, hidden = self.enlarge(self.shortcut(features)), self.enlarge(features)
         hidden = self.conv1(self.fusion1(hidden, *conditions[:2]))
         hidden = self.conv2(self.fusion2(hidden, *conditions[2:]))
         return torch.addcmul(shortcut, self.scale, hidden)

@@ -48,6 +48,8 @@ GOLDEN = {
     "dfgan G": ("df_gan", "generator"),
     "dfgan D": ("df_gan", "discriminator"),
     "dfgan C": ("df_gan", "head"),
+    "galip D": ("clip_gan", "discriminator"),
+    "galip C": ("clip_gan", "head"),
     "attngan G": ("attn_gan", "generator"),
     "attngan D 1": ("attn_gan", "discriminator128"),
     "dmgan G": ("dm_gan", "generator"),
@@ -109,6 +111,7 @@ def test_export_gives_back_what_was_imported(name: str) -> None:
     assert {key.rpartition(".")[0] for key in dead} == {
         "ssagan_ngf4 D": {"block4.conv_s", "block5.conv_s"},
         "dfgan D": {"DBlocks.3.conv_s", "DBlocks.4.conv_s", "DBlocks.5.conv_s"},
+        "galip D": {"DBlocks.0.conv_s", "DBlocks.1.conv_s"},
     }.get(name, set())
 
 

@@ -1,0 +1,133 @@
+"""GALIP's networks and losses against their authors' code, on a tiny CLIP of OpenAI's code."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2i_hpc.convert.names import CLIP_GENERATOR, reference_names
+from t2i_hpc.losses.adversarial import hinge_fake, hinge_generator, hinge_mismatch, hinge_real
+from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
+from t2i_hpc.models.clip_discriminator import CLIPDiscriminator, CLIPHead, CLIPTrunk
+from t2i_hpc.models.clip_generator import CLIPGenerator
+from t2i_hpc.models.clip_transformer import CLIPTextEncoder, CLIPVision
+from tests.golden.case import NORM, case
+
+LEVELS = (1, 4, 8)
+_NAMES = (
+    (r"^visual\.|^transformer\.", ""),
+    (r"^transformer\.", ""),
+    (r"resblocks\.", "layers."),
+    (r"^class_embedding", "class_embedding"),
+    (r"^conv1\.", "patches."),
+    (r"^positional_embedding", "positions"),
+    (r"^token_embedding\.", "tokens."),
+    (r"^ln_pre\.", "norm_in."),
+    (r"^(ln_post|ln_final)\.", "norm_out."),
+    (r"^(proj|text_projection)$", "projection.weight"),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.attn\.out_proj\.", ".attention.out."),
+    (r"\.mlp\.c_fc\.", ".widen."),
+    (r"\.mlp\.c_proj\.", ".narrow."),
+)
+
+
+def openai(tensors: dict[str, Tensor], visual: bool) -> dict[str, Tensor]:
+    """Return one half of OpenAI's CLIP under our names."""
+    found: dict[str, Tensor] = {}
+    for theirs, value in tensors.items():
+        if theirs.startswith("visual.") != visual or theirs == "logit_scale":
+            continue
+        name = theirs
+        for pattern, own in _NAMES:
+            name = re.sub(pattern, own, name)
+        if ".attn.in_proj_" in name:
+            block, kind = name.split(".attn.in_proj_")
+            parts = zip(("q", "k", "v"), value.chunk(3), strict=True)
+            found |= {f"{block}.attention.{part}.{kind}": one for part, one in parts}
+        else:
+            found[name] = value.T if name == "projection.weight" else value
+    return found
+
+
+@cache
+def halves() -> tuple[CLIPVision, CLIPTextEncoder]:
+    golden = case("galip")
+    tensors = golden.weights("clip", gain=golden.facts["gain"])
+    code = golden.facts["cond"]
+    vision: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 12, "image_size": 224}
+    vision |= {"num_attention_heads": 2, "intermediate_size": 512, "patch_size": 32}
+    text: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1}
+    text |= {"intermediate_size": 256, "max_position_embeddings": 16, "vocab_size": 60}
+    made = CLIPVision(vision, code), CLIPTextEncoder(text, code, 58, 59)
+    for module, visual in zip(made, (True, False), strict=True):
+        module.load_state_dict(openai(tensors, visual))
+        module.requires_grad_(False)
+    return made
+
+
+@cache
+def discriminator() -> CLIPDiscriminator:
+    golden = case("galip")
+    trunk, head = (
+        golden.network("clip_gan", n, p) for n, p in (("discriminator", "D"), ("head", "C"))
+    )
+    assert isinstance(trunk, CLIPTrunk)
+    assert isinstance(head, CLIPHead)
+    return CLIPDiscriminator(trunk, head)
+
+
+def sentence() -> Tensor:
+    golden = case("galip")
+    tokens, lengths = golden.array("tokens"), golden.array("lengths")
+    found: Tensor = halves()[1](tokens[:, 1:-1], lengths).sentence
+    return found
+
+
+def test_text() -> None:
+    case("galip").check("sentence", sentence())
+
+
+def test_generator_and_its_gradients() -> None:
+    golden, (vision, _) = case("galip"), halves()
+    generator = golden.network("clip_gan", "generator", "G", gain=golden.facts["gain"])
+    assert isinstance(generator, CLIPGenerator)
+    noise, condition = golden.input("z", 100), sentence()
+    golden.check("bridge", generator.bridged(noise, torch.cat([noise, condition], 1), vision))
+    image = generator(noise, condition, vision).images[-1]
+    golden.check("image", image)
+    levels, code = vision(vision.normalized(image, "released"), LEVELS)
+    golden.check("code", code)
+    golden.check("taps", levels[:, :, ::8])
+    logits = discriminator()(levels, condition)
+    torch.testing.assert_close(logits, golden.array("fake_logit"), rtol=0, atol=1e-3)
+    similarity = F.cosine_similarity(code, condition).mean()
+    torch.testing.assert_close(similarity, golden.array("similarity"), rtol=0, atol=1e-5)
+    (hinge_generator(logits) - 4.0 * similarity).backward()
+    own = dict(generator.named_parameters())
+    found = reference_names(CLIP_GENERATOR, own)
+    assert list(found) == golden.facts["G.trainable"]
+    norms = [own[ours].grad for ours in found.values()]
+    actual = [value.norm().item() if value is not None else np.nan for value in norms]
+    np.testing.assert_allclose(actual, golden.values["G.grad_l2"], rtol=1e-3, atol=1e-5)
+
+
+def test_discriminator_and_its_penalty() -> None:
+    golden, (vision, _) = case("galip"), halves()
+    network, condition = discriminator(), sentence()
+    levels, _ = vision(vision.normalized(golden.images(), "released"), LEVELS)
+    penalty, features, logits = matching_aware_gradient_penalty(network, levels, condition)
+    torch.testing.assert_close(logits, golden.array("real_logit"), rtol=0, atol=2e-4)
+    assert 2 * penalty.item() == pytest.approx(float(golden.values["magp"]), rel=NORM * 6)
+    wrong = network.logits(features, condition.roll(-1, 0))
+    found = {"real": hinge_real(logits), "mismatch": hinge_mismatch(wrong, "roll")}
+    found["fake"] = hinge_fake(golden.array("fake_logit"))
+    for name, value in found.items():
+        assert value.item() == pytest.approx(float(golden.values[f"d_{name}"]), abs=2e-4), name
