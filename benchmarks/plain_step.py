@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from t2i_hpc.config.systems import DAMSMConfig
+from t2i_hpc.config.systems import DAMSMConfig, SSAGANConfig
 from t2i_hpc.models.discriminator import DownBlock, MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
 from t2i_hpc.models.ssa_generator import (
@@ -29,13 +29,13 @@ from t2i_hpc.models.ssa_generator import (
 )
 from t2i_hpc.models.text_encoder import TextFeatures
 from t2i_hpc.systems.base import OptimizerSettings
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 
 
 class PlainStep:
     """Whole training steps of `system`, with optimizers of its own."""
 
-    def __init__(self, system: SSAGAN) -> None:
+    def __init__(self, system: OneStageGAN) -> None:
         self.system = system
         self.trained = system.config.text_encoder.training == "damsm"
         self.generator_adam = adam([system.generator], system.optimizers["generator"])
@@ -78,9 +78,10 @@ class PlainStep:
 
         adversarial = -plain_logits(self.system.discriminator, fake, sentence).mean()
         loss, values["generator/adversarial"] = adversarial, adversarial
-        if self.system.config.damsm.weight > 0:
+        weight = cast(SSAGANConfig, self.system.config).damsm.weight
+        if weight > 0:
             named = self.damsm(fake, fixed, lengths, classes)
-            loss = loss + self.system.config.damsm.weight * torch.stack(list(named.values())).sum()
+            loss = loss + weight * torch.stack(list(named.values())).sum()
             values |= {f"generator/damsm_{name}": value for name, value in named.items()}
         update(self.generator_adam, loss)
         return {name: value.detach() for name, value in values.items()}
@@ -115,7 +116,7 @@ class PlainStep:
     ) -> dict[str, Tensor]:
         """DAMSM's four losses."""
         features = cast(ImageEncoder, self.system.image_encoder)(images)
-        config = self.system.config.damsm
+        config = cast(SSAGANConfig, self.system.config).damsm
         by_words = plain_word_scores(features.regions, text.words, lengths, config)
         codes, sentences = features.code[:, None], text.sentence[None]
         by_sentence = config.gamma3 * F.cosine_similarity(codes, sentences, dim=2)

@@ -31,7 +31,7 @@ from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.systems.encoders import scale_images
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.cost import count_flops
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
@@ -52,7 +52,7 @@ class Cost:
     memory: int
 
 
-def build_system(size: Size) -> SSAGAN:
+def build_system(size: Size) -> OneStageGAN:
     """Build SSA-GAN with random weights, DAMSM by Inception-v3 included where it is asked for."""
     torch.manual_seed(0)
     config = SSAGANConfig(
@@ -64,12 +64,12 @@ def build_system(size: Size) -> SSAGAN:
     )
     if not size.damsm:
         config.damsm.weight = 0.0
-        return SSAGAN(config, VOCABULARY)
+        return OneStageGAN(config, VOCABULARY)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "image_encoder.safetensors"
         save_file(build_image_encoder("inception_v3", 256).state_dict(), path)
         config.image_encoder.weights = str(path)
-        return SSAGAN(config, VOCABULARY)
+        return OneStageGAN(config, VOCABULARY)
 
 
 def build_step(variant: str, size: Size) -> Callable[[], object]:

@@ -82,12 +82,12 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def inherited(schema: type[Any], name: str, *default: Any) -> Any:
-    """Declare a field as `schema` does, with another default where one is given."""
+def inherited(schema: type[Any], name: str, *default: Any, **changes: Any) -> Any:
+    """Declare a field as `schema` does, with another default and other meaning where given."""
     (declared,) = (item for item in dataclasses.fields(schema) if item.name == name)
     meaning: Meaning = declared.metadata["meaning"]
     values = {item.name: getattr(meaning, item.name) for item in dataclasses.fields(meaning)}
-    return setting(default[0] if default else declared.default, **values)
+    return setting(default[0] if default else declared.default, **(values | changes))
 
 
 def section(factory: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from t2i_hpc.config.fields import inherited, section, setting
+from t2i_hpc.config.fields import NO_VALUE, inherited, section, setting
 
 
 @dataclass
@@ -216,13 +216,17 @@ class PenaltyConfig(GANConfig):
 
     penalty: str = setting(
         "magp",
-        "magp: matching-aware gradient penalty (DF-GAN §3.3); finite_difference: square of what a "
-        "little noise on an image changes its logit by, over the noise's size: no second "
-        "derivative (Adversarial Flow Models), another scale, so give penalty_weight too; none",
-        choices=("magp", "finite_difference", "none"),
+        "magp: matching-aware gradient penalty (DF-GAN §3.3); r1, r2, r1r2: square of the "
+        "gradient's norm by the image, at real images, at generated ones, at both (R3GAN); "
+        "finite_difference: square of what a little noise on an image changes its logit by, over "
+        "the noise's size: no second derivative (Adversarial Flow Models); none. All but magp "
+        "have another scale, so give penalty_weight too",
+        choices=("magp", "r1", "r2", "r1r2", "finite_difference", "none"),
         neutral="magp",
     )
-    penalty_weight: float = setting(2.0, "weight of the penalty", minimum=0.0)
+    penalty_weight: float = setting(
+        2.0, "weight of the penalty; of r1 and r2 that is half of their papers' gamma", minimum=0.0
+    )
     penalty_power: float = setting(6.0, "power of the gradient's norm (magp)", minimum=2.0)
     penalty_every: int = setting(
         1,
@@ -250,7 +254,49 @@ class PenaltyConfig(GANConfig):
 
 
 @dataclass
-class SSAGANConfig(PenaltyConfig):
+class OneStageConfig(PenaltyConfig):
+    """A GAN of one generator and one discriminator, each of them a part that has a name."""
+
+    generator: str = setting("ssa", "the generator", choices=("ssa",), neutral="ssa")
+    discriminator: str = setting(
+        "matching",
+        "matching: one-way, of pairs (SSA-GAN); df: the same, at most 8 units wide (DF-GAN of "
+        "2022)",
+        choices=("matching", "df"),
+        neutral="matching",
+    )
+    loss: str = setting(
+        "hinge",
+        "hinge; relativistic: matching real pairs against generated and mismatched ones, by "
+        "softplus of the logits' differences (R3GAN)",
+        choices=("hinge", "relativistic"),
+        neutral="hinge",
+    )
+    discriminator_schedule: str = setting(
+        "two_steps",
+        "two_steps = adversarial loss, then the penalty at the discriminator just updated "
+        "(SSA-GAN's released code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later "
+        "code)",
+        choices=("two_steps", "merged"),
+    )
+    penalty_norm: str = setting(
+        "concatenated",
+        "norm of magp's gradients by image and sentence: concatenated (released code), or the sum "
+        "of both norms (SSA-GAN Eq. 6)",
+        choices=("concatenated", "sum"),
+    )
+    truncation: float = setting(
+        0.0,
+        "generate from noise truncated at two standard deviations, times this; 0: from the noise "
+        "as it is",
+        minimum=0.0,
+        maximum=1.0,
+        neutral=0.0,
+    )
+
+
+@dataclass
+class SSAGANConfig(OneStageConfig):
     """Semantic-spatial aware GAN (Hu et al., CVPR 2022), as its released code trains it.
 
     As the paper writes it: modulation=paper, mask_source=paper, penalty_norm=sum,
@@ -287,36 +333,38 @@ class SSAGANConfig(PenaltyConfig):
         "paper = m(gamma x + beta) (SSA-GAN Eq. 5)",
         choices=("code", "paper"),
     )
-    discriminator_schedule: str = setting(
-        "two_steps",
-        "two_steps = hinge loss, then the penalty at the discriminator just updated (released "
-        "code); merged = one loss, one step (SSA-GAN Eq. 6, DF-GAN's later code)",
-        choices=("two_steps", "merged"),
-    )
-    penalty_norm: str = setting(
-        "concatenated",
-        "norm of the gradients by image and sentence: concatenated (released code), or the sum "
-        "of both norms (SSA-GAN Eq. 6)",
-        choices=("concatenated", "sum"),
-    )
     image_encoder: ImageEncoderConfig = section(ImageEncoderConfig)
     damsm: DAMSMConfig = section(DAMSMConfig)
 
 
 @dataclass
-class DFGANConfig(PenaltyConfig):
+class DFGANConfig(OneStageConfig):
     """DF-GAN as of CVPR 2022 (Tao et al.); its first version is ssa_gan with block=affine."""
 
     name: str = inherited(SystemConfig, "name", "df_gan")
     generator_width: int = inherited(GANConfig, "generator_width", 32)
     discriminator_width: int = inherited(GANConfig, "discriminator_width", 32)
     mismatch: str = inherited(GANConfig, "mismatch", "roll")
-    truncation: float = setting(
-        0.88,
-        "generate from noise truncated at two standard deviations, times this (released code); 0: "
-        "from the noise as it is",
-        minimum=0.0,
-        maximum=1.0,
+    generator: str = setting("df", "the generator", choices=("df",), neutral="df")
+    discriminator: str = inherited(OneStageConfig, "discriminator", "df", neutral="df")
+    discriminator_schedule: str = inherited(
+        OneStageConfig, "discriminator_schedule", "merged", neutral="merged"
+    )
+    penalty_norm: str = inherited(OneStageConfig, "penalty_norm", neutral="concatenated")
+    # Released code; it always counted.
+    truncation: float = inherited(OneStageConfig, "truncation", 0.88, neutral=NO_VALUE)
+
+
+@dataclass
+class OneStageGANConfig(SSAGANConfig):
+    """Any generator with any discriminator, loss and penalty; by default they are SSA-GAN's."""
+
+    name: str = inherited(SystemConfig, "name", "one_stage_gan")
+    generator: str = setting(
+        "ssa",
+        "ssa: semantic masks and batch norms (SSA-GAN); df: noise and sentence steer every layer "
+        "(DF-GAN of 2022)",
+        choices=("ssa", "df"),
     )
 
 
@@ -414,6 +462,7 @@ class DMAttnGANConfig(DMGANConfig):
 SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
     "ssa_gan": SSAGANConfig,
     "df_gan": DFGANConfig,
+    "one_stage_gan": OneStageGANConfig,
     "attn_gan": StagedGANConfig,
     "dm_gan": DMGANConfig,
     "attndm_gan": AttnDMGANConfig,

@@ -25,7 +25,7 @@ from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
 from t2i_hpc.config.systems import (
     DAMSMPretrainingConfig,
-    DFGANConfig,
+    OneStageConfig,
     SSAGANConfig,
     StagedGANConfig,
     SystemConfig,
@@ -98,10 +98,10 @@ def slots_of(config: SystemConfig) -> list[Slot]:
 
 
 def _networks_of(config: SystemConfig) -> list[Slot]:
-    if isinstance(config, SSAGANConfig):
+    if isinstance(config, SSAGANConfig) and _parts_of(config) == ("ssa", "matching"):
         system = "ssa_gan" if config.block == "ssacn" else "df_gan"
         return [Slot(name, system, name, name) for name in ("generator", "discriminator")]
-    if isinstance(config, DFGANConfig):
+    if isinstance(config, OneStageConfig) and _parts_of(config) == ("df", "df"):
         own = ("discriminator", "head")
         inside = [Slot(name, "df_gan", name, f"discriminator.{name}") for name in own]
         return [Slot("generator", "df_gan", "generator", "generator"), *inside]
@@ -112,6 +112,10 @@ def _networks_of(config: SystemConfig) -> list[Slot]:
         f"system={config.name}: no checkpoint of such a system was published; take the experiment "
         "of SSA-GAN, DF-GAN, AttnGAN, DM-GAN or their encoders that the files belong to"
     )
+
+
+def _parts_of(config: OneStageConfig) -> tuple[str, str]:
+    return config.generator, config.discriminator
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Adversarial losses: hinge (SSA-GAN Eqs. 6 and 7) and binary cross-entropy (AttnGAN Eqs. 4 to 6).
+"""Adversarial losses: hinge (SSA-GAN Eqs. 6 and 7), relativistic, and binary cross-entropy.
+
+The relativistic ones are R3GAN's (Huang et al. 2024, §2), the cross-entropies AttnGAN's
+(Eqs. 4 to 6).
 
 And the divergence of the conditioning augmentation's Gaussian. Means are taken over the global
 batch: a rank's value is its part of the sum times the number of ranks, so that the mean over ranks
@@ -44,19 +47,33 @@ def mismatched(sentence: Tensor) -> Tensor:
 
 
 def hinge_mismatch(logits: Tensor, mode: str) -> Tensor:
-    """Return the mean hinge of mismatched pairs (B,), in global order.
+    """Return the mean hinge of mismatched pairs (B, …), in global order.
 
     Args:
         logits: of this rank's images with the sentences of :func:`mismatched`.
+        mode: of :func:`mean_of_mismatched`.
+    """
+    return mean_of_mismatched(F.relu(1.0 + at_least_float32(logits)), mode)
+
+
+def mean_of_mismatched(losses: Tensor, mode: str) -> Tensor:
+    """Return the mean of losses (B, …) of mismatched pairs, in global order.
+
+    Args:
+        losses: of this rank's images with the sentences of :func:`mismatched`.
         mode: ``roll`` counts every pair; ``shift`` leaves out the pair that wraps around (the
             released code compares images 0…N−2 with sentences 1…N−1).
     """
-    losses = F.relu(1.0 + at_least_float32(logits))
     if mode == "roll":
         return losses.mean()
-    pairs = len(logits) * world_size() - 1
+    pairs = (len(losses) * world_size() - 1) * losses[0].numel()
     kept = losses[:-1] if rank() == world_size() - 1 else losses
     return kept.sum() * world_size() / pairs
+
+
+def relative(higher: Tensor, lower: Tensor) -> Tensor:
+    """Return softplus(l − h) for logits (B, …) of pairs of which the first should be higher."""
+    return F.softplus(at_least_float32(lower) - at_least_float32(higher))
 
 
 def entropy_real(logits: Tensor) -> Tensor:

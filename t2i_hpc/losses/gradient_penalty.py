@@ -1,4 +1,4 @@
-"""Matching-aware gradient penalty, MA-GP (DF-GAN §3.3, SSA-GAN Eq. 6)."""
+"""Gradient penalties: matching-aware (DF-GAN §3.3, SSA-GAN Eq. 6) and zero-centered (R1, R2)."""
 
 from __future__ import annotations
 
@@ -64,6 +64,38 @@ def matching_aware_gradient_penalty(
     # the inputs are.
     with torch.autocast(device, enabled=False):
         penalty = _norm_to_the(power, [g.flatten(1) for g in gradients], norm).mean()
+    return PenalizedPairs(penalty, features, logits)
+
+
+def zero_centered_penalty(
+    discriminator: PairDiscriminator,
+    image: Tensor,
+    sentence: Tensor,
+    *,
+    precision: str | None = None,
+) -> PenalizedPairs:
+    """Return mean_b ‖∇ₓ D(x_b, e_b)‖², in float32 at least.
+
+    At real images it is R1, at generated ones R2 (Mescheder et al. 2018; R3GAN). Their γ/2 is the
+    caller's weight.
+
+    Args:
+        discriminator: its logits b depend on row b alone; of several an image has their sum's
+            gradient.
+        image, sentence: pairs (B, 3, H, W) and (B, S); their own graph is not entered.
+        precision: of the network's products, as :func:`penalty_autocast` takes it.
+    """
+    device, condition = image.device.type, sentence.detach()
+    with penalty_autocast(device, precision):
+
+        def outputs(image: Tensor) -> tuple[Tensor, Tensor]:
+            features = discriminator.features(image)
+            return discriminator.logits(features, condition), features
+
+        found = with_input_gradients(outputs, [at_least_float32(image.detach())])
+        (gradient,), logits, features = found
+    with torch.autocast(device, enabled=False):
+        penalty = gradient.flatten(1).square().sum(1).mean()
     return PenalizedPairs(penalty, features, logits)
 
 

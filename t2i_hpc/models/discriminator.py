@@ -14,7 +14,9 @@ only the gradient's graph. Convolutions are those of :mod:`t2i_hpc.common.double
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -56,6 +58,9 @@ class MatchingDiscriminator(nn.Module):
         width: channel unit (ndf); widths are 1, 2, 4, 8, 16, 16, … times it.
         sentence_width: length of the sentence vector.
     """
+
+    frozen: Mapping[str, nn.Module] = MappingProxyType({})
+    differentiable_twice = True
 
     def __init__(self, resolution: int = 256, width: int = 64, sentence_width: int = 256) -> None:
         super().__init__()
@@ -116,6 +121,9 @@ class DFHead(nn.Module):
 
 class PairedDiscriminator(nn.Module):
     """DF-GAN's discriminator and head, two published state dicts, as one matching discriminator."""
+
+    frozen: Mapping[str, nn.Module] = MappingProxyType({})
+    differentiable_twice = True
 
     def __init__(self, discriminator: DFDiscriminator, head: DFHead) -> None:
         super().__init__()

@@ -12,22 +12,19 @@ from t2i_hpc.common.errors import ConfigurationError, UserError
 from t2i_hpc.config.systems import (
     SYSTEM_SCHEMAS,
     DAMSMPretrainingConfig,
-    DFGANConfig,
-    SSAGANConfig,
+    OneStageConfig,
     StagedGANConfig,
     SystemConfig,
 )
 from t2i_hpc.systems.base import System
 from t2i_hpc.systems.damsm_pretraining import DAMSMPretraining
-from t2i_hpc.systems.df_gan import DFGAN
 from t2i_hpc.systems.encoders import outlining
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.systems.staged_gan import StagedGAN
 
 # A configuration that none is registered for is built as the class it derives from.
 _BUILDERS: dict[type[SystemConfig], Callable[[Any, int], System]] = {
-    SSAGANConfig: SSAGAN,
-    DFGANConfig: DFGAN,
+    OneStageConfig: OneStageGAN,
     StagedGANConfig: StagedGAN,
     DAMSMPretrainingConfig: DAMSMPretraining,
 }
@@ -48,7 +45,7 @@ def register_system(
     """
     if name in SYSTEM_SCHEMAS:
         raise ConfigurationError(f"there is a system {name} already: choose another name")
-    if schema in _BUILDERS:
+    if schema in _BUILDERS or schema in SYSTEM_SCHEMAS.values():
         raise ConfigurationError(
             f"{schema.__name__} is another system's configuration: derive a dataclass from it"
         )

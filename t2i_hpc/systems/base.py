@@ -194,8 +194,9 @@ class GAN:
     """A text-to-image system: a generator, discriminators and a text encoder.
 
     A subclass hands its networks to `__init__` in the order in which they draw their first
-    weights, and adds `phases` and `begin`. Where its generator takes more than noise and sentences
-    it has a `synthesize` of its own.
+    weights, and adds `phases` and `begin`. `frozen` are networks that its discriminators look
+    through, by name. Where its generator takes more than noise and sentences it has a `synthesize`
+    of its own.
 
     Attributes:
         generator, discriminators, text_encoder, image_encoder: the networks. Encoders that are
@@ -213,6 +214,8 @@ class GAN:
         discriminators: Mapping[str, nn.Module],
         text_encoder: TextEncoder,
         image_encoder: ImageEncoder | None = None,
+        *,
+        frozen: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.config = config
         self.noise_width, self.resolution = config.noise_width, config.resolution
@@ -223,6 +226,7 @@ class GAN:
         networks = {**trainable, "text_encoder": text_encoder}
         networks |= {"image_encoder": image_encoder} if image_encoder is not None else {}
         networks |= {"generator_ema": self.emas[0].target} if self.emas else {}
+        networks |= {name: n.requires_grad_(False) for name, n in (frozen or {}).items()}
         self.modules = nn.ModuleDict(networks)
         self.trains_encoders = (
             config.text_encoder.training != "frozen" and image_encoder is not None

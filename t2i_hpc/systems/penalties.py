@@ -1,4 +1,4 @@
-"""The penalty on a discriminator's slope at real pairs: which one, how often, how precise.
+"""The penalty on a discriminator's slope at matching pairs: which one, how often, how precise.
 
 What every system of matching pairs shares; the settings are those of
 :class:`~t2i_hpc.config.systems.PenaltyConfig`.
@@ -17,15 +17,19 @@ from t2i_hpc.losses.gradient_penalty import (
     PairDiscriminator,
     PenalizedPairs,
     matching_aware_gradient_penalty,
+    zero_centered_penalty,
 )
 from t2i_hpc.systems.base import Losses, Phase, Term, refuse_settings
 
+_ZERO_CENTERED = ("r1", "r2", "r1r2")
+
 
 class Penalty:
-    """A penalty of real, matching pairs as a configuration asks for it.
+    """A penalty of matching pairs as a configuration asks for it.
 
     Attributes:
         active: whether there is one.
+        at_real, at_fake: at which images.
 
     Raises:
         ConfigurationError: settings that would have no effect.
@@ -35,10 +39,14 @@ class Penalty:
         self.config, self.norm = config, norm
         self.active = config.penalty != "none" and config.penalty_weight > 0
         kind = config.penalty if self.active else "none"
+        self.at_fake = kind in ("r2", "r1r2")
+        self.at_real = self.active and kind != "r2"
         idle = {
             "penalty_every": kind == "none" and config.penalty_every > 1,
             "penalty_precision": kind == "none" and config.penalty_precision is not None,
-            "penalty_norm": kind == "finite_difference" and norm != "concatenated",
+            "penalty_norm": kind not in ("magp", "none") and norm != "concatenated",
+            "penalty_power": kind in _ZERO_CENTERED
+            and config.penalty_power != PenaltyConfig.penalty_power,
             "penalty_epsilon": kind != "finite_difference"
             and config.penalty_epsilon != PenaltyConfig.penalty_epsilon,
         }
@@ -48,11 +56,11 @@ class Penalty:
     def pairs(
         self, discriminator: PairDiscriminator, image: Tensor, sentence: Tensor, noise: Tensor
     ) -> PenalizedPairs:
-        """Return the penalty, a scalar, with features and logits (B,) of the real pairs.
+        """Return the penalty, a scalar, with features and logits (B,) of matching pairs.
 
         Args:
             discriminator: of the pairs.
-            image, sentence: real pairs (B, 3, R, R) and (B, S).
+            image, sentence: pairs (B, 3, R, R) and (B, S).
             noise: (B, Z), each sample's own.
         """
         config, pairs = self.config, (discriminator, image, sentence)
@@ -61,6 +69,8 @@ class Penalty:
             # Differences of logits in bfloat16 would be rounding more than slope.
             precision, epsilon = precision or "tf32", config.penalty_epsilon
             return finite_difference_penalty(*pairs, noise, epsilon=epsilon, precision=precision)
+        if config.penalty in _ZERO_CENTERED:
+            return zero_centered_penalty(*pairs, precision=precision)
         power = config.penalty_power
         return matching_aware_gradient_penalty(*pairs, power, self.norm, precision=precision)
 

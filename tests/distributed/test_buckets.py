@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from t2i_hpc.common.collectives import mean_over_ranks
 from t2i_hpc.common.seeds import seed_step
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training import ddp
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
@@ -32,7 +32,7 @@ class SmallBuckets(DistributedDataParallel):
 
 
 def train(
-    world: World, system: SSAGAN, steps: range, moments: State | None = None, **options: Any
+    world: World, system: OneStageGAN, steps: range, moments: State | None = None, **options: Any
 ) -> DDPStrategy:
     """Train in a session of its own."""
     strategy = DDPStrategy(system, world, EngineConfig(batch_size=BATCH, **options))
@@ -70,11 +70,11 @@ def resumed(world: World) -> tuple[State, State]:
     return state_of(whole), state_of(after)
 
 
-def lazy_system() -> SSAGAN:
+def lazy_system() -> OneStageGAN:
     """Build one with the penalty in every second step of its discriminator."""
     config = tiny_config()
     config.discriminator_schedule, config.penalty_every = "merged", 2
-    system = SSAGAN(config, 20)
+    system = OneStageGAN(config, 20)
     system.modules.load_state_dict(tiny_system().modules.state_dict())
     return system
 

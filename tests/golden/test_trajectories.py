@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.convert import import_reference
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.systems import ssa_gan
-from t2i_hpc.systems.ssa_gan import SSAGAN, SSAGANStep
+from t2i_hpc.systems import one_stage_gan
+from t2i_hpc.systems.one_stage_gan import OneStageGAN, OneStageStep
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
@@ -37,7 +37,7 @@ def reference(golden: Case, system: str, part: str, shapes: dict[str, list[int]]
     return import_reference(system, part, fill.state_dict(shapes, golden.seed, gain))
 
 
-def build(golden: Case, training: str, folder: Path) -> SSAGAN:
+def build(golden: Case, training: str, folder: Path) -> OneStageGAN:
     networks, encoders = case("ssagan_ngf4").facts, case("damsm").facts
     for part in ("text", "image"):
         encoder = reference(golden, "damsm", part, encoders[part])
@@ -48,7 +48,7 @@ def build(golden: Case, training: str, folder: Path) -> SSAGAN:
     config.text_encoder.training = training
     config.text_encoder.weights = str(folder / "text.safetensors")
     config.image_encoder.weights = str(folder / "image.safetensors")
-    system = SSAGAN(config, golden.facts["ntoken"])
+    system = OneStageGAN(config, golden.facts["ntoken"])
     for part, key in (("generator", "G"), ("discriminator", "D")):
         module = reference(golden, "ssa_gan", part, networks[key])
         system.modules[part].load_state_dict(module.state_dict())
@@ -87,11 +87,11 @@ def test_losses_weights_and_image(
 ) -> None:
     golden = case(f"steps_{name}")
     system = build(golden, training, tmp_path)
-    monkeypatch.setattr(ssa_gan, "scale_images", lambda images: images)
-    steps: list[SSAGANStep] = []
+    monkeypatch.setattr(one_stage_gan, "scale_images", lambda images: images)
+    steps: list[OneStageStep] = []
     begin = system.begin
 
-    def remember(batch: Batch, noise: Tensor) -> SSAGANStep:
+    def remember(batch: Batch, noise: Tensor) -> OneStageStep:
         steps.append(begin(batch, noise))
         return steps[-1]
 

@@ -17,14 +17,14 @@ from t2i_hpc.runs.checkpoint import (
     read_tensors,
 )
 from t2i_hpc.runs.layout import list_checkpoints
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from tests.support.checkpoints import NOISE, save_checkpoint, stepped
 from tests.support.training import tiny_batch
 
 
-def save(run: Path, images: int, system: SSAGAN, strategy: DDPStrategy) -> None:
+def save(run: Path, images: int, system: OneStageGAN, strategy: DDPStrategy) -> None:
     progress = TrainingProgress(images, images // 4, 1.5)
     save_checkpoint(run, system.modules, strategy.read_moments(), progress)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
 from t2i_hpc.runs.checkpoint import Checkpoint, TrainingProgress
 from t2i_hpc.runs.layout import folder_of
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.checkpoints.saving import Saver
 from t2i_hpc.training.checkpoints.writing import Snapshot, take_snapshot, write_checkpoint
 from t2i_hpc.training.ddp import DDPStrategy
@@ -27,7 +27,7 @@ CPU = World(0, 1, 0, 1, torch.device("cpu"))
 NOISE = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
 
 
-def stepped(steps: int = 1) -> tuple[SSAGAN, DDPStrategy]:
+def stepped(steps: int = 1) -> tuple[OneStageGAN, DDPStrategy]:
     """Return the tiny system and its strategy after some steps."""
     system = tiny_system()
     strategy = DDPStrategy(system, CPU)
@@ -55,7 +55,7 @@ def save_checkpoint(
 
 
 @lru_cache
-def _stepped_once() -> tuple[dict[str, Tensor], SSAGAN]:
+def _stepped_once() -> tuple[dict[str, Tensor], OneStageGAN]:
     system, strategy = stepped()
     return strategy.read_moments(), system
 

@@ -23,9 +23,9 @@ from t2i_hpc.common.collectives import mean_over_ranks, use_group
 from t2i_hpc.common.seeds import noise, seed_step
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.models.image_encoder import ImageEncoder
-from t2i_hpc.systems import ssa_gan
+from t2i_hpc.systems import one_stage_gan
 from t2i_hpc.systems.encoders import scale_images
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.optimizers import BUCKETS
 from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
@@ -116,14 +116,14 @@ def train_case(case: Case, world: World) -> Outcome:
     return Outcome(losses, start, copied(system), moments)
 
 
-def build_case(case: Case) -> SSAGAN:
+def build_case(case: Case) -> OneStageGAN:
     """Build the system of a case, always with the same weights, none of which is zero."""
     torch.manual_seed(0)
     config = tiny_config(damsm=0.125)
     for key, value in case.options.items():
         *sections, name = key.split(".")
         setattr(functools.reduce(getattr, sections, config), name, value)
-    system = SSAGAN(config, 20)
+    system = OneStageGAN(config, 20)
     if system.image_encoder is not None:
         system.image_encoder.trunk = SmallTrunk(system.image_encoder).requires_grad_(False)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def build_case(case: Case) -> SSAGAN:
     if case.double:
         system.modules.double()
     scale = _double_images if case.double else scale_images
-    vars(ssa_gan)["scale_images"] = scale
+    vars(one_stage_gan)["scale_images"] = scale
     return system
 
 
@@ -161,7 +161,7 @@ def samples(case: Case, step: int, world: World) -> tuple[Any, Tensor]:
     return tiny_batch(share, first), rows.double() if case.double else rows
 
 
-def copied(system: SSAGAN) -> dict[str, Tensor]:
+def copied(system: OneStageGAN) -> dict[str, Tensor]:
     """Return copies of all weights and buffers by name, but for those that never change."""
     state = system.modules.state_dict().items()
     return {name: value.clone() for name, value in state if "encoder.trunk" not in name}

@@ -13,7 +13,7 @@ import torch
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 
 ENGINE = (
     "engine.batch_size=4",
@@ -49,10 +49,10 @@ def tiny_config(training: str = "frozen", damsm: float = 0.0) -> SSAGANConfig:
     return config
 
 
-def tiny_system(training: str = "frozen", damsm: float = 0.0) -> SSAGAN:
+def tiny_system(training: str = "frozen", damsm: float = 0.0) -> OneStageGAN:
     """Build it with fixed weights, none of which is zero."""
     torch.manual_seed(0)
-    system = SSAGAN(tiny_config(training, damsm), 20)
+    system = OneStageGAN(tiny_config(training, damsm), 20)
     with torch.no_grad():
         for name, parameter in system.modules.named_parameters():
             if not name.startswith("image_encoder.trunk"):

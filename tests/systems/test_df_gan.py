@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_hpc.systems import df_gan
-from t2i_hpc.systems.df_gan import DFGAN, truncated
+from t2i_hpc.systems import one_stage_gan
+from t2i_hpc.systems.one_stage_gan import OneStageGAN, truncated
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
@@ -18,10 +18,10 @@ from tests.systems.tiny import built
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def system_of(*overrides: str) -> DFGAN:
+def system_of(*overrides: str) -> OneStageGAN:
     torch.manual_seed(0)
     system = built("df_gan", *overrides)
-    assert isinstance(system, DFGAN)
+    assert isinstance(system, OneStageGAN)
     with torch.no_grad():
         for parameter in system.modules.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -34,7 +34,7 @@ def double_images(images: Tensor) -> Tensor:
 
 def test_one_update_of_all_losses_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the spec, written plainly: cyclic wrong pairs, one backward, one step of Adam."""
-    monkeypatch.setattr(df_gan, "scale_images", double_images)
+    monkeypatch.setattr(one_stage_gan, "scale_images", double_images)
     ours, plain = system_of(), system_of()
     ours.modules.double()
     plain.modules.double()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from t2i_hpc.systems.base import EMA
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
@@ -20,11 +20,11 @@ from tests.systems.tiny import built
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def with_ema() -> SSAGAN:
+def with_ema() -> OneStageGAN:
     torch.manual_seed(0)
     config = tiny_config()
     config.ema_images = 40.0
-    return SSAGAN(config, 20)
+    return OneStageGAN(config, 20)
 
 
 def test_a_weight_counts_half_after_the_half_life() -> None:
@@ -89,7 +89,7 @@ def test_it_changes_nothing_of_the_training() -> None:
     weights = []
     for config in (tiny_config(), with_ema().config):
         torch.manual_seed(0)
-        system = SSAGAN(config, 20)
+        system = OneStageGAN(config, 20)
         train_step(DDPStrategy(system, CPU), tiny_batch(), noise)
         weights.append(system.generator.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -14,7 +14,7 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.systems import SSAGANConfig
 from t2i_hpc.systems import register_system
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from tests.support.training import only_run
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,6 @@ def type_in(folder: Path, *overrides: str) -> None:
 
 def test_a_taken_name_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="there is a system ssa_gan already"):
-        register_system("ssa_gan", SSAGANConfig, SSAGAN)
+        register_system("ssa_gan", SSAGANConfig, OneStageGAN)
     with pytest.raises(ConfigurationError, match="SSAGANConfig is another system's"):
-        register_system("mine", SSAGANConfig, SSAGAN)
+        register_system("mine", SSAGANConfig, OneStageGAN)

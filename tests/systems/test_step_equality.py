@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks.plain_step import PlainStep
 from t2i_hpc.data.batches import Batch
-from t2i_hpc.systems import ssa_gan
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems import one_stage_gan
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
@@ -27,12 +27,12 @@ BEFORE_A_NORM = (
 )
 
 
-def double_system(training: str) -> SSAGAN:
+def double_system(training: str) -> OneStageGAN:
     """A small system in float64 without a zero among its weights; always the same one."""
     torch.manual_seed(0)
     # Powers of two: weights of the sum of losses are kept in float32.
     config = tiny_config(training, damsm=0.125)
-    system = SSAGAN(config, 20)
+    system = OneStageGAN(config, 20)
     system.modules.double()
     with torch.no_grad():
         for name, parameter in system.modules.named_parameters():
@@ -55,7 +55,7 @@ def samples(step: int) -> tuple[Batch, Tensor]:
 
 @pytest.mark.parametrize("training", ["frozen", "damsm"])
 def test_two_steps_equal_the_plain_steps(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssa_gan, "scale_images", double_images)
+    monkeypatch.setattr(one_stage_gan, "scale_images", double_images)
     ours, plain = double_system(training), double_system(training)
     start = {name: value.clone() for name, value in ours.modules.state_dict().items()}
     strategy, reference = DDPStrategy(ours, CPU), PlainStep(plain)

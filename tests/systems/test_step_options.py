@@ -13,7 +13,7 @@ from t2i_hpc.config.fields import check
 from t2i_hpc.models.df_generator import EarlyDFGenerator
 from t2i_hpc.systems import encoders
 from t2i_hpc.systems.base import Phase, total
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
@@ -47,17 +47,17 @@ OPTIONS: list[dict[str, object]] = [
 ]
 
 
-def option_system(options: dict[str, object]) -> SSAGAN:
+def option_system(options: dict[str, object]) -> OneStageGAN:
     """The tiny system with dotted options, none of its weights zero."""
     config = tiny_config(damsm=0.1)
     for key, value in options.items():
         *sections, name = key.split(".")
         setattr(functools.reduce(getattr, sections, config), name, value)
     check(config)
-    return perturbed(SSAGAN(config, 20))
+    return perturbed(OneStageGAN(config, 20))
 
 
-def perturbed(system: SSAGAN) -> SSAGAN:
+def perturbed(system: OneStageGAN) -> OneStageGAN:
     with torch.no_grad():
         for name, parameter in system.modules.named_parameters():
             if not name.startswith("image_encoder.trunk"):

@@ -39,6 +39,15 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         *DAMSM,
     ),
     "df_gan": ("system=df_gan",),
+    "one_stage_gan": (
+        "system=one_stage_gan",
+        "system.generator=df",
+        "system.loss=relativistic",
+        "system.penalty=r1r2",
+        "system.penalty_weight=0.1",
+        "system.discriminator_schedule=merged",
+        *NO_DAMSM,
+    ),
     "attn_gan": ("system=attn_gan", *STAGED, *DAMSM),
     "attn_dcgan": (
         "system=attn_gan",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.systems.base import Phase
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.checks import check_deepspeed
 from t2i_hpc.training.deepspeed import deepspeed_config
 from t2i_hpc.training.step import build_strategy, train_step
@@ -42,7 +42,7 @@ def test_what_zero_does_not_do_exactly_is_refused() -> None:
     refuse(Toy(), "accumulate=5 does not divide", accumulate=5)
 
 
-def set_of(system: SSAGAN, part: str, **options: Any) -> None:
+def set_of(system: OneStageGAN, part: str, **options: Any) -> None:
     changed = replace(system.optimizers[part], **options)
     system.optimizers = {**system.optimizers, part: changed}
 

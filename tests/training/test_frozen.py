@@ -24,7 +24,7 @@ from t2i_hpc.runs.checkpoint import (
 )
 from t2i_hpc.runs.layout import folder_of, list_checkpoints
 from t2i_hpc.systems.base import System
-from t2i_hpc.systems.ssa_gan import SSAGAN
+from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.training.checkpoints.recovery import recover
 from t2i_hpc.training.checkpoints.saving import prune_checkpoints
 from t2i_hpc.training.checkpoints.writing import split_frozen
@@ -42,7 +42,7 @@ FROZEN = "frozen.safetensors"
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> tuple[Path, SSAGAN]:
+def saved(tmp_path: Path) -> tuple[Path, OneStageGAN]:
     """A run that keeps its checkpoints of 4 and 8 images, and the system that they are of."""
     system, strategy = stepped(0)
     saver = saver_of(tmp_path, strategy)
@@ -65,7 +65,7 @@ def damage(path: Path) -> None:
         stream.write(b"x")
 
 
-def test_they_are_on_the_disk_once_and_in_every_checkpoint(saved: tuple[Path, SSAGAN]) -> None:
+def test_they_are_on_the_disk_once_and_in_every_checkpoint(saved: tuple[Path, OneStageGAN]) -> None:
     run, system = saved
     assert len({path.stat().st_ino for path in files(run)}) == 1
     names = load_file(folder_of(run, 8) / "weights.safetensors")
@@ -78,7 +78,7 @@ def test_they_are_on_the_disk_once_and_in_every_checkpoint(saved: tuple[Path, SS
         assert torch.equal(other.modules.state_dict()[name], value), name
 
 
-def test_deleting_checkpoints_leaves_what_others_need(saved: tuple[Path, SSAGAN]) -> None:
+def test_deleting_checkpoints_leaves_what_others_need(saved: tuple[Path, OneStageGAN]) -> None:
     run, _ = saved
     prune_checkpoints(run, CheckpointConfig(keep=1, keep_best=0))
     (path,) = files(run)
@@ -101,7 +101,9 @@ def test_a_file_system_without_hard_links_has_copies(
     open_checkpoint(tmp_path, 4)
 
 
-def test_networks_that_move_after_all_have_files_of_their_own(saved: tuple[Path, SSAGAN]) -> None:
+def test_networks_that_move_after_all_have_files_of_their_own(
+    saved: tuple[Path, OneStageGAN],
+) -> None:
     run, system = saved
     with torch.no_grad():
         next(system.text_encoder.parameters()).add_(1)
@@ -113,7 +115,7 @@ def test_networks_that_move_after_all_have_files_of_their_own(saved: tuple[Path,
     assert [open_checkpoint(run, images) for images in (8, 12)]
 
 
-def test_a_missing_file_is_taken_from_another_checkpoint(saved: tuple[Path, SSAGAN]) -> None:
+def test_a_missing_file_is_taken_from_another_checkpoint(saved: tuple[Path, OneStageGAN]) -> None:
     run, _ = saved
     files(run)[-1].unlink()
     found = recover(run)
@@ -123,7 +125,7 @@ def test_a_missing_file_is_taken_from_another_checkpoint(saved: tuple[Path, SSAG
 
 
 def test_what_damages_all_is_restored_from_the_initial_weights(
-    saved: tuple[Path, SSAGAN], caplog: pytest.LogCaptureFixture
+    saved: tuple[Path, OneStageGAN], caplog: pytest.LogCaptureFixture
 ) -> None:
     run, _ = saved
     damage(files(run)[0])
@@ -136,7 +138,7 @@ def test_what_damages_all_is_restored_from_the_initial_weights(
 
 @pytest.mark.parametrize("other", [None, lambda: tiny_system("frozen", 0.1)])
 def test_what_cannot_be_restored_sets_no_checkpoint_aside(
-    saved: tuple[Path, SSAGAN], other: Any
+    saved: tuple[Path, OneStageGAN], other: Any
 ) -> None:
     run, _ = saved
     damage(files(run)[0])
@@ -146,7 +148,7 @@ def test_what_cannot_be_restored_sets_no_checkpoint_aside(
     assert list_checkpoints(run) == [4, 8]
 
 
-def test_the_next_save_shares_no_damage(saved: tuple[Path, SSAGAN]) -> None:
+def test_the_next_save_shares_no_damage(saved: tuple[Path, OneStageGAN]) -> None:
     run, _ = saved
     damage(files(run)[0])
     saver = saver_of(run, stepped(0)[1])

@@ -1,0 +1,90 @@
+"""Parts by name: any together, the papers' systems among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.fields import identity
+from t2i_hpc.training.ddp import DDPStrategy
+from t2i_hpc.training.step import train_step
+from t2i_hpc.training.world import World
+from tests.support.training import tiny_batch
+from tests.systems.tiny import SYSTEMS, built, configured
+
+CPU = World(0, 1, 0, 1, torch.device("cpu"))
+ANY = "one_stage_gan"
+PAPERS = {
+    "ssa_gan": ("system.generator=ssa", *SYSTEMS["ssa_gan"][1:]),
+    "df_gan": ("system.generator=df", "system.discriminator=df", "system.mismatch=roll"),
+}
+PLAIN = ("system.loss=hinge", "system.penalty=magp", "system.penalty_weight=2.0")
+NEW = ("generator", "discriminator", "loss", "truncation")
+
+
+def stepped(name: str, *overrides: str) -> tuple[Any, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    system = built(name, *overrides)
+    noise = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    return system, train_step(DDPStrategy(system, CPU), tiny_batch(), noise)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_parts_by_name_are_its_system(name: str) -> None:
+    schedule = "two_steps" if name == "ssa_gan" else "merged"
+    merged = f"system.discriminator_schedule={schedule}"
+    ours, losses = stepped(ANY, *PAPERS[name], *PLAIN, merged)
+    paper, expected = stepped(name)
+    assert losses.keys() == expected.keys()
+    state = ours.modules.state_dict()
+    assert not [k for k, v in paper.modules.state_dict().items() if not v.equal(state[k])]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_runs_from_before_the_parts_had_names_keep_their_identity(name: str) -> None:
+    kept = set(identity(configured(name).system))
+    later = {"discriminator_schedule", "penalty_norm"} if name == "df_gan" else set()
+    assert not kept & {*NEW[:3], *later}
+    assert ("truncation" in kept) == (name == "df_gan")
+
+
+def test_r1_and_r2_are_the_squares_of_gradients_by_the_image() -> None:
+    torch.manual_seed(0)
+    system = built(ANY)
+    with torch.no_grad():
+        for parameter in system.modules.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    step = system.begin(tiny_batch(), torch.randn(4, 8))
+    losses = system.merged_losses(step)
+    for term, image in (("gradient", step.real), ("gradient_fake", step.fake)):
+        leaf = image.detach().requires_grad_()
+        logits = system.discriminator(leaf, step.sentence)
+        (gradient,) = torch.autograd.grad(logits.sum(), leaf)
+        expected = gradient.square().sum((1, 2, 3)).mean().item()
+        assert losses[term].value.item() == pytest.approx(expected, rel=1e-4)
+        assert losses[term].weight == pytest.approx(0.1)
+    matching = system.discriminator(step.real, step.sentence)
+    fake = system.discriminator(step.fake, step.sentence)
+    assert losses["fake"].value.item() == pytest.approx(F.softplus(fake - matching).mean().item())
+    adversarial = system.generator_losses(step)["adversarial"].value
+    assert adversarial.item() == pytest.approx(F.softplus(matching - fake).mean().item())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("system.block=affine",), "system.block belongs to system.generator=ssa"),
+        (("system.masks=3",), "system.masks belongs to system.generator=ssa"),
+        (("system.penalty_power=4",), "system.penalty_power has no effect on system.penalty=r1r2"),
+    ],
+)
+def test_settings_of_parts_that_are_not_there_are_refused(
+    overrides: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        built(ANY, *overrides)
