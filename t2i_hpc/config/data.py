@@ -150,12 +150,13 @@ class ShardsConfig:
         "folder",
         "layout to read; webdataset: tars that another tool made (img2dataset, webdataset); "
         "pickles: the metadata of AttnGAN and its successors",
-        choices=("coco", "cub", "folder", "webdataset", "pickles"),
+        choices=("coco", "cub", "flowers", "folder", "webdataset", "pickles"),
     )
     images: str = setting(
         "",
-        "folder of the images (cub: the folder CUB_200_2011; webdataset: of the tars, with its "
-        "sub-folders; pickles: the folder that holds <key>.jpg)",
+        "folder of the images (cub: the folder CUB_200_2011; flowers: the folder jpg, or the one "
+        "that holds it; webdataset: of the tars, with its sub-folders; pickles: the folder that "
+        "holds <key>.jpg)",
     )
     captions: str = setting(
         "",

@@ -166,6 +166,15 @@ class EngineConfig:
         minimum=0.01,
         identity=False,
     )
+    patience: int | None = setting(
+        None,
+        "t2i_hpc.pretrain ends when the top-1 retrieval of held-out images, scored at "
+        "each samples_every_images, has not risen for so many scores, and the encoders' files are "
+        "then those of the best; empty: trains on to engine.images, files of the newest",
+        unit="scores",
+        minimum=1,
+        identity=False,
+    )
     log_every: int = setting(
         10, "steps between lines of metrics.jsonl", unit="steps", minimum=1, identity=False
     )

@@ -18,6 +18,7 @@ from t2i_hpc.evaluation.scores import ScoreCurve, measured, scale_of, score_curv
 from t2i_hpc.reporting.charts import Line, line_chart
 from t2i_hpc.reporting.run_record import Frame, RunRecord
 from t2i_hpc.reporting.run_status import duration
+from t2i_hpc.training.callbacks.caption_sensitivity import ADVICE, stays_near_zero
 
 _MOST_FRAMES = 8
 _LARGEST_PNG = 600_000  # bytes; larger grids are shown as WebP of at most this width
@@ -67,6 +68,7 @@ def render(record: RunRecord) -> str:
         header(record),
         cards(record, curves),
         samples(record),
+        caption_sensitivity(record),
         score_section(curves),
         *(pictures(getattr(record, kind), kind, *texts) for kind, *texts in _PICTURES),
         losses(record),
@@ -133,6 +135,27 @@ def samples(record: RunRecord) -> str:
         "Rows are captions, columns are noise; the same ones at every moment.",
         _frames(record.samples, "Samples") + (f"{listed}</details>" if captions else ""),
     )
+
+
+def caption_sensitivity(record: RunRecord) -> str:
+    """A chart of how far words steer the samples, and a warning where they do not."""
+    values = record.sensitivities
+    if not values:
+        return ""
+    warning = f"Warning: {ADVICE}." if stays_near_zero(list(values.values())) else ""
+    points = [(float(images), value) for images, value in values.items()]
+    chart = line_chart(
+        [Line("caption sensitivity", points)],
+        title="caption sensitivity",
+        x_label=_X_LABEL,
+        from_zero=True,
+    )
+    note = (
+        "How far a picture moves when only its caption changes, over how far when only the noise "
+        "does (root mean squares over pixels): near 0 the rows of a grid show the same pictures."
+    )
+    shown = f'<p class="note"><b>{escape(warning)}</b></p>' if warning else ""
+    return _section("Caption sensitivity", note, f'{shown}<div class="charts">{chart}</div>')
 
 
 def score_section(curves: Sequence[ScoreCurve]) -> str:

@@ -18,6 +18,7 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.compose import from_yaml
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.training.callbacks.caption_sensitivity import read_sensitivities
 
 ContentT = TypeVar("ContentT", dict[str, Any], list[str])
 _TAIL_BYTES = 1 << 16
@@ -49,6 +50,7 @@ class RunRecord:
         captions: captions of the rows of the grids.
         stages: images of all stages of a generator, in the order of training.
         words: attention of its stages, in the order of training.
+        sensitivities: caption sensitivity of the sample grids by images seen, in that order.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class RunRecord:
     captions: list[str]
     stages: list[Frame] = field(default_factory=list)
     words: list[Frame] = field(default_factory=list)
+    sensitivities: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -85,6 +88,7 @@ class RunRecord:
             captions=_json(folder / "samples" / "captions.json", []),
             stages=_frames(folder / "stages"),
             words=_frames(folder / "words"),
+            sensitivities=read_sensitivities(folder),
         )
         if not (record.metrics or record.scores or record.samples or record.attention):
             raise RunError(

@@ -288,9 +288,18 @@ def vocabulary_of(path: Path, key: str) -> str:
     Raises:
         ConfigurationError: the file cannot be read.
     """
+    return notes_of(path, key).get(VOCABULARY_NOTE, "")
+
+
+def notes_of(path: Path, key: str) -> dict[str, str]:
+    """Return the notes in a safetensors file that the setting `key` names.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as opened:
-            return str((opened.metadata() or {}).get(VOCABULARY_NOTE, ""))
+            return {str(name): str(note) for name, note in (opened.metadata() or {}).items()}
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error

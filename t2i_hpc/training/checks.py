@@ -15,7 +15,7 @@ from torch.torch_version import TorchVersion
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.models.recomputation import recomputable_blocks
-from t2i_hpc.systems.base import System
+from t2i_hpc.systems.base import RetrievalSystem, System
 from t2i_hpc.training.deepspeed_build import require_compilation
 from t2i_hpc.training.optimizers import check_build
 
@@ -40,6 +40,11 @@ def check_engine(
     """
     _check_micro_batches(config, ranks)
     _check_profile(config.profile)
+    if config.patience is not None and not isinstance(system, RetrievalSystem):
+        raise ConfigurationError(
+            "engine.patience ends a pre-training by its retrieval score, which a GAN has none of: "
+            "leave it out, and take engine.images or engine.minutes"
+        )
     networks, _ = choose_compiled(system, config.compile)
     _check_recomputed(system, config, networks)
     if config.name == "deepspeed":

@@ -48,7 +48,8 @@ class TrainingSetup:
         run: the run directory.
         system: networks and phases, on the world's device.
         batches: this rank's endless batches from a number of samples on.
-        sample: writes sample pictures of the system as it is, named by images seen.
+        sample: writes sample pictures of the system as it is, named by images seen; returns what
+            it measured of them, by name.
         seed: of noise and dropout.
         evaluations: that run in the background; None where there are none.
         vocabulary: SHA-256 of what numbers the tokens of captions.
@@ -56,12 +57,13 @@ class TrainingSetup:
         first: what run.json keeps of the weights that the run starts from.
         flops: floating-point operations of a step by its images; None where not counted.
         trackers: that show the curves.
+        finished: whether the training is at its end after so many images, by what `sample` found.
     """
 
     run: Path
     system: System
     batches: Callable[[int], Iterable[Batch]]
-    sample: Callable[[int], None]
+    sample: Callable[[int], Mapping[str, float] | None]
     seed: int
     config: EngineConfig
     world: World
@@ -71,6 +73,7 @@ class TrainingSetup:
     first: Mapping[str, Any] = field(default_factory=dict)
     flops: float | None = None
     trackers: Sequence[str] = (TENSORBOARD,)
+    finished: Callable[[int], bool] = lambda images_seen: False
 
 
 class Loop:
@@ -82,7 +85,9 @@ class Loop:
         self.strategy = build_strategy(setup.system, setup.world, setup.config)
         output = RunOutput(setup.run, line)
         self.saver = Saver(output, self.strategy, setup.vocabulary, setup.rebuild)
-        self.limits = Limits(setup.config, stop, output if setup.world.is_main else None)
+        self.limits = Limits(
+            setup.config, stop, output if setup.world.is_main else None, setup.finished
+        )
         self.progress = self.saver.resume()
         setup.world.barrier()  # nobody writes before everybody has looked
         self.log: MetricsLog | None = None
@@ -99,6 +104,7 @@ class Loop:
         self.profiler = StepProfiler(output, steps, self.strategy.clock)
         self._nonfinite: str | None = None
         self._terms: dict[str, Tensor] = {}
+        self._sampled: dict[str, float] = {}  # of grids since the last line of metrics.jsonl
 
     def run(self) -> bool:
         """Train to the end (True) or until asked to stop (False); a checkpoint is last."""
@@ -121,10 +127,10 @@ class Loop:
             given = map(self._with_noise, batches)
             for batch, latent in meter.timed(on_device(given, self.world.device)):
                 values = self._step(batch, latent, meter)
-                if self.progress.step % self.config.log_every == 0:
-                    self._log(values, meter)
                 if self._samples_are_due():
                     self._sample()
+                if self.progress.step % self.config.log_every == 0:
+                    self._log(values, meter)
                 stop, save = self._agree_to_stop_and_save()
                 if stop or save:
                     self._save()
@@ -180,6 +186,7 @@ class Loop:
 
     def _measured(self, losses: dict[str, float], meter: Meter) -> Measured:
         speed, waited = meter.read()
+        sampled, self._sampled = self._sampled, {}
         before, schedule = self.progress.images_seen - self.config.batch_size, self.config.schedule
         return Measured(
             losses,
@@ -194,6 +201,7 @@ class Loop:
                 name: learning_rate(settings, schedule, before)
                 for name, settings in self.setup.system.optimizers.items()
             },
+            sampled,
         )
 
     def _samples_are_due(self) -> bool:
@@ -202,7 +210,8 @@ class Loop:
     def _sample(self) -> None:
         self.world.set_stage(f"step {self.progress.step:,}, sampling")
         if self.world.is_main:
-            self.setup.sample(self.progress.images_seen)
+            measured = self.setup.sample(self.progress.images_seen) or {}
+            self._sampled.update(measured if self.progress.step else {})  # step 0 has no line
 
     def _agree_to_stop_and_save(self) -> tuple[bool, bool]:
         """Return whether to stop and whether to save, the same on all ranks; a collective call.

@@ -114,6 +114,7 @@ class Measured:
             finished.
         gradient_norms: by ``phase/module``, of the last step, before a clip.
         learning_rates: by module, of the last step.
+        samples: what was measured of the sample grids since the line before, by name.
     """
 
     losses: Mapping[str, float]
@@ -125,6 +126,7 @@ class Measured:
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     gradient_norms: Mapping[str, float] = field(default_factory=dict)
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Return it as a line of ``metrics.jsonl``; what is not known is left out."""
@@ -144,6 +146,8 @@ class Measured:
             row["gradient_norms"] = dict(self.gradient_norms)
         if self.learning_rates:
             row["learning_rates"] = dict(self.learning_rates)
+        if self.samples:
+            row["samples"] = dict(self.samples)
         return row
 
     def curves(self) -> Iterator[tuple[str, float]]:
@@ -156,6 +160,7 @@ class Measured:
             ("milliseconds", self.milliseconds),
             ("gradient_norm", self.gradient_norms),
             ("learning_rate", self.learning_rates),
+            ("samples", self.samples),
         ):
             for name, value in values.items():
                 yield f"{group}/{name}", value

@@ -9,7 +9,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +42,12 @@ from t2i_hpc.systems import build_system, outline_system
 from t2i_hpc.systems.base import RetrievalSystem, System, TextToImageSystem
 from t2i_hpc.systems.encoders import check_text_encoder, checkpoint_follows
 from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
-from t2i_hpc.training.callbacks.retrieval import Batches, RetrievalReport, warning_of_one_class
+from t2i_hpc.training.callbacks.retrieval import (
+    Batches,
+    RetrievalReport,
+    warning_of_one_class,
+    warning_of_weak_text,
+)
 from t2i_hpc.training.callbacks.sample_grids import SampleGrids
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.first_weights import FirstWeights, changed_start, given_networks
@@ -240,7 +245,7 @@ def build_setup(
     torch.manual_seed(config.seed)
     system, first = _build(folder, config, data.vocabulary)
     system.modules.to(world.device)
-    sample = _sampler_of(folder, config, system, line)
+    sampler = _sampler_of(folder, config, system, line)
     line.say(
         f"run {folder}: {config.system.name} at {config.system.resolution} px on "
         f"{data.summary}, batch {config.engine.batch_size} "
@@ -248,7 +253,8 @@ def build_setup(
         f"{describe_arithmetic(config.engine, world.device)})"
     )
     started = first.lines() if first else [changed_start(folder, config)]
-    for notice in (data.notice, _lost_files(config), *started):
+    weak = "" if config.system.name == "damsm" else warning_of_weak_text(config.system)
+    for notice in (data.notice, _lost_files(config), *started, weak):
         if notice:
             line.say(notice)
     if _learns_by_damsm(config.system):
@@ -257,7 +263,7 @@ def build_setup(
         folder,
         system,
         batches,
-        sample,
+        sampler,
         config.seed,
         config.engine,
         world,
@@ -267,6 +273,7 @@ def build_setup(
         first.record() if first else {},
         flops=opened.flops,
         trackers=tuple(config.trackers),
+        finished=sampler.finished,
     )
 
 
@@ -300,11 +307,11 @@ def _lost_files(config: TrainConfig) -> str:
 
 def _sampler_of(
     folder: Path, config: TrainConfig, system: System, line: ProgressLine
-) -> Callable[[int], None]:
+) -> SampleGrids | RetrievalReport:
     """Return what a system shows of itself from time to time."""
     held_out = Split.open(config.data, config.data.test_split, check_tars=False)
     if isinstance(system, TextToImageSystem):
-        return SampleGrids(folder, config, held_out, system)
+        return SampleGrids(folder, config, held_out, system, line)
     if isinstance(system, RetrievalSystem):
         return RetrievalReport(folder, config, held_out, system, line)
     raise TypeError(f"{type(system).__name__} neither generates nor retrieves")

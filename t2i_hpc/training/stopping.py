@@ -21,7 +21,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,18 @@ class Limits:
         config: the limits asked for.
         stop: what signals asked for.
         output: where rank 0 looks for requests and checkpoints; None on other ranks.
+        finished: whether what a training shows of itself ends it after so many images.
     """
 
-    def __init__(self, config: EngineConfig, stop: StopRequest, output: RunOutput | None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        stop: StopRequest,
+        output: RunOutput | None,
+        finished: Callable[[int], bool] = lambda images_seen: False,
+    ) -> None:
         self._config, self._stop, self._output = config, stop, output
+        self._finished = finished
         self._files = RequestFiles(output.folder) if output else None
         # Rank 0 decides, so it alone asks Slurm; the others learn of a stop with the step.
         self.clock = SessionClock(config.max_minutes, seconds_left(os.environ) if output else None)
@@ -61,7 +69,9 @@ class Limits:
         """Whether the training is at its end."""
         config = self._config
         late = config.minutes is not None and progress.seconds >= 60 * config.minutes
-        return late or progress.images_seen >= config.images
+        enough = late or progress.images_seen >= config.images
+        # Rank 0 alone has the scores of now; all learn of its end as of any other.
+        return enough or (self._output is not None and self._finished(progress.images_seen))
 
     def stop(self, progress: TrainingProgress) -> bool:
         """Whether the session ends after this step; to be asked once a step."""

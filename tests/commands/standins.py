@@ -23,7 +23,14 @@ from tests.commands.trained import write_encoders
 from tests.data.test_pickles_source import make_pickles
 from tests.evaluation.pretrained import save_clip, save_dinov2
 from tests.golden.case import case
-from tests.support.data import captions_of, image_bytes, make_coco, make_cub, make_image_folder
+from tests.support.data import (
+    captions_of,
+    image_bytes,
+    make_coco,
+    make_cub,
+    make_flowers,
+    make_image_folder,
+)
 from tests.support.documents import ROOT, blocks_of
 from tests.support.training import TINY
 
@@ -111,6 +118,7 @@ def _write_sources(folder: Path) -> None:
     ]
     (folder / "dataset_flickr30k.json").write_text(json.dumps({"images": listed}))
     make_cub(folder)
+    make_flowers(folder)
     make_pickles(folder / "birds")
     (folder / "birds" / "CUB_200_2011").mkdir()
     (folder / "birds" / "CUB_200_2011" / "images").symlink_to(folder / "birds" / "images")

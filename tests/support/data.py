@@ -205,3 +205,20 @@ def _vouch_for(manifest: Manifest) -> Manifest:
     total = sum(shard.bytes for shard in shards)
     replace(manifest, bytes=total, shards_sha256=save_tables(split, shards, rows)).save()
     return Manifest.load(split)
+
+
+def make_flowers(folder: Path, classes: range = range(1, 7)) -> tuple[Path, Path]:
+    """Write Oxford-102's layout with two images of each class; returns jpg and text_c10."""
+    images, texts = folder / "jpg", folder / "text_c10"
+    for class_id, half in itertools.product(classes, (0, 1)):
+        number = 2 * len(classes) * (1 - half) + class_id  # numbers do not follow the classes
+        for place, content in (
+            (images / f"image_{number:05d}.jpg", image_bytes(number, "JPEG", 80, 60)),
+            (
+                texts / f"class_{class_id:05d}" / f"image_{number:05d}.txt",
+                "\n".join(captions_of(number)).encode(),
+            ),
+        ):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+    return images, texts

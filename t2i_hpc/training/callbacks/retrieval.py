@@ -6,7 +6,7 @@ attended tokens of a caption over its image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from t2i_hpc.common.files import append_json_line, read_json_lines, sha256_of_json, write_bytes
 from t2i_hpc.common.seeds import generator
+from t2i_hpc.config.systems import SystemConfig, TextEncoderConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import VOCABULARY_NOTE
@@ -25,12 +26,16 @@ from t2i_hpc.sampling.grids import save_picture
 from t2i_hpc.sampling.request import encode_captions, token_texts
 from t2i_hpc.sampling.stages import WordMap, attention_grid
 from t2i_hpc.systems.base import RetrievalSystem
+from t2i_hpc.systems.encoders import notes_of
 from t2i_hpc.training.progress import ProgressLine
 from t2i_hpc.training.world import World
 
 Batches = Callable[[int], Iterator[Batch]]
 _IMAGES, _CAPTIONS = 256, 5
 _TOKENS = 5  # of a caption that are shown
+_METRIC = "top-1 retrieval"
+RETRIEVAL_NOTE, CHANCE_NOTE = "retrieval", "retrieval_by_chance"  # in the encoders' files
+_NEAR_CHANCE = 10.0  # times chance; the emoji's encoders find 100 times as many
 _RULE = (
     "the nearest of all captions is one of the image's own; captions of other images of its "
     "class do not count"
@@ -41,7 +46,8 @@ class RetrievalReport:
     """Writes a row of ``scores.jsonl``, attention maps and the encoders' files at each call.
 
     The score is :func:`top_1` of held-out images. ``text_encoder.safetensors`` and
-    ``image_encoder.safetensors`` of the run are what systems load as ``…_encoder.weights``.
+    ``image_encoder.safetensors`` of the run are what systems load as ``…_encoder.weights``; with
+    ``engine.patience`` they are those of the best score.
     """
 
     def __init__(
@@ -58,6 +64,8 @@ class RetrievalReport:
             self.pairs.captions, split.vocabulary, config.data.max_tokens, config.seed
         )
         self.attention = AttentionPictures(run, config, split, system)
+        self.patience = config.engine.patience
+        self.scores = _recorded(run)
         self.notes = {"format": "pt", "run": run.name, VOCABULARY_NOTE: split.vocabulary.sha256}
         self.protocol = {
             "data": split.manifest.digest,
@@ -68,7 +76,7 @@ class RetrievalReport:
             "rule": _RULE,
         }
 
-    def __call__(self, images_seen: int) -> None:
+    def __call__(self, images_seen: int) -> Mapping[str, float]:
         """Score the encoders as they are now and write them."""
         device = next(self.system.modules.parameters()).device
         pairs = self.pairs
@@ -82,10 +90,34 @@ class RetrievalReport:
         )
         self._record(images_seen, value)
         self.attention(images_seen)
-        for name in ("text_encoder", "image_encoder"):
-            self._write(name)
+        if self.patience is None or self._best(images_seen) == images_seen:
+            notes = {**self.notes, RETRIEVAL_NOTE: f"{value:.6f}", CHANCE_NOTE: f"{chance:.6f}"}
+            for name in ("text_encoder", "image_encoder"):
+                self._write(name, notes)
+        if self.finished(images_seen):
+            self.line.say(
+                f"the share has not risen for {self.patience} scores (engine.patience): "
+                f"the encoders' files are those after {self._best(images_seen):,} images"
+            )
+        return {"top_1_retrieval": value}
+
+    def finished(self, images_seen: int) -> bool:
+        """Whether the score has not risen for ``engine.patience`` scores.
+
+        A function of the scores up to `images_seen`, so a resumed run ends where it would have.
+        """
+        if self.patience is None or images_seen not in self.scores:
+            return False
+        best = self._best(images_seen)
+        return sum(best < images <= images_seen for images in self.scores) >= self.patience
+
+    def _best(self, images_seen: int) -> int:
+        """Return the images of the best score so far, the first of equal ones."""
+        before = [images for images in sorted(self.scores) if images <= images_seen]
+        return max(before, key=self.scores.__getitem__)
 
     def _record(self, images_seen: int, value: float) -> None:
+        self.scores[images_seen] = value
         path = self.run / "scores.jsonl"
         if any(row.get("images") == images_seen for row in read_json_lines(path)):
             return
@@ -93,7 +125,7 @@ class RetrievalReport:
             path,
             {
                 "images": images_seen,
-                "metric": "top-1 retrieval",
+                "metric": _METRIC,
                 "value": value,
                 "n": self.protocol["images"],
                 "n_real": self.protocol["captions"],
@@ -105,10 +137,36 @@ class RetrievalReport:
             },
         )
 
-    def _write(self, name: str) -> None:
+    def _write(self, name: str, notes: dict[str, str]) -> None:
         weights = self.system.modules[name].state_dict()
         whole = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-        write_bytes(self.run / f"{name}.safetensors", save(whole, self.notes))
+        write_bytes(self.run / f"{name}.safetensors", save(whole, notes))
+
+
+def _recorded(run: Path) -> dict[int, float]:
+    """Return the scores that earlier sessions of a run have written, by images seen."""
+    rows = read_json_lines(run / "scores.jsonl")
+    return {row["images"]: row["value"] for row in rows if row.get("metric") == _METRIC}
+
+
+def warning_of_weak_text(config: SystemConfig) -> str:
+    """Return a warning where a GAN's text encoder was recorded as near chance, else "".
+
+    A file that says nothing of it, as published ones, is taken as it is.
+    """
+    text = getattr(config, "text_encoder", None)
+    if not isinstance(text, TextEncoderConfig) or not Path(text.weights).is_file():
+        return ""
+    notes = notes_of(Path(text.weights), "system.text_encoder.weights")
+    value, chance = (float(notes.get(name, "nan")) for name in (RETRIEVAL_NOTE, CHANCE_NOTE))
+    if not value < _NEAR_CHANCE * chance:
+        return ""
+    return (
+        f"warning: system.text_encoder.weights={text.weights} is near chance ({value:.1%} of "
+        f"held-out images found their captions, chance {chance:.1%}), so words will hardly steer "
+        "the images: pre-train with engine.patience=5 instead of a number of images, with a larger "
+        "engine.batch_size, or on more data"
+    )
 
 
 @dataclass(frozen=True)

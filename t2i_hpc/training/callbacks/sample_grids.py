@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from t2i_hpc.common.files import write_json
 from t2i_hpc.common.seeds import noise
@@ -14,6 +17,11 @@ from t2i_hpc.sampling.rules import to_uint8
 from t2i_hpc.sampling.stages import staged
 from t2i_hpc.sampling.trained_run import generate_in_batches
 from t2i_hpc.systems.base import TextToImageSystem
+from t2i_hpc.training.callbacks.caption_sensitivity import (
+    SensitivityRecord,
+    caption_sensitivity,
+)
+from t2i_hpc.training.progress import ProgressLine
 
 
 class SampleGrids:
@@ -25,10 +33,16 @@ class SampleGrids:
     """
 
     def __init__(
-        self, run: Path, config: TrainConfig, split: Split, system: TextToImageSystem
+        self,
+        run: Path,
+        config: TrainConfig,
+        split: Split,
+        system: TextToImageSystem,
+        line: ProgressLine,
     ) -> None:
         rows = min(config.engine.sample_rows, split.count)
-        self.run, self.system = run, system
+        self.run, self.system, self.line = run, system, line
+        self.sensitivities = SensitivityRecord(run)
         self.columns = config.engine.sample_columns
         numbers = [row * split.count // rows for row in range(rows)]
         self.captions = [split.caption(number, config.seed)[1] for number in numbers]
@@ -41,8 +55,8 @@ class SampleGrids:
         columns = noise(config.seed, "sample noise", range(self.columns), system.noise_width)
         self.noise = columns.repeat(rows, 1)
 
-    def __call__(self, images_seen: int) -> None:
-        """Write the grids of the system as it is now."""
+    def __call__(self, images_seen: int) -> Mapping[str, float]:
+        """Write the grids of the system as it is now; return what was measured of them."""
         name = f"{images_seen:010d}.png"
         pictures = generate_in_batches(self.system, self.tokens, self.lengths, self.noise)
         images = to_uint8(pictures.images[-1])
@@ -54,3 +68,15 @@ class SampleGrids:
             save_picture(mask_grid(images[first], masks), self.run / "masks" / name)
         for folder, grid in staged(pictures, first, self.words).grids(self.captions).items():
             save_picture(grid, self.run / folder / name)
+        return self._measured(images_seen, pictures.images[-1])
+
+    def _measured(self, images_seen: int, images: Tensor) -> dict[str, float]:
+        sensitivity = caption_sensitivity(images, self.columns)
+        if sensitivity is None:
+            return {}
+        self.line.say(self.sensitivities.add(images_seen, sensitivity))
+        return {"caption_sensitivity": sensitivity}
+
+    def finished(self, images_seen: int) -> bool:
+        """Never: a generator trains as long as it is told to."""
+        return False

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources.cub import read_cub
+from t2i_hpc.data.build.sources.flowers import read_flowers
 from t2i_hpc.data.build.sources.folder import read_coco, read_folder
 from t2i_hpc.data.build.sources.pickles import read_pickles
 from t2i_hpc.data.build.sources.sample import SourceData, SourceSample
@@ -14,6 +15,7 @@ from t2i_hpc.data.build.sources.webdataset_tars import read_webdataset
 SOURCES: dict[str, Callable[[ShardsConfig], SourceData]] = {
     "coco": read_coco,
     "cub": read_cub,
+    "flowers": read_flowers,
     "folder": read_folder,
     "webdataset": read_webdataset,
     "pickles": read_pickles,
