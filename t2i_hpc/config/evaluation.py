@@ -13,8 +13,12 @@ METRICS = (
     "mind",
     "prc",
     "density_coverage",
+    "cmmd",
+    "memorization",
+    "diversity",
     "r_precision",
     "clip_score",
+    "fid_infinity",
 )
 _LONG_NAMES = {"frechet": "fid", "inception_score": "is", "precision_recall": "prc"}
 
@@ -36,20 +40,21 @@ class EvaluationConfig:
     metrics: list[str] = setting(
         ["fid"],
         "what is measured: FID (called FD with another detector than FID's), Inception score, KID, "
-        "MIND, precision and recall, density and coverage, R-precision, CLIP score; frechet, "
-        "inception_score and precision_recall mean fid, is and prc",
+        "MIND, precision and recall, density and coverage, CMMD, memorization, per-prompt "
+        "diversity, R-precision, CLIP score, FID∞; frechet, inception_score and precision_recall "
+        "mean fid, is and prc",
         choices=METRICS,
         aliases=_LONG_NAMES,
     )
     detector: str = setting(
         "inception",
         "feature network; inception gives FID, inception_literature that of AttnGAN's successors",
-        choices=("inception", "inception_literature", "efficientnet_lite0", "dinov2"),
+        choices=("inception", "inception_literature", "efficientnet_lite0", "dinov2", "clip"),
     )
     detector_weights: str = setting(
         "",
-        "weights file of the detector; empty: where t2i_hpc.fetch puts it; of dinov2 the folder "
-        "with config.json and model.safetensors",
+        "weights file of the detector; empty: where t2i_hpc.fetch puts it; of dinov2 and clip the "
+        "folder with config.json and model.safetensors",
     )
     detector_resize: str = setting(
         "own",
@@ -92,6 +97,13 @@ class EvaluationConfig:
     truncation: float | None = setting(
         None, "truncate the noise at so many standard deviations; empty: not", minimum=0.01
     )
+    images_per_caption: int = setting(
+        1,
+        "images in a row that share a caption, for diversity; noise differs; another protocol for "
+        "all metrics",
+        unit="images",
+        minimum=1,
+    )
     rounding: str = setting(
         "nearest",
         "how values become 8-bit levels; down: as AttnGAN, DM-GAN and SSA-GAN",
@@ -119,6 +131,29 @@ class EvaluationConfig:
     kid_subsets: int = setting(100, "pairs of subsets that KID is the mean of", minimum=1)
     kid_subset_size: int = setting(1000, "images of a subset of KID", unit="images", minimum=2)
     mind_directions: int = setting(1000, "random projections of MIND", minimum=1)
+    infinity_points: int = setting(
+        15,
+        "subsets of a tenth of the images to all that fid_infinity's line goes through",
+        minimum=3,
+    )
+    training: str = setting(
+        "",
+        "training images that memorization compares with: a folder of images, or of shards; empty: "
+        "the run's own",
+    )
+    training_images: int | None = setting(
+        None,
+        "training images that memorization compares with, evenly spaced; empty: all",
+        unit="images",
+        minimum=2,
+    )
+    memorized_share: float = setting(
+        0.01,
+        "memorization: share of real held-out images that lie as near to a training image as what "
+        "counts as memorized",
+        minimum=0.0001,
+        maximum=0.5,
+    )
     neighbors: int = setting(
         3,
         "nearest neighbor that sets the radius in precision, recall, density and coverage (whose "

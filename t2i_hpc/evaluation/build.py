@@ -18,7 +18,6 @@ from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
 from t2i_hpc.config.compose import changed_settings
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
-from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.split import Split, stack
 from t2i_hpc.evaluation.clip_score import clip_identity
@@ -35,10 +34,15 @@ from t2i_hpc.evaluation.image_sources import (
     real_images,
     spread,
 )
-from t2i_hpc.evaluation.metrics import METRICS, WITH_FEATURES
+from t2i_hpc.evaluation.metrics import METRICS, WITH_REAL_FEATURES
 from t2i_hpc.evaluation.protocol import ARITHMETIC, Protocol
 from t2i_hpc.evaluation.r_precision import check_own_encoders, encoders_identity
 from t2i_hpc.evaluation.scores import NOT_KNOWN
+from t2i_hpc.evaluation.training_images import (
+    check_training,
+    named_training_images,
+    run_training_images,
+)
 from t2i_hpc.runs.inputs import locate_data, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
 from t2i_hpc.runs.partial_statistics import shard_range
@@ -49,7 +53,7 @@ from t2i_hpc.sampling.chosen_weights import (
     choose_weights,
     recorded_weights,
 )
-from t2i_hpc.sampling.image_files import SavedImages
+from t2i_hpc.sampling.image_files import ImagesOf, SavedImages
 
 _CACHE = "real-statistics"
 _CPU = torch.device("cpu")
@@ -60,13 +64,13 @@ _GENERATION = ("caption_choice", "caption_tokens", "truncation", "rounding", "we
 
 # The settings that decide a field of the protocol, where they have other names than the field.
 _SETTINGS_OF = {
-    "caption_choice": ("captions",),
+    "caption_choice": ("captions", "images_per_caption"),
     "crop": ("real_crop", "real_filter"),
     "preprocessing": ("detector_resize", "detector_precision"),
     "score_side": ("inception_score_size",),
 }
 # What of a protocol is a place or comes with the data, not with a preset.
-_NO_PRESET = frozenset({"data", "captions", "encoders", "clip", "detector_sha256"})
+_NO_PRESET = frozenset({"data", "captions", "encoders", "clip", "detector_sha256", "training"})
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,14 @@ class Generated:
         captions: digest of the manifest that their captions come from, "" for files.
         resolution: their side in px.
         subjects: gives what is scored, generated on a device.
+        training: opens the images that it was trained on; None where nobody knows them.
     """
 
     output: Path
     captions: str
     resolution: int
     subjects: Callable[[torch.device], Iterable[Subject]]
+    training: Callable[[], RealImages] | None = None
 
 
 def comparisons(
@@ -108,22 +114,32 @@ def comparisons(
     resize_rule = ResizeRule(settings.real_crop, settings.real_filter, settings.seed)
     wanted, detector = _count_real(settings, real), identify_detector(settings)
     metrics, left_out = _possible_metrics(settings.metrics, real)
+    training = _training(settings, generated) if "memorization" in metrics else None
     protocol = _protocol(
-        settings, generated, real, detector, real_count=wanted, crop=resize_rule.text()
+        settings,
+        generated,
+        real,
+        detector,
+        real_count=wanted,
+        crop=resize_rule.text(),
+        training=training,
     )
     names = protocol_names(settings, protocol)
 
-    def real_images_of(numbers: range) -> Tensor:
-        places = spread(numbers, wanted, real.count)
-        size = generated.resolution
-        return stack(resize_rule.resize(real.image(place), place, size) for place in places)
+    def images_of(source: RealImages, count: int) -> ImagesOf:
+        def give(numbers: range) -> Tensor:
+            places = spread(numbers, count, source.count)
+            size = generated.resolution
+            return stack(resize_rule.resize(source.image(place), place, size) for place in places)
+
+        return give
 
     for subject in generated.subjects(device):
         comparison = Comparison(
             output=generated.output,
             cache=Path(settings.cache or generated.output.parent / _CACHE),
             subject=subject,
-            real_images_of=real_images_of,
+            real_images_of=images_of(real, wanted),
             detector=detector,
             protocol=protocol,
             names=names,
@@ -133,6 +149,7 @@ def comparisons(
             device=device,
             reference=real.statistics.gaussian if real.statistics else None,
             left_out=left_out,
+            training_images_of=images_of(training, protocol.training_images) if training else None,
         )
         comparison.check()
         yield comparison if settings.save_images == "none" else _saving(comparison, settings)
@@ -157,7 +174,9 @@ def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
         settings.batch_size,
         subject.describe,
     )
-    writing = dataclasses.replace(subject, images_of=saved.writing(subject.images_of))
+    writing = dataclasses.replace(
+        subject, images_of=saved.writing(subject.images_of), shown=subject.images_of
+    )
     return dataclasses.replace(comparison, subject=writing, saved=saved)
 
 
@@ -167,7 +186,7 @@ def _possible_metrics(asked: list[str], real: RealImages) -> tuple[list[str], st
     Raises:
         EvaluationError: no metric is left.
     """
-    impossible = [name for name in asked if name in WITH_FEATURES]
+    impossible = [name for name in asked if name in WITH_REAL_FEATURES]
     if real.statistics is None or not impossible:
         return asked, ""
     said = (
@@ -177,6 +196,22 @@ def _possible_metrics(asked: list[str], real: RealImages) -> tuple[list[str], st
     if len(impossible) == len(asked):
         raise EvaluationError(f"{said}: ask for fid, or name a folder of images")
     return [name for name in asked if name not in impossible], f"{said}: left out"
+
+
+def _training(settings: EvaluationConfig, generated: Generated) -> RealImages:
+    """Return the training images that memorization compares with.
+
+    Raises:
+        UserError: nobody says which they are, or they are not there.
+    """
+    if settings.training:
+        return named_training_images(settings.training)
+    if generated.training is None:
+        raise EvaluationError(
+            "memorization needs the training images, and a folder of images does not say which "
+            "they were: name their folder, of images or of shards, with evaluation.training="
+        )
+    return generated.training()
 
 
 def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
@@ -210,7 +245,10 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
                 images.describe,
             )
 
-    return Generated(Path(config.output or run), captions, size, subjects), real
+    def training() -> RealImages:
+        return run_training_images(run, trained_on.data, config.data.path)
+
+    return Generated(Path(config.output or run), captions, size, subjects, training), real
 
 
 def _of_folder(config: EvaluateConfig) -> tuple[Generated, RealImages]:
@@ -222,6 +260,11 @@ def _of_folder(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     folder, settings = Path(config.images), config.evaluation
     if config.run:
         raise ConfigurationError("run= and images= are both given: score the one or the other")
+    if settings.images_per_caption > 1:
+        raise ConfigurationError(
+            "evaluation.images_per_caption says how a run generates, and the images of images= are "
+            "files already: leave it out"
+        )
     if config.data.path:
         raise ConfigurationError(
             "data.path= says where a run's captions are: name the real images of images= with "
@@ -286,6 +329,7 @@ def _protocol(
     *,
     real_count: int,
     crop: str,
+    training: RealImages | None,
 ) -> Protocol:
     """Return what moves the scores; of image files it is not known how they were generated."""
     from_captions = bool(generated.captions)
@@ -314,6 +358,11 @@ def _protocol(
         kid_subsets=settings.kid_subsets,
         kid_subset_size=settings.kid_subset_size,
         mind_directions=settings.mind_directions,
+        infinity_points=settings.infinity_points,
+        training=training.digest if training else "",
+        training_images=check_training(settings, training) if training else 0,
+        memorized_share=settings.memorized_share,
+        images_per_caption=settings.images_per_caption,
         neighbors=settings.neighbors,
         candidates=settings.candidates,
         folds=settings.folds,
@@ -336,53 +385,3 @@ def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, 
         modified = " (modified)" if changed & moving else ""
         names[metric] = f"{settings.protocol}{modified}"
     return names
-
-
-def missing_shards(config: EvaluateConfig, shards: int | None = None) -> list[int]:
-    """Return the evaluation shards whose valid files are not there, ascending.
-
-    No network is built. A shard counts as missing when a file of either image set, of any of the
-    checkpoints that are named, is missing, damaged or of another protocol.
-
-    Args:
-        config: of the command ``evaluate``.
-        shards: how many there are; None for ``evaluation.shards``.
-
-    Raises:
-        UserError: as :func:`comparisons`.
-    """
-    compared = comparisons(config, shards=shards)
-    return sorted({shard for comparison in compared for shard in comparison.missing()})
-
-
-def refuse_missing(comparison: Comparison, config: EvaluateConfig) -> None:
-    """Refuse to merge where a shard has no valid file.
-
-    Raises:
-        EvaluationError: names the first such shard and the command that fills it.
-    """
-    missing = comparison.missing()
-    if not missing:
-        return
-    shard, image_sets = next(iter(missing.items()))
-    more = f" ({len(missing)} are missing in all)" if len(missing) > 1 else ""
-    raise EvaluationError(
-        f"shard {shard} of {config.evaluation.shards} has no valid file for the "
-        f"{' and '.join(image_sets)} images{more}; fill it with: {command_of(config, shard)}"
-    )
-
-
-def command_of(config: EvaluateConfig, shard: int) -> str:
-    """Return the command line that computes one shard of an evaluation."""
-    settings = dataclasses.replace(config.evaluation, shard=shard, merge=False)
-    asked = entries(dataclasses.replace(config, evaluation=settings))
-    usual = {entry.key: entry.value for entry in entries(EvaluateConfig())}
-    overrides = [f"{e.key}={_written(e.value)}" for e in asked if e.value != usual[e.key]]
-    return " ".join(["python -m t2i_hpc.evaluate", *overrides])
-
-
-def _written(value: object) -> str:
-    """Return a value as the command line reads it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(str, value))}]"
-    return f"'{value}'" if isinstance(value, str) and " " in value else str(value)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _KEY = "evaluation.clip"
 _TOKENIZER = "tokenizer.json"
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 COUNT, TOTAL, SQUARES = "clip_count", "clip_total", "clip_squares"
 NAMES = (COUNT, TOTAL, SQUARES)
 Rate = Callable[[range, Tensor], npt.NDArray[np.float64]]
@@ -50,7 +50,7 @@ def clip_identity(given: str) -> str:
     folder = _open(given)
     return (
         f"weights {folder.sha256}, tokenizer {sha256_of_file(folder.folder / _TOKENIZER)}, "
-        f"antialiased bicubic to the network's size, whole levels, (x / 255 - {_MEAN}) / {_STD}"
+        f"antialiased bicubic to the network's size, whole levels, (x / 255 - {MEAN}) / {STD}"
     )
 
 
@@ -78,7 +78,7 @@ class CLIP:
         if len(self._tokenize) > config.text_config.vocab_size:
             raise _unreadable(folder)
         self._mean, self._std = (
-            torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD)
+            torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD)
         )
 
     def scores(self, images: Tensor, captions: Sequence[str]) -> npt.NDArray[np.float64]:

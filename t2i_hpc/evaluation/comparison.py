@@ -28,11 +28,14 @@ from t2i_hpc.evaluation.compute import (
 from t2i_hpc.evaluation.detectors.detector import Detector, DetectorIdentity, exact_inference
 from t2i_hpc.evaluation.fid import NAMES as MOMENT_NAMES
 from t2i_hpc.evaluation.fid import Gaussian, Moments
+from t2i_hpc.evaluation.fid_infinity import check_images
 from t2i_hpc.evaluation.inception_score import NAMES as SPLIT_NAMES
 from t2i_hpc.evaluation.inception_score import ScoreSums
 from t2i_hpc.evaluation.kid import check_subset_size
-from t2i_hpc.evaluation.metrics import WITH_FEATURES, Measured, measure
+from t2i_hpc.evaluation.metrics import WITH_FEATURES, WITH_REAL_FEATURES, Measured, measure
 from t2i_hpc.evaluation.neighbors import check_neighbors
+from t2i_hpc.evaluation.pictures import Made, save_diversity, save_nearest
+from t2i_hpc.evaluation.prompt_diversity import check_groups
 from t2i_hpc.evaluation.protocol import WITH_REAL, Protocol, sorted_once
 from t2i_hpc.evaluation.r_precision import NAMES as FOLD_NAMES
 from t2i_hpc.evaluation.r_precision import RanksFirst, RetrievalCounts
@@ -56,6 +59,7 @@ class Subject:
             captions.
         rate: makes what says how well an image fits its own caption; None without captions.
         describe: says what an image was made of; None for images that are files already.
+        shown: gives images by number for pictures, where `images_of` also writes them.
     """
 
     checkpoint: str
@@ -64,6 +68,7 @@ class Subject:
     ranks_first: Callable[[], RanksFirst] | None = None
     rate: Callable[[], Rate] | None = None
     describe: Callable[[int], Mapping[str, Any]] | None = None
+    shown: ImagesOf | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Comparison:
         saved: files of the generated images, where they are kept.
         reference: mean and covariance of the real images, in place of the images.
         left_out: what is said of metrics that were asked for and cannot be measured.
+        training_images_of: gives the training images by number, as the real ones; None where no
+            metric needs them.
     """
 
     output: Path
@@ -101,6 +108,7 @@ class Comparison:
     saved: SavedFiles | None = None
     reference: Gaussian | None = None
     left_out: str = ""
+    training_images_of: ImagesOf | None = None
 
     @property
     def generated(self) -> ImageSet:
@@ -119,7 +127,18 @@ class Comparison:
         digest, images = self.protocol.real_hash, self.protocol.real_images
         target = Target("real", digest, "", images, self.sharding.batch_size)
         folder = self.cache / digest
-        return ImageSet(target, folder, [self._moments], self._dtype, self.real_images_of)
+        dtype = self.protocol.features if WITH_REAL_FEATURES & {*self.metrics} else ""
+        return ImageSet(target, folder, [self._moments], dtype, self.real_images_of)
+
+    @property
+    def training(self) -> ImageSet | None:
+        """The training images, shared as the real ones are; None where no metric needs them."""
+        if self.training_images_of is None or "memorization" not in self.metrics:
+            return None
+        digest, images = self.protocol.training_hash, self.protocol.training_images
+        target = Target("training", digest, "", images, self.sharding.batch_size)
+        folder, dtype = self.cache / digest, self.protocol.features
+        return ImageSet(target, folder, [self._moments], dtype, self.training_images_of)
 
     @property
     def statistics(self) -> dict[str, Statistic]:
@@ -142,7 +161,12 @@ class Comparison:
     def image_sets(self) -> list[ImageSet]:
         """The image sets that the metrics need."""
         needs_real = self.reference is None and WITH_REAL & {*self.metrics}
-        return [self.generated, *([self.real] if needs_real else [])]
+        training = self.training
+        return [
+            self.generated,
+            *([self.real] if needs_real else []),
+            *([training] if training else []),
+        ]
 
     def check(self) -> None:
         """Refuse what can be refused before any image is generated.
@@ -174,12 +198,41 @@ class Comparison:
                 raise EvaluationError(
                     f"evaluation.{key}={groups} is more than the {images} images: take fewer"
                 )
+        self._check_new()
         for image_set in self.image_sets:
             images, name = image_set.target.images, image_set.target.image_set
             if "kid" in self.metrics:
                 check_subset_size(self.protocol.kid_subset_size, images, name)
             if {"prc", "density_coverage"} & {*self.metrics}:
                 check_neighbors(self.protocol.neighbors, images, name)
+
+    def _check_new(self) -> None:
+        """Refuse metrics of features whose images are not what they need.
+
+        Raises:
+            EvaluationError: says what to set.
+        """
+        protocol = self.protocol
+        if "diversity" in self.metrics:
+            if not protocol.captions:
+                raise EvaluationError(
+                    "per-prompt diversity needs to know which images share a caption, and a folder "
+                    "of images does not say it: score a run, or leave diversity out of "
+                    "evaluation.metrics"
+                )
+            check_groups(protocol.images, protocol.images_per_caption, "diversity")
+        if "fid_infinity" in self.metrics:
+            check_images(protocol.images)
+        if "cmmd" in self.metrics and self.detector.name != "clip":
+            raise EvaluationError(
+                f"CMMD is of CLIP's image codes, not of {self.detector.name}'s features: take "
+                "evaluation.detector=clip and name CLIP's folder with evaluation.detector_weights="
+            )
+        if "memorization" in self.metrics and protocol.training == protocol.data:
+            raise EvaluationError(
+                "memorization compares with real images that were held out, and the real images "
+                "here are the training images: name another evaluation.split or reference="
+            )
 
     def compute(self, shards: Iterable[int], detector: Detector) -> None:
         """Compute those of the shards, of both image sets, that are not there yet."""
@@ -201,19 +254,21 @@ class Comparison:
         Raises:
             EvaluationError: shards are missing or do not fit together.
         """
-        generated, *real = [merged(image_set, self.sharding) for image_set in self.image_sets]
+        sets = {each.target.image_set: merged(each, self.sharding) for each in self.image_sets}
         measured = Measured(
-            generated,
-            real[0] if real else None,
+            sets["generated"],
+            sets.get("real"),
             self.protocol,
             self.detector,
             self.device,
             self.statistics,
             self.reference,
+            sets.get("training"),
         )
         with exact_inference():
             values = measure(self.metrics, measured)
-        used = sorted_once(one for each in (generated, *real) for one in each.made_with)
+            self._save_pictures(measured)
+        used = sorted_once(one for each in sets.values() for one in each.made_with)
         rows = [
             score_row(
                 value,
@@ -231,6 +286,23 @@ class Comparison:
         if self.saved:
             self.saved.gather()
         return rows
+
+    def _save_pictures(self, measured: Measured) -> None:
+        """Write what a number alone does not show: nearest pairs, and images of one caption."""
+        folder, shown = self.output, self.subject.shown or self.subject.images_of
+        made_of = Made(self.subject.checkpoint, self.subject.images_seen, shown, self._caption)
+        if self.training_images_of and "memorization" in self.metrics:
+            protocol = self.protocol.hash_of("memorization")
+            found, training = measured.memorization, self.training_images_of
+            save_nearest(folder, made_of, protocol, found, training)
+        if "diversity" in self.metrics:
+            protocol, each = self.protocol.hash_of("diversity"), self.protocol.images_per_caption
+            save_diversity(folder, made_of, protocol, measured.diversities, each)
+
+    def _caption(self, number: int) -> str:
+        """Return the caption that an image was made of, "" where there is none."""
+        describe = self.subject.describe
+        return str(describe(number).get("caption", "")) if describe else ""
 
     def real_gaussian(self) -> Gaussian:
         """Return mean and covariance of the real images' features, all of whose shards are there.

@@ -89,7 +89,7 @@ class RunImages:
         """Return what image `number` is made of: key, caption, seed, checkpoint."""
         split, seed = self._described, self.settings.seed
         return {
-            "key": split.sample(number % split.count).key,
+            "key": split.sample(self.rules.sample_of(number, split.count)).key,
             "caption": caption_of(split, number, seed, self.rules),
             "seed": seed,
             "checkpoint": self.trained.checkpoint_sha256,
@@ -136,7 +136,11 @@ class RunImages:
 def generation_rules(settings: EvaluationConfig) -> GenerationRules:
     """Return how the settings have images generated."""
     return GenerationRules(
-        settings.captions, settings.truncation, settings.rounding, settings.caption_tokens
+        settings.captions,
+        settings.truncation,
+        settings.rounding,
+        settings.caption_tokens,
+        settings.images_per_caption,
     )
 
 

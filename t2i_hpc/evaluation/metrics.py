@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from t2i_hpc.evaluation.clip_score import clip_score
+from t2i_hpc.evaluation.cmmd import code_discrepancy
 from t2i_hpc.evaluation.collectors import Statistic
 from t2i_hpc.evaluation.compute import MergedStatistics
 from t2i_hpc.evaluation.density_coverage import density_and_coverage
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 from t2i_hpc.evaluation.fid import Gaussian, Moments, frechet_distance
+from t2i_hpc.evaluation.fid_infinity import extrapolated_distance
 from t2i_hpc.evaluation.inception_score import inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
+from t2i_hpc.evaluation.memorization import Memorization, memorization
 from t2i_hpc.evaluation.mind import monge_distance
 from t2i_hpc.evaluation.neighbors import Neighborhoods
 from t2i_hpc.evaluation.precision_recall import precision_and_recall
+from t2i_hpc.evaluation.prompt_diversity import caption_diversities, mean_and_error
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS, Protocol
 from t2i_hpc.evaluation.r_precision import r_precision
 from t2i_hpc.runs.partial_statistics import Arrays, Features
 
-WITH_FEATURES = frozenset({"kid", "mind", "prc", "density_coverage"})
+# Metrics that are no sums: those that compare images one by one, and those of the generated alone.
+WITH_REAL_FEATURES = frozenset({"kid", "mind", "prc", "density_coverage", "cmmd", "memorization"})
+WITH_FEATURES = WITH_REAL_FEATURES | {"diversity", "fid_infinity"}
+_FRECHET = re.compile(r"\bFI?D\b")
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Measured:
         device: of kernels and distances of images.
         statistics: which sums of the generated images a metric needs.
         reference: mean and covariance of the real images, in place of `real`.
+        training: statistics of the training images, None where no metric needs them.
     """
 
     generated: MergedStatistics
@@ -68,6 +79,7 @@ class Measured:
     device: torch.device
     statistics: Mapping[str, Statistic]
     reference: Gaussian | None = None
+    training: MergedStatistics | None = None
 
     def sums(self, metric: str) -> Arrays:
         """Return the sums of the generated images that a metric needs."""
@@ -90,6 +102,29 @@ class Measured:
         both = _features(self.generated), _features(self.against())
         return Neighborhoods.of(*both, self.protocol.neighbors, self.device)
 
+    @cached_property
+    def real_gaussian(self) -> Gaussian:
+        """Mean and covariance of the real images' features."""
+        if self.reference is not None:
+            return self.reference
+        return Moments.from_arrays(self.against().sums).gaussian()
+
+    @cached_property
+    def memorization(self) -> Memorization:
+        """The generated images and the training images nearest to them."""
+        if self.training is None:
+            raise ValueError("the statistics of the training images were not computed")
+        return memorization(
+            *map(_features, (self.generated, self.against(), self.training)),
+            share=self.protocol.memorized_share,
+            device=self.device,
+        )
+
+    @cached_property
+    def diversities(self) -> npt.NDArray[np.float64]:
+        """The diversity of each caption's images, float64 (captions,)."""
+        return caption_diversities(_features(self.generated), self.protocol.images_per_caption)
+
 
 def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
     """Return the scores asked for; the Fréchet distance comes last.
@@ -102,8 +137,7 @@ def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
 
 def _frechet(m: Measured) -> list[Value]:
     generated = Moments.from_arrays(m.generated.sums)
-    real = Moments.from_arrays(m.against().sums) if m.reference is None else m.reference
-    value = frechet_distance(generated, real)
+    value = frechet_distance(generated, m.real_gaussian)
     return [Value(m.detector.metric_name, value, None, "lower", m.protocol.real_images)]
 
 
@@ -156,6 +190,33 @@ def _density_coverage(m: Measured) -> list[Value]:
     ]
 
 
+def _cmmd(m: Measured) -> list[Value]:
+    value = code_discrepancy(_features(m.generated), _features(m.against()), device=m.device)
+    return [Value(m.name("CMMD"), value, None, "lower", m.protocol.real_images)]
+
+
+def _memorization(m: Measured) -> list[Value]:
+    n_real = m.protocol.real_images
+    return [Value(m.name("memorization"), *m.memorization.score, "lower", n_real)]
+
+
+def _diversity(m: Measured) -> list[Value]:
+    return [Value(m.name("per-prompt diversity"), *mean_and_error(m.diversities), "higher", 0)]
+
+
+def _fid_infinity(m: Measured) -> list[Value]:
+    p = m.protocol
+    score = extrapolated_distance(
+        _features(m.generated),
+        m.real_gaussian,
+        points=p.infinity_points,
+        seed=p.seed,
+        device=m.device,
+    )
+    name = _FRECHET.sub(r"\g<0>∞", m.detector.metric_name, count=1)
+    return [Value(name, *score, "lower", p.real_images)]
+
+
 def _r_precision(m: Measured) -> list[Value]:
     own = m.protocol.encoders == OWN_ENCODERS
     name = "R-precision (each run's own encoders)" if own else "R-precision"
@@ -178,7 +239,11 @@ METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {
     "mind": _mind,
     "prc": _precision_recall,
     "density_coverage": _density_coverage,
+    "cmmd": _cmmd,
+    "memorization": _memorization,
+    "diversity": _diversity,
     "r_precision": _r_precision,
     "clip_score": _clip_score,
+    "fid_infinity": _fid_infinity,
     "fid": _frechet,
 }

@@ -25,9 +25,11 @@ from t2i_hpc.common.files import sha256_of_json
 # statistics that moves a score: old statistics are then computed again, not merged with new ones.
 ARITHMETIC = 1
 OWN_ENCODERS = "the run's own"
-WITH_REAL = frozenset({"fid", "kid", "mind", "prc", "density_coverage"})
+WITH_REAL = frozenset(
+    {"fid", "kid", "mind", "prc", "density_coverage", "cmmd", "memorization", "fid_infinity"}
+)
 _HASH_DIGITS = 12
-_WITH_DETECTOR = WITH_REAL | {"is"}
+_WITH_DETECTOR = WITH_REAL | {"is", "diversity"}
 
 _GENERATED = (
     "captions",
@@ -48,6 +50,10 @@ _OWN: dict[str, tuple[str, ...]] = {
     "mind": ("features", "mind_directions", "seed"),
     "prc": ("features", "neighbors"),
     "density_coverage": ("features", "neighbors"),
+    "cmmd": ("features",),
+    "memorization": ("features", "training", "training_images", "memorized_share"),
+    "diversity": ("features", "images_per_caption"),
+    "fid_infinity": ("features", "infinity_points", "seed"),
     "r_precision": ("candidates", "folds", "encoders", "seed"),
     "clip_score": ("clip",),
 }
@@ -76,13 +82,17 @@ class Protocol:
         rounding: how generated values become 8-bit levels.
         crop: how real images are brought to the resolution.
         selection: which images of the split are the real ones.
-        features: dtype in which features are kept for KID, MIND, precision, recall, density and
-            coverage.
+        features: dtype in which features are kept for metrics that are no sums.
         score_side: side in px to which images are scaled for the Inception score (Pillow's
             bilinear, 8 bits); None: as they are.
         splits: of the Inception score.
         kid_subsets, kid_subset_size: of KID.
         mind_directions: random projections of MIND.
+        infinity_points: subsets of FID∞.
+        training: digest of the training images of memorization, "" without it.
+        training_images: number of them.
+        memorized_share: of the held-out images, which sets memorization's threshold.
+        images_per_caption: images in a row that share a caption.
         neighbors: k of precision and recall, density and coverage.
         candidates: captions that an image chooses among for R-precision, its own included.
         folds: of R-precision.
@@ -115,6 +125,11 @@ class Protocol:
     kid_subsets: int
     kid_subset_size: int
     mind_directions: int
+    infinity_points: int
+    training: str
+    training_images: int
+    memorized_share: float
+    images_per_caption: int
     neighbors: int
     candidates: int
     folds: int
@@ -156,6 +171,12 @@ class Protocol:
     def real_hash(self) -> str:
         """12 digits that name the real images as the detector sees them."""
         return self._hash(["arithmetic", *_REAL, *_DETECTOR])
+
+    @property
+    def training_hash(self) -> str:
+        """12 digits that name the training images as the detector sees them."""
+        training = ("training", "training_images", "resolution", "crop")
+        return self._hash(["arithmetic", *training, *_DETECTOR])
 
     @property
     def _generation(self) -> tuple[str, ...]:

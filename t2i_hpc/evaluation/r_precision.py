@@ -264,7 +264,7 @@ class CaptionTable:
 
     def candidates(self, number: int, count: int, seed: int, rules: GenerationRules) -> Numbers:
         """Return the places of the captions that image `number` chooses among, its own first."""
-        sample = number % len(self.classes)
+        sample = rules.sample_of(number, len(self.classes))
         place = rules.caption_of(
             number, len(self.classes), int(self.first[sample + 1] - self.first[sample]), seed
         )

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # reading scores imports no torch
 FILE_NAME = "scores.jsonl"
 FEW_IMAGES = 10_000
 NOT_KNOWN = "not known, as others made the reference statistics"  # in a protocol
-_IN_PERCENT = "R-precision"
-_FRECHET = re.compile(r"\bFI?D\b")  # FID, clean FID, FD (…), but not KID
+_IN_PERCENT = ("R-precision", "memorization")
+_FRECHET = re.compile(r"\bFI?D\b(?!∞)")  # FID, clean FID, FD (…); neither KID nor FID∞
 # Convolutions on another number of CPU threads, or on GPUs of one model, agree this far.
 _SAME = 1e-6
 _IDENTITY = ("images", "metric", "protocol", "checkpoint")

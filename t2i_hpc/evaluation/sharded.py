@@ -12,10 +12,11 @@ import torch
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.evaluation.build import comparisons, refuse_missing
+from t2i_hpc.evaluation.build import comparisons
 from t2i_hpc.evaluation.comparison import Comparison
 from t2i_hpc.evaluation.detectors import build_detector
 from t2i_hpc.evaluation.image_sources import ImageFolder
+from t2i_hpc.evaluation.missing import refuse_missing
 from t2i_hpc.evaluation.protocol import WITH_REAL
 from t2i_hpc.evaluation.reference_statistics import check_export, write_reference
 from t2i_hpc.evaluation.scores import few_images_warning, score_line

@@ -197,7 +197,8 @@ def _training(request: TaskRequest) -> Plan:
 
 
 def _evaluation(request: TaskRequest) -> Plan:
-    from t2i_hpc.evaluation.build import comparisons, missing_shards
+    from t2i_hpc.evaluation.build import comparisons
+    from t2i_hpc.evaluation.missing import missing_shards
 
     config: EvaluateConfig = request.config
     first = next(iter(comparisons(config)))

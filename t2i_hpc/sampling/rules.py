@@ -34,29 +34,37 @@ class GenerationRules:
         truncation: largest noise in standard deviations, None for any.
         rounding: nearest or down.
         caption_tokens: most tokens of a caption; None: as many as in training.
+        images_per_caption: images in a row that share a caption.
     """
 
     captions: str = "one"
     truncation: float | None = None
     rounding: str = "nearest"
     caption_tokens: int | None = None
+    images_per_caption: int = 1
 
     def text(self) -> dict[str, str]:
         """Return the choices as a protocol states them."""
         bound = self.truncation
         kept = "plain" if bound is None else f"normal cut off at {bound:g} standard deviations"
+        choice, each = _CAPTION_TEXTS[self.captions], self.images_per_caption
         return {
-            "caption_choice": _CAPTION_TEXTS[self.captions],
+            "caption_choice": choice if each == 1 else f"{each} images in a row of each: {choice}",
             "truncation": kept,
             "rounding": _ROUNDING_TEXTS[self.rounding],
             "caption_tokens": str(self.caption_tokens or "as many as in training"),
         }
 
+    def sample_of(self, number: int, samples: int) -> int:
+        """Return which of `samples` samples image `number` has its caption from."""
+        return number // self.images_per_caption % samples
+
     def caption_of(self, number: int, samples: int, captions: int, seed: int) -> int:
         """Return which of its sample's `captions` captions image `number` is made of."""
+        turn = number // self.images_per_caption
         if self.captions == "all":
-            return number // samples % captions
-        rng = generator(seed, "caption of a generated image", number)
+            return turn // samples % captions
+        rng = generator(seed, "caption of a generated image", turn)
         return int(rng.integers(captions))
 
     def noise(self, numbers: Iterable[int], width: int, seed: int) -> Tensor:
@@ -92,7 +100,7 @@ def truncate(plain: Tensor, bound: float) -> Tensor:
 
 def caption_of(split: Split, number: int, seed: int, rules: GenerationRules) -> str:
     """Return the caption that image `number` of an evaluation is made of."""
-    captions = split.sample(number % split.count).captions
+    captions = split.sample(rules.sample_of(number, split.count)).captions
     return captions[rules.caption_of(number, split.count, len(captions), seed)]
 
 

@@ -246,7 +246,7 @@ def run_command(task: str, words: list[str]) -> int:
         behind = (*(word for word in behind if word not in JUDGES), *own)
     for preset, metrics in WITHOUT_INCEPTION_SCORE.items():
         behind = (*behind, metrics) if preset in words else behind
-    if "evaluation.detector=dinov2" in words:
+    if {"evaluation.detector=dinov2", "evaluation.detector=clip"} & {*words}:
         behind = tuple(word for word in behind if "detector" not in word)
     if "--print-run" in words:
         behind = tuple(word for word in behind if not word.startswith("device"))

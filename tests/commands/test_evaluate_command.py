@@ -16,7 +16,7 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.evaluate import COMMAND
-from t2i_hpc.evaluation.build import missing_shards
+from t2i_hpc.evaluation.missing import missing_shards
 
 SETTINGS = (
     "device=cpu",

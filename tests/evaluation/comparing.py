@@ -20,8 +20,11 @@ from t2i_hpc.evaluation.protocol import Protocol
 from tests.evaluation.fakes import FakeDetector, fake_images
 from tests.evaluation.test_protocol import PROTOCOL as ANY_PROTOCOL
 
-IMAGES, REAL_IMAGES, BATCH = 53, 41, 4
-METRICS = ("fid", "is", "kid", "mind", "prc", "density_coverage", "r_precision", "clip_score")
+IMAGES, REAL_IMAGES, TRAINING_IMAGES, BATCH = 53, 41, 37, 4
+METRICS = (
+    *("fid", "is", "kid", "mind", "prc", "density_coverage", "cmmd", "memorization", "diversity"),
+    *("r_precision", "clip_score", "fid_infinity"),
+)
 PROTOCOL = replace(
     ANY_PROTOCOL,
     images=IMAGES,
@@ -31,6 +34,7 @@ PROTOCOL = replace(
     kid_subsets=4,
     kid_subset_size=20,
     mind_directions=200,
+    training_images=TRAINING_IMAGES,
     folds=4,
 )
 
@@ -41,6 +45,10 @@ def generated_images(numbers: Sequence[int]) -> Tensor:
 
 def real_images_of(numbers: Sequence[int]) -> Tensor:
     return fake_images(spread(numbers, REAL_IMAGES, REAL_IMAGES), seed=1)
+
+
+def training_images_of(numbers: Sequence[int]) -> Tensor:
+    return fake_images(spread(numbers, TRAINING_IMAGES, TRAINING_IMAGES), seed=2)
 
 
 def every_third_first(numbers: range, images: Tensor) -> npt.NDArray[np.bool_]:
@@ -79,6 +87,7 @@ def make_comparison(
         metrics=metrics,
         sharding=Sharding(shards, BATCH),
         device=torch.device("cpu"),
+        training_images_of=training_images_of,
     )
 
 

@@ -42,8 +42,12 @@ def test_the_frechet_distance_is_recorded_last(tmp_path: Path) -> None:
         "recall (fake)",
         "density (fake)",
         "coverage (fake)",
+        "CMMD (fake)",
+        "memorization (fake)",
+        "per-prompt diversity (fake)",
         "R-precision",
         "CLIP score",
+        "FD∞ (fake)",
         "FD (fake)",
     ]
 
@@ -97,12 +101,17 @@ def test_the_clip_score_is_the_mean_rating_with_its_standard_error(tmp_path: Pat
         ({"metrics": ()}, "metrics is empty"),
         ({"protocol": replace(PROTOCOL, splits=54)}, "splits=54 is more than the 53 images"),
         ({"protocol": replace(PROTOCOL, folds=54)}, "folds=54 is more than the 53 images"),
+        ({"metrics": ["cmmd"]}, "CMMD is of CLIP's image codes, not of fake's features"),
+        ({"metrics": ["diversity"]}, "fewer than evaluation.images_per_caption=4 images: take 52"),
+        ({"protocol": replace(PROTOCOL, images=19)}, "evaluate at least 20"),
+        ({"protocol": replace(PROTOCOL, training="d" * 64)}, "name another evaluation.split"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
     tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    comparison = make_comparison(tmp_path, metrics=METRICS)
+    possible = [name for name in METRICS if name not in ("cmmd", "diversity")]
+    comparison = make_comparison(tmp_path, metrics=possible)
     comparison.check()
     with pytest.raises(EvaluationError, match=sentence):
         replace(comparison, **changes).check()

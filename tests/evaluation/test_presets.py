@@ -115,7 +115,16 @@ def test_a_preset_as_it_is_keeps_its_name(name: str) -> None:
     assert set(_names(name, *places, *encoders).values()) == {name}
 
 
-WITH_REAL = {"fid", "kid", "mind", "prc", "density_coverage"}
+WITH_REAL = {
+    "fid",
+    "kid",
+    "mind",
+    "prc",
+    "density_coverage",
+    "cmmd",
+    "memorization",
+    "fid_infinity",
+}
 
 
 @pytest.mark.parametrize(
@@ -127,8 +136,10 @@ WITH_REAL = {"fid", "kid", "mind", "prc", "density_coverage"}
         ("seed=2", set(METRICS)),
         ("split=train", set(METRICS)),
         ("real_filter=lanczos", WITH_REAL),
-        ("detector=inception", {*WITH_REAL, "is"}),
-        ("detector_precision=bfloat16", {*WITH_REAL, "is"}),
+        ("detector=inception", {*WITH_REAL, "is", "diversity"}),
+        ("detector_precision=bfloat16", {*WITH_REAL, "is", "diversity"}),
+        ("images_per_caption=4", set(METRICS)),
+        ("memorized_share=0.05", {"memorization"}),
         ("kid_subsets=7", {"kid"}),
         ("folds=5", {"r_precision"}),
     ],

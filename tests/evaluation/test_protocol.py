@@ -35,6 +35,11 @@ PROTOCOL = Protocol(
     kid_subsets=100,
     kid_subset_size=1000,
     mind_directions=200,
+    infinity_points=7,
+    training="7" * 64,
+    training_images=800,
+    memorized_share=0.05,
+    images_per_caption=4,
     neighbors=3,
     candidates=100,
     folds=10,
@@ -46,6 +51,7 @@ PROTOCOL = Protocol(
 IMAGES = "captions images resolution seed caption_choice caption_tokens truncation weights rounding"
 REAL = "data real_images resolution crop selection"
 DETECTOR = "detector detector_sha256 preprocessing"
+TRAINING = "training training_images"
 MOVED_BY = {
     "fid": f"{IMAGES} {REAL} {DETECTOR}",
     "is": f"{IMAGES} {DETECTOR} score_side splits",
@@ -53,8 +59,12 @@ MOVED_BY = {
     "mind": f"{IMAGES} {REAL} {DETECTOR} features mind_directions",
     "prc": f"{IMAGES} {REAL} {DETECTOR} features neighbors",
     "density_coverage": f"{IMAGES} {REAL} {DETECTOR} features neighbors",
+    "cmmd": f"{IMAGES} {REAL} {DETECTOR} features",
+    "memorization": f"{IMAGES} {REAL} {DETECTOR} features {TRAINING} memorized_share",
+    "diversity": f"{IMAGES} {DETECTOR} features images_per_caption",
     "r_precision": f"{IMAGES} candidates folds encoders",
     "clip_score": f"{IMAGES} clip",
+    "fid_infinity": f"{IMAGES} {REAL} {DETECTOR} features infinity_points",
 }
 
 
@@ -79,6 +89,8 @@ def test_statistics_are_kept_by_images_and_detector_alone() -> None:
     assert generated == {*f"{IMAGES} {DETECTOR}".split(), "arithmetic"}
     real = {name for name, each in changed.items() if each.real_hash != PROTOCOL.real_hash}
     assert real == {*f"{REAL} {DETECTOR}".split(), "arithmetic"}
+    training = {n for n, p in changed.items() if p.training_hash != PROTOCOL.training_hash}
+    assert training == {*f"{TRAINING} resolution crop {DETECTOR}".split(), "arithmetic"}
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -94,7 +106,7 @@ def test_no_seed_makes_image_files() -> None:
     moved = {
         name for name in METRICS if replace(files, seed=2).hash_of(name) != files.hash_of(name)
     }
-    assert moved == {"is", "kid", "mind", "r_precision"}
+    assert moved == {"is", "kid", "mind", "r_precision", "fid_infinity"}
 
 
 @pytest.mark.parametrize("metric", METRICS)

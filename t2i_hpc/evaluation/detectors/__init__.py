@@ -23,6 +23,7 @@ DETECTORS = {
     "inception_literature": ("inception", "LiteratureInceptionV3"),
     "efficientnet_lite0": ("lite0", "EfficientNetLite0"),
     "dinov2": ("pretrained", "DINOv2"),
+    "clip": ("clip_codes", "CLIPCodes"),
 }
 
 
