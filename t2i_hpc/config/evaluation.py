@@ -16,6 +16,7 @@ METRICS = (
     "cmmd",
     "memorization",
     "diversity",
+    "lpips",
     "r_precision",
     "clip_score",
     "fid_infinity",
@@ -41,8 +42,8 @@ class EvaluationConfig:
         ["fid"],
         "what is measured: FID (called FD with another detector than FID's), Inception score, KID, "
         "MIND, precision and recall, density and coverage, CMMD, memorization, per-prompt "
-        "diversity, R-precision, CLIP score, FID∞; frechet, inception_score and precision_recall "
-        "mean fid, is and prc",
+        "diversity by features and by LPIPS, R-precision, CLIP score, FID∞; frechet, "
+        "inception_score and precision_recall mean fid, is and prc",
         choices=METRICS,
         aliases=_LONG_NAMES,
     )
@@ -120,6 +121,14 @@ class EvaluationConfig:
         minimum=0,
         maximum=2**32 - 1,
     )
+    seeds: int = setting(
+        1,
+        "draw the images by so many seeds, evaluation.seed and the numbers after it; a score is "
+        "their mean ± standard deviation",
+        unit="seeds",
+        minimum=1,
+        maximum=1000,
+    )
     inception_score_size: int | None = setting(
         None,
         "side that images are resized to before the Inception score's network; 128: SSA-GAN's "
@@ -173,6 +182,11 @@ class EvaluationConfig:
     clip: str = setting(
         "",
         "folder of the CLIP of clip_score: config.json, model.safetensors, tokenizer.json",
+    )
+    lpips: str = setting(
+        "",
+        "folder of the files of lpips: alexnet-owt-7be5be79.pth of torchvision, alex.pth of the "
+        "package lpips (lpips/weights/v0.1)",
     )
     features: str = setting(
         "float32",

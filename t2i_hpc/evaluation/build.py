@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -34,14 +35,15 @@ from t2i_hpc.evaluation.image_sources import (
     real_images,
     spread,
 )
-from t2i_hpc.evaluation.metrics import METRICS, WITH_REAL_FEATURES
+from t2i_hpc.evaluation.lpips_diversity import LPIPS, lpips_identity
+from t2i_hpc.evaluation.metrics import METRICS, without_images
 from t2i_hpc.evaluation.protocol import ARITHMETIC, Protocol
 from t2i_hpc.evaluation.r_precision import check_own_encoders, encoders_identity
 from t2i_hpc.evaluation.scores import NOT_KNOWN
 from t2i_hpc.evaluation.training_images import (
     check_training,
-    named_training_images,
     run_training_images,
+    training_images,
 )
 from t2i_hpc.runs.inputs import locate_data, with_inputs
 from t2i_hpc.runs.layout import list_checkpoints
@@ -61,7 +63,6 @@ _SELECTION = "evenly spaced over the split as stored"
 _FILES = "files as they are"
 _GENERATION = ("caption_choice", "caption_tokens", "truncation", "rounding", "weights")
 
-
 # The settings that decide a field of the protocol, where they have other names than the field.
 _SETTINGS_OF = {
     "caption_choice": ("captions", "images_per_caption"),
@@ -70,7 +71,9 @@ _SETTINGS_OF = {
     "score_side": ("inception_score_size",),
 }
 # What of a protocol is a place or comes with the data, not with a preset.
-_NO_PRESET = frozenset({"data", "captions", "encoders", "clip", "detector_sha256", "training"})
+_NO_PRESET = frozenset(
+    {"data", "captions", "encoders", "clip", "detector_sha256", "training", "seeds", "lpips"}
+)
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,14 @@ def comparisons(
     generated, real = _of_folder(config) if config.images else _of_run(config)
     resize_rule = ResizeRule(settings.real_crop, settings.real_filter, settings.seed)
     wanted, detector = _count_real(settings, real), identify_detector(settings)
-    metrics, left_out = _possible_metrics(settings.metrics, real)
-    training = _training(settings, generated) if "memorization" in metrics else None
+    metrics, left_out = settings.metrics, ""
+    if real.statistics:
+        metrics, left_out = without_images(metrics, real.where)
+    training = (
+        training_images(settings.training, generated.training)
+        if "memorization" in metrics
+        else None
+    )
     protocol = _protocol(
         settings,
         generated,
@@ -149,10 +158,34 @@ def comparisons(
             device=device,
             reference=real.statistics.gaussian if real.statistics else None,
             left_out=left_out,
+            lpips=cache(lambda: LPIPS(settings.lpips, device).vectors),
             training_images_of=images_of(training, protocol.training_images) if training else None,
         )
         comparison.check()
-        yield comparison if settings.save_images == "none" else _saving(comparison, settings)
+        first, *others = (
+            one if settings.save_images == "none" else _saving(one, settings)
+            for one in (comparison, *_of_other_seeds(comparison, settings))
+        )
+        yield dataclasses.replace(first, others=others)
+
+
+def _of_other_seeds(comparison: Comparison, settings: EvaluationConfig) -> Iterator[Comparison]:
+    """Give a comparison drawn by the other seeds of ``evaluation.seeds``.
+
+    Raises:
+        ConfigurationError: the images are files already.
+    """
+    of_seed, protocol = comparison.subject.of_seed, comparison.protocol
+    if settings.seeds == 1:
+        return
+    if of_seed is None:
+        raise ConfigurationError(
+            "evaluation.seeds draws by several seeds, and the images of images= are files already: "
+            "leave it out"
+        )
+    for seed in range(settings.seed + 1, settings.seed + settings.seeds):
+        other = dataclasses.replace(protocol, seed=seed)
+        yield dataclasses.replace(comparison, subject=of_seed(seed), protocol=other)
 
 
 def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
@@ -180,40 +213,6 @@ def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
     return dataclasses.replace(comparison, subject=writing, saved=saved)
 
 
-def _possible_metrics(asked: list[str], real: RealImages) -> tuple[list[str], str]:
-    """Return the metrics that the real images allow, and a sentence on those that they do not.
-
-    Raises:
-        EvaluationError: no metric is left.
-    """
-    impossible = [name for name in asked if name in WITH_REAL_FEATURES]
-    if real.statistics is None or not impossible:
-        return asked, ""
-    said = (
-        f"{real.where} holds mean and covariance alone, and {' and '.join(impossible)} compare "
-        "features image by image"
-    )
-    if len(impossible) == len(asked):
-        raise EvaluationError(f"{said}: ask for fid, or name a folder of images")
-    return [name for name in asked if name not in impossible], f"{said}: left out"
-
-
-def _training(settings: EvaluationConfig, generated: Generated) -> RealImages:
-    """Return the training images that memorization compares with.
-
-    Raises:
-        UserError: nobody says which they are, or they are not there.
-    """
-    if settings.training:
-        return named_training_images(settings.training)
-    if generated.training is None:
-        raise EvaluationError(
-            "memorization needs the training images, and a folder of images does not say which "
-            "they were: name their folder, of images or of shards, with evaluation.training="
-        )
-    return generated.training()
-
-
 def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     """Return what a run's checkpoints generate, and the real images.
 
@@ -236,19 +235,25 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
             if config.checkpoint.endswith(SUFFIX):
                 which = config.checkpoint
             images = RunImages(run, which, settings, device, config.data.path)
-            yield Subject(
-                weights.sha256,
-                weights.images_seen,
-                images.generate,
-                images.ranks_first,
-                images.rate,
-                images.describe,
-            )
+            yield _subject(weights, images)
 
     def training() -> RealImages:
         return run_training_images(run, trained_on.data, config.data.path)
 
     return Generated(Path(config.output or run), captions, size, subjects, training), real
+
+
+def _subject(weights: ChosenWeights, images: RunImages) -> Subject:
+    """Return what a run's weights generate."""
+    return Subject(
+        weights.sha256,
+        weights.images_seen,
+        images.generate,
+        images.ranks_first,
+        images.rate,
+        images.describe,
+        of_seed=lambda seed: _subject(weights, images.of_seed(seed)),
+    )
 
 
 def _of_folder(config: EvaluateConfig) -> tuple[Generated, RealImages]:
@@ -368,7 +373,9 @@ def _protocol(
         folds=settings.folds,
         encoders=encoders_identity(settings) if from_captions else "",
         clip=clip_identity(settings.clip) if clip else "",
+        lpips=lpips_identity(settings.lpips) if "lpips" in settings.metrics else "",
         arithmetic=ARITHMETIC,
+        seeds=1,
     )
 
 

@@ -6,6 +6,7 @@ give images and knows neither networks nor data sets.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 
 import torch
 
-from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.evaluation.clip_score import NAMES as RATING_NAMES
 from t2i_hpc.evaluation.clip_score import Rate, RatingSums
 from t2i_hpc.evaluation.collectors import Collector, Statistic, groups_of
 from t2i_hpc.evaluation.compute import (
     ImageSet,
+    MergedStatistics,
     SavedFiles,
     Sharding,
     compute_missing,
@@ -28,17 +29,25 @@ from t2i_hpc.evaluation.compute import (
 from t2i_hpc.evaluation.detectors.detector import Detector, DetectorIdentity, exact_inference
 from t2i_hpc.evaluation.fid import NAMES as MOMENT_NAMES
 from t2i_hpc.evaluation.fid import Gaussian, Moments
-from t2i_hpc.evaluation.fid_infinity import check_images
 from t2i_hpc.evaluation.inception_score import NAMES as SPLIT_NAMES
 from t2i_hpc.evaluation.inception_score import ScoreSums
-from t2i_hpc.evaluation.kid import check_subset_size
-from t2i_hpc.evaluation.metrics import WITH_FEATURES, WITH_REAL_FEATURES, Measured, measure
-from t2i_hpc.evaluation.neighbors import check_neighbors
+from t2i_hpc.evaluation.lpips_diversity import NAMES as LPIPS_NAMES
+from t2i_hpc.evaluation.lpips_diversity import CaptionDistances, VectorsOf
+from t2i_hpc.evaluation.metric_checks import check_comparison
+from t2i_hpc.evaluation.metrics import (
+    WITH_FEATURES,
+    WITH_REAL_FEATURES,
+    Measured,
+    Value,
+    measure,
+    over_seeds,
+)
 from t2i_hpc.evaluation.pictures import Made, save_diversity, save_nearest
-from t2i_hpc.evaluation.prompt_diversity import check_groups
 from t2i_hpc.evaluation.protocol import WITH_REAL, Protocol, sorted_once
 from t2i_hpc.evaluation.r_precision import NAMES as FOLD_NAMES
 from t2i_hpc.evaluation.r_precision import RanksFirst, RetrievalCounts
+from t2i_hpc.evaluation.real_halves import FEWEST, HalfMoments, half_size, real_distance
+from t2i_hpc.evaluation.real_halves import NAMES as HALF_NAMES
 from t2i_hpc.evaluation.scores import record_score, score_row
 from t2i_hpc.runs.partial_statistics import Target
 from t2i_hpc.sampling.image_files import ImagesOf
@@ -60,6 +69,7 @@ class Subject:
         rate: makes what says how well an image fits its own caption; None without captions.
         describe: says what an image was made of; None for images that are files already.
         shown: gives images by number for pictures, where `images_of` also writes them.
+        of_seed: gives the same subject drawn by another seed; None for images that are files.
     """
 
     checkpoint: str
@@ -69,6 +79,7 @@ class Subject:
     rate: Callable[[], Rate] | None = None
     describe: Callable[[int], Mapping[str, Any]] | None = None
     shown: ImagesOf | None = None
+    of_seed: Callable[[int], Subject] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class Comparison:
         left_out: what is said of metrics that were asked for and cannot be measured.
         training_images_of: gives the training images by number, as the real ones; None where no
             metric needs them.
+        lpips: makes what turns images into LPIPS's vectors; None where no metric needs it.
+        others: the same with the generated images of further seeds; scores are means over all.
     """
 
     output: Path
@@ -109,6 +122,8 @@ class Comparison:
     reference: Gaussian | None = None
     left_out: str = ""
     training_images_of: ImagesOf | None = None
+    lpips: Callable[[], VectorsOf] | None = None
+    others: Sequence[Comparison] = ()
 
     @property
     def generated(self) -> ImageSet:
@@ -128,7 +143,8 @@ class Comparison:
         target = Target("real", digest, "", images, self.sharding.batch_size)
         folder = self.cache / digest
         dtype = self.protocol.features if WITH_REAL_FEATURES & {*self.metrics} else ""
-        return ImageSet(target, folder, [self._moments], dtype, self.real_images_of)
+        statistics = [self._moments, *([self._halves] if self._halves else [])]
+        return ImageSet(target, folder, statistics, dtype, self.real_images_of)
 
     @property
     def training(self) -> ImageSet | None:
@@ -155,6 +171,8 @@ class Comparison:
             found["r_precision"] = self._statistic("r_precision", FOLD_NAMES, self._retrieval)
         if "clip_score" in asked:
             found["clip_score"] = self._statistic("clip_score", RATING_NAMES, self._ratings)
+        if "lpips" in asked:
+            found["lpips"] = self._statistic("lpips", LPIPS_NAMES, self._distances)
         return found
 
     @property
@@ -174,78 +192,22 @@ class Comparison:
         Raises:
             EvaluationError: a metric that the detector or the subject cannot serve.
         """
-        if not self.metrics:
-            raise EvaluationError(
-                "evaluation.metrics is empty: name one or more, e.g. evaluation.metrics=[fid]"
-            )
-        if "is" in self.metrics and not self.detector.classes:
-            raise EvaluationError(
-                f"an Inception score is of Inception's classes, and {self.detector.name} serves "
-                "none: take evaluation.detector=inception or leave is out"
-            )
-        for metric, name, by in (
-            ("r_precision", "R-precision", self.subject.ranks_first),
-            ("clip_score", "the CLIP score", self.subject.rate),
-        ):
-            if metric in self.metrics and by is None:
-                raise EvaluationError(
-                    f"{name} needs the captions of the images, and a folder of images has none: "
-                    f"score a run, or leave {metric} out of evaluation.metrics"
-                )
-        for metric, key in (("is", "splits"), ("r_precision", "folds")):
-            groups, images = getattr(self.protocol, key), self.protocol.images
-            if metric in self.metrics and groups > images:
-                raise EvaluationError(
-                    f"evaluation.{key}={groups} is more than the {images} images: take fewer"
-                )
-        self._check_new()
-        for image_set in self.image_sets:
-            images, name = image_set.target.images, image_set.target.image_set
-            if "kid" in self.metrics:
-                check_subset_size(self.protocol.kid_subset_size, images, name)
-            if {"prc", "density_coverage"} & {*self.metrics}:
-                check_neighbors(self.protocol.neighbors, images, name)
-
-    def _check_new(self) -> None:
-        """Refuse metrics of features whose images are not what they need.
-
-        Raises:
-            EvaluationError: says what to set.
-        """
-        protocol = self.protocol
-        if "diversity" in self.metrics:
-            if not protocol.captions:
-                raise EvaluationError(
-                    "per-prompt diversity needs to know which images share a caption, and a folder "
-                    "of images does not say it: score a run, or leave diversity out of "
-                    "evaluation.metrics"
-                )
-            check_groups(protocol.images, protocol.images_per_caption, "diversity")
-        if "fid_infinity" in self.metrics:
-            check_images(protocol.images)
-        if "cmmd" in self.metrics and self.detector.name != "clip":
-            raise EvaluationError(
-                f"CMMD is of CLIP's image codes, not of {self.detector.name}'s features: take "
-                "evaluation.detector=clip and name CLIP's folder with evaluation.detector_weights="
-            )
-        if "memorization" in self.metrics and protocol.training == protocol.data:
-            raise EvaluationError(
-                "memorization compares with real images that were held out, and the real images "
-                "here are the training images: name another evaluation.split or reference="
-            )
+        check_comparison(self)
 
     def compute(self, shards: Iterable[int], detector: Detector) -> None:
         """Compute those of the shards, of both image sets, that are not there yet."""
         chosen = list(shards)
-        for image_set in self.image_sets:
-            compute_missing(image_set, detector, self.sharding, chosen)
+        for comparison in (self, *self.others):
+            for image_set in comparison.image_sets:
+                compute_missing(image_set, detector, self.sharding, chosen)
 
     def missing(self) -> dict[int, list[str]]:
         """Return the shards without a valid file, ascending, and of which image sets."""
         found: dict[int, list[str]] = {}
-        for image_set in self.image_sets:
+        for image_set in (each for one in (self, *self.others) for each in one.image_sets):
             for shard in shards_without_file(image_set, self.sharding):
-                found.setdefault(shard, []).append(image_set.target.image_set)
+                sets, name = found.setdefault(shard, []), image_set.target.image_set
+                sets += [] if name in sets else [name]
         return dict(sorted(found.items()))
 
     def score(self) -> list[dict[str, Any]]:
@@ -254,6 +216,33 @@ class Comparison:
         Raises:
             EvaluationError: shards are missing or do not fit together.
         """
+        values, used = self._measure()
+        if self.others:
+            further = [other._measure() for other in self.others]
+            values = over_seeds([values, *(each for each, _ in further)])
+            used = sorted_once([*used, *(one for _, each in further for one in each)])
+        protocol = dataclasses.replace(self.protocol, seeds=1 + len(self.others))
+        rows = [
+            score_row(
+                value,
+                protocol,
+                self.detector,
+                name=self.names[value.kind],
+                made_with=used,
+                checkpoint=self.subject.checkpoint,
+                images_seen=self.subject.images_seen,
+            )
+            for value in values
+        ]
+        for row in rows:
+            record_score(self.output, row)
+        for saved in (one.saved for one in (self, *self.others)):
+            if saved:
+                saved.gather()
+        return rows
+
+    def _measure(self) -> tuple[list[Value], list[Mapping[str, str]]]:
+        """Merge all shards of one seed; return its scores and what the images went through."""
         sets = {each.target.image_set: merged(each, self.sharding) for each in self.image_sets}
         measured = Measured(
             sets["generated"],
@@ -268,24 +257,18 @@ class Comparison:
         with exact_inference():
             values = measure(self.metrics, measured)
             self._save_pictures(measured)
-        used = sorted_once(one for each in sets.values() for one in each.made_with)
-        rows = [
-            score_row(
-                value,
-                self.protocol,
-                self.detector,
-                name=self.names[value.kind],
-                made_with=used,
-                checkpoint=self.subject.checkpoint,
-                images_seen=self.subject.images_seen,
-            )
-            for value in values
-        ]
-        for row in rows:
-            record_score(self.output, row)
-        if self.saved:
-            self.saved.gather()
-        return rows
+        if "real" in sets:
+            real = self._real_distance(sets["real"])
+            values = [dataclasses.replace(v, real=real) if v.kind == "fid" else v for v in values]
+        return values, sorted_once(one for each in sets.values() for one in each.made_with)
+
+    def _real_distance(self, real: MergedStatistics) -> float | None:
+        """Return what real images get, None where they were summed up without their halves."""
+        halves = self._halves
+        if halves is None or not halves.stored <= real.sums.keys():
+            return None
+        file = self.cache / self.protocol.real_hash / f"real-halves-{halves.key}.json"
+        return real_distance(real.sums, halves.from_file(real.sums), file)
 
     def _save_pictures(self, measured: Measured) -> None:
         """Write what a number alone does not show: nearest pairs, and images of one caption."""
@@ -321,6 +304,21 @@ class Comparison:
         width, device = self.detector.width, self.device
         return Statistic(MOMENT_NAMES, lambda: Moments.empty(width, device))
 
+    @property
+    def _halves(self) -> Statistic | None:
+        """The moments of half of the real images, which cost little where all are seen anyway."""
+        protocol, width, device = self.protocol, self.detector.width, self.device
+        real = protocol.real_images
+        if "fid" not in self.metrics or real < FEWEST:
+            return None
+        half = half_size(protocol.images, real)
+        return Statistic(
+            HALF_NAMES,
+            lambda: HalfMoments(real, half, protocol.seed, width, device),
+            protocol.halves_hash,
+            wanted=False,
+        )
+
     def _statistic(
         self, metric: str, names: Sequence[str], start: Callable[[], Collector]
     ) -> Statistic:
@@ -337,6 +335,11 @@ class Comparison:
             raise ValueError("check() refuses R-precision of images without captions")
         folds = groups_of(protocol.images, protocol.folds, protocol.seed)
         return RetrievalCounts(folds, protocol.folds, ranks_first())
+
+    def _distances(self) -> Collector:
+        if self.lpips is None:
+            raise ValueError("no network of LPIPS was given")
+        return CaptionDistances(self.lpips(), self.protocol.images_per_caption)
 
     def _ratings(self) -> Collector:
         if self.subject.rate is None:

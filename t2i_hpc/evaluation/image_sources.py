@@ -59,6 +59,7 @@ class RunImages:
         settings: of the evaluation.
         device: of the networks.
         data: folder of the run's data, if it was named.
+        like: the same of another seed, whose networks serve here too.
     """
 
     run: Path
@@ -66,6 +67,12 @@ class RunImages:
     settings: EvaluationConfig
     device: torch.device
     data: str = ""
+    like: RunImages | None = None
+
+    def of_seed(self, seed: int) -> RunImages:
+        """Return the images that the same networks make by another seed."""
+        settings = dataclasses.replace(self.settings, seed=seed)
+        return dataclasses.replace(self, settings=settings, like=self.like or self)
 
     @property
     def rules(self) -> GenerationRules:
@@ -75,6 +82,8 @@ class RunImages:
     @cached_property
     def trained(self) -> TrainedRun:
         """The run's networks, with the weights that generate."""
+        if self.like:
+            return self.like.trained
         trained = load_run(self.run, self.which, device=self.device, data=self.data)
         if self.settings.weights == "latest":
             trained.use_latest_weights()
@@ -118,7 +127,7 @@ class RunImages:
     @cached_property
     def clip(self) -> CLIP:
         """The network that rates images, on the device."""
-        return CLIP(self.settings.clip, self.device)
+        return self.like.clip if self.like else CLIP(self.settings.clip, self.device)
 
     def rate(self) -> Rate:
         """Return what says how well images fit the captions that they were made of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.evaluation.clip_score import clip_score
 from t2i_hpc.evaluation.cmmd import code_discrepancy
 from t2i_hpc.evaluation.collectors import Statistic
@@ -21,6 +23,7 @@ from t2i_hpc.evaluation.fid import Gaussian, Moments, frechet_distance
 from t2i_hpc.evaluation.fid_infinity import extrapolated_distance
 from t2i_hpc.evaluation.inception_score import inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
+from t2i_hpc.evaluation.lpips_diversity import lpips_diversity
 from t2i_hpc.evaluation.memorization import Memorization, memorization
 from t2i_hpc.evaluation.mind import monge_distance
 from t2i_hpc.evaluation.neighbors import Neighborhoods
@@ -48,6 +51,8 @@ class Value:
         better: "lower" or "higher".
         n_real: real images that it was compared with, 0 where there are none.
         kind: the key of :data:`METRICS` that it belongs to.
+        each: the values of each seed where `value` is their mean, empty where there is one seed.
+        real: of a Fréchet distance: the distance of real images from other real images.
     """
 
     metric: str
@@ -56,6 +61,8 @@ class Value:
     better: str
     n_real: int
     kind: str = "fid"
+    each: tuple[float, ...] = ()
+    real: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,42 @@ def measure(metrics: Sequence[str], measured: Measured) -> list[Value]:
     return [replace(value, kind=name) for name in ordered for value in METRICS[name](measured)]
 
 
+def without_images(asked: list[str], where: str) -> tuple[list[str], str]:
+    """Return the metrics that mean and covariance allow, and a sentence on those that they do not.
+
+    Args:
+        asked: keys of :data:`METRICS`.
+        where: names the statistics.
+
+    Raises:
+        EvaluationError: no metric is left.
+    """
+    impossible = [name for name in asked if name in WITH_REAL_FEATURES]
+    if not impossible:
+        return asked, ""
+    said = (
+        f"{where} holds mean and covariance alone, and {' and '.join(impossible)} compare "
+        "features image by image"
+    )
+    if len(impossible) == len(asked):
+        raise EvaluationError(f"{said}: ask for fid, or name a folder of images")
+    return [name for name in asked if name not in impossible], f"{said}: left out"
+
+
+def over_seeds(values: Sequence[Sequence[Value]]) -> list[Value]:
+    """Return the mean of each score over seeds, with the standard deviation over them.
+
+    Args:
+        values: of each seed, two or more, in one order.
+    """
+    found = []
+    for same in zip(*values, strict=True):
+        each = tuple(value.value for value in same)
+        mean, spread = statistics.fmean(each), statistics.stdev(each)
+        found.append(replace(same[0], value=mean, std=spread, each=each))
+    return found
+
+
 def _frechet(m: Measured) -> list[Value]:
     generated = Moments.from_arrays(m.generated.sums)
     value = frechet_distance(generated, m.real_gaussian)
@@ -204,6 +247,10 @@ def _diversity(m: Measured) -> list[Value]:
     return [Value(m.name("per-prompt diversity"), *mean_and_error(m.diversities), "higher", 0)]
 
 
+def _lpips(m: Measured) -> list[Value]:
+    return [Value("LPIPS diversity", *lpips_diversity(m.sums("lpips")), "higher", 0)]
+
+
 def _fid_infinity(m: Measured) -> list[Value]:
     p = m.protocol
     score = extrapolated_distance(
@@ -242,6 +289,7 @@ METRICS: Mapping[str, Callable[[Measured], list[Value]]] = {
     "cmmd": _cmmd,
     "memorization": _memorization,
     "diversity": _diversity,
+    "lpips": _lpips,
     "r_precision": _r_precision,
     "clip_score": _clip_score,
     "fid_infinity": _fid_infinity,

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from t2i_hpc.common.files import write_json
 from t2i_hpc.evaluation.memorization import Memorization
+from t2i_hpc.evaluation.scores import DIVERSITY, NEAREST
 from t2i_hpc.sampling.grids import labelled_grid, save_picture
 from t2i_hpc.sampling.image_files import ImagesOf
 
-NEAREST, DIVERSITY = "nearest", "diversity"  # folders of a run
 _PAIRS, _COLUMNS = 12, 3
 _CAPTIONS, _MOST = 6, 8
 _SMALLEST = 96  # px; smaller images are enlarged by a whole number

@@ -20,6 +20,7 @@ import torch
 
 import t2i_hpc
 from t2i_hpc.common.files import sha256_of_json
+from t2i_hpc.evaluation.real_halves import half_size
 
 # The version of our own arithmetic. Raise it with every fix to generation, detectors or
 # statistics that moves a score: old statistics are then computed again, not merged with new ones.
@@ -53,6 +54,7 @@ _OWN: dict[str, tuple[str, ...]] = {
     "cmmd": ("features",),
     "memorization": ("features", "training", "training_images", "memorized_share"),
     "diversity": ("features", "images_per_caption"),
+    "lpips": ("images_per_caption", "lpips"),
     "fid_infinity": ("features", "infinity_points", "seed"),
     "r_precision": ("candidates", "folds", "encoders", "seed"),
     "clip_score": ("clip",),
@@ -98,7 +100,10 @@ class Protocol:
         folds: of R-precision.
         encoders: hash of R-precision's encoders, or OWN_ENCODERS.
         clip: hashes of the CLIP score's network and how images reach it, "" without it.
+        lpips: hashes of LPIPS's network and weights, "" without it.
         arithmetic: version of our own arithmetic, :data:`ARITHMETIC`.
+        seeds: how many seeds images were drawn by, of `seed` and the numbers after it; the score
+            is the mean over them.
     """
 
     data: str
@@ -135,7 +140,9 @@ class Protocol:
     folds: int
     encoders: str
     clip: str
+    lpips: str
     arithmetic: int
+    seeds: int = 1
 
     def fields_of(self, metric: str) -> list[str]:
         """Return the names of the settings that move a metric.
@@ -146,6 +153,7 @@ class Protocol:
         names = {"arithmetic", *self._generation, *_OWN[metric]}
         names |= {*_DETECTOR} if metric in _WITH_DETECTOR else set()
         names |= {*_REAL} if metric in WITH_REAL else set()
+        names |= {"seeds"} if self.seeds > 1 else set()  # scores of one seed keep their hashes
         return [field.name for field in dataclasses.fields(self) if field.name in names]
 
     def hash_of(self, metric: str) -> str:
@@ -177,6 +185,14 @@ class Protocol:
         """12 digits that name the training images as the detector sees them."""
         training = ("training", "training_images", "resolution", "crop")
         return self._hash(["arithmetic", *training, *_DETECTOR])
+
+    @property
+    def halves_hash(self) -> str:
+        """12 digits that name the real images, and which of them stand for generated ones."""
+        names = ("arithmetic", *_REAL, *_DETECTOR, "seed")
+        settings = {name: getattr(self, name) for name in names}
+        half = half_size(self.images, self.real_images)
+        return sha256_of_json({**settings, "half": half})[:_HASH_DIGITS]
 
     @property
     def _generation(self) -> tuple[str, ...]:

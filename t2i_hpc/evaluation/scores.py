@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # reading scores imports no torch
     from t2i_hpc.evaluation.protocol import Protocol
 
 FILE_NAME = "scores.jsonl"
+NEAREST, DIVERSITY = "nearest", "diversity"  # folders of a run for pictures that scores come with
 FEW_IMAGES = 10_000
 NOT_KNOWN = "not known, as others made the reference statistics"  # in a protocol
 _IN_PERCENT = ("R-precision", "memorization")
@@ -51,7 +52,7 @@ def score_row(
         images_seen: images that the checkpoint was trained on.
         made_with: versions and devices that the images went through.
     """
-    return {
+    row = {
         "images": images_seen,
         "metric": score.metric,
         "value": score.value,
@@ -66,6 +67,12 @@ def score_row(
         "detector_label": detector.label,
         "made_with": list(made_with),
     }
+    if score.each:
+        row["seeds"] = [protocol.seed + place for place in range(len(score.each))]
+        row["values"] = list(score.each)
+    if score.real:
+        row["real_halves"] = {"distance": score.real, "protocol": protocol.halves_hash}
+    return row
 
 
 def record_score(run: Path, row: dict[str, Any]) -> bool:
@@ -81,12 +88,24 @@ def record_score(run: Path, row: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Score:
-    """One value after so many training images, with its error bar where there is one."""
+    """One value after so many training images.
+
+    Attributes:
+        images, value, checkpoint: what was measured of which weights.
+        std: error bar, None where there is none.
+        real: of a Fréchet distance, the distance of real images from other real ones.
+    """
 
     images: int
     value: float
     checkpoint: str
     std: float | None = None
+    real: float | None = None
+
+    @property
+    def over_real(self) -> float | None:
+        """A Fréchet distance over that of real images from other real ones."""
+        return self.value / self.real if self.real else None
 
 
 @dataclass(frozen=True)
@@ -127,6 +146,10 @@ class ScoreCurve:
                 0, "A distance in the features of another network than FID's: it is not FID and "
                 "not comparable with published FID."
             )  # fmt: skip
+        if self.text.get("seeds"):
+            sentences.append(
+                f"± is the standard deviation over {self.text['seeds']} drawing seeds."
+            )
         if self.n < FEW_IMAGES and _FRECHET.search(self.metric):
             sentences.append(f"N = {self.n:,} is small, which biases a distance upwards.")
         return " ".join(sentences)
@@ -161,7 +184,10 @@ def _curve(rows: list[Mapping[str, Any]]) -> ScoreCurve:
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    return Score(row.get("images", 0), row["value"], row.get("checkpoint", ""), row.get("std"))
+    halves = row.get("real_halves")
+    real = halves.get("distance") if isinstance(halves, Mapping) else None
+    images, checkpoint = row.get("images", 0), row.get("checkpoint", "")
+    return Score(images, row["value"], checkpoint, row.get("std"), real)
 
 
 def scale_of(metric: str) -> tuple[float, str]:
@@ -181,6 +207,11 @@ def measured(metric: str, value: float, bar: float | None = None) -> str:
     return f"{score_text(value * scale)}{error}{unit}"
 
 
+def beside_real(over_real: float | None) -> str:
+    """Return how many times the distance of real images a Fréchet distance is, in words."""
+    return "" if over_real is None else f" ({over_real:.3g} x real halves)"
+
+
 def score_line(row: dict[str, Any]) -> str:
     """Return the line about a row that `evaluate` prints."""
     scale, unit = scale_of(row["metric"])
@@ -188,7 +219,8 @@ def score_line(row: dict[str, Any]) -> str:
     real = f", N real {row['n_real']:,}" if row["n_real"] else ""
     if not row["n_real"] and row["protocol_text"].get("selection") == NOT_KNOWN:
         real = ", N real not known"
-    where = f" after {row['images']:,} images" if row["images"] else ""
+    where = beside_real(_score(row).over_real)
+    where += f" after {row['images']:,} images" if row["images"] else ""
     return (
         f"{row['metric']} {row['value'] * scale:.4f}{bar}{unit}{where}  "
         f"[N {row['n']:,}{real}, protocol {row['protocol_name']} {row['protocol']}, "

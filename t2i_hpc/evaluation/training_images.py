@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,6 +20,26 @@ from t2i_hpc.evaluation.image_sources import ImageFolder, RealImages
 from t2i_hpc.runs.inputs import locate_data
 
 _KEY = "evaluation.training"
+
+
+def training_images(given: str, of_run: Callable[[], RealImages] | None) -> RealImages:
+    """Return the training images that a person names, else those of the run.
+
+    Args:
+        given: folder of image files or of shards, "" where none is named.
+        of_run: opens those of the run; None where no run made the images.
+
+    Raises:
+        UserError: nobody says which they are, or they are not there.
+    """
+    if given:
+        return named_training_images(given)
+    if of_run is None:
+        raise EvaluationError(
+            "memorization needs the training images, and a folder of images does not say which "
+            f"they were: name their folder, of images or of shards, with {_KEY}="
+        )
+    return of_run()
 
 
 def named_training_images(given: str) -> RealImages:

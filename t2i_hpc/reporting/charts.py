@@ -60,10 +60,26 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: its name in the legend and its points, x ascending."""
+    """One line of a chart.
+
+    Attributes:
+        name: in the legend.
+        points: x ascending.
+        bars: error bars of the points, up and down; None of one that has none. Empty: of none.
+    """
 
     name: str
     points: Sequence[Point]
+    bars: Sequence[float | None] = ()
+
+    def drawn(self) -> Line:
+        """Return the line without NaN and Inf, thinned; means of points have no error bar."""
+        bars = self.bars or (None,) * len(self.points)
+        pairs = zip(self.points, bars, strict=True)
+        kept = [(point, bar) for point, bar in pairs if finite([point])]
+        points = [point for point, _ in kept]
+        thinned = thin(points)
+        return Line(self.name, thinned, [bar for _, bar in kept] if thinned == points else ())
 
 
 def line_chart(
@@ -86,8 +102,7 @@ def line_chart(
     Returns:
         HTML; empty where no line has a point.
     """
-    thinned = [Line(line.name, thin(finite(line.points))) for line in lines]
-    shown = [line for line in thinned if line.points]
+    shown = [line for line in (each.drawn() for each in lines) if line.points]
     if not shown:
         return ""
     svg = _svg(shown, x_label, marked, from_zero)
@@ -143,6 +158,7 @@ def _svg(lines: Sequence[Line], x_label: str, marked: Point | None, from_zero: b
                 clip_on=False,  # a clip path would need an id that is unique in the page
                 gid="line",
             )
+            _draw_bars(axes, line, _LINE_COLORS[number % len(_LINE_COLORS)])
         if from_zero:
             axes.set_ylim(bottom=min(0.0, *(y for line in lines for _, y in line.points)))
         axes.set_xlabel(x_label)
@@ -158,6 +174,16 @@ def _svg(lines: Sequence[Line], x_label: str, marked: Point | None, from_zero: b
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(content, format="svg", transparent=True, metadata=nothing)
     return _inline(content.getvalue())
+
+
+def _draw_bars(axes: Axes, line: Line, color: str) -> None:
+    """Draw error bars as lines of two points, with short ends."""
+    for (x, y), bar in zip(line.points, line.bars, strict=False):
+        if bar and math.isfinite(bar):
+            ends = [y - bar, y + bar]
+            axes.plot(
+                [x, x], ends, "_-", color=color, linewidth=1, markersize=5, clip_on=False, gid="bar"
+            )
 
 
 def _mark(axes: Axes, point: Point) -> None:
@@ -184,7 +210,7 @@ def _inline(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     for unwanted in _UNWANTED:
         svg = unwanted.sub("", svg)
-    svg = re.sub(r' id="(line|mark)"', r' class="\1"', svg).replace("xlink:href", "href")
+    svg = re.sub(r' id="(line|mark|bar)"', r' class="\1"', svg).replace("xlink:href", "href")
     svg = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", svg)
     for color, name in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{name}, {color})")

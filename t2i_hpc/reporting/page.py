@@ -14,7 +14,14 @@ from importlib.resources import files
 
 from PIL import Image
 
-from t2i_hpc.evaluation.scores import ScoreCurve, measured, scale_of, score_curves
+from t2i_hpc.evaluation.scores import (
+    ScoreCurve,
+    beside_real,
+    measured,
+    scale_of,
+    score_curves,
+    score_text,
+)
 from t2i_hpc.reporting.charts import Line, line_chart
 from t2i_hpc.reporting.run_record import Frame, RunRecord
 from t2i_hpc.reporting.run_status import duration
@@ -38,6 +45,21 @@ _PICTURES = (
         "Words",
         "For each stage after the first the five words that it reads most: a word is read where "
         "the picture is bright; the number is its share of all reading.",
+    ),
+    (
+        "nearest",
+        "Nearest training images",
+        "Nearest training images",
+        "The generated images that lie nearest to a training image in the detector's features, "
+        "each left of that image; the number is their distance, a star says that it counts as "
+        "memorized.",
+    ),
+    (
+        "diversity",
+        "Images of one caption",
+        "Images of one caption",
+        "A row shows images of one caption that differ in noise alone, from the least diverse "
+        "caption to the most diverse one; the number is the row's diversity.",
     ),
     (
         "masks",
@@ -113,7 +135,8 @@ def cards(record: RunRecord, curves: Sequence[ScoreCurve]) -> str:
         against = f" against {curve.n_real:,}" if curve.n_real else ""
         text = f"{curve.metric}, {curve.n:,} images{against}, best of the run"
         text += f" (after {best.images:,} training images)"
-        items.append(_card(measured(curve.metric, best.value), text, "main"))
+        value = measured(curve.metric, best.value, best.std) + beside_real(best.over_real)
+        items.append(_card(value, text, "main"))
     items.append(_card(f"{record.images:,}", "images seen in training"))
     if record.metrics:
         seconds = float(record.metrics[-1].get("seconds", 0))
@@ -172,18 +195,31 @@ def _score_part(curve: ScoreCurve) -> str:
     if len(curve.scores) > 1:
         scale, unit = scale_of(curve.metric)
         points = [(score.images, score.value * scale) for score in curve.scores]
-        line = Line(curve.metric, points)
+        bars = [None if score.std is None else score.std * scale for score in curve.scores]
+        line = Line(curve.metric, points, bars)
         marked = (float(best.images), best.value * scale)
         title += f" (in{unit})" * bool(unit)
         shown = line_chart([line], title=title, x_label=_X_LABEL, marked=marked)
     else:
         text = f"{title}, after {best.images:,} training images"
-        value = measured(curve.metric, best.value, best.std)
+        value = measured(curve.metric, best.value, best.std) + beside_real(best.over_real)
         shown = f'<ul class="cards">{_card(value, text)}</ul>'
     better = "Lower" if curve.lower_is_better else "Higher"
     detector = f" Detector: {curve.detector}." if curve.detector else ""
-    note = f"{better} is better. {curve.caution}{detector}"
+    note = f"{better} is better. {_best_text(curve)}{curve.caution}{detector}"
     return f'{shown}<p class="note">{escape(note)}</p>{_protocol(curve)}'
+
+
+def _best_text(curve: ScoreCurve) -> str:
+    """Return which of several checkpoints is best, and by how much real images are better."""
+    best, said = curve.best, ""
+    if len(curve.scores) > 1:
+        value = measured(curve.metric, best.value, best.std)
+        said = f"Best checkpoint: {value} after {best.images:,} training images"
+        said += f" ({best.checkpoint[:12]}). " if best.checkpoint else ". "
+    if best.real:
+        said += f"Real images have a distance of {score_text(best.real)} from other real images. "
+    return said
 
 
 def score_table(curves: Sequence[ScoreCurve]) -> str:
@@ -192,7 +228,8 @@ def score_table(curves: Sequence[ScoreCurve]) -> str:
     head = "".join(f"<th>{name}</th>" for name in names)
     rows = "".join(
         f"<tr><td>{escape(curve.metric)}</td>"
-        f'<td class="number">{measured(curve.metric, score.value, score.std)}</td>'
+        f'<td class="number">{measured(curve.metric, score.value, score.std)}'
+        f"{beside_real(score.over_real)}</td>"
         f'<td class="number">{score.images:,}</td><td class="number">{curve.n:,}</td>'
         f'<td class="number">{curve.n_real:,}</td><td>{escape(protocol_title(curve))}</td>'
         f"<td>{escape(str(score.checkpoint)[:12])}</td>"
@@ -201,7 +238,7 @@ def score_table(curves: Sequence[ScoreCurve]) -> str:
         for score in curve.scores
     )
     table = f'<div class="table"><table><tr>{head}</tr>{rows}</table></div>'
-    return f"<details><summary>All scores</summary>{table}</details>"
+    return f'<details class="all-scores"><summary>All scores</summary>{table}</details>'
 
 
 def protocol_title(curve: ScoreCurve) -> str:

@@ -22,7 +22,7 @@ from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.terminal import aligned
 from t2i_hpc.evaluation.published import Published, published_beside
-from t2i_hpc.evaluation.scores import FILE_NAME, Score, measured, score_curves
+from t2i_hpc.evaluation.scores import FILE_NAME, Score, beside_real, measured, score_curves
 from t2i_hpc.reporting.costs import Cost
 from t2i_hpc.reporting.run_record import read_settings
 from t2i_hpc.reporting.run_status import RunState, read_states
@@ -296,7 +296,10 @@ def _measure_dict(results: Results, measure: Measure) -> dict[str, Any]:
             who = {"runs": len(found)} if results.over else name
             span = _span([score.images for score in found])
             at = int(span) if span.isdecimal() else span
-            measured_rows.append({**row.labels, **who, "images": at, "value": value, "std": bar})
+            facts = {"images": at, "value": value, "std": bar}
+            if not results.over and found[0].real:
+                facts["real_halves"] = found[0].real
+            measured_rows.append({**row.labels, **who, **facts})
     sign = 1 if measure.lower_is_better else -1
     found_dict = {
         "metric": measure.metric,
@@ -341,7 +344,7 @@ def _mean_text(metric: str, scores: Sequence[Score], runs: int) -> str:
         return ""
     mean = statistics.fmean(values)
     if runs == 1:
-        return measured(metric, mean, scores[0].std)
+        return measured(metric, mean, scores[0].std) + beside_real(scores[0].over_real)
     spread = statistics.stdev(values) if len(values) > 1 else None
     missing = "" if len(values) == runs else f" ({len(values)} of {runs} runs)"
     return f"{measured(metric, mean, spread)}{missing}"

@@ -18,6 +18,7 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.compose import from_yaml
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.evaluation.scores import DIVERSITY, NEAREST
 from t2i_hpc.training.callbacks.caption_sensitivity import read_sensitivities
 
 ContentT = TypeVar("ContentT", dict[str, Any], list[str])
@@ -51,6 +52,8 @@ class RunRecord:
         stages: images of all stages of a generator, in the order of training.
         words: attention of its stages, in the order of training.
         sensitivities: caption sensitivity of the sample grids by images seen, in that order.
+        nearest: generated images beside the nearest training images, in the order of training.
+        diversity: images of one caption a row, in the order of training.
     """
 
     folder: Path
@@ -66,6 +69,8 @@ class RunRecord:
     stages: list[Frame] = field(default_factory=list)
     words: list[Frame] = field(default_factory=list)
     sensitivities: Mapping[int, float] = field(default_factory=dict)
+    nearest: list[Frame] = field(default_factory=list)
+    diversity: list[Frame] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -89,6 +94,8 @@ class RunRecord:
             stages=_frames(folder / "stages"),
             words=_frames(folder / "words"),
             sensitivities=read_sensitivities(folder),
+            nearest=_frames(folder / NEAREST),
+            diversity=_frames(folder / DIVERSITY),
         )
         if not (record.metrics or record.scores or record.samples or record.attention):
             raise RunError(

@@ -23,7 +23,7 @@ from tests.evaluation.test_protocol import PROTOCOL as ANY_PROTOCOL
 IMAGES, REAL_IMAGES, TRAINING_IMAGES, BATCH = 53, 41, 37, 4
 METRICS = (
     *("fid", "is", "kid", "mind", "prc", "density_coverage", "cmmd", "memorization", "diversity"),
-    *("r_precision", "clip_score", "fid_infinity"),
+    *("lpips", "r_precision", "clip_score", "fid_infinity"),
 )
 PROTOCOL = replace(
     ANY_PROTOCOL,
@@ -88,6 +88,7 @@ def make_comparison(
         sharding=Sharding(shards, BATCH),
         device=torch.device("cpu"),
         training_images_of=training_images_of,
+        lpips=lambda: lambda images: images.flatten(1).float() / 255,
     )
 
 

@@ -46,7 +46,7 @@ def test_shards_give_the_same_sums_and_the_same_scores(tmp_path: Path) -> None:
         results[shards] = merged(comparison.generated, comparison.sharding), rows
     whole, expected = results[1]
     assert whole.sums["count"] == IMAGES
-    assert len(expected) == 14
+    assert len(expected) == 15
     for statistics, rows in results.values():
         for name, value in whole.sums.items():
             np.testing.assert_allclose(statistics.sums[name], value, rtol=1e-9, err_msg=name)
@@ -132,7 +132,13 @@ def test_settings_of_other_metrics_generate_nothing_again(tmp_path: Path) -> Non
     after = other.score()
     same = {row["metric"]: row["value"] for row in before if row in after}
     kept = {"Inception score (fake)", "MIND (fake)", "R-precision", "CLIP score", "FD (fake)"}
-    kept |= {"CMMD (fake)", "memorization (fake)", "per-prompt diversity (fake)", "FD∞ (fake)"}
+    kept |= {
+        "CMMD (fake)",
+        "memorization (fake)",
+        "per-prompt diversity (fake)",
+        "FD∞ (fake)",
+        "LPIPS diversity",
+    }
     assert same.keys() == kept
     moved = {row["metric"] for row in after if row not in before}
     by_neighbors = {f"{name} (fake)" for name in ("precision", "recall", "density", "coverage")}

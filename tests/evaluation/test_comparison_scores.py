@@ -45,6 +45,7 @@ def test_the_frechet_distance_is_recorded_last(tmp_path: Path) -> None:
         "CMMD (fake)",
         "memorization (fake)",
         "per-prompt diversity (fake)",
+        "LPIPS diversity",
         "R-precision",
         "CLIP score",
         "FD∞ (fake)",
@@ -110,7 +111,7 @@ def test_the_clip_score_is_the_mean_rating_with_its_standard_error(tmp_path: Pat
 def test_what_cannot_be_measured_is_refused(
     tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    possible = [name for name in METRICS if name not in ("cmmd", "diversity")]
+    possible = [name for name in METRICS if name not in ("cmmd", "diversity", "lpips")]
     comparison = make_comparison(tmp_path, metrics=possible)
     comparison.check()
     with pytest.raises(EvaluationError, match=sentence):

@@ -15,7 +15,7 @@ from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.evaluation.clip_score import MEAN, STD
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity, NetworkDetector, cleanly
-from t2i_hpc.evaluation.detectors.pretrained import CONFIG, PretrainedFolder
+from t2i_hpc.models.pretrained_folder import CONFIG, PretrainedFolder
 
 NAME = "clip"
 _KEY = "evaluation.detector_weights"
