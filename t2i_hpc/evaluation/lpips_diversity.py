@@ -105,7 +105,8 @@ class LPIPS:
         # As the authors': the small number is added to the length, not under its root.
         units = maps / (maps.norm(dim=1, keepdim=True) + 1e-10)
         places = math.sqrt(maps.shape[2] * maps.shape[3])
-        return (units * (self._roots[layer][:, None, None] / places)).flatten(1)
+        weighted: Tensor = units * (self._roots[layer][:, None, None] / places)
+        return weighted.flatten(1)
 
 
 class CaptionDistances:
