@@ -19,7 +19,7 @@ import torch
 from t2i_hpc.common.terminal import progress
 from t2i_hpc.data.images import Pixels, decode, encode, resize_shorter
 from t2i_hpc.data.split import stack
-from t2i_hpc.evaluation.detectors.lite0 import EfficientNetLite0
+from t2i_hpc.evaluation.detectors.efficientnet_lite import EfficientNetLite0
 from t2i_hpc.evaluation.fid import Moments, frechet_distance
 from t2i_hpc.evaluation.image_sources import ImageFolder, ResizeRule, spread
 

@@ -50,7 +50,14 @@ class EvaluationConfig:
     detector: str = setting(
         "inception",
         "feature network; inception gives FID, inception_literature that of AttnGAN's successors",
-        choices=("inception", "inception_literature", "efficientnet_lite0", "dinov2", "clip"),
+        choices=(
+            "inception",
+            "inception_literature",
+            "efficientnet_lite0",
+            "efficientnet_lite2",
+            "dinov2",
+            "clip",
+        ),
     )
     detector_weights: str = setting(
         "",

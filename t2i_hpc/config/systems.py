@@ -261,9 +261,19 @@ class OneStageConfig(PenaltyConfig):
     discriminator: str = setting(
         "matching",
         "matching: one-way, of pairs (SSA-GAN); df: the same, at most 8 units wide (DF-GAN of "
-        "2022)",
-        choices=("matching", "df"),
+        "2022); projected: small heads on frozen EfficientNet-Lite0 features, with penalty=none "
+        "(Projected GANs)",
+        choices=("matching", "df", "projected"),
         neutral="matching",
+    )
+    projection_side: int | None = setting(
+        None,
+        "side that images are resized to for projected's frozen network; less is quicker; empty: "
+        "the resolution, 224 at least",
+        unit="px",
+        minimum=64,
+        maximum=1024,
+        neutral=None,
     )
     loss: str = setting(
         "hinge",

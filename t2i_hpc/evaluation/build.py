@@ -19,6 +19,7 @@ from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
 from t2i_hpc.config.compose import changed_settings
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.config.systems import SystemConfig
 from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.split import Split, stack
 from t2i_hpc.evaluation.clip_score import clip_identity
@@ -35,6 +36,7 @@ from t2i_hpc.evaluation.image_sources import (
     real_images,
     spread,
 )
+from t2i_hpc.evaluation.judges import check_judge, labeled
 from t2i_hpc.evaluation.lpips_diversity import LPIPS, lpips_identity
 from t2i_hpc.evaluation.metrics import METRICS, without_images
 from t2i_hpc.evaluation.protocol import ARITHMETIC, Protocol
@@ -86,6 +88,7 @@ class Generated:
         resolution: their side in px.
         subjects: gives what is scored, generated on a device.
         training: opens the images that it was trained on; None where nobody knows them.
+        system: configuration of the system that generated them, None for files.
     """
 
     output: Path
@@ -93,6 +96,7 @@ class Generated:
     resolution: int
     subjects: Callable[[torch.device], Iterable[Subject]]
     training: Callable[[], RealImages] | None = None
+    system: SystemConfig | None = None
 
 
 def comparisons(
@@ -116,6 +120,7 @@ def comparisons(
     generated, real = _of_folder(config) if config.images else _of_run(config)
     resize_rule = ResizeRule(settings.real_crop, settings.real_filter, settings.seed)
     wanted, detector = _count_real(settings, real), identify_detector(settings)
+    detector = labeled(detector, generated.system, settings)
     metrics, left_out = settings.metrics, ""
     if real.statistics:
         metrics, left_out = without_images(metrics, real.where)
@@ -240,7 +245,9 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     def training() -> RealImages:
         return run_training_images(run, trained_on.data, config.data.path)
 
-    return Generated(Path(config.output or run), captions, size, subjects, training), real
+    output, system = Path(config.output or run), trained_on.system
+    check_judge(system, settings, output)
+    return Generated(output, captions, size, subjects, training, system), real
 
 
 def _subject(weights: ChosenWeights, images: RunImages) -> Subject:

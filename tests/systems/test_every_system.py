@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from t2i_hpc import evaluate
 from t2i_hpc.common.collectives import mean_over_ranks
+from t2i_hpc.common.errors import USER_ERROR
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.engine import EngineConfig
@@ -103,7 +104,11 @@ def assert_same_bits(one: Path, two: Path) -> None:
 
 def scored(run: Path, shards: int) -> float:
     """Evaluate the newest checkpoint in some parts; return its score."""
-    assert evaluate.COMMAND.main([f"run={run}", *EVALUATION, f"evaluation.shards={shards}"]) == 0
+    overrides = [f"run={run}", *EVALUATION, f"evaluation.shards={shards}"]
+    if "discriminator: projected" in (run / "config.yaml").read_text():  # it looks through Lite0
+        assert evaluate.COMMAND.main(overrides) == USER_ERROR
+        overrides.append("evaluation.detector=efficientnet_lite2")
+    assert evaluate.COMMAND.main(overrides) == 0
     (row,) = read_json_lines(run / "scores.jsonl")
     assert (row["images"], row["n"], row["n_real"]) == (IMAGES, 8, 8)
     return float(row["value"])

@@ -25,7 +25,7 @@ from tests.systems.tiny import COMMON, SYSTEMS, TINY
 
 DAMSM = "damsm"  # the system that has encoders alone
 WITH_TRAINED_TEXT = ("ssa_gan", "bert")
-VARIANTS = ("affine", "attn_dcgan")  # of a system, without networks of their own kind
+VARIANTS = ("affine", "projected", "attn_dcgan")  # of a system, without networks of their own kind
 ZERO = ("zero0", "zero1", "zero2")
 FACTORS = {
     "system": (*(n for n in SYSTEMS if n not in VARIANTS), DAMSM),

@@ -48,6 +48,14 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "system.discriminator_schedule=merged",
         *NO_DAMSM,
     ),
+    "projected": (
+        "system=ssa_gan",
+        "system.mask_width=4",
+        "system.discriminator=projected",
+        "system.projection_side=64",
+        "system.penalty=none",
+        *NO_DAMSM,
+    ),
     "attn_gan": ("system=attn_gan", *STAGED, *DAMSM),
     "attn_dcgan": (
         "system=attn_gan",

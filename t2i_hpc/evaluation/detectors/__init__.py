@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 DETECTORS = {
     "inception": ("inception", "InceptionV3"),
     "inception_literature": ("inception", "LiteratureInceptionV3"),
-    "efficientnet_lite0": ("lite0", "EfficientNetLite0"),
+    "efficientnet_lite0": ("efficientnet_lite", "EfficientNetLite0"),
+    "efficientnet_lite2": ("efficientnet_lite", "EfficientNetLite2"),
     "dinov2": ("pretrained", "DINOv2"),
     "clip": ("clip_codes", "CLIPCodes"),
 }
