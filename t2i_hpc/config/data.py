@@ -123,16 +123,32 @@ class DataConfig:
     )
     cache_gigabytes: float = setting(
         50.0,
-        "size of the cache; the least recently used shards are evicted",
+        "size of the cache; the shards that are needed last are evicted",
         unit="GB",
         minimum=0.001,
         identity=False,
     )
     remote_reads: str = setting(
         "shards",
-        "shards: download each remote shard to the cache when it is first needed; ranges: one "
-        "range request a sample, without a cache",
+        "shards: download remote shards to the cache before they are needed; ranges: one range "
+        "request a sample, without a cache",
         choices=("shards", "ranges"),
+        identity=False,
+    )
+    prefetch: int = setting(
+        1,
+        "shuffle windows of remote shards that a node fetches ahead, within the cache; on shared "
+        "file systems the kernel is told to read them; 0: none",
+        unit="windows",
+        minimum=0,
+        maximum=64,
+        identity=False,
+    )
+    connections: int = setting(
+        24,
+        "range requests at once when a process fetches remote shards",
+        minimum=1,
+        maximum=256,
         identity=False,
     )
 

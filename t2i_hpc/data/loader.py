@@ -9,6 +9,9 @@ spends its time on training. The memory has no name: nothing is left behind, wha
 
 A worker that dies, or does not answer for long, ends the run with a sentence. A worker whose
 run has died ends by itself.
+
+Where shards come from a server or a shared file system, one more process brings those of the
+windows ahead nearer (:mod:`t2i_hpc.data.storage.prefetch`).
 """
 
 from __future__ import annotations
@@ -27,14 +30,16 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from t2i_hpc.common.errors import RunError, UserError
-from t2i_hpc.common.process import STOP_SIGNALS, keep_freed_memory
+from t2i_hpc.common.process import keep_freed_memory, stop_signals_blocked
 from t2i_hpc.data.batches import Arrays, Batch, BatchMaker, BatchPlan, Texts
-from t2i_hpc.data.sampler import RankSlice
+from t2i_hpc.data.sampler import I64, RankSlice
+from t2i_hpc.data.storage.prefetch import Lookahead, Prefetcher
 
 MakerFrom = Callable[[int], BatchMaker]  # of the samples seen when its batches begin
 _SLOTS = 3  # of a worker: one is copied while two are made ahead
@@ -42,6 +47,7 @@ _LOOK_FOR_PARENT = 2.0  # seconds
 _STEP = 5.0  # seconds
 _BEFORE_WAITING = 10  # Python waits for child processes after the finalizers of 0 and more
 _FREE = b"free"
+_COUNTS = 3  # found, missed, bytes
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,20 @@ class _Crash:
 _Answer = Texts | UserError | _Crash
 
 
+class ReadCounts(NamedTuple):
+    """What a rank's loader has read since it started.
+
+    Attributes:
+        found: samples whose shard was on the node.
+        missed: samples whose shard had to be waited for.
+        bytes: that came from a server: of the whole node's prefetcher, and of this rank.
+    """
+
+    found: int = 0
+    missed: int = 0
+    bytes: int = 0
+
+
 class Loader:
     """Makes a rank's batches, by processes or, where there are none, in this one.
 
@@ -62,14 +82,24 @@ class Loader:
         rank_slice: this rank's slice of each global batch.
         workers: number of processes.
         answer_within: seconds without a batch after which a process counts as stuck.
+        lookahead: what is prefetched while processes make batches; None: nothing.
     """
 
     def __init__(
-        self, make: MakerFrom, rank_slice: RankSlice, workers: int, answer_within: float
+        self,
+        make: MakerFrom,
+        rank_slice: RankSlice,
+        workers: int,
+        answer_within: float,
+        lookahead: Lookahead | None = None,
     ) -> None:
         self._make, self._slice = make, rank_slice
         self._workers, self._answer_within = workers, answer_within
         self._processes: list[_Worker] = []
+        self._lookahead = lookahead if workers else None
+        self._prefetcher: Prefetcher | None = None
+        counts = mmap.mmap(-1, _COUNTS * 8 * max(1, workers))
+        self._counts: I64 = np.frombuffer(counts, np.int64).reshape(-1, _COUNTS)
 
     def start(self) -> None:
         """Start the processes, which then wait to be told where to begin.
@@ -77,10 +107,20 @@ class Loader:
         They are forked, so this comes before CUDA and the process group: neither survives in a
         process that is forked after it.
         """
+        if self._lookahead and self._prefetcher is None:
+            self._prefetcher = Prefetcher(self._lookahead)
         numbers = range(len(self._processes), self._workers)
         self._processes += [
-            _Worker(self._make, self._slice, range(n, 2**62, self._workers)) for n in numbers
+            _Worker(self._make, self._slice, range(n, 2**62, self._workers), self._counts[n])
+            for n in numbers
         ]
+
+    def reads(self) -> ReadCounts:
+        """Return what was read so far."""
+        found, missed, count = self._counts.sum(axis=0).tolist()
+        return ReadCounts(
+            found, missed, count + (self._prefetcher.bytes if self._prefetcher else 0)
+        )
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Yield batch after batch, the first of which begins at position `start` ≥ 0.
@@ -97,23 +137,39 @@ class Loader:
         self.start()
         started, self._processes = self._processes, []
         with contextlib.ExitStack() as stack:
+            stack.callback(self._end_prefetch)
             for worker in started:
                 stack.callback(worker.end)
+            self._move(start)
             for worker in started:
                 worker.begin(start)
-            while True:
-                for worker in started:
-                    yield worker.next(self._answer_within)
+            for number in itertools.count():
+                yield started[number % self._workers].next(self._answer_within)
+                self._move(start + (number + 1) * self._slice.batch_size)
+
+    def _move(self, position: int) -> None:
+        """Tell the prefetcher where the training is, and how far the processes may be."""
+        if self._prefetcher:
+            ahead = (_SLOTS * self._workers + 1) * self._slice.batch_size
+            self._prefetcher.move(position, position + ahead)
+
+    def _end_prefetch(self) -> None:
+        if self._prefetcher:
+            self._prefetcher.end()
+            self._prefetcher = None
 
     def _batches_here(self, start: int) -> Iterator[Batch]:
         maker = self._make(start)
         layout = maker.layout(self._slice.size)
         for plan in maker.plan(map(partial(self._slice.positions, start), itertools.count())):
             block = layout.new()
-            yield layout.batch(block, maker.fill(plan, layout.arrays(block)))
+            made = layout.batch(block, maker.fill(plan, layout.arrays(block)))
+            self._counts[0] = maker.reads()
+            yield made
 
     def close(self) -> None:
         """End processes that wait."""
+        self._end_prefetch()
         while self._processes:
             self._processes.pop().end()
 
@@ -140,17 +196,17 @@ class OpenLoader(Protocol):
 class _Worker:
     """A process and the main process's ends of what connects them."""
 
-    def __init__(self, make: MakerFrom, rank_slice: RankSlice, numbers: range) -> None:
+    def __init__(self, make: MakerFrom, rank_slice: RankSlice, numbers: range, counts: I64) -> None:
         self._layout = layout = make(0).layout(rank_slice.size)
         self._slots = [_shared(layout.bytes) for _ in range(_SLOTS)]
         self._turn = 0
         context = multiprocessing.get_context("fork")  # shares the memory and the open index
         self._link, theirs = context.Pipe()
         slots = list(map(layout.arrays, self._slots))
-        work = _Work(make, rank_slice, numbers, slots, os.getpid())
+        work = _Work(make, rank_slice, numbers, slots, counts, os.getpid())
         links = (theirs, self._link)
         self._process: BaseProcess = context.Process(target=_fill, args=(work, *links), daemon=True)
-        with _stop_signals_blocked():
+        with stop_signals_blocked():
             self._process.start()
         # Before Python waits for its child processes, which block the signals that end them.
         self._at_exit = Finalize(None, self._process.kill, exitpriority=_BEFORE_WAITING)
@@ -221,12 +277,16 @@ def _shared(count: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker knows: how batches are made, which are its own, where they go, and for whom."""
+    """What a worker knows: how batches are made, which are its own, where they go, and for whom.
+
+    What it has read is counted in `counts`, which the main process sees.
+    """
 
     make: MakerFrom
     rank_slice: RankSlice
     numbers: range
     slots: Sequence[Arrays]
+    counts: I64
     parent: int
 
     def begin(self, start: int) -> tuple[BatchMaker, Iterator[BatchPlan]]:
@@ -248,6 +308,7 @@ def _fill(work: _Work, link: Connection, parents_end: Connection) -> None:
                 _await_message(link, work.parent)
                 link.recv_bytes()
             answer = _make(maker, plans, work.slots[turn % len(work.slots)])
+            work.counts[:] = maker.reads()
             link.send(answer)
             if not isinstance(answer, Texts):
                 return
@@ -273,17 +334,3 @@ def _await_message(link: Connection, parent: int) -> None:
     while not link.poll(_LOOK_FOR_PARENT):
         if os.getppid() != parent:
             raise EOFError
-
-
-@contextlib.contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
-    """Block stop signals in processes that start here; the main process gets them afterwards.
-
-    Slurm signals every process of a job; a loader that died of it would take the run down
-    before its checkpoint is written.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -14,6 +14,7 @@ as anywhere else (:mod:`t2i_hpc.data.sampler`).
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +25,9 @@ import numpy as np
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.images import Pixels
-from t2i_hpc.data.sampler import I64, Sampler, key_of, shuffled
+from t2i_hpc.data.sampler import I64, Sampler, Window, key_of, shuffled
 from t2i_hpc.data.split import Split
+from t2i_hpc.data.storage.local_shards import Reads
 from t2i_hpc.data.tar_reader import StoredSample
 
 BLOCK = 1024
@@ -89,6 +91,21 @@ class MixtureOrder:
             found[own] = self._first[source] + inside
         return found
 
+    def windows(self, position: int) -> Iterator[Window]:
+        """Yield the windows of all data sets from those of a position on, the soonest first.
+
+        Where one begins is known to a block of 1,024 positions.
+        """
+        before = self._counts_before(position // BLOCK)
+        each = [self._windows_of(source, first) for source, first in enumerate(before)]
+        return heapq.merge(*each, key=lambda window: window.begin)
+
+    def _windows_of(self, source: int, first: int) -> Iterator[Window]:
+        share = self._shares[source]
+        for window in self._samplers[source].windows(first):
+            begin = int(window.begin / share)
+            yield Window(max(0, begin - BLOCK), window.shards, source)
+
     def draw(self, positions: Sequence[int]) -> tuple[I64, I64]:
         """Return the data set of each position, and how many positions before it are that one's."""
         numbers, places = np.divmod(np.asarray(positions, dtype=np.int64), BLOCK)
@@ -144,6 +161,13 @@ class MixedSplits:
     def vocabulary(self) -> Vocabulary:
         """Of all of them."""
         return self._splits[0].vocabulary
+
+    @property
+    def reads(self) -> Reads:
+        """What was read so far."""
+        each = [split.reads for split in self._splits]
+        counts = zip(*((one.found, one.missed, one.bytes) for one in each), strict=True)
+        return Reads(*map(sum, counts))
 
     def sample(self, sample: int) -> StoredSample:
         """Read a sample; equal class numbers of two data sets become two classes."""

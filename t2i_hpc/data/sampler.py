@@ -30,9 +30,10 @@ version of NumPy, and a batch of them costs less than one generator object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,20 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _STEPS = np.array([[number * _GOLDEN & _MASK] for number in range(1, _ROUNDS + 1)], np.uint64)
 _ONE = np.uint64(1)
+
+
+class Window(NamedTuple):
+    """Shards whose samples are shuffled together, and the position of the first of these.
+
+    Attributes:
+        begin: the position.
+        shards: their numbers.
+        source: which data set of a mixture they belong to.
+    """
+
+    begin: int
+    shards: list[int]
+    source: int = 0
 
 
 class Sampler:
@@ -102,6 +117,25 @@ class Sampler:
             chosen = epochs == epoch
             found[chosen] = self._samples_of_epoch(epoch, places[chosen])
         return found
+
+    def windows(self, position: int) -> Iterator[Window]:
+        """Yield the windows from that of a position on, epoch after epoch, without end."""
+        epoch, place = divmod(position, self.sample_count)
+        while True:
+            order = self._order_of_groups(epoch)
+            for turn in range(int(_turns(order.starts, np.asarray(place))), self._groups):
+                begin = int(order.starts[turn])
+                for first, last, shards in self._windows_of(epoch, int(order.numbers[turn])):
+                    if begin + last > place:
+                        yield Window(epoch * self.sample_count + begin + first, shards)
+            epoch, place = epoch + 1, 0
+
+    def _windows_of(self, epoch: int, group: int) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield where each window of a group begins and ends, and its shards."""
+        order = self._order_of_shards(epoch, group)
+        for turn in range(0, len(order.numbers), self._window):
+            shards = order.numbers[turn : turn + self._window].tolist()
+            yield int(order.starts[turn]), int(order.starts[turn + len(shards)]), shards
 
     def _samples_of_epoch(self, epoch: int, places: I64) -> I64:
         order = self._order_of_groups(epoch)

@@ -22,16 +22,10 @@ from t2i_hpc.data.format.manifest import (
 )
 from t2i_hpc.data.images import Pixels, center_crop, decode, resize_shorter
 from t2i_hpc.data.storage.cache import Cache
-from t2i_hpc.data.storage.local_shards import LocalStorage, Storage
-from t2i_hpc.data.storage.remote import (
-    CachedStorage,
-    RangedStorage,
-    Server,
-    fetch_manifest,
-    fetch_vocabulary,
-    is_remote,
-    join,
-)
+from t2i_hpc.data.storage.fetching import Server, is_remote, join
+from t2i_hpc.data.storage.local_shards import LocalStorage, Reads, Storage
+from t2i_hpc.data.storage.remote import CachedStorage, RangedStorage
+from t2i_hpc.data.storage.remote_tables import fetch_manifest, fetch_vocabulary
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import Reader, StoredSample, shards_kept
 
@@ -53,7 +47,8 @@ class Split:
     ) -> None:
         self.manifest = manifest
         self.vocabulary = vocabulary
-        self._reader = Reader(manifest, storage, window)
+        self.storage: Storage = storage or LocalStorage(manifest)
+        self._reader = Reader(manifest, self.storage, window)
 
     @classmethod
     def open(cls, config: DataConfig, split: str, check_tars: bool = True) -> Split:
@@ -70,7 +65,7 @@ class Split:
             DataError: no such folder or split, or a part of it is missing or damaged.
         """
         if is_remote(config.path, "data.path"):
-            server, cache = Server(config.retry_seconds), open_cache(config)
+            server, cache = Server(config.retry_seconds, config.connections), open_cache(config)
             manifest = fetch_manifest(join(config.path, split), server, cache)
         else:
             manifest = Manifest.load(_folder_of(config, split), check_tars=check_tars)
@@ -86,6 +81,11 @@ class Split:
     def count(self) -> int:
         """Number of samples."""
         return self.manifest.sample_count
+
+    @property
+    def reads(self) -> Reads:
+        """What was read of it by this process."""
+        return self.storage.reads
 
     def sample(self, sample: int) -> StoredSample:
         """Read sample 0 ≤ `sample` < count."""
@@ -203,7 +203,7 @@ def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
     """
     if not is_remote(manifest.location, "data.path"):
         return LocalStorage(manifest, config.retry_seconds, shards_kept(config.shuffle_window))
-    server = Server(config.retry_seconds)
+    server = Server(config.retry_seconds, config.connections)
     if config.remote_reads == "ranges":
         return RangedStorage(manifest, server)
     cache = open_cache(config)
@@ -212,7 +212,7 @@ def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
 
 
 def _check_room(manifest: Manifest, config: DataConfig, cache: Cache) -> None:
-    largest = int(manifest.table["bytes"].max())
+    largest = manifest.largest
     if largest > cache.limit:
         raise ConfigurationError(
             f"data.cache_gigabytes={config.cache_gigabytes:g} is less than a shard of "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -21,7 +23,9 @@ from t2i_hpc.data.images import PixelBuffer, Pixels, decode, resize_shorter, win
 from t2i_hpc.data.loader import Loader, OpenLoader
 from t2i_hpc.data.mixture import MixedSplits, MixtureOrder, check_one_vocabulary, shares_of
 from t2i_hpc.data.sampler import I64, RankSlice, Sampler
-from t2i_hpc.data.split import Split, open_vocabulary
+from t2i_hpc.data.split import Split, open_cache, open_vocabulary
+from t2i_hpc.data.storage.local_shards import Reads
+from t2i_hpc.data.storage.prefetch import Lookahead, Order
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import StoredSample
 from t2i_hpc.data.webdataset_stream import NOT_PROMISED, expand, webdataset_loader
@@ -192,6 +196,10 @@ class Samples(Protocol):
     def retries_shared(self) -> AbstractContextManager[None]:
         """Let the reads of a block share ``data.retry_seconds``."""
 
+    @property
+    def reads(self) -> Reads:
+        """What was read so far."""
+
 
 class IndexedBatches(BatchMaker):
     """Makes batches of the samples that a sampler puts at their positions.
@@ -222,6 +230,11 @@ class IndexedBatches(BatchMaker):
             for batch in ahead:
                 begin, end = end, end + len(batch)
                 yield BatchPlan(batch, samples[begin:end], draws[begin:end])
+
+    def reads(self) -> tuple[int, int, int]:
+        """Return samples whose shard was here, those that had to wait for it, and bytes fetched."""
+        counts = self._split.reads
+        return counts.found, counts.missed, counts.bytes
 
     def fill(self, plan: BatchPlan, arrays: Arrays) -> Texts:
         """Make a batch, into arrays of its size; its reads share ``data.retry_seconds``.
@@ -265,7 +278,8 @@ def indexed_loader(
     manifest = split.manifest
     sampler = Sampler(manifest.counts, seed, config.shuffle_window, order=manifest.order)
     batches = IndexedBatches(split, sampler, config, resolution, seed)
-    return Loader(lambda _: batches, rank_slice, config.workers, answer_within)
+    ahead = look_ahead(config, [split], sampler, seed, rank_slice)
+    return Loader(lambda _: batches, rank_slice, config.workers, answer_within, ahead)
 
 
 def mixture_loader(
@@ -287,7 +301,23 @@ def mixture_loader(
         samplers.append(Sampler(counts, seed, config.shuffle_window, order=order))
     mixed = MixtureOrder(samplers, shares, seed)
     batches = IndexedBatches(MixedSplits(splits), mixed, config, resolution, seed)
-    return Loader(lambda _: batches, rank_slice, config.workers, answer_within)
+    ahead = look_ahead(config, splits, mixed, seed, rank_slice)
+    return Loader(lambda _: batches, rank_slice, config.workers, answer_within, ahead)
+
+
+def look_ahead(
+    config: DataConfig, splits: Sequence[Split], order: Order, seed: int, rank_slice: RankSlice
+) -> Lookahead | None:
+    """Return what a rank's prefetcher is told; None where nothing is to be prefetched."""
+    storages = [split.storage for split in splits]
+    if not config.prefetch or not any(storage.looks_ahead for storage in storages):
+        return None
+    # Ranks of one job on a node have one parent, and read the same; other jobs are elsewhere.
+    job = os.getppid() if rank_slice.world > 1 else os.getpid()
+    names = [os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "MASTER_PORT")]
+    digests = [split.manifest.digest for split in splits]
+    key = sha256_of_json([socket.gethostname(), job, names, digests, seed, config.shuffle_window])
+    return Lookahead(order, storages, open_cache(config), key[:32], config.prefetch)
 
 
 def _warn_of_upscaling(split: Split, wanted: int) -> None:

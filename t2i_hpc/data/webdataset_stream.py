@@ -52,7 +52,7 @@ from t2i_hpc.data.sidecars import (
     split_name,
     texts_of,
 )
-from t2i_hpc.data.storage.remote import BLOCK, Server, is_remote
+from t2i_hpc.data.storage.fetching import BLOCK, Server, is_remote
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import StoredSample
 

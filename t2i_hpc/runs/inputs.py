@@ -21,7 +21,7 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import VOCABULARY
 from t2i_hpc.data.split import DEMO, Split, open_vocabulary
-from t2i_hpc.data.storage.remote import is_remote
+from t2i_hpc.data.storage.fetching import is_remote
 
 _FOLDER = "inputs"
 _TOKENIZER = "tokenizer.json"

@@ -28,6 +28,7 @@ from t2i_hpc.data.format.manifest import (
     save_tables,
     shard_name,
 )
+from t2i_hpc.data.format.outline import MOST, OUTLINE
 
 REJECTED = "rejected.jsonl"
 _MOST_NAMED = 8  # partitions
@@ -234,6 +235,7 @@ def _shard(one: _Made) -> Shard:
 def _clear(workspace: Workspace, made: Sequence[_Made], rejected: Sequence[Rejection]) -> None:
     """Remove what earlier tries with other settings have left."""
     expected = {shard_name(one.number) for one in made} | {MANIFEST, INDEX, SHARDS}
+    expected |= {OUTLINE} if len(made) > MOST else set()
     expected |= {REJECTED} if rejected else set()
     for path in workspace.split.iterdir():
         if path.name not in expected:

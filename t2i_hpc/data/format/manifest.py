@@ -4,6 +4,7 @@
     OUTPUT/<split>/000000.tar …   members <key>.jpg|png|webp and <key>.json, one pair a sample
     OUTPUT/<split>/index.npy      one row a sample: offsets of its two members, their checksum
     OUTPUT/<split>/shards.npy     one row a tar: its samples, bytes, hash, the hash of its rows
+    OUTPUT/<split>/outline.bin    of more than 4,096 tars: what a reader far away needs of them all
     OUTPUT/<split>/manifest.json  what the split is; its SHA-256 is the identity of the data
 
 The tars are plain WebDataset shards that any tool reads. The index makes them random-access:
@@ -34,6 +35,7 @@ import xxhash
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
+from t2i_hpc.data.format.outline import MOST, Outline
 from t2i_hpc.data.images import SUFFIXES
 
 INDEX = "index.npy"
@@ -104,6 +106,7 @@ class Manifest:
         format: of manifest and order, 2 or 3.
         location: folder or URL of the tars; empty: `folder`.
         storing: how the images were stored.
+        outline: SHA-256 of the outline's content; empty: there is none.
     """
 
     folder: Path
@@ -120,6 +123,7 @@ class Manifest:
     format: int = FORMAT
     location: str = ""
     storing: Storing = field(default_factory=Storing)
+    outline: str = ""
 
     @classmethod
     def load(cls, folder: Path, location: str = "", check_tars: bool = True) -> Manifest:
@@ -165,12 +169,15 @@ class Manifest:
             _typed(known.get("quality", 0), int),
             _typed(known.get("resampling", ""), str),
         )
+        values["outline"] = _typed(content.get("outline", ""), str)
         return cls(folder=folder, location=location, **values)
 
     def save(self) -> None:
-        """Write the manifest into its folder, atomically."""
+        """Write the manifest into its folder, atomically; of many shards an outline as well."""
         content = asdict(self)
-        del content["folder"], content["location"]
+        del content["folder"], content["location"], content["outline"]
+        if self.shard_count > MOST:
+            content["outline"] = Outline.of(self.table).save(self.folder)
         if self.format == _READ[0]:
             del content["vocabulary"]
         if not self.storing.encoding:
@@ -242,14 +249,7 @@ class Manifest:
 
     def shard(self, number: int) -> Shard:
         """Return the row of a shard."""
-        row = self.table[number]
-        return Shard(
-            number,
-            int(row["count"]),
-            int(row["bytes"]),
-            row["sha256"].tobytes().hex(),
-            row["rows_sha256"].tobytes().hex(),
-        )
+        return Shard.of_row(number, self.table[number])
 
     def shards(self) -> Iterator[Shard]:
         """Give the shards in order."""
@@ -265,8 +265,7 @@ class Manifest:
         Raises:
             DataError: the index is not that of this manifest, or points out of the tar.
         """
-        first = int(self.first[number])
-        rows = self.index[first : first + int(self.counts[number])]
+        rows = self._stored_rows(number)
         if sha256_of_rows(rows) != self.shard(number).rows_sha256:
             raise DataError(
                 f"{self.folder / INDEX} is not the index of this manifest (its rows of "
@@ -281,7 +280,21 @@ class Manifest:
                 )
         return rows
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest shard."""
+        return int(self.table["bytes"].max())
+
+    def _stored_rows(self, number: int) -> Index:
+        first = int(self.first[number])
+        return self.index[first : first + int(self.counts[number])]
+
     def _check_tables(self) -> None:
+        self._check_shards()
+        if len(self.index) != self.sample_count:
+            raise DataError(f"{self.folder / INDEX} has not one row a sample; {REBUILD}")
+
+    def _check_shards(self) -> None:
         path = self.folder / SHARDS
         if not path.is_file():
             raise DataError(f"{path} is missing; {REBUILD}")
@@ -293,8 +306,6 @@ class Manifest:
         whole = starts[-1] == self.sample_count and (self.first == starts[:-1]).all()
         if not whole or not self.counts.all() or self.table["bytes"].sum() != self.bytes:
             raise DataError(f"{path} contradicts {MANIFEST} in samples or bytes; {REBUILD}")
-        if len(self.index) != self.sample_count:
-            raise DataError(f"{self.folder / INDEX} has not one row a sample; {REBUILD}")
 
     def _check_sizes(self) -> None:
         step = -(-self.shard_count // _CHECKED)
@@ -320,6 +331,12 @@ class Shard:
     bytes: int
     sha256: str
     rows_sha256: str
+
+    @classmethod
+    def of_row(cls, number: int, row: np.void) -> Shard:
+        """Return a shard from its row, :data:`SHARD_ROW`."""
+        hashes = row["sha256"].tobytes().hex(), row["rows_sha256"].tobytes().hex()
+        return cls(number, int(row["count"]), int(row["bytes"]), *hashes)
 
     @property
     def name(self) -> str:

@@ -3,8 +3,9 @@
 A copy is named by its content, so it is right or it is not there: it is written under another
 name, compared, flushed and renamed. One process fetches while others wait for it. What decides
 that is a lock of the kernel, which dies with its holder; a half-fetched copy that a dead
-process left behind is overwritten or swept away. The copies used longest ago make room for new
-ones. Nobody keeps a copy open: what is deleted leaves the disk at once, so the limit holds there.
+process left behind is overwritten or swept away. The copies that are needed last make room for new
+ones (:mod:`t2i_hpc.data.storage.eviction`). Nobody keeps a copy open: what is deleted leaves the
+disk at once, so the limit holds there.
 """
 
 from __future__ import annotations
@@ -22,15 +23,22 @@ from typing import IO
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, size_text
+from t2i_hpc.data.storage.eviction import Plans
 
 Heartbeat = Callable[[], None]
 _POLL = 0.05  # seconds between two tries of a lock
+_SHORT_POLL = 0.005  # seconds between two looks for a copy that is coming
+_PART = "*.part"
 _SETTLE = 5.0  # seconds in which a disk may still give back what was deleted
 _GRACE = 60.0  # seconds beyond retry_seconds after which a lock's holder counts as stuck
 _SPARE = 64 << 20  # bytes of the disk that are left free, but no more than
 _SPARE_PART = 20  # the 20th part of it: a small disk is used, too
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ELSEWHERE = "name another folder with data.cache="
+
+
+class _NoRoomError(Exception):
+    """Only copies that are needed sooner could make room."""
 
 
 class Cache:
@@ -48,6 +56,7 @@ class Cache:
     def __init__(self, given: str, limit: int, retry_seconds: float) -> None:
         self.folder = _folder(given)
         self.limit, self._stuck_after = limit, retry_seconds + _GRACE
+        self.plans = Plans(self.folder / "plans")
 
     def open(self, name: str, size: int, fetch: Callable[[IO[bytes], Heartbeat], None]) -> int:
         """Return a descriptor of a copy, which is fetched if it is not there.
@@ -62,14 +71,50 @@ class Cache:
         """
         path = self.folder / "shards" / name
         while (descriptor := _opened(path, size)) is None:
+            if self.plans.is_coming(name):
+                time.sleep(_SHORT_POLL)  # the prefetcher has more connections, and an order
+                continue
             with self.locked(name) as heartbeat:
                 if not path.exists():  # nobody else fetched it meanwhile
                     self._add(path, size, fetch, heartbeat)
         return descriptor
 
+    def find(self, name: str, size: int) -> int | None:
+        """Return a descriptor of a copy; None where it has to be fetched."""
+        return _opened(self.folder / "shards" / name, size)
+
+    def has(self, name: str, size: int) -> bool:
+        """Whether there is a copy of this size."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / "shards" / name).stat().st_size == size
+        return False
+
+    def bring(
+        self, name: str, size: int, fetch: Callable[[IO[bytes], Heartbeat], None], need: int
+    ) -> bool:
+        """Fetch a copy before it is needed, unless someone else does.
+
+        Returns False where only copies that are needed sooner could make room.
+
+        Args:
+            name, size, fetch: as for :meth:`open`.
+            need: how many other copies are needed before it.
+
+        Raises:
+            DataError: what `fetch` raises.
+        """
+        path = self.folder / "shards" / name
+        with self._lock_file(name) as (descriptor, lock):
+            if _lock(descriptor, lock) and not self.has(name, size):
+                try:
+                    self._add(path, size, fetch, lambda: os.utime(descriptor), need)
+                except _NoRoomError:
+                    return False
+        return True
+
     def room(self) -> int:
         """Return how many bytes of copies the disk can hold, if nobody else fills it."""
-        copies = sum(count for _, count, _ in _stats(self.folder / "shards", "*.tar"))
+        copies = sum(count for _, count, _ in self._copies())
         return max(0, self._free() + copies - self._spare())
 
     def drop(self, name: str, found: os.stat_result) -> None:
@@ -86,11 +131,16 @@ class Cache:
         Raises:
             DataError: its holder makes no progress, or the file system has no locks.
         """
+        with self._lock_file(name) as (descriptor, path):
+            self._await(descriptor, path)
+            yield lambda: os.utime(descriptor)
+
+    @contextlib.contextmanager
+    def _lock_file(self, name: str) -> Iterator[tuple[int, Path]]:
         path = self.folder / "locks" / name[:2]  # few locks for many names: none need be removed
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            self._await(descriptor, path)
-            yield lambda: os.utime(descriptor)
+            yield descriptor, path
         finally:
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)  # children may hold the descriptor too
@@ -116,11 +166,12 @@ class Cache:
         size: int,
         fetch: Callable[[IO[bytes], Heartbeat], None],
         heartbeat: Heartbeat,
+        need: int | None = None,
     ) -> None:
         part = path.with_suffix(".part")
         try:
             with part.open("w+b") as stream:
-                self._reserve(stream, size, heartbeat)
+                self._reserve(stream, size, heartbeat, need)
                 fetch(stream, heartbeat)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -134,10 +185,12 @@ class Cache:
         finally:
             part.unlink(missing_ok=True)
 
-    def _reserve(self, stream: IO[bytes], size: int, heartbeat: Heartbeat) -> None:
+    def _reserve(
+        self, stream: IO[bytes], size: int, heartbeat: Heartbeat, need: int | None
+    ) -> None:
         """Take `size` bytes of the disk for a file, for which copies make room.
 
-        What others are fetching can make no room yet: it is waited for.
+        What others are fetching can make no room yet: it is waited for, but by a prefetcher.
 
         Raises:
             DataError: there is no room even without any copy.
@@ -146,10 +199,12 @@ class Cache:
         while True:
             with self.locked("room"):
                 self._sweep()
-                if self._make_room(size, short):
+                if self._make_room(size, short, need):
                     short = 0 if _allocate(stream, size) else size  # a quota shows only now
                     if not short:
                         return
+            if need is not None:
+                raise _NoRoomError
             heartbeat()
             if (latest := self._fetched()) != fetched:
                 begin, fetched = time.monotonic(), latest
@@ -162,17 +217,25 @@ class Cache:
                 )
             time.sleep(_POLL)
 
-    def _make_room(self, size: int, short: int) -> bool:
+    def _make_room(self, size: int, short: int, need: int | None) -> bool:
         """Delete the fewest copies that leave room; nothing where all of them would not.
 
         Args:
             size: bytes that are wanted.
             short: bytes by which the disk has less room than it says.
+            need: how many others are needed sooner, which must stay; None: none must.
         """
-        copies = sorted(_stats(self.folder / "shards", "*.tar"))
+        copies = self._copies()
         used = sum(count for _, count, _ in copies) + sum(count for _, count, _ in self._fetched())
         needed = size + self._spare()
         missing = max(used + size - self.limit, needed - self._free(), short)
+        if missing > 0:
+            needs = self.plans.needs()
+            unplanned = len(needs) + (need or 0) + 1
+            if need is not None:
+                copies = [one for one in copies if needs.get(one[2].name, unplanned) > need]
+            # Last needed first; of those that nobody has planned, the one used longest ago.
+            copies.sort(key=lambda one: (-needs.get(one[2].name, unplanned), one[0]))
         if missing > sum(count for _, count, _ in copies):
             return False
         for _, count, path in copies:
@@ -184,7 +247,12 @@ class Cache:
 
     def _fetched(self) -> list[tuple[float, int, Path]]:
         """Return (time of last progress, bytes, path) of what is being fetched."""
-        return [found for found in _stats(self.folder / "shards", "*.part") if found[1]]
+        return [found for found in _stats(self.folder / "shards", _PART) if found[1]]
+
+    def _copies(self) -> list[tuple[float, int, Path]]:
+        """Return (time of last use, bytes, path) of the copies."""
+        found = _stats(self.folder / "shards", "*")
+        return [copy for copy in found if copy[2].suffix != ".part"]
 
     def _free(self) -> int:
         return shutil.disk_usage(self.folder).free
@@ -194,7 +262,7 @@ class Cache:
 
     def _sweep(self) -> None:
         """Remove what processes that died while fetching left behind."""
-        for _, _, path in _stats(self.folder / "shards", "*.part"):
+        for _, _, path in _stats(self.folder / "shards", _PART):
             with (self.folder / "locks" / path.name[:2]).open("a") as stream:
                 if _lock(stream.fileno(), path):
                     path.unlink(missing_ok=True)
@@ -218,7 +286,7 @@ def _folder(given: str) -> Path:
     try:
         # In a folder for everybody's temporary files ours is private; one that was named is shared.
         folder.mkdir(mode=0o777 if given else 0o700, parents=True, exist_ok=True)
-        for name in ("shards", "locks", "tables"):
+        for name in ("shards", "locks", "tables", "plans"):
             (folder / name).mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make {folder} ({error.strerror}): {_ELSEWHERE}") from error

@@ -7,9 +7,12 @@ a data set may have more shards than a process may open files.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,16 +20,61 @@ from t2i_hpc.data.format.manifest import REBUILD, Manifest, shard_name
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 
 OPEN_FILES = 64
+_ADVISED = 100_000  # shards that are remembered
+_SHARED = (
+    "nfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "cifs",
+    "smb",
+    "ceph",
+    "9p",
+    "afs",
+    "pvfs",
+    "orangefs",
+)
+_USER_SPACE = "fuse."  # sshfs, s3fs, gcsfuse and the like
 ADVICE = (
     "see whether the file is whole and its file system answers, then start the same command "
     f"again, or {REBUILD}; data.retry_seconds waits longer"
 )
 
 
+@dataclass
+class Reads:
+    """What a process has read from a storage.
+
+    Attributes:
+        found: samples whose shard was on the node.
+        missed: samples whose shard had to be waited for.
+        bytes: that came from a server.
+    """
+
+    found: int = 0
+    missed: int = 0
+    bytes: int = 0
+
+    def count(self, found: bool) -> None:
+        """Count a read."""
+        self.found += found
+        self.missed += not found
+
+
 class Storage(Protocol):
-    """Positioned reads from numbered shards; not for several threads at a time."""
+    """Positioned reads from numbered shards; not for several threads at a time.
+
+    Attributes:
+        retry: of what fails in passing.
+        reads: what was read so far.
+    """
 
     retry: RetryPolicy
+    reads: Reads
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it gains by knowing which shards will be read."""
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes of a shard.
@@ -40,6 +88,29 @@ class Storage(Protocol):
 
     def name_of(self, shard: int) -> str:
         """Return the path or URL of a shard, for messages."""
+
+    def knows(self, shard: int) -> bool:
+        """Whether :meth:`copies_of` is answered at once."""
+
+    def copies_of(self, shard: int) -> tuple[tuple[str, ...], int]:
+        """Return the names of a shard's copies in the cache, if it has any, and its bytes."""
+
+    def is_here(self, shard: int) -> bool:
+        """Whether a shard needs not be brought."""
+
+    def bring(self, shard: int, need: int) -> bool:
+        """Bring a shard nearer before it is read; several threads may at a time.
+
+        Args:
+            shard: which one.
+            need: how many other copies are needed before it.
+
+        Returns:
+            False where there is no room for it yet.
+
+        Raises:
+            DataError: it cannot be had.
+        """
 
 
 class LocalStorage:
@@ -55,7 +126,8 @@ class LocalStorage:
         self, manifest: Manifest, retry_seconds: float = 0.0, open_files: int = OPEN_FILES
     ) -> None:
         self._manifest = manifest
-        self.retry = RetryPolicy(retry_seconds)
+        self.retry, self.reads = RetryPolicy(retry_seconds), Reads()
+        self._advised: set[int] = set()
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if allowed != resource.RLIM_INFINITY:
             open_files = min(open_files, allowed // 2)
@@ -96,6 +168,36 @@ class LocalStorage:
         """Return the path of a shard."""
         return str(Path(self._manifest.location or self._manifest.folder) / shard_name(shard))
 
+    @cached_property
+    def looks_ahead(self) -> bool:
+        """Whether the tars are on a file system that a network is in front of."""
+        return is_shared(Path(self.name_of(0)))
+
+    def knows(self, shard: int) -> bool:
+        """There are no copies."""
+        return False
+
+    def copies_of(self, shard: int) -> tuple[tuple[str, ...], int]:
+        """There are no copies."""
+        return (), int(self._manifest.table["bytes"][shard])
+
+    def is_here(self, shard: int) -> bool:
+        """Whether the kernel was told already."""
+        return shard in self._advised
+
+    def bring(self, shard: int, need: int) -> bool:
+        """Tell the kernel that a shard will be read, so that it reads it into the page cache."""
+        if len(self._advised) > _ADVISED:
+            self._advised.clear()
+        self._advised.add(shard)
+        with contextlib.suppress(OSError):  # whoever reads it will say what is wrong
+            descriptor = os.open(self.name_of(shard), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
+        return True
+
     def _reopen_and_read(self, shard: int, offset: int, count: int) -> bytes:
         self.forget(shard)
         while len(self._files) >= self._most:
@@ -127,3 +229,21 @@ def read_whole(descriptor: int, offset: int, count: int) -> bytes:
 def is_permanent_here(error: Exception) -> bool:
     """Whether a failure to read a file here is permanent."""
     return isinstance(error, (PermissionError, IsADirectoryError))
+
+
+def is_shared(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a network is between this node and a file, by the kind of its file system.
+
+    Args:
+        path: of the file.
+        mounts: table of mounts, as proc(5) has it.
+    """
+    with contextlib.suppress(OSError):
+        place, best, kind = str(path.resolve()), "", ""
+        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+            fields, _, rest = line.partition(" - ")
+            point = fields.split(" ")[4].replace("\\040", " ").rstrip("/")
+            if len(point) >= len(best) and (place == point or place.startswith(f"{point}/")):
+                best, kind = point, rest.split(" ")[0]
+        return kind.startswith((*_SHARED, _USER_SPACE))
+    return False

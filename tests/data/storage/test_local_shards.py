@@ -17,7 +17,7 @@ import pytest
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage.remote import is_remote, join
+from t2i_hpc.data.storage.fetching import is_remote, join
 from t2i_hpc.data.storage.retry import RetryPolicy, shown, without_secrets
 from tests.support.data import make_shards
 
