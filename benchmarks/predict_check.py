@@ -4,16 +4,21 @@
     python -m benchmarks.predict_check --clock cpu     # on a busy one: the processes' own time
 
 The "card" is a core. Its rates of products, copies and operations are measured alone, then scaled
-so that the prediction of one process is what one process takes. The link is gloo between two
-processes, measured with a small and a large all-reduce. Then 2 and 4 processes are predicted, with
-as many images each (weak scaling) and with as many in all (strong), and compared with the steps of
-benchmarks/scaling.py. Of more processes than cores each has a part of a core. The last column says
-whether a prediction is within 25 % of the measurement.
+so that the predictions of one process are what one process takes for many images and for few: what
+shrinks with the batch (products and copies) by one factor, what does not (operations) by another.
+The link is gloo between two processes, measured with a small and a large all-reduce. How long ranks
+wait at a collective for the last of them is measured without any network: processes that compute
+pieces as long as those between the collectives of a step, with a small all-reduce after each and
+without. Then 2 and 4 processes are predicted, with as many images each (weak scaling) and with as
+many in all (strong), and compared with the steps of benchmarks/scaling.py. Of more processes than
+cores each has a part of a core. The last column says whether a prediction is within 25 % of the
+measurement.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -37,13 +42,16 @@ from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.launching.prediction import Cluster, predict
 from t2i_hpc.training.cost import Captions
-from t2i_hpc.training.step_count import count_operations
+from t2i_hpc.training.step_count import StepCount, count_operations
 
 _ROW = "{:<8}{:>10}{:>12}{:>13}{:>13}{:>9}{:>14}{:>8}\n"
 _TITLES = ("scaling", "processes", "images each", "measured ms", "predicted ms", "error")
 _REST = ("communication", "25 %")
 _SMALL, _LARGE = 1, 4_000_000  # numbers of float32
 _FLOPS = 2 * 8 * 64 * 32 * 32 * 64 * 9  # of the convolution that is measured
+_PIECE = (2, 16, 16, 16)  # images of a convolution that is short beside any piece of a step
+_PIECES = 100  # of computing, that are timed
+_FEWEST = 2  # images with a wrong caption
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -72,16 +80,27 @@ class Check:
         plan = scaling.Plan("ddp", size, processes, "cpu", "fp32", self.steps, 1, self.clock)
         return scaling.measure(plan).together
 
-    def predict(self, card: Card, gloo: Link, processes: int, images: int) -> tuple[float, float]:
-        """Return the seconds of a step, and the share of communication."""
+    def count(self, processes: int, images: int) -> StepCount:
+        """Count a step of so many processes."""
         captions = Captions(TOKENS, VOCABULARY)
-        count = count_operations(
+        return count_operations(
             build_system(self.size), EngineConfig(), captions, images, processes
         )
+
+    def predict(self, card: Card, gloo: Link, processes: int, images: int) -> tuple[float, float]:
+        """Return the seconds of a step, and the share of communication."""
+        count = self.count(processes, images)
         slowdown = self.contention if processes > 1 else 1.0
         if self.clock == "wall":  # a process's own time does not grow where it waits for a core
             slowdown *= max(1.0, processes / CORES)
-        made = predict(count, Cluster(card, gloo, None, processes, slowdown), "fp32")
+        cluster = Cluster(card, gloo, None, processes, slowdown)
+        if processes > 1:
+            times = sum(count.collectives.values()) + len(count.gradients)
+            piece = predict(count, cluster, "fp32").seconds / times
+            moving = 1e-6 * slowdown * 2 * math.ceil(math.log2(processes)) * gloo.microseconds
+            measured = measure_lock_step(self, processes, piece / slowdown)
+            cluster = replace(cluster, waiting=max(0.0, measured - moving))
+        made = predict(count, cluster, "fp32")
         return made.seconds, made.communication
 
 
@@ -141,6 +160,49 @@ def measure_gloo(check: Check) -> Link:
     return Link("gloo", "node", 4 * _LARGE / (large - small) / 1e9, 1.0, 1e6 * small / 2)
 
 
+def measure_lock_step(check: Check, processes: int, piece: float) -> float:
+    """Return what a small all-reduce costs after each piece of computing.
+
+    Args:
+        check: whose clock it is.
+        processes: in lock-step.
+        piece: seconds of computing between two of them, of a process alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_in_lock_step, (check, folder, processes, piece), processes)
+        found = [torch.load(path) for path in Path(folder).glob("*.pt")]
+    without, beside = (max(float(each[way]) for each in found) for way in (0, 1))
+    return max(0.0, beside - without)
+
+
+def _in_lock_step(rank: int, check: Check, folder: str, processes: int, piece: float) -> None:
+    torch.set_num_threads(1)
+    image, weight = torch.randn(_PIECE), torch.randn(16, 16, 3, 3)
+    few = torch.zeros(_SMALL)
+
+    def compute(times: int) -> None:
+        for _ in range(times):
+            F.conv2d(image, weight, padding=1)
+
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
+    times = torch.ones(())
+    if rank == 0:  # alone: the others wait for the broadcast
+        times *= max(1, round(piece / _seconds(check, lambda: compute(1), 100)))
+    dist.broadcast(times, 0)
+    found = []
+    for reduces in (False, True):
+        dist.barrier()
+        start = check.now()
+        for _ in range(_PIECES):
+            compute(int(times))
+            if reduces:
+                dist.all_reduce(few)
+        dist.barrier()  # together: what one process gains another loses
+        found.append((check.now() - start) / _PIECES)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
 def _all_reduce(rank: int, check: Check, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
@@ -163,13 +225,38 @@ def _seconds(check: Check, work: Callable[[], object], rounds: int = 10) -> floa
     return statistics.median(times[1:])
 
 
-def scaled(card: Card, factor: float) -> Card:
-    """Return a card on which everything takes `factor` times as long."""
+def fitted(check: Check, core: Card, gloo: Link, alone: dict[int, float]) -> tuple[float, float]:
+    """Return by what products and copies, and by what operations, take longer than measured.
+
+    Args:
+        check: what is compared.
+        core: as it was measured.
+        gloo: of no account here.
+        alone: seconds of a step of one process by its images.
+    """
+    rows = []
+    for images in alone:
+        whole = check.predict(core, gloo, 1, images)[0]
+        shrinking = check.predict(replace(core, host_microseconds=0.0), gloo, 1, images)[0]
+        rows.append((shrinking, whole - shrinking))
+    (a, b), (c, d) = rows[0], rows[-1]
+    first, *_, last = [*alone.values(), *alone.values()]
+    determinant = a * d - b * c
+    if determinant:
+        work, fixed = (first * d - last * b) / determinant, (last * a - first * c) / determinant
+        if min(work, fixed) > 0:
+            return work, fixed
+    both = first / (a + b)  # one size, or figures of a busy machine that say less than nothing
+    return both, both
+
+
+def scaled(card: Card, work: float, fixed: float) -> Card:
+    """Return a card on which products and copies, and operations, take so much longer."""
     return replace(
         card,
-        products=card.products / factor,
-        streams=card.streams / factor,
-        host_microseconds=card.host_microseconds * factor,
+        products=card.products / work,
+        streams=card.streams / work,
+        host_microseconds=card.host_microseconds * fixed,
     )
 
 
@@ -189,17 +276,22 @@ def main(arguments: list[str]) -> None:
     sys.stdout.write(f"{CORES} cores, load {os.getloadavg()[0]:.1f} before, {given.clock} time\n")
     check = replace(check, contention=measure_contention(check))
     core, gloo = measure_core(check), measure_gloo(check)
-    alone = check.measure(1, size.batch)
-    factor = alone / check.predict(core, gloo, 1, size.batch)[0]
-    card = scaled(core, factor)
+    few = max(_FEWEST, size.batch // max(check.processes))
+    alone = {images: check.measure(1, images) for images in (size.batch, few)}
+    work, fixed = fitted(check, core, gloo, alone)
+    card = scaled(core, work, fixed)
     sys.stdout.write(
         f"a core: {1000 * core.fp32:.0f} GFLOP/s, {core.gigabytes_per_second:.1f} GB/s, "
-        f"{core.host_microseconds:.1f} µs an operation, by the step of one process all by "
-        f"{factor:.2f}, beside others by {check.contention:.2f}; gloo: "
+        f"{core.host_microseconds:.1f} µs an operation; by steps of one process of "
+        f"{' and '.join(map(str, alone))} images products and copies by {work:.2f}, operations by "
+        f"{fixed:.2f}, beside others by {check.contention:.2f}; gloo: "
         f"{gloo.gigabytes_per_second:.2f} GB/s, {gloo.microseconds:.0f} µs a hop\n\n"
     )
     sys.stdout.write(_ROW.format(*_TITLES, *_REST))
-    sys.stdout.write(_ROW.format("-", 1, size.batch, f"{1000 * alone:.0f}", *("given", "", "", "")))
+    for images, seconds in alone.items():
+        sys.stdout.write(
+            _ROW.format("-", 1, images, f"{1000 * seconds:.0f}", *("given", "", "", ""))
+        )
     for name in ("weak", "strong"):
         for processes in check.processes:
             images = size.batch if name == "weak" else size.batch // processes

@@ -123,6 +123,12 @@ class EngineConfig:
         "negatives then span a micro-batch of all ranks, not the global batch",
         minimum=1,
     )
+    split_losses: bool = setting(
+        True,
+        "a phase's losses of real images and of fake ones one after the other: the activations of "
+        "one at a time; false: in one backward, equal but for rounding, of fewer, larger kernels",
+        identity=False,
+    )
     recompute: list[str] = setting(
         [],
         "networks whose blocks keep their inputs alone and run again within the backward pass, "

@@ -4,9 +4,11 @@
     phase       = max(Σ kernels, operations · what the host takes to start one)
     all-reduce  = 2 · (N - 1) / N · bytes / rate of the slowest link + hops · time of a hop
     step        = Σ phases + collectives of layers + gradients that do not hide behind backward
+                  + (collectives of layers + phases) · waiting for the last rank to come
 
 Rates are shares of the makers' peaks (``cluster/hardware.py``). Left out are the loader, which is
-taken to keep up, checkpoints, waiting for a slower rank, and torch.compile, which saves bytes.
+taken to keep up, checkpoints, and torch.compile, which saves bytes. What ranks wait for each other
+is known only where it was measured (``Cluster.waiting``).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from t2i_hpc.training.step_count import BACKWARD, SHARED, Collective, Kernel, St
 # nothing. What travels in between is free on a card and not on a CPU, which does both.
 _HIDING = 0.4
 _BUCKET = 25 * 2**20
+# Of DDP for each parameter: its hook, and the copy of the gradient into the bucket.
+_PER_GRADIENT = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Cluster:
         network: link of the nodes; None: not known, and taken to cost nothing.
         per_node: ranks of a node.
         slowdown: of everything, where several ranks share a core.
+        waiting: seconds that ranks in lock-step wait at a collective for the last of them.
     """
 
     card: Card
@@ -42,6 +47,7 @@ class Cluster:
     network: Link | None
     per_node: int
     slowdown: float = 1.0
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ def predict(count: StepCount, cluster: Cluster, precision: str = "auto") -> Pred
         place = kernel.phase, kernel.part == BACKWARD
         device[place] += times * _kernel_seconds(kernel, cluster.card, precision)
         operations[place] += times
+    for phase, tensors in count.tensors.items():
+        operations[phase, True] += _PER_GRADIENT * tensors
     seconds = {
         place: _phase_seconds(device[place], operations[place], cluster.card) * cluster.slowdown
         for place in device
@@ -126,14 +134,15 @@ def _phase_seconds(device: float, operations: float, card: Card) -> float:
 def _layer_seconds(collective: Collective, ranks: int, cluster: Cluster) -> float:
     """Return the time of an exchange that the next layer waits for."""
     ways = 1.0 if collective.kind == "allgather" else 2.0
-    return _ring_seconds(ways * collective.bytes, ranks, cluster) + _hops(ranks, cluster)
+    moving = _ring_seconds(ways * collective.bytes, ranks, cluster) + _hops(ranks, cluster)
+    return moving + cluster.waiting
 
 
 def _exposed(size: int, backward: float, ranks: int, cluster: Cluster) -> float:
     """Return how much longer a phase takes because its gradients are averaged."""
     travel = _ring_seconds(2.0 * size, ranks, cluster)
     buckets = max(1, math.ceil(size / _BUCKET))
-    hops = buckets * _hops(ranks, cluster)
+    hops = buckets * _hops(ranks, cluster) + cluster.waiting
     if not cluster.card.own_host:
         return travel + hops
     return max((travel + hops) / buckets, travel + hops - _HIDING * backward)

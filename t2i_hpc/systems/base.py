@@ -41,6 +41,7 @@ class Term:
 
 
 Losses = Mapping[str, Term]
+Loss = Callable[[Any], Losses]
 
 
 def total(losses: Losses) -> Tensor:
@@ -50,13 +51,53 @@ def total(losses: Losses) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SplitLoss:
+    """A loss whose parts share no network's forward, e.g. of real images and of fake ones.
+
+    With ``engine.split_losses`` each part has a backward of its own before the next is entered, so
+    that the graph of one at a time is there. The gradients add up to those of the whole.
+
+    Attributes:
+        whole: all terms at once; may enter a network once for the inputs of all parts.
+        parts: give the same terms between them, in the order of their running statistics.
+    """
+
+    whole: Loss
+    parts: tuple[Loss, ...]
+
+    def __call__(self, context: Any) -> Losses:
+        """Return the terms of the whole."""
+        return self.whole(context)
+
+
+@dataclass(frozen=True)
+class PreparedLoss:
+    """A loss of what a function makes of the context, which stays eager where the rest is compiled.
+
+    For what torch cannot compile, e.g. an LSTM over packed captions.
+
+    Attributes:
+        prepare: gives what the loss is of, with graph.
+        loss: the rest.
+    """
+
+    prepare: Callable[[Any], Any]
+    loss: Loss
+
+    def __call__(self, context: Any) -> Losses:
+        """Return the terms of the loss."""
+        return self.loss(self.prepare(context))
+
+
+@dataclass(frozen=True)
 class Phase:
-    """One backward pass and one optimizer step of a training step.
+    """One loss and one optimizer step of a training step.
 
     Attributes:
         name: what the phase is called in metrics and errors.
         updates: the modules whose parameters it updates (keys of ``System.trainable``).
-        loss: terms of the loss from the step's context; entered once per step.
+        loss: terms of the loss from the step's context; entered once per step. A
+            :class:`SplitLoss` may be entered part by part.
         redraw: gives the context again with the generator's graph, for a loss that goes back
             through it. With it a step of several micro-batches begins without graph and keeps
             images alone; running statistics must not move a second time.
@@ -68,10 +109,10 @@ class Phase:
 
     name: str
     updates: tuple[str, ...]
-    loss: Callable[[Any], Losses]
+    loss: Loss
     redraw: Callable[[Any], Any] | None = None
     every: int = 1
-    between: Callable[[Any], Losses] | None = None
+    between: Loss | None = None
     float32: str | None = None
 
 

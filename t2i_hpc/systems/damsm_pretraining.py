@@ -22,7 +22,15 @@ from t2i_hpc.common.transfer import to_device
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.damsm import sentence_scores, word_attention
-from t2i_hpc.systems.base import EMA, Losses, OptimizerSettings, Phase, refuse_settings
+from t2i_hpc.models.text_encoder import TextFeatures
+from t2i_hpc.systems.base import (
+    EMA,
+    Losses,
+    OptimizerSettings,
+    Phase,
+    PreparedLoss,
+    refuse_settings,
+)
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_text_encoder,
@@ -59,7 +67,8 @@ class DAMSMPretraining:
             "text_encoder": self.text_encoder,
             "image_heads": self.image_encoder.heads,
         }
-        self.phases: Sequence[Phase] = [Phase("encoders", tuple(self.trainable), self.losses)]
+        loss = PreparedLoss(self.encode, self.losses)
+        self.phases: Sequence[Phase] = [Phase("encoders", tuple(self.trainable), loss)]
 
     def begin(self, batch: Batch, noise: Tensor) -> Batch:
         """Switch to training mode; the phase needs the batch alone."""
@@ -67,9 +76,13 @@ class DAMSMPretraining:
             self.modules.train()
         return batch
 
-    def losses(self, batch: Batch) -> Losses:
+    def encode(self, batch: Batch) -> tuple[Batch, TextFeatures]:
+        """Encode the captions of a batch."""
+        return batch, self.text_encoder(batch.tokens, batch.lengths)
+
+    def losses(self, encoded: tuple[Batch, TextFeatures]) -> Losses:
         """DAMSM's four losses of real pairs, their plain sum (no λ)."""
-        text = self.text_encoder(batch.tokens, batch.lengths)
+        batch, text = encoded
         images = scale_images(batch.images)
         terms = damsm_terms(images, self.image_encoder, text, batch, self.config.damsm)
         return as_terms(terms, "", 1.0)

@@ -21,6 +21,7 @@ The generator runs once a step; its graph serves phase 4, its detached images ph
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -34,7 +35,7 @@ from t2i_hpc.losses.gradient_penalty import PenalizedPairs
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.recomputation import statistics_kept
 from t2i_hpc.models.text_encoder import TextFeatures
-from t2i_hpc.systems.base import GAN, Losses, Phase, Term, refuse_settings
+from t2i_hpc.systems.base import GAN, Loss, Losses, Phase, SplitLoss, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
     build_images_encoder,
@@ -107,14 +108,14 @@ class OneStageGAN(GAN):
         return [*phases, Phase("generator", updated, self.generator_losses, self.redraw)]
 
     def _discriminator_phases(self) -> list[Phase]:
+        adversarial = self._apart(self.discriminator_losses, penalized=False)
         if self.config.discriminator_schedule == "merged":
-            return [
-                self.penalty.phase("discriminator", self.merged_losses, self.discriminator_losses)
-            ]
-        adversarial = Phase("discriminator", ("discriminator",), self.discriminator_losses)
+            merged = self._apart(self.merged_losses, penalized=True)
+            return [self.penalty.phase("discriminator", merged, adversarial)]
+        phase = Phase("discriminator", ("discriminator",), adversarial)
         if not self.penalty.active:
-            return [adversarial]
-        return [adversarial, self.penalty.phase("penalty", self.penalty_losses)]
+            return [phase]
+        return [phase, self.penalty.phase("penalty", self.penalty_losses)]
 
     def begin(self, batch: Batch, noise: Tensor) -> OneStageStep:
         """Encode the captions and generate the fake images of a step."""
@@ -156,27 +157,57 @@ class OneStageGAN(GAN):
         count = len(step.real)
         images = torch.cat([self.seen(step.real, step), self.seen(step.fake.detach(), step)])
         real, fake = _split(self.judge.features(images), count)
-        return self._contest(step, self.judge.logits(real, step.sentence), real, fake)
+        matching, generated = (self.judge.logits(each, step.sentence) for each in (real, fake))
+        return self._contest(step, matching, real, generated)
 
     def merged_losses(self, step: OneStageStep) -> Losses:
         """Adversarial losses and the penalty from one forward of the penalized pairs."""
-        penalties: dict[str, Term] = {}
-        real = self.seen(step.real, step)
-        if self.penalty.at_real:
-            penalty, real_features, matching = self._penalty(real, step)
-            penalties["gradient"] = self.penalty.term(penalty)
-        else:
-            real_features = self.judge.features(real)
-            matching = self.judge.logits(real_features, step.sentence)
+        real, matching, penalties = self._read_real(step, penalized=True)
         # Not joined with the real images, or the penalty would differentiate these as well.
-        fake, generated = self.seen(step.fake.detach(), step), None
-        if self.penalty.at_fake:
-            penalty, fake_features, generated = self._penalty(fake, step)
-            penalties["gradient_fake"] = self.penalty.term(penalty)
-        else:
-            fake_features = self.judge.features(fake)
-        losses = self._contest(step, matching, real_features, fake_features, generated)
-        return {**losses, **penalties}
+        generated, others = self._read_fake(step, penalized=True)
+        return {**self._contest(step, matching, real, generated), **penalties, **others}
+
+    def _apart(self, whole: Loss, penalized: bool) -> Loss:
+        """Let the discriminator's loss be taken in parts, where no term compares real and fake."""
+        if self.loss.apart is None:
+            return whole
+        parts = partial(self.real_losses, penalized), partial(self.fake_losses, penalized)
+        return SplitLoss(whole, parts)
+
+    def real_losses(self, penalized: bool, step: OneStageStep) -> Losses:
+        """Adversarial losses of real images, with their captions and with wrong ones."""
+        assert self.loss.apart is not None
+        real, matching, penalties = self._read_real(step, penalized)
+        wrong = self.judge.logits(real, mismatched(step.sentence))
+        return {**self.loss.apart[0](matching, wrong, self.config.mismatch), **penalties}
+
+    def fake_losses(self, penalized: bool, step: OneStageStep) -> Losses:
+        """Adversarial loss of fake images."""
+        assert self.loss.apart is not None
+        generated, penalties = self._read_fake(step, penalized)
+        return {**self.loss.apart[1](generated), **penalties}
+
+    def _read_real(
+        self, step: OneStageStep, penalized: bool
+    ) -> tuple[Any, Tensor, dict[str, Term]]:
+        """Return features of real images, logits of matching pairs, and their penalty."""
+        name = "gradient" if penalized and self.penalty.at_real else ""
+        return self._read(self.seen(step.real, step), step, name)
+
+    def _read_fake(self, step: OneStageStep, penalized: bool) -> tuple[Tensor, dict[str, Term]]:
+        """Return logits of fake pairs, and their penalty."""
+        name = "gradient_fake" if penalized and self.penalty.at_fake else ""
+        return self._read(self.seen(step.fake.detach(), step), step, name)[1:]
+
+    def _read(
+        self, images: Tensor, step: OneStageStep, penalty: str
+    ) -> tuple[Any, Tensor, dict[str, Term]]:
+        """Return features, logits and the penalty of that name; none where it is empty."""
+        if penalty:
+            value, features, logits = self._penalty(images, step)
+            return features, logits, {penalty: self.penalty.term(value)}
+        features = self.judge.features(images)
+        return features, self.judge.logits(features, step.sentence), {}
 
     def penalty_losses(self, step: OneStageStep) -> Losses:
         """Penalty at real or fake matching pairs, or both."""
@@ -194,17 +225,10 @@ class OneStageGAN(GAN):
         return self.penalty.pairs(self.judge, images, step.sentence, step.noise)
 
     def _contest(
-        self,
-        step: OneStageStep,
-        matching: Tensor,
-        real: Any,
-        fake: Any,
-        generated: Tensor | None = None,
+        self, step: OneStageStep, matching: Tensor, real: Any, generated: Tensor
     ) -> Losses:
-        """Return the discriminator's losses of matching logits and of real and fake features."""
+        """Return the discriminator's losses of logits, and of features of real images."""
         wrong = self.judge.logits(real, mismatched(step.sentence))
-        if generated is None:
-            generated = self.judge.logits(fake, step.sentence)
         return self.loss.discriminator(matching, wrong, generated, self.config.mismatch)
 
     def encoder_losses(self, step: OneStageStep) -> Losses:

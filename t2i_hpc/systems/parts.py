@@ -167,19 +167,26 @@ class AdversarialLoss:
             mismatched ones are counted (:func:`~t2i_hpc.losses.adversarial.mean_of_mismatched`).
         generator: of logits of fake pairs, and of real ones where it is `relative`.
         relative: whether the generator's needs logits of real pairs.
+        apart: the discriminator's terms of real images (matching pairs, mismatched ones and how
+            they are counted), and those of fake pairs; None: a term compares both.
     """
 
     discriminator: Callable[[Tensor, Tensor, Tensor, str], Losses]
     generator: Callable[[Tensor, Tensor | None], Tensor]
     relative: bool = False
+    apart: tuple[Callable[[Tensor, Tensor, str], Losses], Callable[[Tensor], Losses]] | None = None
+
+
+def _hinge_of_real(matching: Tensor, wrong: Tensor, mode: str) -> Losses:
+    return {"real": Term(hinge_real(matching)), "mismatch": Term(hinge_mismatch(wrong, mode), 0.5)}
+
+
+def _hinge_of_fake(fake: Tensor) -> Losses:
+    return {"fake": Term(hinge_fake(fake), 0.5)}
 
 
 def _hinge(matching: Tensor, wrong: Tensor, fake: Tensor, mode: str) -> Losses:
-    return {
-        "real": Term(hinge_real(matching)),
-        "mismatch": Term(hinge_mismatch(wrong, mode), 0.5),
-        "fake": Term(hinge_fake(fake), 0.5),
-    }
+    return {**_hinge_of_real(matching, wrong, mode), **_hinge_of_fake(fake)}
 
 
 def _relativistic(matching: Tensor, wrong: Tensor, fake: Tensor, mode: str) -> Losses:
@@ -196,6 +203,8 @@ def _relativistic_generator(fake: Tensor, real: Tensor | None) -> Tensor:
 
 
 LOSSES = {
-    "hinge": AdversarialLoss(_hinge, lambda fake, _: hinge_generator(fake)),
+    "hinge": AdversarialLoss(
+        _hinge, lambda fake, _: hinge_generator(fake), apart=(_hinge_of_real, _hinge_of_fake)
+    ),
     "relativistic": AdversarialLoss(_relativistic, _relativistic_generator, relative=True),
 }

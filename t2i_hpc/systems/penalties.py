@@ -6,9 +6,6 @@ What every system of matching pairs shares; the settings are those of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor
 
 from t2i_hpc.config.systems import PenaltyConfig
@@ -19,7 +16,7 @@ from t2i_hpc.losses.gradient_penalty import (
     matching_aware_gradient_penalty,
     zero_centered_penalty,
 )
-from t2i_hpc.systems.base import Losses, Phase, Term, refuse_settings
+from t2i_hpc.systems.base import Loss, Phase, Term, refuse_settings
 
 _ZERO_CENTERED = ("r1", "r2", "r1r2")
 
@@ -81,8 +78,8 @@ class Penalty:
     def phase(
         self,
         name: str,
-        loss: Callable[[Any], Losses],
-        between: Callable[[Any], Losses] | None = None,
+        loss: Loss,
+        between: Loss | None = None,
     ) -> Phase:
         """Return a phase of the discriminator whose `loss` has the penalty, as often as it is due.
 

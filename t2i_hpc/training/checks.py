@@ -124,7 +124,7 @@ def choose_compiled(system: System, names: Sequence[str]) -> tuple[list[str], li
     if chosen and TorchVersion(torch.__version__) < _OLDEST:
         raise ConfigurationError(
             f"engine.compile names the phase {chosen[0]}, which needs torch 2.11 or newer, and "
-            f"this is {torch.__version__}: leave phases out, or update torch"
+            f"this is {torch.__version__}: take engine.compile=[], or update torch"
         )
     return networks, chosen
 
@@ -142,7 +142,8 @@ def _check_recomputed(system: System, config: EngineConfig, compiled: Sequence[s
         if name in compiled:
             raise ConfigurationError(
                 f"engine.recompute and engine.compile both name {name!r}: torch decides itself "
-                "what a compiled network computes again; name it in one of them"
+                "what a compiled network computes again; name it in one of them, as with "
+                "engine.compile=[]"
             )
 
 

@@ -21,12 +21,19 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.systems.base import Losses, Phase, System, total, trainable
+from t2i_hpc.systems.base import (
+    Loss,
+    Losses,
+    Phase,
+    PreparedLoss,
+    SplitLoss,
+    System,
+    total,
+    trainable,
+)
 from t2i_hpc.systems.encoders import without_gradient
 from t2i_hpc.training.checks import choose_compiled
 from t2i_hpc.training.world import World, raise_together
-
-Loss = Callable[[Any], Losses]
 
 _LOG = logging.getLogger("t2i_hpc")
 # Compiled backends keep more digits in half precision than eager kernels, which round each result.
@@ -57,8 +64,15 @@ def compile_chosen(
 
 
 def _with_losses(phase: Phase, made: Callable[[Phase, Loss], Loss]) -> Phase:
-    between = None if phase.between is None else made(phase, phase.between)
-    return replace(phase, loss=made(phase, phase.loss), between=between)
+    def compiled(loss: Loss) -> Loss:
+        if isinstance(loss, SplitLoss):  # only what is entered is traced and proven
+            return SplitLoss(made(phase, loss.whole), tuple(made(phase, p) for p in loss.parts))
+        if isinstance(loss, PreparedLoss):
+            return replace(loss, loss=made(phase, loss.loss))
+        return made(phase, loss)
+
+    between = None if phase.between is None else compiled(phase.between)
+    return replace(phase, loss=compiled(phase.loss), between=between)
 
 
 class CompiledLoss:
@@ -144,8 +158,11 @@ class CompiledLoss:
         return Difference(name, found[name], allowed[name], self._precision)
 
     def _refusal(self, what: str) -> ConfigurationError:
-        name = self.phase.name
-        return ConfigurationError(f"the phase {name} {what}; leave {name} out of engine.compile")
+        others = ",".join(p.name for p in self._system.phases if p.name != self.phase.name)
+        ways = [f"engine.compile=[{others}]" if others else "", "engine.compile=[]"]
+        return ConfigurationError(
+            f"the phase {self.phase.name} {what}; go on with {' or '.join(filter(None, ways))}"
+        )
 
     def _run_eagerly(self, context: Any) -> Losses:
         # Networks that are compiled themselves are eager too.

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.systems.base import Losses, Phase, System, trainable
+from t2i_hpc.systems.base import Loss, Losses, Phase, System, trainable
 from t2i_hpc.training.buckets import lay_out, reach, record_arrivals, reduce_in_order
 from t2i_hpc.training.optimizers import (
     BUCKETS,
@@ -34,7 +34,7 @@ from t2i_hpc.training.optimizers import (
     write_moments,
 )
 from t2i_hpc.training.precision import norms
-from t2i_hpc.training.step import Moments, PhaseLoss, Strategy, set_memory_format
+from t2i_hpc.training.step import Moments, PhaseLoss, Strategy, Values, set_memory_format
 from t2i_hpc.training.world import World
 
 # A few small weights are copied; some systems use every parameter; the name that torch has now
@@ -134,11 +134,11 @@ class DDPStrategy(Strategy):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
 
-    def forward(self, phase: Phase, context: Any) -> tuple[Tensor, Losses]:
+    def forward(self, phase: Phase, loss: Loss, context: Any) -> tuple[Tensor, Losses]:
         """Enter the wrapped loss under autocast."""
         with self.precision.autocast():
-            loss, terms = self.losses[phase.updates](phase.loss, context)
-        return loss, terms
+            value, terms = self.losses[phase.updates](loss, context)
+        return value, terms
 
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Differentiate the loss, scaled up where gradients are float16."""
@@ -149,10 +149,17 @@ class DDPStrategy(Strategy):
         scaler = self.scalers[phase.updates]
         (loss if scaler is None else scaler.scale(loss)).backward()
 
+    def record(self, phase: Phase, means: Values) -> None:
+        """Record loss terms and gradients; with fp16 the scaler deals with what overflows."""
+        scaler = self.scalers[phase.updates]
+        scale = None
+        if scaler is not None:  # on the device: no sync
+            scale = scaler.scale(torch.ones((), device=self.world.device))
+        gradients = self.gradients(phase)
+        self.nonfinite.record(self.step_number, phase.name, means, gradients, scale)
+
     def gradients(self, phase: Phase) -> dict[str, Tensor]:
-        """Return gradients by ``module.parameter``; none with fp16, where overflow is usual."""
-        if self.scalers[phase.updates] is not None:
-            return {}  # the scaler deals with it
+        """Return gradients by ``module.parameter``, with fp16 times the loss scale."""
         return {
             f"{name}.{key}": parameter.grad
             for name in phase.updates

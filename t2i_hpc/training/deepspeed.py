@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.systems.base import Losses, Phase, System, trainable
+from t2i_hpc.systems.base import Loss, Losses, Phase, System, trainable
 from t2i_hpc.training.deepspeed_build import compiling
 from t2i_hpc.training.optimizers import (
     MOMENTS,
@@ -84,16 +84,18 @@ class DeepSpeedStrategy(Strategy):
 
     @contextlib.contextmanager
     def all_reduce(self, phase: Phase, last: bool) -> Iterator[None]:
-        """Let DeepSpeed average gradients in the backward that it counts as the last."""
+        """Let DeepSpeed average gradients in the last backward, which it cannot count itself."""
+        engine = self.groups[phase.updates].engine
+        engine.set_gradient_accumulation_boundary(last)
         yield
         if not last:
-            self.groups[phase.updates].engine.step()  # counts the micro-batch, steps nothing
+            engine.step()  # counts the backward, steps nothing
 
-    def forward(self, phase: Phase, context: Any) -> tuple[Tensor, Losses]:
+    def forward(self, phase: Phase, loss: Loss, context: Any) -> tuple[Tensor, Losses]:
         """Enter the bare loss under autocast."""
         with self.precision.autocast():
-            loss, terms = self.groups[phase.updates].loss(phase.loss, context)
-        return loss, terms
+            value, terms = self.groups[phase.updates].loss(loss, context)
+        return value, terms
 
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Differentiate the loss, which DeepSpeed divides by the number of micro-batches."""

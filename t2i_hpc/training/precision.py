@@ -32,6 +32,7 @@ from t2i_hpc.config.engine import EngineConfig
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _GRADIENT = "gradient of "
+_UNWATCHED = "scaled gradient of "
 _FIRST_WITH_TF32 = 8  # compute capability: Ampere
 
 
@@ -121,12 +122,22 @@ class NonFiniteWatch:
         self._records: list[_Record] = []
 
     def record(
-        self, step: int, phase: str, losses: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+        self,
+        step: int,
+        phase: str,
+        losses: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        scale: Tensor | None = None,
     ) -> None:
-        """Record a phase's losses (scalars) and gradients, both by name."""
+        """Record a phase's losses (scalars) and gradients, both by name.
+
+        Gradients of a loss that was scaled up by `scale` may overflow: they are not watched.
+        """
         sizes = [value.detach().float().abs() for value in losses.values()]
-        sizes += [size.float() for size in norms(list(gradients.values()))]
-        names = (*(f"loss {name}" for name in losses), *(_GRADIENT + n for n in gradients))
+        found = [size.float() for size in norms(list(gradients.values()))]
+        sizes += found if scale is None else [size / scale for size in found]
+        prefix = _GRADIENT if scale is None else _UNWATCHED
+        names = (*(f"loss {name}" for name in losses), *(prefix + n for n in gradients))
         self._records.append(_Record(step, phase, names, *_start_copy(torch.stack(sizes))))
 
     def pop_first(self, before: float) -> str | None:
@@ -138,26 +149,28 @@ class NonFiniteWatch:
             record = self._records.pop(0)
             if record.ready is not None:
                 record.ready.synchronize()
-            bad = (~record.values.isfinite()).nonzero().flatten().tolist()
+            finite = zip(record.names, record.values.isfinite().tolist(), strict=True)
+            bad = [name for name, fine in finite if not fine and not name.startswith(_UNWATCHED)]
             if bad:
-                return f"the {record.names[bad[0]]} in phase {record.phase} of step {record.step}"
+                return f"the {bad[0]} in phase {record.phase} of step {record.step}"
         return None
 
     def gradient_norms(self, step: int) -> dict[str, float]:
         """Return the norm of each module's whole gradient in a step, by ``phase/module``.
 
-        Averaged over the ranks and before any clip; none with fp16, where they are scaled. Waits
-        for the step: for where the host waits for it anyway.
+        Averaged over the ranks and before any clip; with fp16 without the loss scale, and none
+        where that overflowed. Waits for the step: for where the host waits for it anyway.
         """
         squares: dict[str, float] = {}
         for record in (each for each in self._records if each.step == step):
             if record.ready is not None:
                 record.ready.synchronize()
             for name, norm in zip(record.names, record.values.tolist(), strict=True):
-                if name.startswith(_GRADIENT):
-                    key = f"{record.phase}/{name.removeprefix(_GRADIENT).split('.')[0]}"
+                if name.startswith((_GRADIENT, _UNWATCHED)):
+                    parameter = name.removeprefix(_GRADIENT).removeprefix(_UNWATCHED)
+                    key = f"{record.phase}/{parameter.split('.')[0]}"
                     squares[key] = squares.get(key, 0.0) + norm * norm
-        return {key: math.sqrt(total) for key, total in squares.items()}
+        return {key: math.sqrt(total) for key, total in squares.items() if math.isfinite(total)}
 
     def forget_last(self) -> None:
         """Forget the newest phase: what it shows was dealt with."""

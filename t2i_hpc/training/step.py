@@ -12,7 +12,7 @@ the images a step sees are the same, the training is that of a smaller batch in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.models.recomputation import recompute
-from t2i_hpc.systems.base import Losses, Phase, System, Term, phases_of_step, total
+from t2i_hpc.systems.base import (
+    Loss,
+    Losses,
+    Phase,
+    SplitLoss,
+    System,
+    Term,
+    phases_of_step,
+    total,
+)
 from t2i_hpc.training.checks import check_engine
 from t2i_hpc.training.phase_clock import EMA, SHARED, PhaseClock
 from t2i_hpc.training.precision import NonFiniteWatch, Precision
@@ -52,12 +61,14 @@ def train_step(strategy: Strategy, batch: Batch, noise: Tensor, images_seen: int
         means: Values = {}
         for begun in contexts:
             context = strategy.redraw(phase, begun)  # itself, with one micro-batch
-            # Collectives: gradients are averaged over ranks inside the last backward alone.
-            last = begun is contexts[-1]
-            with strategy.all_reduce(phase, last), strategy.precision.float32(phase.float32):
-                loss, terms = strategy.forward(phase, context)  # autocast; L = Σ weight · term
-                strategy.backward(phase, loss)  # float32 gradients, 1/k of a micro-batch's each
-            _add_mean(means, terms, len(contexts))
+            # Of real images, then of fake ones: the graph of one backward at a time is there.
+            for part in (parts := strategy.parts(phase)):
+                # Collectives: gradients are averaged over ranks inside the last backward alone.
+                last = begun is contexts[-1] and part is parts[-1]
+                with strategy.all_reduce(phase, last), strategy.precision.float32(phase.float32):
+                    loss, terms = strategy.forward(phase, part, context)  # autocast; Σ weight·term
+                    strategy.backward(phase, loss)  # float32, 1/k of a micro-batch's each
+                _add_mean(means, terms, len(contexts))
         values |= {f"{phase.name}/{name}": value for name, value in means.items()}
         strategy.record(phase, means)  # no sync: norms are copied, and read a step later
         if strategy.skips(phase):  # the one device sync, with engine.on_nonfinite=skip alone
@@ -156,15 +167,20 @@ class Strategy(ABC):
 
     @abstractmethod
     def all_reduce(self, phase: Phase, last: bool) -> AbstractContextManager[None]:
-        """Average gradients over the ranks within the block, with the last micro-batch alone."""
+        """Average gradients over the ranks within the block, in the last backward alone."""
+
+    def parts(self, phase: Phase) -> tuple[Loss, ...]:
+        """Return what a phase computes, each with a backward of its own."""
+        loss = phase.loss
+        return loss.parts if isinstance(loss, SplitLoss) and self.config.split_losses else (loss,)
 
     @abstractmethod
-    def forward(self, phase: Phase, context: Any) -> tuple[Tensor, Losses]:
-        """Return a phase's loss with graph, and its terms without."""
+    def forward(self, phase: Phase, loss: Loss, context: Any) -> tuple[Tensor, Losses]:
+        """Return one of a phase's losses with graph, and its terms without."""
 
     @abstractmethod
     def backward(self, phase: Phase, loss: Tensor) -> None:
-        """Add a micro-batch's gradients, divided by the number of micro-batches."""
+        """Add a loss's gradients, divided by the number of micro-batches."""
 
     @abstractmethod
     def gradients(self, phase: Phase) -> dict[str, Tensor]:
@@ -229,7 +245,7 @@ class PhaseLoss(nn.Module):
         super().__init__()
         self.trainable = nn.ModuleList(trainable)
 
-    def forward(self, loss: Callable[[Any], Losses], context: Any) -> tuple[Tensor, Losses]:
+    def forward(self, loss: Loss, context: Any) -> tuple[Tensor, Losses]:
         """Return the weighted sum (with graph) and the single terms."""
         losses = loss(context)
         value = total(losses)

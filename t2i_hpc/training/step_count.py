@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch.utils.flop_counter import flop_registry
 
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.models.text_encoder import LSTMTextEncoder, TextFeatures
-from t2i_hpc.systems.base import Phase, System, trainable
+from t2i_hpc.systems.base import Loss, Phase, System, trainable
 from t2i_hpc.training.cost import Captions, random_batch
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
@@ -82,6 +82,7 @@ class StepCount:
         kernels: how often each runs.
         collectives: of the layers, likewise; none with one rank.
         gradients: bytes that DDP averages, by phase.
+        tensors: parameters whose gradients these are, by phase.
     """
 
     images: int
@@ -89,6 +90,7 @@ class StepCount:
     kernels: Mapping[Kernel, int]
     collectives: Mapping[Collective, int]
     gradients: Mapping[str, int]
+    tensors: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def flops(self) -> int:
@@ -135,9 +137,8 @@ def count_operations(
         noise = torch.randn(images, outline.noise_width)
         with seen:
             train_step(strategy, batch, noise)
-    return StepCount(
-        images, ranks, seen.kernels, seen.collectives, _gradients(outline, config, ranks)
-    )
+    averaged = _gradients(outline, config, ranks), _tensors(outline, ranks)
+    return StepCount(images, ranks, seen.kernels, seen.collectives, *averaged)
 
 
 def flops_per_image(outline: System, captions: Captions, images: int) -> float:
@@ -217,9 +218,9 @@ def _watched_strategy(system: System, config: EngineConfig, seen: _Watch) -> DDP
             seen.place = _Place(phase.name, FORWARD)
             super().zero_grad(phase)
 
-        def forward(self, phase: Phase, context: Any) -> Any:
+        def forward(self, phase: Phase, loss: Loss, context: Any) -> Any:
             seen.place = _Place(phase.name, FORWARD)
-            return super().forward(phase, context)
+            return super().forward(phase, loss, context)
 
         def backward(self, phase: Phase, loss: Tensor) -> None:
             seen.place = _Place(phase.name, BACKWARD)
@@ -285,3 +286,10 @@ def _gradients(system: System, config: EngineConfig, ranks: int) -> dict[str, in
         for name, module in system.trainable.items()
     }
     return {phase.name: size * sum(numbers[n] for n in phase.updates) for phase in system.phases}
+
+
+def _tensors(system: System, ranks: int) -> dict[str, int]:
+    if ranks == 1:
+        return {}
+    numbers = {name: len(trainable(module)) for name, module in system.trainable.items()}
+    return {phase.name: sum(numbers[name] for name in phase.updates) for phase in system.phases}

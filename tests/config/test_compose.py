@@ -25,8 +25,10 @@ def test_every_task_composes_without_overrides(task: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_fits_the_schema(experiment: str) -> None:
-    assert train_config(f"experiment={experiment}").name == experiment
+def test_every_experiment_fits_the_schema_and_a_gpu(experiment: str) -> None:
+    config = train_config(f"experiment={experiment}", "engine=gpu")
+    assert (config.name, config.engine.precision) == (experiment, "bf16")
+    assert config.engine.channels_last and config.engine.compile == ["all"]
 
 
 def test_overrides_go_over_groups_and_reach_the_systems_own_dataclass() -> None:

@@ -20,17 +20,19 @@ from tests.support.ranks import (
 STAGES = (0, 1, 2)
 CLIP = 0.02
 PLAIN = {"damsm.weight": 0.0}
+# Of real and fake images in one backward; the others have two of them, as is the default.
+TOGETHER: dict[str, Any] = {"split_losses": False}
 WARM = ScheduleConfig(warmup_images=4, decay="cosine", decay_images=8, floor=0.1)
 # What a training is, and what is said to its engine.
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "frozen": ({}, {}, {}),
-    "damsm": ({"text_encoder.training": "damsm"}, {}, {}),
-    "joint": ({"text_encoder.training": "joint"}, {}, {}),
+    "frozen": ({}, TOGETHER, {}),
+    "damsm": ({"text_encoder.training": "damsm"}, TOGETHER, {}),
+    "joint": ({"text_encoder.training": "joint"}, TOGETHER, {}),
     "clipped": (PLAIN, {"clip": CLIP}, {}),
     "accumulated": (PLAIN, {"accumulate": 2}, {}),
-    "scheduled": (PLAIN, {"schedule": WARM}, {"restart_every": 6}),
-    "bf16": (PLAIN, {"precision": "bf16"}, {}),
-    "channels_last": ({}, {"channels_last": True}, {}),
+    "scheduled": (PLAIN, {"schedule": WARM, **TOGETHER}, {"restart_every": 6}),
+    "bf16": (PLAIN, {"precision": "bf16", **TOGETHER}, {}),
+    "channels_last": ({}, {"channels_last": True, **TOGETHER}, {}),
 }
 
 
@@ -72,7 +74,7 @@ def test_one_rank_is_equal_to_the_bit(one: dict[str, Outcome], kind: str, stage:
 def test_two_ranks_are_equal_to_the_bit(two: dict[str, Outcome], kind: str, stage: int) -> None:
     ours, theirs = two[f"{kind} ddp"], two[f"{kind} zero-{stage}"]
     if (kind, stage) == ("accumulated", 2):
-        assert_alike(ours, theirs)  # averages micro-batch by micro-batch: another order of sums
+        assert_alike(ours, theirs)  # averages backward by backward: another order of sums
     else:
         assert_equal_bits(ours, theirs)
 

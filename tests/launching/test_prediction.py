@@ -69,6 +69,19 @@ def test_gradients_hide_behind_a_long_backward_and_a_slow_network_shows() -> Non
     assert predicted(many).images == 8 * 64
 
 
+def test_what_ranks_wait_for_each_other_and_what_ddp_does_for_each_gradient() -> None:
+    layers = {Collective("generator", FORWARD, "allreduce", 4): 50}
+    core = replace(H100, own_host=False, kernel_microseconds=0.0)
+    cluster = Cluster(core, links()["nvlink4"], None, 2)
+    count = StepCount(2, 2, {COPY: 1}, layers, {"generator": 4})
+    free = predict(count, cluster)
+    waited = predict(count, replace(cluster, waiting=1e-3))
+    assert waited.exchange - free.exchange == pytest.approx(51e-3)  # layers, and the phase's end
+    assert waited.compute == free.compute
+    each = predict(replace(count, tensors={"generator": 100}), cluster)
+    assert each.seconds - free.seconds == pytest.approx(200 * 1e-6 * core.host_microseconds)
+
+
 def test_cards_are_known_by_the_names_that_slurm_and_torch_give_them() -> None:
     for name in ("h100", "H100", "nvidia_h100_80gb_hbm3", "NVIDIA H100 80GB HBM3"):
         assert recognize_card(name) == H100

@@ -84,7 +84,7 @@ def test_finite_differences_need_no_second_derivative(options: tuple[str, ...]) 
     phase = trained.system.phases[-2]  # before the generator's
     context = trained.begin(tiny_batch(), torch.randn(4, 8))
     with Recorder() as forward:
-        loss, terms = trained.forward(phase, context)
+        loss, terms = trained.forward(phase, phase.loss, context)
     assert not forward.asked  # a gradient penalty has one of each convolution here already
     trained.backward(phase, loss)
     assert float(terms["gradient"].value) > 0

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_step import PlainStep
+from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems import one_stage_gan
 from t2i_hpc.systems.one_stage_gan import OneStageGAN
@@ -14,6 +15,7 @@ from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch, tiny_config
+from tests.systems.tiny import built
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 STEPS = 2
@@ -74,3 +76,26 @@ def test_two_steps_equal_the_plain_steps(training: str, monkeypatch: pytest.Monk
     owned = {parameter for part in ours.trainable.values() for parameter in part.parameters()}
     for name, parameter in ours.modules.named_parameters():
         assert torch.equal(parameter, start[name]) != (parameter in owned), name
+
+
+@pytest.mark.parametrize("name", ["ssa_gan", "df_gan"])
+def test_losses_of_real_and_fake_images_apart_add_up(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in one backward, with the penalty in the same phase."""
+    monkeypatch.setattr(one_stage_gan, "scale_images", double_images)
+    merged = ("system.discriminator_schedule=merged",) if name == "ssa_gan" else ()
+    results = []
+    for split in (True, False):
+        torch.manual_seed(0)
+        system = built(name, *merged)
+        system.modules.double()
+        config = EngineConfig(batch_size=4, split_losses=split)
+        strategy = DDPStrategy(system, CPU, config)
+        batch, noise = samples(0)
+        values = train_step(strategy, batch, noise[:, : system.noise_width])
+        results.append(values | strategy.read_moments())
+    apart, together = results
+    assert apart.keys() == together.keys()
+    for key, value in together.items():
+        assert torch.allclose(apart[key], value, rtol=1e-6, atol=1e-12), key

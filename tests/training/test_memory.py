@@ -26,6 +26,7 @@ from tests.support.training import tiny_batch, tiny_system
 from tests.systems.tiny import built
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
+MERGED = ("system.discriminator_schedule=merged",)
 REDRAWN = ("bert", "df_gan", "attn_dcgan")
 
 
@@ -128,6 +129,28 @@ def test_eight_micro_batches_keep_a_third() -> None:
 
 def test_recomputation_keeps_less() -> None:
     assert most_kept(4, recompute=["generator"]) <= 0.65 * most_kept(4)
+
+
+def kept_by_the_discriminator(system: System, **settings: Any) -> int:
+    """Return the bytes that its phase keeps at most, those that are there before it aside."""
+    strategy = DDPStrategy(system, CPU, EngineConfig(batch_size=4, **settings))
+    phase = strategy.phases[0]
+    with counted(system) as kept:
+        context = strategy.begin(tiny_batch(), torch.zeros(4, system.noise_width))
+        before = kept.most = kept.now
+        for part in strategy.parts(phase):
+            strategy.backward(phase, strategy.forward(phase, part, context)[0])
+    return kept.most - before
+
+
+@pytest.mark.parametrize(("settings", "share"), [((), 0.55), (MERGED, 0.85)], ids=str)
+def test_real_and_fake_images_one_after_the_other_keep_less(
+    settings: tuple[str, ...], share: float
+) -> None:
+    """Half without a penalty; with one the graph of its gradient is the larger part."""
+    apart = kept_by_the_discriminator(fresh("ssa_gan", *settings))
+    together = kept_by_the_discriminator(fresh("ssa_gan", *settings), split_losses=False)
+    assert apart <= share * together
 
 
 def after_a_step(system: Any, **settings: Any) -> dict[str, Tensor]:

@@ -159,7 +159,7 @@ def test_the_penaltys_power_and_the_softmax_over_words_stay_float32(precision: s
     seen = {}
     for phase in engine.system.phases:
         with Types(*names) as types:
-            loss, _ = engine.forward(phase, context)
+            loss, _ = engine.forward(phase, phase.loss, context)
             engine.backward(phase, loss)
         seen[phase.name] = types.seen
     assert seen["discriminator"]["convolution"] == {half}
@@ -203,7 +203,14 @@ def test_an_overflow_skips_the_update_and_halves_the_scale() -> None:
         assert torch.equal(first[name], second[name]) == name.startswith("b."), name
     third = run(strategy, 2, 3)
     assert not torch.equal(second["b.common.weight"], third["b.common.weight"])
-    assert strategy.nonfinite.pop_first(10) is None  # usual, no reason to stop
+    # Norms are without the scale; of an overflow there is none, which is no reason to stop.
+    assert strategy.nonfinite.gradient_norms(2).keys() == {"a/a"}
+    plain = DDPStrategy(Toy(), CPU, EngineConfig(batch_size=4))
+    plain.system.modules.load_state_dict(second)
+    run(plain, 2, 3)
+    expected = {"b/b": plain.nonfinite.gradient_norms(3)["b/b"]}  # phase a overflows there
+    assert strategy.nonfinite.gradient_norms(3) == pytest.approx(expected, rel=1e-2)
+    assert strategy.nonfinite.pop_first(10) is None
 
 
 def test_the_scale_is_saved_and_a_resumed_training_is_equal_to_the_bit() -> None:
