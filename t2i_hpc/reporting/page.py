@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
@@ -22,15 +22,16 @@ from t2i_hpc.evaluation.scores import (
     score_curves,
     score_text,
 )
-from t2i_hpc.reporting.charts import Line, line_chart
+from t2i_hpc.reporting.charts import Line, Point, line_chart
+from t2i_hpc.reporting.markup import section, table
 from t2i_hpc.reporting.run_record import Frame, RunRecord
 from t2i_hpc.reporting.run_status import duration
+from t2i_hpc.reporting.step_sections import X_LABEL, gradients, numbers_by_name, times
 from t2i_hpc.training.callbacks.caption_sensitivity import ADVICE, stays_near_zero
 
 _MOST_FRAMES = 8
 _LARGEST_PNG = 600_000  # bytes; larger grids are shown as WebP of at most this width
 _WIDEST = 1600
-_X_LABEL = "images seen in training"
 # Field of the record; title, name of each picture, how to read it.
 _PICTURES = (
     (
@@ -80,7 +81,7 @@ _PICTURES = (
 
 
 def render(record: RunRecord) -> str:
-    """Return the page: headline, samples, scores, stages, masks, losses, speed, how it was made.
+    """Return the page: headline, samples, scores, masks, losses, gradients, speed, what made it.
 
     Styles, script, charts and pictures are inline; text of the run is escaped. Without scripts
     all pictures stand below each other.
@@ -94,7 +95,9 @@ def render(record: RunRecord) -> str:
         score_section(curves),
         *(pictures(getattr(record, kind), kind, *texts) for kind, *texts in _PICTURES),
         losses(record),
+        gradients(record),
         speed(record),
+        times(record),
         provenance(record),
     ]
     return (
@@ -153,7 +156,7 @@ def samples(record: RunRecord) -> str:
         return ""
     captions = "".join(f"<li>{escape(str(caption))}</li>" for caption in record.captions)
     listed = f"<details><summary>Captions as text</summary><ol class='captions'>{captions}</ol>"
-    return _section(
+    return section(
         "Samples over time",
         "Rows are captions, columns are noise; the same ones at every moment.",
         _frames(record.samples, "Samples") + (f"{listed}</details>" if captions else ""),
@@ -170,7 +173,7 @@ def caption_sensitivity(record: RunRecord) -> str:
     chart = line_chart(
         [Line("caption sensitivity", points)],
         title="caption sensitivity",
-        x_label=_X_LABEL,
+        x_label=X_LABEL,
         from_zero=True,
     )
     note = (
@@ -178,14 +181,14 @@ def caption_sensitivity(record: RunRecord) -> str:
         "does (root mean squares over pixels): near 0 the rows of a grid show the same pictures."
     )
     shown = f'<p class="note"><b>{escape(warning)}</b></p>' if warning else ""
-    return _section("Caption sensitivity", note, f'{shown}<div class="charts">{chart}</div>')
+    return section("Caption sensitivity", note, f'{shown}<div class="charts">{chart}</div>')
 
 
 def score_section(curves: Sequence[ScoreCurve]) -> str:
     """A chart and a caution for each group of scores that may be compared, and their table."""
     parts = "".join(f"<div>{_score_part(curve)}</div>" for curve in curves)
     body = f'<div class="charts">{parts}</div>{score_table(curves)}'
-    return _section("Score over training", "", body) if parts else ""
+    return section("Score over training", "", body) if parts else ""
 
 
 def _score_part(curve: ScoreCurve) -> str:
@@ -199,7 +202,7 @@ def _score_part(curve: ScoreCurve) -> str:
         line = Line(curve.metric, points, bars)
         marked = (float(best.images), best.value * scale)
         title += f" (in{unit})" * bool(unit)
-        shown = line_chart([line], title=title, x_label=_X_LABEL, marked=marked)
+        shown = line_chart([line], title=title, x_label=X_LABEL, marked=marked)
     else:
         text = f"{title}, after {best.images:,} training images"
         value = measured(curve.metric, best.value, best.std) + beside_real(best.over_real)
@@ -249,32 +252,30 @@ def protocol_title(curve: ScoreCurve) -> str:
 def _protocol(curve: ScoreCurve) -> str:
     rows = [(key.replace("_", " "), str(value)) for key, value in _pairs(curve.text)]
     summary = f"Protocol {escape(protocol_title(curve))}"
-    return f"<details><summary>{summary}</summary>{_table(rows)}</details>" if rows else ""
+    return f"<details><summary>{summary}</summary>{table(rows)}</details>" if rows else ""
 
 
 def pictures(frames: Sequence[Frame], kind: str, title: str, name: str, note: str) -> str:
     """Pictures over time, and how to read them."""
-    return _section(title, note, _frames(frames, name, kind)) if frames else ""
+    return section(title, note, _frames(frames, name, kind)) if frames else ""
 
 
 def losses(record: RunRecord) -> str:
     """One chart for each phase of the training step, one line for each of its terms."""
-    phases: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for row in record.metrics:
-        for name, value in (row.get("losses") or {}).items():
-            phase, _, term = name.rpartition("/")
-            points = phases.setdefault(phase or "loss", {}).setdefault(term, [])
-            points.append((float(row["images"]), float(value)))
+    phases: dict[str, dict[str, list[Point]]] = {}
+    for name, points in numbers_by_name(record, "losses").items():
+        phase, _, term = name.rpartition("/")
+        phases.setdefault(phase or "loss", {})[term] = points
     charts = [
         line_chart(
             [Line(term, points) for term, points in terms.items()],
             title=phase.replace("_", " ").replace("/", ", "),
-            x_label=_X_LABEL,
+            x_label=X_LABEL,
         )
         for phase, terms in phases.items()
     ]
     body = f'<div class="charts">{"".join(charts)}</div>'
-    return _section("Losses", "One chart a phase of the training step.", body) if charts else ""
+    return section("Losses", "One chart a phase of the training step.", body) if charts else ""
 
 
 def speed(record: RunRecord) -> str:
@@ -285,13 +286,13 @@ def speed(record: RunRecord) -> str:
     chart = line_chart(
         [Line("images a second", points)],
         title="images a second",
-        x_label=_X_LABEL,
+        x_label=X_LABEL,
         from_zero=True,
     )
     wait = (
         f"Waiting for data took {100 * statistics.fmean(waits):.1f} % of the time." if waits else ""
     )
-    return _section("Speed", wait, f'<div class="charts">{chart}</div>') if chart else ""
+    return section("Speed", wait, f'<div class="charts">{chart}</div>') if chart else ""
 
 
 def provenance(record: RunRecord) -> str:
@@ -299,10 +300,10 @@ def provenance(record: RunRecord) -> str:
     info = record.info
     rows = [("hardware", info.get("hardware")), ("ranks", info.get("world"))]
     rows += [(key, value) for part in ("git", "versions") for key, value in _pairs(info.get(part))]
-    table = _table([(name, str(value)) for name, value in rows if value not in (None, "")])
+    made_of = table([(name, str(value)) for name, value in rows if value not in (None, "")])
     config = f"<pre>{escape(record.config_text)}</pre>"
-    body = table + f"<details><summary>Configuration</summary>{config}</details>"
-    return _section("How it was made", "", body)
+    body = made_of + f"<details><summary>Configuration</summary>{config}</details>"
+    return section("How it was made", "", body)
 
 
 def data_uri(frame: Frame) -> str:
@@ -342,18 +343,8 @@ def _figure(frame: Frame, name: str) -> str:
     )
 
 
-def _section(title: str, note: str, body: str) -> str:
-    lead = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{lead}{body}</section>"
-
-
 def _card(number: str, text: str, kind: str = "") -> str:
     return f'<li class="{kind}"><b>{escape(number)}</b><span>{escape(text)}</span></li>'
-
-
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
-    return f'<div class="table"><table>{cells}</table></div>' if cells else ""
 
 
 def _pairs(value: object) -> list[tuple[str, object]]:

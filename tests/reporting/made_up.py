@@ -58,6 +58,9 @@ def metrics_row(step: int) -> dict[str, Any]:
             "discriminator/fake": 0.5 + 1 / step,
             "generator/adversarial": -0.1 * step,
         },
+        "gradient_norms": {"discriminator/discriminator": 1.5, "generator/generator": 0.25},
+        "learning_rates": {"discriminator": 4e-4, "generator": 1e-4},
+        "milliseconds": {"shared": 20.0, "discriminator": 50.0, "generator": 30.0},
     }
 
 

@@ -68,7 +68,9 @@ def test_the_page_has_every_part_and_is_balanced(run: Path) -> None:
         "Score over training",
         "Semantic masks",
         "Losses",
+        "Gradients",
         "Speed",
+        "Time by phase",
         "How it was made",
     ]
 
@@ -107,6 +109,12 @@ def test_the_headline_has_the_best_score_with_its_n_and_the_caution(run: Path) -
     assert "4,000images seen in training" in text
 
 
+def test_norms_and_times_stand_in_tables_too(run: Path) -> None:
+    text = Balance(render(RunRecord.read(run))).text
+    assert "discriminator/discriminator1.51.50.0004" in text
+    assert "generator30.030.0 %" in text
+
+
 @pytest.mark.parametrize(
     ("missing", "heading"),
     [
@@ -114,6 +122,8 @@ def test_the_headline_has_the_best_score_with_its_n_and_the_caution(run: Path) -
         ("samples", "Samples over time"),
         ("masks", "Semantic masks"),
         ("metrics", "Losses"),
+        ("metrics", "Gradients"),
+        ("metrics", "Time by phase"),
     ],
 )
 def test_a_missing_part_is_left_out(run: Path, missing: str, heading: str) -> None:
