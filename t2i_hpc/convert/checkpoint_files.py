@@ -127,7 +127,10 @@ def write_pickle(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _there(path: Path, title: str) -> Path:
     if not path.is_file():
-        raise ConversionError(f"{title}: there is no such file")
+        raise ConversionError(
+            f"{title}: there is no such file here; name the one that was published (docs/how-to/"
+            "reproduce.md says where each is), or leave the setting out"
+        )
     return path
 
 

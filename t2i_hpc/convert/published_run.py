@@ -391,7 +391,10 @@ def _open_words(config: ConvertConfig, training: TrainConfig) -> tuple[Vocabular
         except UserError:  # the data may come later
             return None, ""
     if not path.is_file():
-        raise ConversionError(f"vocabulary={path}: there is no such file")
+        raise ConversionError(
+            f"vocabulary={path}: there is no such file; name the captions.pickle that was "
+            "published with the text encoder, or data.path= of shards with its words"
+        )
     if path.suffix != _PICKLE:
         return Vocabulary.load(path), str(path)
     from t2i_hpc.data.build.sources.pickles import read_published

@@ -20,7 +20,7 @@ from t2i_hpc.config.compose import changed_settings
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.systems import SystemConfig
-from t2i_hpc.config.tasks import EvaluateConfig
+from t2i_hpc.config.tasks import EvaluateConfig, TrainConfig
 from t2i_hpc.data.split import Split, stack
 from t2i_hpc.evaluation.clip_score import clip_identity
 from t2i_hpc.evaluation.comparison import Comparison, Subject
@@ -57,7 +57,9 @@ from t2i_hpc.sampling.chosen_weights import (
     choose_weights,
     recorded_weights,
 )
+from t2i_hpc.sampling.exported import is_exported
 from t2i_hpc.sampling.image_files import ImagesOf, SavedImages
+from t2i_hpc.sampling.loading import find_weights
 
 _CACHE = "real-statistics"
 _CPU = torch.device("cpu")
@@ -225,11 +227,10 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
         UserError: the run, a checkpoint, a split or a file is not there.
     """
     run, settings = Path(config.run), config.evaluation
-    trained_on = with_inputs(run, open_run(run))
+    trained_on, chosen = _weights_of(run, config.checkpoint)
     data = locate_data(run, trained_on.data, config.data.path)
     captions = Split.open(data, settings.split).manifest.digest
     real = real_images(config, data)
-    chosen = list(_chosen_weights(run, config.checkpoint))
     for weights in chosen:
         check_own_encoders(settings, weights.networks())
     size = trained_on.system.resolution
@@ -237,7 +238,7 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     def subjects(device: torch.device) -> Iterator[Subject]:
         for weights in chosen:
             which = str(weights.images_seen)
-            if config.checkpoint.endswith(SUFFIX):
+            if config.checkpoint.endswith(SUFFIX) or is_exported(run):
                 which = config.checkpoint
             images = RunImages(run, which, settings, device, config.data.path)
             yield _subject(weights, images)
@@ -245,7 +246,9 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     def training() -> RealImages:
         return run_training_images(run, trained_on.data, config.data.path)
 
-    output, system = Path(config.output or run), trained_on.system
+    # An exported folder holds what generates and nothing else.
+    beside = run.resolve().with_name(f"{run.resolve().name}-scores") if is_exported(run) else run
+    output, system = Path(config.output or beside), trained_on.system
     check_judge(system, settings, output)
     return Generated(output, captions, size, subjects, training, system), real
 
@@ -261,6 +264,14 @@ def _subject(weights: ChosenWeights, images: RunImages) -> Subject:
         images.describe,
         of_seed=lambda seed: _subject(weights, images.of_seed(seed)),
     )
+
+
+def _weights_of(run: Path, checkpoint: str) -> tuple[TrainConfig, list[ChosenWeights]]:
+    """Return what a run directory or an exported folder was trained with, and its checkpoints."""
+    if is_exported(run):
+        trained_on, weights = find_weights(run, checkpoint)
+        return trained_on, [weights]
+    return with_inputs(run, open_run(run)), list(_chosen_weights(run, checkpoint))
 
 
 def _of_folder(config: EvaluateConfig) -> tuple[Generated, RealImages]:

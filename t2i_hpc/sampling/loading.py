@@ -46,7 +46,7 @@ def load_run(
     """
     check_precision(precision)
     place, folder = _device(device), Path(run)
-    config, chosen = _found(folder, str(checkpoint))
+    config, chosen = find_weights(folder, str(checkpoint))
     vocabulary = run_vocabulary(folder, config.data, data)
     check_same_words(
         f"{chosen.path} of the run {folder}",
@@ -66,8 +66,12 @@ def load_run(
     return TrainedRun(folder, config, chosen, system, vocabulary, place, data, precision)
 
 
-def _found(folder: Path, checkpoint: str) -> tuple[TrainConfig, ChosenWeights]:
-    """Return configuration and weights of a run directory or an exported folder."""
+def find_weights(folder: Path, checkpoint: str) -> tuple[TrainConfig, ChosenWeights]:
+    """Return configuration and weights of a run directory or an exported folder; none is read.
+
+    Raises:
+        RunError: no run, no such checkpoint, or a damaged one.
+    """
     if not is_exported(folder):
         return with_inputs(folder, open_run(folder)), choose_weights(folder, checkpoint)
     if checkpoint != "latest":
@@ -82,7 +86,7 @@ def identify_weights(run: str | os.PathLike[str], checkpoint: str | int = "lates
     Raises:
         RunError: no run, no such checkpoint, or a damaged one.
     """
-    return _found(Path(run), str(checkpoint))[1].sha256
+    return find_weights(Path(run), str(checkpoint))[1].sha256
 
 
 def _device(named: str | torch.device) -> torch.device:

@@ -168,8 +168,12 @@ class OneStageGAN(GAN):
         return {**self._contest(step, matching, real, generated), **penalties, **others}
 
     def _apart(self, whole: Loss, penalized: bool) -> Loss:
-        """Let the discriminator's loss be taken in parts, where no term compares real and fake."""
-        if self.loss.apart is None:
+        """Let the discriminator's loss be taken in parts, where that is the same loss.
+
+        A term may compare real and fake images, and each forward may move buffers, as those of
+        spectral norms.
+        """
+        if self.loss.apart is None or next(self.discriminator.buffers(), None) is not None:
             return whole
         parts = partial(self.real_losses, penalized), partial(self.fake_losses, penalized)
         return SplitLoss(whole, parts)

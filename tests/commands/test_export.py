@@ -14,12 +14,15 @@ from torch import Tensor
 from t2i_hpc import load_run
 from t2i_hpc.checkpoints import COMMAND
 from t2i_hpc.common.errors import RunError
+from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.config.systems import DFGANConfig, TextEncoderConfig
+from t2i_hpc.evaluate import COMMAND as EVALUATE
 from t2i_hpc.generate import COMMAND as GENERATE
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.sampling.graphs import PaddedLSTMEncoder, graph_of, write_graph
 from t2i_hpc.sampling.rules import PLAIN
 from t2i_hpc.sampling.trained_run import TrainedRun
-from tests.sampling.staged import staged_run
+from tests.sampling.staged import run_of, staged_run
 
 CAPTIONS = ["a red circle", "one square and a blue circle", "a circle"]
 
@@ -44,6 +47,21 @@ def test_a_folder_generates_as_its_run_does(made: Path, exported: Path, tmp_path
     assert GENERATE.main([*words, f"output={tmp_path / 'grid'}"]) == 0
     assert GENERATE.main([*words[:2], words[3], "images_per_caption=1", f"output={tmp_path}"]) == 0
     assert (tmp_path / "000000-0000.png").is_file()
+
+
+def test_a_folder_scores_as_its_run_does(made: Path, exported: Path, tmp_path: Path) -> None:
+    score = (
+        *("device=cpu", "threads=1", "evaluation.detector=efficientnet_lite0"),
+        *("evaluation.images=4", "evaluation.batch_size=4", "evaluation.metrics=[fid]"),
+    )
+    assert EVALUATE.main([f"run={made}", "checkpoint=100", f"output={tmp_path}", *score]) == 0
+    assert EVALUATE.main([f"run={exported}", *score]) == 0
+    theirs, ours = (
+        read_json_lines(folder / "scores.jsonl")[-1]
+        for folder in (tmp_path, exported.with_name(f"{exported.name}-scores"))
+    )
+    same = ("value", "images", "protocol", "checkpoint")
+    assert [ours[key] for key in same] == [theirs[key] for key in same]
 
 
 def test_a_folder_that_is_not_whole_is_refused(exported: Path, tmp_path: Path) -> None:
@@ -89,8 +107,15 @@ def test_onnx_gives_what_the_run_gives(made: Path, tmp_path: Path) -> None:
         load_run(folder)
 
 
-def test_torch_export_gives_what_a_staged_run_gives(tmp_path: Path) -> None:
-    run = staged_run("dm_gan", CAPTIONS)
+def df_run() -> TrainedRun:
+    text = TextEncoderConfig(width=8, embedding_width=6)
+    narrow = DFGANConfig(resolution=32, generator_width=2, discriminator_width=2, text_encoder=text)
+    return run_of(narrow, CAPTIONS)
+
+
+@pytest.mark.parametrize("name", ["attn_gan", "dm_gan", "df_gan"])
+def test_torch_export_gives_what_a_run_gives(name: str, tmp_path: Path) -> None:
+    run = df_run() if name == "df_gan" else staged_run(name, CAPTIONS)
     path = write_graph(graph_of(run, "all"), "torch_export", tmp_path)
     program = torch.export.load(path).module()
     with torch.no_grad():

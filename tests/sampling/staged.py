@@ -1,4 +1,4 @@
-"""A run of a staged system in memory, small and untrained."""
+"""A run in memory, small and untrained: of a staged system, or of any."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.config.systems import DAMSMConfig, StagedGANConfig, TextEncoderConfig
+from t2i_hpc.config.systems import (
+    DAMSMConfig,
+    StagedGANConfig,
+    SystemConfig,
+    TextEncoderConfig,
+)
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.sampling.chosen_weights import ChosenWeights
@@ -18,8 +23,8 @@ from t2i_hpc.systems.base import TextToImageSystem
 
 def staged_run(name: str, captions: Sequence[str]) -> TrainedRun:
     """Return a run of two stages, 16 and 32 px, that knows the words of some captions."""
-    config = TrainConfig(
-        system=StagedGANConfig(
+    return run_of(
+        StagedGANConfig(
             name=name,
             stages=["initial", "memory" if name == "dm_gan" else "attention"],
             resolution=32,
@@ -29,8 +34,14 @@ def staged_run(name: str, captions: Sequence[str]) -> TrainedRun:
             condition_width=4,
             text_encoder=TextEncoderConfig(width=8, embedding_width=6),
             damsm=DAMSMConfig(weight=0.0),
-        )
+        ),
+        captions,
     )
+
+
+def run_of(settings: SystemConfig, captions: Sequence[str]) -> TrainedRun:
+    """Return a run of any system that knows the words of some captions."""
+    config = TrainConfig(system=settings)
     vocabulary = Vocabulary.from_captions(captions)
     torch.manual_seed(1)
     system = build_system(config.system, vocabulary.size)

@@ -163,6 +163,15 @@ def test_what_cannot_be_started_from(source: Path, tmp_path: Path) -> None:
     assert "there is no such file" in refused(source, f"start_from={tmp_path / 'a.safetensors'}")
 
 
+def test_another_resolution_takes_what_has_the_same_shapes(source: Path) -> None:
+    """The networks of images have a block for each doubling; encoders and fewer blocks fit."""
+    larger = "system.resolution=128"
+    error = refused(source, larger)
+    assert f"start_from_networks=[{TEXT}]" in error
+    assert "generator.blocks" in error
+    assert plan(settings(source, larger, f"start_from_networks=[{TEXT}]")).networks == (TEXT,)
+
+
 def test_words_of_a_file_must_be_known(source: Path) -> None:
     state = json.loads((folder_of(source, 200) / "state.json").read_text())
     assert state["origin"].get("vocabulary", "") == ""

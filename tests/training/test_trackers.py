@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -157,6 +160,54 @@ def test_trackio_has_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {name for name, _, _ in points} == {run.name}
     assert sorted({step for _, step, _ in points}) == [4, 8, 12]
     assert sum(b"speed/images_per_second" in values for _, _, values in points) == 3
+
+
+class StandIn(ModuleType):
+    """What of trackio 0.43's documented interface a run uses; the package wants Pillow < 13."""
+
+    def __init__(self) -> None:
+        super().__init__("trackio")
+        self.told: list[tuple[Any, ...]] = []
+
+    def init(
+        self,
+        project: str,
+        name: str | None = None,
+        *,
+        resume: str = "never",
+        embed: bool = True,
+        auto_log_gpu: bool | None = None,
+        auto_log_cpu: bool | None = None,
+    ) -> StandIn:
+        self.told.append((project, name, resume, embed, auto_log_gpu, auto_log_cpu))
+        return self
+
+    def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        self.told += [(name, value, step) for name, value in metrics.items()]
+
+    def Image(self, value: str, caption: str | None = None) -> str:  # noqa: N802
+        return Path(value).name
+
+    def finish(self) -> None:
+        self.told.append(("finished",))
+
+
+def test_trackio_is_told_by_its_documented_interface(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same run in both sessions, nothing twice; the test above has what is made of it."""
+    monkeypatch.setenv("TRACKIO_DIR", "")  # so that it is gone after the test
+    made = StandIn()
+    monkeypatch.setitem(sys.modules, "trackio", made)
+    run = make_run(tmp_path)
+    two_sessions(run, "trackio", monkeypatch)
+    assert os.environ["TRACKIO_DIR"] == str(run.resolve() / "trackio")
+    opened = ("t2i_hpc", run.name, "allow", False, False, False)
+    assert [told for told in made.told if len(told) > 3] == 2 * [opened]
+    speeds = [told[1:] for told in made.told if told[0] == "speed/images_per_second"]
+    assert speeds == [(4.0, 4), (8.0, 8), (12.0, 12)]
+    assert [told[1:] for told in made.told if told[0] == "samples"] == [("0000000004.png", 4)]
+    assert made.told.count(("finished",)) == 2
 
 
 def test_wandb_is_offline_under_one_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
