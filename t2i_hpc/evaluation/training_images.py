@@ -15,7 +15,7 @@ from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.data.format.manifest import MANIFEST
 from t2i_hpc.data.images import Pixels
 from t2i_hpc.data.split import DEMO, Split
-from t2i_hpc.data.storage.remote import is_remote
+from t2i_hpc.data.storage.fetching import is_remote
 from t2i_hpc.evaluation.image_sources import ImageFolder, RealImages
 from t2i_hpc.runs.inputs import locate_data
 
