@@ -195,6 +195,22 @@ class ShardsConfig:
     )
     name: str = setting("", "name of the dataset, for titles; empty: the source's name")
     output: str = setting("", "folder to write, e.g. shards/coco")
+    index: str = setting(
+        "",
+        "source=webdataset: write only an index of the tars to this folder, instead of output=; "
+        "training then reads the images where they lie",
+    )
+    urls: list[str] = setting(
+        [],
+        "index=: the tars, instead of a folder images=: paths, http(s)://, s3:// or gs://, with "
+        "{000..999} for many; quote the whole argument",
+    )
+    check_images: str = setting(
+        "headers",
+        "index=: what is read of an image: headers, or decode, which finds damaged pixels and "
+        "takes far longer",
+        choices=("headers", "decode"),
+    )
     split: str = setting(
         "train",
         "name of the split to write (a subfolder of output); sources that know splits give its "
@@ -239,6 +255,23 @@ class ShardsConfig:
         "letters of the words of a new vocabulary; ascii: English, as all published encoders have "
         "it; unicode: every language",
         choices=("ascii", "unicode"),
+    )
+    min_count: int = setting(
+        1,
+        "of a new vocabulary: leave out words that stand in the captions less often",
+        unit="times",
+        minimum=1,
+    )
+    max_words: int = setting(
+        0,
+        "of a new vocabulary: take the most frequent words alone; 0: all",
+        unit="words",
+        minimum=0,
+    )
+    filter: str = setting(
+        "",
+        "take samples for which this is true of what their source says of them (JSON beside the "
+        "image, columns of a table), e.g. 'width >= 256 and aesthetic > 5'; quote it",
     )
     workers: int | None = setting(
         None,

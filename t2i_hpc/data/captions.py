@@ -43,6 +43,7 @@ PADDING_WORD = "<end>"
 ASCII, UNICODE = "ascii", "unicode"
 _WORD = re.compile(r"\w+")
 _FORMAT = 1
+_MOST_COUNTED = 1 << 22  # different words, of which those seen once are then forgotten
 _EXTRA = "pip install 't2i-hpc[transformers]'"
 _LOG = logging.getLogger("t2i_hpc")
 _told: set[str] = set()
@@ -111,10 +112,29 @@ class Vocabulary:
         self._numbers = {word: number for number, word in enumerate(self.words) if number}
 
     @classmethod
-    def from_captions(cls, texts: Iterable[str], letters: str = ASCII) -> Vocabulary:
-        """Number every word of `texts` in order of first appearance, from 1 on."""
-        seen = dict.fromkeys(word for text in texts for word in tokenize(text, letters))
-        return cls([PADDING_WORD, *seen], letters)
+    def from_captions(
+        cls, texts: Iterable[str], letters: str = ASCII, min_count: int = 1, max_words: int = 0
+    ) -> Vocabulary:
+        """Number the words of `texts` in order of first appearance, from 1 on.
+
+        Args:
+            texts: captions, read once.
+            letters: which letters make words.
+            min_count: leave out words that stand there less often.
+            max_words: take the most frequent words alone, of equals the first; 0: all.
+        """
+        counts = dict[str, int]()
+        bounded = min_count > 1 or max_words
+        for text in texts:
+            for word in tokenize(text, letters):
+                counts[word] = counts.get(word, 0) + 1
+            if bounded and len(counts) > _MOST_COUNTED:  # misspelt words of the web have no end
+                counts = {word: count for word, count in counts.items() if count > 1}
+        words = [word for word, count in counts.items() if count >= min_count]
+        if max_words and len(words) > max_words:
+            taken = {*sorted(words, key=counts.__getitem__, reverse=True)[:max_words]}
+            words = [word for word in words if word in taken]
+        return cls([PADDING_WORD, *words], letters)
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

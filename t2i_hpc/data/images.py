@@ -335,12 +335,24 @@ def check_image(content: bytes, form: str, name: str) -> None:
     Raises:
         DataError: another format, too many pixels or scans; names `name`.
     """
-    try:
-        found, width, height = dimensions(content)
-    except ValueError as error:
-        raise DataError(f"{name} is no image ({error}); build it again without it") from error
+    found = check_any_image(content, name)[0]
     if found != form:
         raise DataError(f"{name} is called {form} but is {found}; name it by what it is")
+
+
+def check_any_image(content: bytes, name: str) -> tuple[str, int, int]:
+    """Refuse what is no image or claims more than is ever decoded.
+
+    Returns:
+        Format (jpeg, png or webp), width and height.
+
+    Raises:
+        DataError: no such image, too many pixels or scans; names `name`.
+    """
+    try:
+        form, width, height = dimensions(content)
+    except ValueError as error:
+        raise DataError(f"{name} is no image ({error}); build it again without it") from error
     if not 0 < width * height <= MAX_PIXELS:
         raise DataError(
             f"{name} claims {width:,} by {height:,} pixels, while 1 to {MAX_PIXELS:,} are "
@@ -357,6 +369,7 @@ def check_image(content: bytes, form: str, name: str) -> None:
             f"{name} has more than {_MOST_SCANS} scans, which only serve to keep decoders busy; "
             "leave it out"
         )
+    return form, width, height
 
 
 def _jpeg(content: bytes) -> tuple[int, int]:

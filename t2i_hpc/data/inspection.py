@@ -1,8 +1,4 @@
-"""Checks of splits that are there: is every byte right, and what do the samples look like?
-
-Training checks sizes and the index alone, since it must start fast. Here everything is read
-again, and what is wrong is named with its shard and member, all of it at once, so that a few
-files can be copied again instead of a data set.
+"""Splits that are there: which there are, and what their samples look like.
 
 Captions that belong to other images, wrong crops and turned photographs are found by no check,
 but seen at a glance in a contact sheet, or in the picture of a single sample.
@@ -11,36 +7,34 @@ but seen at a glance in a contact sheet, or in the picture of a single sample.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
-from t2i_hpc.common.files import sha256_of_file, write_bytes
+from t2i_hpc.common.files import write_bytes
+from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import (
     MANIFEST,
     REBUILD,
-    ROW,
     VOCABULARY,
     Manifest,
-    Shard,
-    shard_name,
 )
-from t2i_hpc.data.format.tars import LARGEST_TEXT, index_tar, sample_names
+from t2i_hpc.data.format.tars import LARGEST_TEXT
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, decode, encode
-from t2i_hpc.data.split import local_folder
+from t2i_hpc.data.split import Split, local_folder, open_storage, open_vocabulary
+from t2i_hpc.data.storage.remote import Server, is_remote, join
+from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import Reader, StoredSample
 
 SAMPLES = 64  # of a contact sheet
-_LISTED = 20  # problems
+_RETRY_SECONDS = 10.0
 _COLUMNS = 8
 _SIDE, _LINES, _LINE, _GAP = 160, 4, 14, 10
 _PAPER, _INK, _FAINT = (255, 255, 255), (25, 28, 33), (110, 116, 125)
@@ -48,7 +42,6 @@ _TEXT_SIZE, _LETTERS = 11, 27  # letters that fit into the width of a picture
 _LONGEST_NAME = 100  # letters
 _OFFERED = 2  # keys in place of one that is misspelt
 _CLOSE = 0.6  # of a key's letters
-_LOG = logging.getLogger(__name__)
 
 
 def splits_at(path: str, check_tars: bool = True) -> list[Manifest]:
@@ -57,11 +50,13 @@ def splits_at(path: str, check_tars: bool = True) -> list[Manifest]:
     Args:
         path: folder.
         check_tars: refuse a split whose first missing or cut tar is found; without it
-            :func:`verify_split` can name all of them.
+            :func:`t2i_hpc.data.verification.verify_split` can name all of them.
 
     Raises:
         DataError: there is no split, or one of them is incomplete.
     """
+    if is_remote(path, "DIR"):
+        return _splits_on_server(path)
     folder = local_folder(path)
     if not folder.is_dir():
         raise DataError(f"there is no folder {path}: name one made by t2i_hpc.shards")
@@ -76,6 +71,42 @@ def splits_at(path: str, check_tars: bool = True) -> list[Manifest]:
     if not splits:
         raise DataError(f"{folder} holds no split: build one with t2i_hpc.shards")
     return splits
+
+
+def _splits_on_server(address: str) -> list[Manifest]:
+    """Open the split at an address, or those that a folder of splits usually has."""
+    server = Server(_RETRY_SECONDS)
+    parent, _, name = address.rstrip("/").rpartition("/")
+    found, first = list[Manifest](), None
+    for folder, split in ((parent, name), (address, "train"), (address, "test")):
+        try:
+            server.json(join(folder, split, MANIFEST))
+        except DataError as error:
+            first = first or error
+            continue
+        found.append(Split.open(DataConfig(path=folder), split).manifest)
+        if folder == parent:
+            break
+    if not found:
+        raise DataError(f"{shown(address)} has no split, nor train or test in it: {first}")
+    return found
+
+
+def reader_of(manifest: Manifest) -> Reader:
+    """Return what reads the samples of a split one by one, here or on a server."""
+    ranged = DataConfig(remote_reads="ranges", retry_seconds=_RETRY_SECONDS)
+    return Reader(manifest, open_storage(manifest, ranged))
+
+
+def vocabulary_of(manifest: Manifest) -> Vocabulary:
+    """Return the vocabulary beside a split, here or on a server.
+
+    Raises:
+        DataError: it cannot be had.
+    """
+    if not manifest.location:
+        return Vocabulary.load(manifest.folder.parent / VOCABULARY)
+    return open_vocabulary(DataConfig(path=manifest.location.rpartition("/")[0]))
 
 
 def only_split(splits: Sequence[Manifest]) -> Manifest:
@@ -93,122 +124,20 @@ def only_split(splits: Sequence[Manifest]) -> Manifest:
     return splits[0]
 
 
-def verify_split(manifest: Manifest, advance: Callable[[int], None]) -> None:
-    """Read a split again, all of it: hashes, index, every description and every image.
-
-    Args:
-        manifest: the split.
-        advance: called after each sample.
-
-    Raises:
-        DataError: the one thing that is not as the manifest says, by shard and member; or the
-            number of such things, of which the first 20 are logged as errors before.
-    """
-    found = list(islice(problems_of(manifest, advance), _LISTED + 1))
-    if len(found) == 1:
-        raise DataError(found[0])
-    for problem in found[:_LISTED]:
-        _LOG.error("%s", problem)
-    if found:
-        several = f"{len(found)} problems, listed above"
-        many = f"more than {_LISTED} problems, the first {_LISTED} are listed above"
-        raise DataError(
-            f"{manifest.folder} has {several if len(found) <= _LISTED else many}; {REBUILD}"
-        )
-
-
-def problems_of(manifest: Manifest, advance: Callable[[int], None]) -> Iterator[str]:
-    """Give all that is wrong with a split, a sentence each, while reading it once.
-
-    A shard that cannot be indexed is one problem; else each of its samples may be one.
-    """
-    try:
-        path = manifest.folder.parent / VOCABULARY
-        manifest.check_vocabulary(Vocabulary.load(path).sha256, str(path))
-    except DataError as error:
-        yield str(error)
-    seen = _Seen()
-    reader, whole = Reader(manifest), True
-    for shard in manifest.shards():
-        for problem in _problems_of_shard(manifest, shard, reader, seen, advance):
-            whole = False
-            yield problem
-    if whole and seen.smallest != manifest.smallest:
-        yield (
-            f"{manifest.folder / MANIFEST} calls {manifest.smallest} px the smallest side, but an "
-            f"image has {seen.smallest} px; {REBUILD}"
-        )
-
-
-@dataclass
-class _Seen:
-    """The shortest side among the images that were read, in px."""
-
-    smallest: int = 1 << 62
-
-
-def _problems_of_shard(
-    manifest: Manifest,
-    shard: Shard,
-    reader: Reader,
-    seen: _Seen,
-    advance: Callable[[int], None],
-) -> Iterator[str]:
-    """Give what is wrong with a shard; `seen` learns the size of each image."""
-    path = manifest.folder / shard.name
-    try:
-        _check_index(manifest, shard)
-    except DataError as error:
-        yield str(error)
-        advance(shard.count)
-        return
-    whole = True
-    for number, name in enumerate(sample_names(path), int(manifest.first[shard.number])):
-        try:
-            image = _checked_image(reader, number, path, name)
-            seen.smallest = min(seen.smallest, *image.shape[:2])
-        except DataError as error:
-            whole = False
-            yield str(error)
-        advance(1)
-    if whole and sha256_of_file(path) != shard.sha256:
-        yield (
-            f"the content of {path} has changed (SHA-256 differs), though each of its samples "
-            f"can be read; {REBUILD}"
-        )
-
-
-def _check_index(manifest: Manifest, shard: Shard) -> None:
-    path = manifest.folder / shard.name
-    found = index_tar(path)
-    if len(found) != shard.count:
-        raise DataError(f"{path} holds {len(found):,} samples, not {shard.count:,}; {REBUILD}")
-    places = [name for name in ROW.names or () if name != "checksum"]  # bytes are read later
-    other = found[places] != manifest.rows(shard.number)[places]
-    if other.any():
-        name = sample_names(path)[int(other.argmax())]
-        raise DataError(f"{path} has its member {name!r} elsewhere than indexed; {REBUILD}")
-
-
-def _checked_image(reader: Reader, number: int, path: Path, name: str) -> Pixels:
-    try:
-        return decode(reader.read(number).image, name)
-    except DataError as error:
-        raise DataError(f"{path} is damaged at its member {name!r}: {error}") from error
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a sample is.
 
     Attributes:
         shard: path of its tar.
+        name: that, or the address of a tar on a server.
         offset: first byte of its image in the tar.
         sample: what is stored.
         image: uint8 (height, width, 3).
     """
 
     shard: Path
+    name: str
     offset: int
     sample: StoredSample
     image: Pixels
@@ -225,10 +154,17 @@ def place_of(manifest: Manifest, number: int) -> Place:
             f"number={number} is not in {manifest.folder}: its samples are 0 to "
             f"{manifest.sample_count - 1}"
         )
-    sample = Reader(manifest).read(number)
-    path = manifest.folder / shard_name(manifest.shard_of(number))
-    image = decode(sample.image, f"{sample.key} (sample {number} in {path})")
-    return Place(path, int(manifest.index[number]["image_offset"]), sample, image)
+    reader = reader_of(manifest)
+    sample = reader.read(number)
+    image = sample.upright(decode(sample.image, f"{sample.key} ({reader.name_of(number)})"))
+    name = reader.name_of(number).partition(" in ")[2]
+    return Place(
+        Path(manifest.tar(manifest.shard_of(number))),
+        name,
+        int(manifest.index[number]["image_offset"]),
+        sample,
+        image,
+    )
 
 
 def find_key(splits: Sequence[Manifest], key: str) -> tuple[Manifest, int]:
@@ -265,6 +201,12 @@ def _shared(one: str, other: str) -> int:
 def _keys(manifest: Manifest) -> Iterator[str]:
     """Give the keys in order; reads the descriptions alone, not the images."""
     for shard in manifest.shards():
+        if manifest.in_place:
+            for begin, count in manifest.rows(shard.number)[["json_offset", "json_bytes"]].tolist():
+                yield _key_in(
+                    manifest.descriptions[begin : begin + count].tobytes(), manifest.folder, begin
+                )
+            continue
         path = manifest.folder / shard.name
         try:
             with path.open("rb") as stream:
@@ -275,8 +217,11 @@ def _keys(manifest: Manifest) -> Iterator[str]:
 
 
 def _key(path: Path, descriptor: int, offset: int, count: int) -> str:
+    return _key_in(os.pread(descriptor, min(count, LARGEST_TEXT), offset), path, offset)
+
+
+def _key_in(text: bytes, path: Path, offset: int) -> str:
     try:
-        text = os.pread(descriptor, min(count, LARGEST_TEXT), offset)
         return str(json.loads(text)["key"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
@@ -293,24 +238,24 @@ def contact_sheet(manifest: Manifest) -> Image.Image:
     Raises:
         DataError: a sample is damaged.
     """
-    shown = min(SAMPLES, manifest.sample_count)
-    columns = min(_COLUMNS, shown)
-    rows = -(-shown // columns)
+    count = min(SAMPLES, manifest.sample_count)
+    columns = min(_COLUMNS, count)
+    rows = -(-count // columns)
     width, height = _SIDE + _GAP, _SIDE + (_LINES + 1) * _LINE + _GAP
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
-    for place, (number, key, caption, image) in enumerate(_spread(manifest, shown)):
+    for place, (number, key, caption, image) in enumerate(_spread(manifest, count)):
         row, column = divmod(place, columns)
         corner = (_GAP + column * width, _GAP + row * height)
         _draw(sheet, corner, image, caption, f"{number} {key}")
     return sheet
 
 
-def _spread(manifest: Manifest, shown: int) -> Iterator[tuple[int, str, str, Pixels]]:
-    reader = Reader(manifest)
-    for place in range(shown):
-        number = place * manifest.sample_count // shown
+def _spread(manifest: Manifest, count: int) -> Iterator[tuple[int, str, str, Pixels]]:
+    reader = reader_of(manifest)
+    for place in range(count):
+        number = place * manifest.sample_count // count
         sample = reader.read(number)
-        image = decode(sample.image, f"{sample.key} ({reader.name_of(number)})")
+        image = sample.upright(decode(sample.image, f"{sample.key} ({reader.name_of(number)})"))
         yield number, sample.key, sample.captions[0], image
 
 

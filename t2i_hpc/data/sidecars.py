@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from t2i_hpc.common.errors import DataError
@@ -39,6 +40,9 @@ NO_IMAGE = "no image"
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors")
 UNREADABLE = "unreadable description"
 LARGEST_CLASS = 1 << 62
+Value = bool | int | float | str
+_NO_SOURCE = ("key", "class", "exif", "status", "error_message")
+_LONGEST_VALUE = 2000  # characters
 # How exifread, and so img2dataset's JSON, names the orientations of EXIF.
 _ORIENTATIONS = {
     "Mirrored horizontal": 2,
@@ -83,12 +87,14 @@ class Description:
         class_id: NO_CLASS where none is given.
         key: the image's name in its data set; empty: none is given.
         orientation: that of EXIF which the image had before it was encoded again; 0: unknown.
+        source: what else is said of the image: url, licence, sizes, scores.
     """
 
     captions: tuple[str, ...]
     class_id: int
     key: str
     orientation: int
+    source: Mapping[str, Value] = field(default_factory=dict)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -158,12 +164,30 @@ def described(
         class_id=_class(content.get("class"), members.get("cls")),
         key=str(content.get("key") or ""),
         orientation=orientation_in(content),
+        source=source_in(content),
     )
 
 
 def texts_of(extensions: Collection[str], rules: Rules) -> list[str]:
     """Return the extensions of the members that :func:`described` reads."""
     return [one for one in extensions if one in ("txt", "json", "cls", rules.caption.lower())]
+
+
+def source_in(content: Mapping[str, Any], but: Collection[str] = ()) -> dict[str, Value]:
+    """Return what is said of an image beside its captions: numbers, texts and yes or no.
+
+    Args:
+        content: a JSON object or a row of a table.
+        but: other names that are left out.
+    """
+    left_out = {*CAPTION_KEYS, *_NO_SOURCE, *but}
+    return {
+        name: value[:_LONGEST_VALUE] if isinstance(value, str) else value
+        for name, value in content.items()
+        if type(value) in (bool, int, float, str)
+        and name.lower() not in left_out
+        and not (isinstance(value, float) and not math.isfinite(value))
+    }
 
 
 def orientation_in(content: Mapping[str, Any]) -> int:
@@ -240,7 +264,8 @@ def _holds(extensions: Collection[str]) -> str:
 
 
 def _suffix(extension: str) -> str:
-    return PurePosixPath(f"a.{extension}").suffix.lower()
+    last = extension.rpartition("/")[2].rpartition(".")[2]
+    return f".{last.lower()}" if last else ""
 
 
 # --- captions in texts and in JSON
@@ -349,10 +374,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def is_leftover(name: str) -> bool:
     """Whether a path inside a data set is no part of it: a hidden name, or what macOS leaves."""
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    hidden = name.startswith(".") or "/." in name
+    return hidden or ("__MACOSX" in name and "__MACOSX" in name.split("/"))
 
 
 def is_about(name: str) -> bool:
     """Whether a text is about the data set instead of an image: README.txt, LICENSE.txt, …"""
-    return PurePosixPath(name).name.partition(".")[0].lower() in _ABOUT
+    return name.rpartition("/")[2].partition(".")[0].lower() in _ABOUT

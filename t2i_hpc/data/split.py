@@ -107,7 +107,8 @@ class Split:
         Raises:
             DataError: it is damaged; names the sample and its shard.
         """
-        return decode(stored.image, f"{stored.key} ({self._reader.name_of(sample)})")
+        name = f"{stored.key} ({self._reader.name_of(sample)})"
+        return stored.upright(decode(stored.image, name))
 
     def evaluation_images(self, samples: Iterable[int], resolution: int) -> torch.Tensor:
         """Return real images to compare with: uint8 (B, 3, resolution, resolution).
@@ -201,7 +202,7 @@ def open_storage(manifest: Manifest, config: DataConfig) -> Storage:
         ConfigurationError: the cache is too small for a single shard.
         DataError: the cache's folder cannot be used.
     """
-    if not is_remote(manifest.location, "data.path"):
+    if not is_remote(manifest.server, "data.path"):
         return LocalStorage(manifest, config.retry_seconds, shards_kept(config.shuffle_window))
     server = Server(config.retry_seconds, config.connections)
     if config.remote_reads == "ranges":

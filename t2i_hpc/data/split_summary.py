@@ -16,8 +16,10 @@ import numpy as np
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import atomic_writer, size_text
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import IMAGE_FORMATS, VOCABULARY, Manifest
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS, Manifest
 from t2i_hpc.data.images import dimensions
+from t2i_hpc.data.inspection import reader_of, vocabulary_of
+from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import Reader
 
 SAMPLES = 10_000  # that are read unless another number is asked for
@@ -63,8 +65,8 @@ class SplitSummary:
         m, read = self.manifest, len(self.sides)
         formats = ", ".join(f"{count:,} {name}" for name, count in self.formats.most_common())
         yield (
-            f"{m.folder}: {m.sample_count:,} samples in {m.shard_count:,} shards, "
-            f"{size_text(self.bytes)} ({formats})"
+            f"{shown(m.location) or m.folder}: {m.sample_count:,} samples in {m.shard_count:,} "
+            f"shards, {size_text(self.bytes)} ({formats})"
         )
         yield f"stored as {m.stored}; vocabulary of {self.words:,} words"
         yield f"of {'all' if read == m.sample_count else f'{read:,}'} samples:"
@@ -100,7 +102,7 @@ def summarize(manifest: Manifest, most: int, advance: Callable[[int], None]) -> 
     Raises:
         DataError: a sample or the vocabulary is damaged.
     """
-    vocabulary = Vocabulary.load(manifest.folder.parent / VOCABULARY)
+    vocabulary = vocabulary_of(manifest)
     rows = [manifest.rows(shard.number) for shard in manifest.shards()]
     formats = Counter[str]()
     for table in rows:
@@ -110,7 +112,7 @@ def summarize(manifest: Manifest, most: int, advance: Callable[[int], None]) -> 
             formats[IMAGE_FORMATS[number]] += int(count)
     stored = sum(int(t["image_bytes"].sum() + t["json_bytes"].sum()) for t in rows)
     found = SplitSummary(manifest, vocabulary.size, stored, formats)
-    reader, count = Reader(manifest), min(most, manifest.sample_count)
+    reader, count = reader_of(manifest), min(most, manifest.sample_count)
     for place in range(count):
         _add(found, reader, place * manifest.sample_count // count, vocabulary)
         advance(1)

@@ -20,6 +20,7 @@ from t2i_hpc.data.format.manifest import (
     Manifest,
     checksum,
 )
+from t2i_hpc.data.images import Pixels, notes_of, to_srgb, turn
 from t2i_hpc.data.storage.local_shards import OPEN_FILES, LocalStorage, Storage
 
 _GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
@@ -35,6 +36,8 @@ class StoredSample:
         image_format: jpeg, png or webp.
         captions: one or more texts.
         class_id: class of the image; a running number where there are no classes.
+        orientation: that of EXIF, of an image in a tar of others; 0: it stands upright.
+        noted: whether its pixels have to be turned or converted after they are decoded.
     """
 
     key: str
@@ -42,6 +45,15 @@ class StoredSample:
     image_format: str
     captions: tuple[str, ...]
     class_id: int
+    orientation: int = 0
+    noted: bool = False
+
+    def upright(self, image: Pixels) -> Pixels:
+        """Return the decoded image as viewers show it: turned, and in the colors of sRGB."""
+        if not self.noted:
+            return image
+        notes = notes_of(self.image)
+        return to_srgb(turn(image, notes.orientation or self.orientation), notes.profile)
 
 
 class Reader:
@@ -55,7 +67,7 @@ class Reader:
 
     def __init__(self, manifest: Manifest, storage: Storage | None = None, window: int = 1) -> None:
         self._manifest, self._most = manifest, shards_kept(window)
-        self._storage = storage or LocalStorage(manifest)
+        self._storage: Storage = storage or LocalStorage(manifest)
         self._rows: OrderedDict[int, Index] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,10 +88,11 @@ class Reader:
         if checksum(image, text) != row.checksum:
             raise DataError(
                 f"{self.name_of(sample)} has changed since the manifest was written: copy that "
-                "shard again or build the split again"
+                f"shard again or {'index' if self._manifest.in_place else 'build'} the split again"
             )
         try:
-            return _parse(text, image, IMAGE_FORMATS[row.image_format])
+            missing = -1 - sample if self._manifest.in_place else None
+            return _parse(text, image, IMAGE_FORMATS[row.image_format], missing)
         except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(
                 f"{self.name_of(sample)} has an unreadable description "
@@ -105,6 +118,9 @@ class Reader:
 
     def _files(self, shard: int, row: _Row) -> tuple[bytes, bytes]:
         """Return image file and description, in one read where they are side by side."""
+        if self._manifest.in_place:
+            text = self._manifest.descriptions[row.json_offset :][: row.json_bytes].tobytes()
+            return self._storage.read(shard, row.image_offset, row.image_bytes), text
         begin = min(row.image_offset, row.json_offset)
         end = max(row.image_offset + row.image_bytes, row.json_offset + row.json_bytes)
         read = self._storage.read
@@ -127,14 +143,15 @@ class _Row(NamedTuple):
     image_format: int
 
 
-def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:
+def _parse(text: bytes, image: bytes, image_format: str, no_class: int | None) -> StoredSample:
+    """Return a sample; `no_class` is its class where none is given, which None refuses."""
     description = json.loads(text.decode())
     captions = description["captions"]
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
         raise TypeError("its captions are no list of texts")
     if not captions:
         raise ValueError("it has no caption")
-    class_id = int(description["class"])
+    class_id = int(description["class"] if no_class is None else description.get("class", no_class))
     if not -(1 << 63) <= class_id < 1 << 63:
         raise ValueError("its class has more than 64 bits")
     return StoredSample(
@@ -143,6 +160,8 @@ def _parse(text: bytes, image: bytes, image_format: str) -> StoredSample:
         image_format=image_format,
         captions=tuple(captions),
         class_id=class_id,
+        orientation=int(description.get("orientation", 0)),
+        noted=bool(description.get("noted")),
     )
 
 

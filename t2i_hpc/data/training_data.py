@@ -248,7 +248,7 @@ class IndexedBatches(BatchMaker):
     def _sample(self, plan: BatchPlan, row: int) -> tuple[StoredSample, Pixels]:
         sample, drawn = plan.samples[row], plan.draws[row]
         stored = self._split.sample(sample)
-        if self._crops is not None and stored.image_format == "jpeg":
+        if self._crops is not None and stored.image_format == "jpeg" and not stored.noted:
             where = self.load_size, self.resolution, drawn.down, drawn.across
             cut = self._crops.decode(stored.image, *where)
             if cut is not None:
@@ -258,7 +258,7 @@ class IndexedBatches(BatchMaker):
 
     def _whole(self, sample: int, stored: StoredSample) -> Pixels:
         try:
-            return decode(stored.image, stored.key, self._buffer)
+            return stored.upright(decode(stored.image, stored.key, self._buffer))
         except DataError:
             return self._split.decode(sample, stored)  # fails again, and names the shard
 

@@ -249,8 +249,9 @@ def _shards(request: TaskRequest) -> Plan:
     from t2i_hpc.data.build.split_writer import check_source
 
     config: ShardsConfig = request.config
-    folder, partitions = Path(config.output), request.cluster.build_partitions
-    if not config.output:
+    folder = Path(config.index or config.output)
+    partitions = request.cluster.build_partitions
+    if not (config.index or config.output):
         raise DataError("output= is missing: name the folder to write, e.g. shards/mine")
     if (folder / config.split).exists():
         raise DataError(

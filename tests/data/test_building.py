@@ -28,7 +28,7 @@ from t2i_hpc.data.build.split_writer import build_split, check_source
 from t2i_hpc.data.build.workspace import locked
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.format.tars import write_tar
-from t2i_hpc.data.inspection import verify_split
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import draw_image, make_image_folder
 
 IMAGES, EACH = 23, 3

@@ -20,8 +20,8 @@ from t2i_hpc.data.inspection import (
     only_split,
     place_of,
     splits_at,
-    verify_split,
 )
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import captions_of, draw_image, make_shards
 from tests.support.mutations import summed
 

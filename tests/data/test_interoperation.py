@@ -16,10 +16,10 @@ from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.tars import members_of
 from t2i_hpc.data.images import decode
-from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import indexed_loader
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import captions_of, image_bytes, make_shards
 
 COUNT = 13

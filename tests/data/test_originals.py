@@ -12,8 +12,8 @@ from PIL import Image
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.images import crop_box, decode
-from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.split import Split
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import draw_image, image_bytes, make_cub
 
 FORMS = ("JPEG", "PNG", "WEBP")

@@ -16,7 +16,7 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build import workspace
 from t2i_hpc.data.build.split_writer import build_partition, build_split, merge_split
 from t2i_hpc.data.build.workspace import Partition
-from t2i_hpc.data.inspection import verify_split
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import make_image_folder
 
 

@@ -13,8 +13,8 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.split_writer import build_partition, build_split, merge_split
 from t2i_hpc.data.images import encode
-from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.split import Split
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import draw_image, image_bytes, make_cub, make_image_folder
 
 

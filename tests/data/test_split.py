@@ -22,10 +22,10 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import Manifest
-from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.sampler import RankSlice, Sampler
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import indexed_loader
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import captions_of, draw_image, make_shards, vouch
 
 

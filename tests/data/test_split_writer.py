@@ -24,8 +24,8 @@ from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.images import encode
-from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.split import Split
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import (
     captions_of,
     draw_image,

@@ -17,8 +17,8 @@ from PIL import Image
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
-from t2i_hpc.data.inspection import verify_split
 from t2i_hpc.data.split import Split
+from t2i_hpc.data.verification import verify_split
 from tests.support.data import captions_of, draw_image, image_bytes, make_shards
 
 Members = list[tuple[str, bytes]]

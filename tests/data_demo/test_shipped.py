@@ -15,7 +15,7 @@ from t2i_hpc.common.files import resource
 from t2i_hpc.data.captions import Vocabulary, tokenize
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.images import decode
-from t2i_hpc.data.inspection import verify_split
+from t2i_hpc.data.verification import verify_split
 
 DEMO = resource("shards_demo")
 SPLITS = ("train", "test")

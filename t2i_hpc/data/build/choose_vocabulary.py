@@ -7,8 +7,9 @@ test captions together; made from the first split alone, a vocabulary lacks word
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
@@ -17,9 +18,12 @@ from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.sources.captions_files import FORMS, read_rows
 from t2i_hpc.data.build.sources.pickles import read_published
 from t2i_hpc.data.build.sources.sample import Texts
+from t2i_hpc.data.build.sources.webdataset_tars import captions_of_tar
 from t2i_hpc.data.captions import ASCII, UNICODE, Vocabulary
 from t2i_hpc.data.format.manifest import VOCABULARY
-from t2i_hpc.data.sidecars import Rules
+from t2i_hpc.data.sidecars import Rules, files_below
+
+_LOOKED_AT = 1 << 20  # captions, by which it is told whether a vocabulary fits them
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,46 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> 
         DataError: the folder has other words than those that are named, the captions are
             mostly of other words, or no caption has a word.
     """
+    texts = _TextsOf(samples)
+    vocabulary, name = present_vocabulary(config)
+    if vocabulary is None:
+        vocabulary = new_vocabulary(config, texts)
+    else:
+        refuse_foreign(vocabulary, texts, name)
+    return Choice(vocabulary, remarks_on(vocabulary, texts))
+
+
+class _TextsOf:
+    """The captions of samples, which are not copied."""
+
+    def __init__(self, samples: Sequence[SourceSample]) -> None:
+        self._samples = samples
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for one in self._samples if one.unfit is None for text in one.captions)
+
+
+def new_vocabulary(config: ShardsConfig, texts: Iterable[str]) -> Vocabulary:
+    """Number the words of captions as a configuration wants it.
+
+    Raises:
+        DataError: no word is frequent enough.
+    """
+    made = Vocabulary.from_captions(texts, config.letters, config.min_count, config.max_words)
+    if made.size == 1 and config.min_count > 1:
+        raise DataError(
+            f"no word of the captions is there min_count={config.min_count} times: lower it"
+        )
+    return made
+
+
+def present_vocabulary(config: ShardsConfig) -> tuple[Vocabulary | None, str]:
+    """Return the vocabulary that a split has before its captions are read, and where it is from.
+
+    Raises:
+        DataError: the folder has other words than those that are named, or bounds are given
+            for words that are numbered already.
+    """
     present = Path(config.output) / VOCABULARY
     kept = Vocabulary.load(present) if present.exists() else None
     named, name = _named(config)
@@ -45,21 +89,29 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> 
             f"{present} has other words than {name}: splits of one folder share one vocabulary, "
             "so write to another output= or delete that file"
         )
-    texts = [text for one in samples if one.unfit is None for text in one.captions]
     vocabulary = named or kept
     if vocabulary is None:
-        vocabulary = Vocabulary.from_captions(texts, config.letters)
-    elif config.letters == UNICODE and vocabulary.letters != UNICODE:
+        return None, ""
+    if config.letters == UNICODE and vocabulary.letters != UNICODE:
         raise DataError(
             f"{name or present} keeps the words of letters={vocabulary.letters}: write to another "
             f"output= with letters={UNICODE}"
         )
-    else:
-        _refuse_foreign(vocabulary, texts, name or str(present))
-    return Choice(vocabulary, _remarks(vocabulary, texts))
+    if config.max_words and vocabulary.size - 1 > config.max_words:
+        raise DataError(
+            f"max_words={config.max_words} is for a new vocabulary, and {name or present} has "
+            f"{vocabulary.size - 1:,} words: leave it out, or write to another output="
+        )
+    return vocabulary, name or str(present)
 
 
-def make_vocabulary(folder: Path, sources: Sequence[Path], letters: str = ASCII) -> Vocabulary:
+def make_vocabulary(
+    folder: Path,
+    sources: Sequence[Path],
+    letters: str = ASCII,
+    min_count: int = 1,
+    max_words: int = 0,
+) -> Vocabulary:
     """Number the words of captions and save them as the vocabulary of a folder.
 
     Args:
@@ -67,13 +119,15 @@ def make_vocabulary(folder: Path, sources: Sequence[Path], letters: str = ASCII)
         sources: captions files of any form that is read, or folders of .txt files (CUB's), in
             the order in which their words are numbered.
         letters: which letters make words, see :mod:`t2i_hpc.data.captions`.
+        min_count: leave out words that stand there less often.
+        max_words: take the most frequent words alone; 0: all.
 
     Raises:
         DataError: the folder has a vocabulary, or captions cannot be read or have no words.
     """
-    texts = [text for source in sources for text in _texts(source)]
-    vocabulary = Vocabulary.from_captions(texts, letters)
-    _remarks(vocabulary, texts)
+    texts = _TextsIn(sources)
+    vocabulary = Vocabulary.from_captions(texts, letters, min_count, max_words)
+    remarks_on(vocabulary, texts)
     return _save(vocabulary, folder)
 
 
@@ -97,14 +151,32 @@ def _save(vocabulary: Vocabulary, folder: Path) -> Vocabulary:
     return vocabulary
 
 
-def _texts(source: Path) -> list[str]:
-    if source.is_dir():
-        texts = Texts(source, Rules()).all()
-    else:
-        texts = [text for row in read_rows(source) for text in row.captions]
-    if not texts:
-        raise DataError(f"{source} holds no captions: name {FORMS}, or a folder of .txt files")
-    return texts
+class _TextsIn:
+    """The captions of several sources, one source in memory at a time."""
+
+    def __init__(self, sources: Sequence[Path]) -> None:
+        self._sources = sources
+
+    def __iter__(self) -> Iterator[str]:
+        for source in self._sources:
+            found = self._texts(source)
+            first = next(found, None)
+            if first is None:
+                raise DataError(
+                    f"{source} holds no captions: name {FORMS}, or a folder of .txt files or tars"
+                )
+            yield first
+            yield from found
+
+    def _texts(self, source: Path) -> Iterator[str]:
+        if not source.is_dir():
+            yield from (text for row in read_rows(source) for text in row.captions)
+            return
+        tars = [path for path in files_below(source) if path.suffix.lower() == ".tar"]
+        for tar in tars:
+            yield from captions_of_tar(tar)
+        if not tars:
+            yield from Texts(source, Rules()).all()
 
 
 def _named(config: ShardsConfig) -> tuple[Vocabulary | None, str]:
@@ -117,7 +189,13 @@ def _named(config: ShardsConfig) -> tuple[Vocabulary | None, str]:
     return None, ""
 
 
-def _refuse_foreign(vocabulary: Vocabulary, texts: Sequence[str], name: str) -> None:
+def refuse_foreign(vocabulary: Vocabulary, texts: Iterable[str], name: str) -> None:
+    """Refuse captions most of whose words are not in a vocabulary.
+
+    Raises:
+        DataError: they are of other words; `name` says where the vocabulary is from.
+    """
+    texts = [*islice(texts, _LOOKED_AT)]
     unknown = sum(len(vocabulary.unknown(text)) for text in texts)
     total = unknown + sum(len(vocabulary.encode(text)) for text in texts)
     if unknown > total / 2:
@@ -127,13 +205,17 @@ def _refuse_foreign(vocabulary: Vocabulary, texts: Sequence[str], name: str) -> 
         )
 
 
-def _remarks(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[str, ...]:
+def remarks_on(vocabulary: Vocabulary, texts: Iterable[str]) -> tuple[str, ...]:
     """Say how many captions have no word, which a training would read as no text at all.
 
     Raises:
         DataError: none of them has one.
     """
-    silent = [text for text in texts if not vocabulary.encode(text)]
+    count, silent, example = 0, 0, ""
+    for text in islice(texts, _LOOKED_AT):
+        count += 1
+        if not vocabulary.encode(text):
+            silent, example = silent + 1, example or text
     if not silent:
         return ()
     remedy = (
@@ -141,8 +223,8 @@ def _remarks(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[str, ...]:
         if vocabulary.letters == ASCII
         else ""
     )
-    shown = " ".join(silent[0].split())[:60]
-    of = f"{len(silent):,} of {len(texts):,} captions have no word of the vocabulary"
-    if len(silent) == len(texts):
+    shown = " ".join(example.split())[:60]
+    of = f"{silent:,} of {count:,} captions have no word of the vocabulary"
+    if silent == count:
         raise DataError(f"{of}, the first is {shown!r}: a training would read no text{remedy}")
     return (f"{of} and are read as empty text, the first is {shown!r}{remedy}",)

@@ -18,8 +18,23 @@ Settings = dict[str, str]
 
 def build(config: ShardsConfig) -> None:
     """Build one split, or a partition of one, and print what it holds."""
-    from t2i_hpc.data.build.split_writer import build_partition, build_splits
+    from t2i_hpc.data.build.split_writer import (
+        build_index,
+        build_index_partition,
+        build_partition,
+        build_splits,
+    )
 
+    if config.index and not config.partition:
+        say(build_index(config))
+        return
+    if config.index:
+        tars, target = build_index_partition(config), Path(config.index) / config.split
+        say(
+            f"{target}: partition {config.partition} is indexed, {len(tars):,} tars; after all of "
+            f"them: python -m t2i_hpc.shards merge {target}"
+        )
+        return
     output = Path(config.output)
     if not config.partition:
         for built in build_splits(config):
@@ -64,16 +79,21 @@ def vocabulary(folder: str, settings: Settings) -> None:
     say(f"{Path(folder) / 'vocabulary.json'}: {made.size:,} words")
 
 
-def verify(folder: str, _: Settings) -> None:
+def verify(folder: str, settings: Settings) -> None:
     """Read every split again and print that it is all right."""
     from t2i_hpc.common.terminal import progress
-    from t2i_hpc.data.inspection import splits_at, verify_split
+    from t2i_hpc.data.inspection import splits_at
+    from t2i_hpc.data.storage.retry import shown
+    from t2i_hpc.data.verification import verify_split
 
+    workers = _whole_number(settings.get("workers", "0"), "workers")
+    log = Path(settings["log"]) if "log" in settings else None
     for manifest in splits_at(folder, check_tars=False):
-        with progress(f"verify {manifest.folder}", manifest.sample_count, "samples") as advance:
-            verify_split(manifest, advance)
+        name = shown(manifest.location) or manifest.folder
+        with progress(f"verify {name}", manifest.sample_count, "samples") as advance:
+            verify_split(manifest, advance, workers, log)
         say(
-            f"{manifest.folder}: {manifest.sample_count:,} samples in "
+            f"{name}: {manifest.sample_count:,} samples in "
             f"{manifest.shard_count:,} shards: all right"
         )
 
@@ -90,7 +110,7 @@ def info(folder: str, settings: Settings) -> None:
     for manifest in splits_at(folder):
         most = manifest.sample_count if given == "all" else _whole_number(given, "samples")
         read = min(most, manifest.sample_count)
-        with progress(f"read {manifest.folder}", read, "samples") as advance:
+        with progress(f"read {manifest.location or manifest.folder}", read, "samples") as advance:
             summaries.append(summarize(manifest, most, advance))
     for number, summary in enumerate(summaries):
         say("\n".join([""] * bool(number) + list(summary.lines())))
@@ -127,7 +147,7 @@ def show(folder: str, settings: Settings) -> None:
         say(f"caption  {caption}")
     say(f"class    {place.sample.class_id}")
     say(f"size     {width} x {height} px, {place.sample.image_format}")
-    say(f"bytes    {len(place.sample.image):,} at offset {place.offset:,} of {place.shard}")
+    say(f"bytes    {len(place.sample.image):,} at offset {place.offset:,} of {place.name}")
     say(f"picture  {output}")
 
 
@@ -170,9 +190,10 @@ SUBCOMMANDS = {
         vocabulary,
     ),
     "verify": Subcommand(
-        "verify DIR",
-        "read all of a split, or of a folder of splits, again: hashes, index, images",
-        (),
+        "verify DIR [workers=4] [log=FILE]",
+        "read all of a split, or of a folder of splits, again: hashes, index, images; DIR may be\n"
+        "      an address; log= notes what is whole, and the same command resumes there",
+        ("workers", "log"),
         verify,
     ),
     "info": Subcommand(
@@ -232,6 +253,7 @@ def run_subcommand(name: str, folders: Sequence[str], others: Sequence[str]) -> 
 
 def _whole_number(text: str, key: str) -> int:
     advice = {"number": "count samples from 0", "samples": "write how many to read, or all"}
+    advice["workers"] = "write how many processes read"
     if not text.isdecimal() or (key == "samples" and int(text) == 0):
         raise ConfigurationError(f"{key}={text} is no whole number: {advice[key]}")
     return int(text)

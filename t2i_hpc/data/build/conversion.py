@@ -95,7 +95,8 @@ def _convert(content: bytes, sample: SourceSample, config: ShardsConfig) -> Stor
         image = crop_box(decoded, sample.box)
     else:
         image = turn(decoded, notes.orientation or sample.orientation)
-    _refuse_strip(image, sample.name)
+    height, width = image.shape[:2]
+    refuse_strip(width, height, sample.name)
     if is_verbatim(config) and image is decoded:
         return _stored(image, content, form)
     image = to_srgb(image, notes.profile)
@@ -119,8 +120,13 @@ def _form(content: bytes, name: str) -> str:
     return form
 
 
-def _refuse_strip(image: Pixels, name: str) -> None:
-    shorter, longer = sorted(image.shape[:2])
+def refuse_strip(width: int, height: int, name: str) -> None:
+    """Refuse an image without a square crop that shows anything.
+
+    Raises:
+        UnfitSample: it has no pixels, or is 32 times as long as it is wide.
+    """
+    shorter, longer = sorted((width, height))
     if not shorter:
         raise UnfitSample(
             "bounding box outside of its image",

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, write_text
@@ -32,6 +33,7 @@ from t2i_hpc.data.format.outline import MOST, OUTLINE
 
 REJECTED = "rejected.jsonl"
 _MOST_NAMED = 8  # partitions
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ def finish(workspace: Workspace, build: Build) -> BuiltSplit:
         DataError: shards are missing, too many images were rejected, or the folder's
             vocabulary has other words.
     """
-    records = _records(workspace, build)
+    records = records_of(workspace, build, record_of)
     rejected = [one for record in records for one in record.rejected]
     refuse_rejected(workspace, build, rejected)
     filled = [(source, record) for source, record in enumerate(records) if record.count]
     if not filled:
         raise DataError(f"none of the {build.samples:,} samples can be used: {_first(rejected)}")
     made = [_Made(source, number, record) for number, (source, record) in enumerate(filled)]
-    size = _publish_vocabulary(workspace)
+    size = publish_vocabulary(workspace)
     _write(workspace, build, made, rejected)
     _move_up(workspace, made)
     _clear(workspace, made, rejected)
@@ -132,7 +134,7 @@ def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejec
         if tars <= build.allowed_tars:
             return
         many = f"{tars:,} of {build.tars:,} tars are damaged and were", build.allowed_tars
-    write_text(workspace.rejected, _lines(rejected))
+    write_text(workspace.rejected, lines_of(rejected))
     kinds = Counter(one["kind"] for one in rejected)
     raise DataError(
         f"{many[0]} rejected, more than the {many[1]:,} of max_rejected={build.max_rejected:g} "
@@ -150,14 +152,20 @@ def _first(rejected: Sequence[Rejection]) -> str:
     return rejected[0]["reason"] if rejected else "there are none"
 
 
-def _lines(rejected: Sequence[Rejection]) -> str:
+def lines_of(rejected: Sequence[Rejection]) -> str:
+    """Return the list of rejected samples as it is written."""
     return "".join(json.dumps(one, sort_keys=True, ensure_ascii=False) + "\n" for one in rejected)
 
 
-def _records(workspace: Workspace, build: Build) -> list[ShardRecord]:
-    found = [
-        record_of(workspace, shard, identity) for shard, identity in enumerate(build.identities)
-    ]
+def records_of(
+    workspace: Workspace, build: Build, read: Callable[[Workspace, int, str], _Record | None]
+) -> list[_Record]:
+    """Return the records of all units of a build.
+
+    Raises:
+        DataError: some are not done; names the partitions that are to be built.
+    """
+    found = [read(workspace, number, identity) for number, identity in enumerate(build.identities)]
     missing = [shard for shard, record in enumerate(found) if record is None]
     if not missing:
         return [record for record in found if record is not None]
@@ -172,7 +180,7 @@ def _records(workspace: Workspace, build: Build) -> list[ShardRecord]:
     )
 
 
-def _publish_vocabulary(workspace: Workspace) -> int:
+def publish_vocabulary(workspace: Workspace) -> int:
     """Give the folder of splits its vocabulary, if it has none; return its number of words."""
     vocabulary = Vocabulary.load(workspace.vocabulary)
     place = workspace.target.parent / VOCABULARY
@@ -224,7 +232,7 @@ def _write(
         vocabulary=Vocabulary.load(workspace.vocabulary).sha256,
     ).save()
     if rejected:
-        write_text(workspace.split / REJECTED, _lines(rejected))
+        write_text(workspace.split / REJECTED, lines_of(rejected))
 
 
 def _shard(one: _Made) -> Shard:

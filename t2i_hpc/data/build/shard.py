@@ -87,6 +87,22 @@ class Task:
     build: Build
     workspace: Workspace
 
+    unit = "images"
+
+    @property
+    def title(self) -> str:
+        """What is built, for people."""
+        return f"{self.config.source}/{self.config.split}"
+
+    @property
+    def workers(self) -> int | None:
+        """How many processes are wanted."""
+        return self.config.workers
+
+    def amount(self, shard: int) -> int:
+        """Return how many samples a shard may hold."""
+        return len(self.numbers(shard))
+
     def numbers(self, shard: int) -> range:
         """Return which samples a shard holds."""
         return shard_numbers(shard, len(self.samples), self.config)

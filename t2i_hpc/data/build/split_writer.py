@@ -16,6 +16,13 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import choose_vocabulary
 from t2i_hpc.data.build.conversion import LOSSLESS, check_space, is_verbatim, storing
 from t2i_hpc.data.build.finish import BuiltSplit, finish, refuse_rejected, summed_up
+from t2i_hpc.data.build.finish_index import IndexedSplit, finish_index
+from t2i_hpc.data.build.index_in_place import (
+    check_index,
+    check_index_settings,
+    index_partition,
+    index_task,
+)
 from t2i_hpc.data.build.shard import (
     ShardRecord,
     Task,
@@ -91,12 +98,48 @@ def build_partition(config: ShardsConfig) -> list[range]:
         return _make(jobs, partition)
 
 
+def build_index(config: ShardsConfig) -> IndexedSplit:
+    """Index tars where they lie, see :mod:`t2i_hpc.data.build.index_in_place`.
+
+    Raises:
+        UserError: the tars cannot be read, too many samples cannot be used, the disk is full, or
+            the split is there already or being built.
+    """
+    workspace = _index_workspace(config)
+    with (
+        locked(workspace.lock, _busy(workspace.target)),
+        _vocabulary_settled(workspace),
+    ):
+        _refuse_existing(workspace.target)
+        index_partition(index_task(config, workspace), Partition())
+        return finish_index(workspace, _build_of(workspace))
+
+
+def build_index_partition(config: ShardsConfig) -> range:
+    """Index the tars of ``config.partition``; returns them.
+
+    Raises:
+        UserError: as :func:`build_index` does.
+    """
+    partition, workspace = Partition.parse(config.partition), _index_workspace(config)
+    with _partition_locked(workspace, partition):
+        return index_partition(index_task(config, workspace), partition)
+
+
+def _index_workspace(config: ShardsConfig) -> Workspace:
+    check_index_settings(config)
+    return _workspace(replace(config, output=config.index))
+
+
 def check_source(config: ShardsConfig) -> None:
     """Refuse a build that could not end well, without writing anything.
 
     Raises:
         DataError: the source cannot be read, or too many of its samples cannot be used.
     """
+    if config.index:
+        check_index(config)
+        return
     _check_settings(config)
     samples = SOURCES[config.source](config).samples
     unfit = [sample.unfit for sample in samples if sample.unfit is not None]
@@ -110,7 +153,7 @@ def check_source(config: ShardsConfig) -> None:
         )
 
 
-def merge_split(target: Path, max_rejected: float | None = None) -> BuiltSplit:
+def merge_split(target: Path, max_rejected: float | None = None) -> BuiltSplit | IndexedSplit:
     """Make a split of its partitions, all of which were made; the source is not needed.
 
     Args:
@@ -131,7 +174,13 @@ def merge_split(target: Path, max_rejected: float | None = None) -> BuiltSplit:
     _refuse_existing(target)
     making = f"partitions of {target} are being made: wait until they have ended"
     with locked(workspace.lock, making), _vocabulary_settled(workspace):
-        return _finish(workspace, max_rejected)
+        build = _build_of(workspace)
+        if not build.in_place:
+            return _finish(workspace, max_rejected)
+        if max_rejected is not None:
+            build = replace(build, max_rejected=max_rejected)
+        with disk_errors(workspace.folder):
+            return finish_index(workspace, build)
 
 
 def splits_to_merge(folder: Path) -> list[Path]:
@@ -206,6 +255,9 @@ def _check_settings(config: ShardsConfig) -> None:
                 f"{' or '.join(f'format={form}' for form in formats)}"
             )
     tars, plain = ("webdataset",), ("coco", "folder", "webdataset")
+    for key, given in (("urls", config.urls), ("check_images", config.check_images != "headers")):
+        if given:
+            raise DataError(f"{key}= belongs to index=, which leaves tars where they lie")
     for key, value, sources in (
         ("image_member", config.image_member, tars),
         ("caption_member", config.caption_member, tars),
@@ -366,10 +418,15 @@ def _refuse_all_rejected(task: Task, stop: TooManyRejected) -> None:
     refuse_rejected(task.workspace, task.build, rejected + stop.rejected)
 
 
-def _finish(workspace: Workspace, max_rejected: float | None) -> BuiltSplit:
+def _build_of(workspace: Workspace) -> Build:
     build = Build.load(workspace)
     if build is None:
         raise DataError(f"{workspace.folder} holds no build: delete it and build the split again")
+    return build
+
+
+def _finish(workspace: Workspace, max_rejected: float | None) -> BuiltSplit:
+    build = _build_of(workspace)
     if max_rejected is not None:
         build = replace(build, max_rejected=max_rejected)
     with disk_errors(workspace.folder):

@@ -16,13 +16,14 @@ from ctypes import c_uint64
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkProcess
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from t2i_hpc.common.errors import DataError, UserError
 from t2i_hpc.common.terminal import progress
-from t2i_hpc.data.build.shard import Rejection, Task, TooManyRejected
+from t2i_hpc.data.build.shard import Rejection, TooManyRejected
 
 _MOST_BY_DEFAULT = 8
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -57,25 +58,54 @@ class _Report:
     too_many: list[Rejection] = field(default_factory=list)
 
 
-def make_shards(task: Task, shards: Sequence[int], limit: Limit) -> None:
+class Made(Protocol):
+    """What is known of a unit of work that is done."""
+
+    @property
+    def rejected(self) -> Sequence[Rejection]:
+        """What was left out of it."""
+
+
+class Work(Protocol):
+    """Work in units that processes take in any order, each of which can be made again."""
+
+    @property
+    def title(self) -> str:
+        """What is done, for people."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted, e.g. "images"."""
+
+    @property
+    def workers(self) -> int | None:
+        """How many processes are wanted; None: one a core."""
+
+    def amount(self, number: int, /) -> int:
+        """Return how much a unit is."""
+
+    def make(self, number: int, advance: Callable[[int], None], /) -> Made:
+        """Do a unit and record that it is done; `advance` is told how much more is."""
+
+
+def make_shards(task: Work, shards: Sequence[int], limit: Limit) -> None:
     """Make some shards of a task, showing how many images are done.
 
     Raises:
         DataError: a file cannot be read, the disk is full, or a worker was killed.
         TooManyRejected: more images than allowed cannot be used.
     """
-    title = f"{task.config.source}/{task.config.split}"
-    total = sum(len(task.numbers(shard)) for shard in shards)
-    workers = min(_workers(task.config.workers), len(shards))
+    total = sum(task.amount(shard) for shard in shards)
+    workers = min(_workers(task.workers), len(shards))
     if workers <= 1:
-        with progress(title, total, "images") as advance:
+        with progress(task.title, total, task.unit) as advance:
             for shard in shards:
                 limit.add(len(task.make(shard, advance).rejected))
         return
     # Threads and fork do not go together, so the processes come before the bar.
     with (
         _started(task, shards, workers) as group,
-        progress(title, total, "images") as advance,
+        progress(task.title, total, task.unit) as advance,
     ):
         group.watch(limit, advance)
 
@@ -142,7 +172,7 @@ def _refuse_dead(code: int) -> None:
 
 
 @contextmanager
-def _started(task: Task, shards: Sequence[int], workers: int) -> Iterator[_Workers]:
+def _started(task: Work, shards: Sequence[int], workers: int) -> Iterator[_Workers]:
     shared = _FORK.RawArray(c_uint64, workers)
     counts = np.frombuffer(memoryview(shared).cast("B"), dtype=np.uint64)
     group = _Workers({}, counts)
@@ -160,7 +190,7 @@ def _started(task: Task, shards: Sequence[int], workers: int) -> Iterator[_Worke
 
 
 def _work(
-    task: Task,
+    task: Work,
     shards: Sequence[int],
     pipe: connection.Connection,
     count: npt.NDArray[np.uint64],

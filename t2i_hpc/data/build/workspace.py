@@ -99,6 +99,10 @@ class Workspace:
         """A shard's rows of the index."""
         return self.folder / f"{shard:06d}.rows"
 
+    def texts(self, shard: int) -> Path:
+        """The descriptions of a tar that is indexed in place."""
+        return self.folder / f"{shard:06d}.texts"
+
     @property
     def lock(self) -> Path:
         """The file that whoever works on this split locks."""
@@ -133,6 +137,9 @@ class Build:
         tars: number of tars of the source.
         remarks: what the user should know when the split is made.
         storing: how images are stored.
+        in_place: whether tars of others are indexed, each of which is a unit then.
+        letters, min_count, max_words: of a vocabulary that is made of the captions at the end.
+        filter: which samples were taken.
     """
 
     name: str
@@ -144,6 +151,11 @@ class Build:
     tars: int = 0
     remarks: list[str] = field(default_factory=list)
     storing: Storing = field(default_factory=Storing)
+    in_place: bool = False
+    letters: str = "ascii"
+    min_count: int = 1
+    max_words: int = 0
+    filter: str = ""
 
     @classmethod
     def load(cls, workspace: Workspace) -> Build | None:

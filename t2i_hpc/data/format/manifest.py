@@ -63,7 +63,11 @@ SHARD_ROW = np.dtype(
 Index = npt.NDArray[np.void]
 Numbers = npt.NDArray[np.int64]
 FORMAT = 3
-_READ = (2, 3)  # 2 names no vocabulary, and its shards are in the order that running trainings know
+IN_PLACE = 4  # an index of tars that lie elsewhere
+# 2 names no vocabulary, and its shards are in the order that running trainings know.
+_READ = (2, FORMAT, IN_PLACE)
+TARS = "tars.jsonl"  # in place: where each tar is, {"tar": path or address, …}
+DESCRIPTIONS = "descriptions.bin"  # in place: what shards have as <key>.json
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 IMAGE_FORMATS = tuple(SUFFIXES)
@@ -103,8 +107,8 @@ class Manifest:
         bytes: bytes of all tars.
         shards_sha256: SHA-256 of shards.npy.
         vocabulary: SHA-256 of the vocabulary that the split was built with; empty in format 2.
-        format: of manifest and order, 2 or 3.
-        location: folder or URL of the tars; empty: `folder`.
+        format: of manifest and order, 2 or 3; 4 of an index of tars where they lie.
+        location: folder or URL of the tars; empty: `folder`, or what the index says.
         storing: how the images were stored.
         outline: SHA-256 of the outline's content; empty: there is none.
     """
@@ -147,6 +151,11 @@ class Manifest:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{path} is damaged ({reason}); {REBUILD}") from error
+        if manifest.in_place and location:
+            raise DataError(
+                f"{location} is an index of tars where they lie, which is read from a folder: "
+                "copy it here, its tars may stay on their server"
+            )
         manifest._check_tables()
         if check_tars and not location:
             manifest._check_sizes()
@@ -187,7 +196,60 @@ class Manifest:
     @property
     def order(self) -> int:
         """Which order of shards the split has, for :class:`t2i_hpc.data.sampler.Sampler`."""
-        return self.format - 1
+        return min(self.format, FORMAT) - 1
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the tars are others', and only their index is in the folder."""
+        return self.format == IN_PLACE
+
+    @cached_property
+    def tars(self) -> list[str]:
+        """In place: path or address of each tar; no part of the identity, so tars may move.
+
+        Raises:
+            DataError: the list is missing or damaged.
+        """
+        path = self.folder / TARS
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+            found = [str(json.loads(line)["tar"]) for line in lines if line]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} cannot be read ({error}); {REBUILD}") from error
+        if len(found) != self.shard_count:
+            raise DataError(f"{path} has not one line for each of {self.shard_count:,} tars")
+        return found
+
+    @property
+    def server(self) -> str:
+        """The address of the tars, or of the first of them; empty: they are in folders here."""
+        if self.in_place:
+            return self.tars[0] if "://" in self.tars[0] else ""
+        return self.location if "://" in self.location else ""
+
+    def tar(self, number: int) -> str:
+        """Return the path of a shard that is in a folder here."""
+        if self.in_place:
+            return self.tars[number]
+        return str(Path(self.location or self.folder) / shard_name(number))
+
+    @cached_property
+    def descriptions(self) -> npt.NDArray[np.uint8]:
+        """In place: the memory-mapped descriptions, uint8 (bytes,).
+
+        Raises:
+            DataError: they are missing.
+        """
+        path = self.folder / DESCRIPTIONS
+        try:
+            return np.memmap(path, np.uint8, "r")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error}); {REBUILD}") from error
+
+    @property
+    def bytes_of_index(self) -> int:
+        """Bytes in the folder of an index in place."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def check_vocabulary(self, found: str, place: str) -> None:
         """Refuse another vocabulary than the split was built with.
@@ -210,6 +272,8 @@ class Manifest:
     def stored(self) -> str:
         """How the images are stored, in words."""
         how, scaled = self.storing, f"shorter side at most {self.size} px"
+        if self.in_place:
+            return "originals in the tars of others, turned and converted as they are read"
         if not how.encoding:
             return f"{self.image_format}, {scaled}; filter and quality unknown"
         if how.encoding == ORIGINAL:
@@ -244,7 +308,7 @@ class Manifest:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tables out: another process maps them itself."""
-        views = ("table", "index", "counts", "first")
+        views = ("table", "index", "counts", "first", "descriptions")
         return {name: value for name, value in self.__dict__.items() if name not in views}
 
     def shard(self, number: int) -> Shard:
@@ -273,7 +337,10 @@ class Manifest:
             )
         for file in ("image", "json"):
             starts, counts = rows[f"{file}_offset"], rows[f"{file}_bytes"].astype(np.uint64)
-            size = np.uint64(self.shard(number).bytes)
+            within = self.shard(number).bytes
+            if self.in_place and file == "json":
+                within = len(self.descriptions)
+            size = np.uint64(within)
             if ((starts > size) | (counts > size - starts)).any():
                 raise DataError(
                     f"{self.folder / INDEX} points out of {shard_name(number)}; {REBUILD}"
@@ -308,17 +375,20 @@ class Manifest:
             raise DataError(f"{path} contradicts {MANIFEST} in samples or bytes; {REBUILD}")
 
     def _check_sizes(self) -> None:
+        if self.server:  # a request each: they are compared when they are read
+            return
         step = -(-self.shard_count // _CHECKED)
         for number in range(0, self.shard_count, step):
-            path, size = self.folder / shard_name(number), int(self.table[number]["bytes"])
+            path, size = Path(self.tar(number)), int(self.table[number]["bytes"])
             try:
                 found = path.stat().st_size
             except OSError as error:
-                raise DataError(f"the shard {path} is missing; {REBUILD}") from error
+                advice = f"correct its path in {self.folder / TARS}" if self.in_place else REBUILD
+                raise DataError(f"the shard {path} is missing; {advice}") from error
             if found != size:
                 raise DataError(
                     f"the shard {path} has {found:,} bytes instead of {size:,}: it was cut or "
-                    f"changed; {REBUILD}"
+                    f"changed; {'index the tars again' if self.in_place else REBUILD}"
                 )
 
 

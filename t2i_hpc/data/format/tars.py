@@ -21,6 +21,7 @@ import os
 import re
 import stat
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -201,16 +202,24 @@ def scan(path: Path) -> Scan:
     found = Scan()
     try:
         with _opened(path) as tar:
-            if not tar.size:
-                raise DataError(f"{path} is an empty file: fetch or build it again")
-            for member in _walk(tar, found):
-                if not _folder(member):
-                    _take(member, path, found)
+            found.members.extend(members_in_order(tar, found))
     except OSError as error:
         found.problem = f"cannot read {path}: {error.strerror or error}"
-    except DataError as error:
+    except DataError as error:  # no file
         found.problem = str(error)
     return found
+
+
+def members_in_order(tar: OpenTar, found: Scan) -> Iterator[tarfile.TarInfo]:
+    """Give the plain files of a tar that others made; `found` is told what else there is."""
+    try:
+        if not tar.size:
+            raise DataError(f"{tar.path} is an empty file: fetch or build it again")
+        for member in _walk(tar, found):
+            if not _folder(member) and _is_taken(member, tar.path, found):
+                yield member
+    except DataError as error:
+        found.problem = str(error)
 
 
 def compression_of(path: Path) -> str:
@@ -231,37 +240,43 @@ def _compression(block: bytes) -> str:
     return next((name for mark, name in _COMPRESSED.items() if block.startswith(mark)), "")
 
 
-@dataclass(frozen=True)
-class _Tar:
-    path: Path
+@dataclass
+class OpenTar:
+    """A tar of `size` bytes, from which any bytes can be read."""
+
+    path: Path | str
     descriptor: int
     size: int
 
     def damaged(self, reason: str, offset: int) -> DataError:
+        """Return the error of a tar that is no whole tar."""
         return DataError(
             f"{self.path} is not a whole tar ({reason} at byte {offset:,}); copy or build it again"
         )
 
     def read(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes from `offset` on, fewer at the end."""
         return os.pread(self.descriptor, count, offset)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Tar]:
+def _opened(path: Path) -> Iterator[OpenTar]:
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataError(f"{path} is no file (a folder, pipe or device): name a tar")
     with path.open("rb") as stream:
-        yield _Tar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
+        yield OpenTar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 
-def _take(member: tarfile.TarInfo, path: Path, found: Scan) -> None:
+def _is_taken(member: tarfile.TarInfo, path: Path | str, found: Scan) -> bool:
     try:
-        found.members.append(_plain(member, path))
+        _plain(member, path)
     except DataError as error:
         found.unfit.append((ascii(member.name)[1:-1], str(error)))
+        return False
+    return True
 
 
-def _walk(tar: _Tar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
+def _walk(tar: OpenTar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
     """Give the members of a tar.
 
     Args:
@@ -297,7 +312,7 @@ def _walk(tar: _Tar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
         _check_end(tar, offset)
 
 
-def _header(tar: _Tar, offset: int, found: Scan | None) -> tarfile.TarInfo | None:
+def _header(tar: OpenTar, offset: int, found: Scan | None) -> tarfile.TarInfo | None:
     """Return the header at a block; None at the end."""
     block = tar.read(offset, _BLOCK)
     if found is not None and offset and not any(block) and tar.size - offset < 2 * _BLOCK:
@@ -306,7 +321,7 @@ def _header(tar: _Tar, offset: int, found: Scan | None) -> tarfile.TarInfo | Non
     if block == bytes(_BLOCK):
         return None
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return _plain_header(block) or tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError, OverflowError) as error:
         if not offset and (name := _compression(block)):
             raise DataError(
@@ -316,7 +331,27 @@ def _header(tar: _Tar, offset: int, found: Scan | None) -> tarfile.TarInfo | Non
         raise tar.damaged(str(error), offset) from error
 
 
-def _long_name(tar: _Tar, member: tarfile.TarInfo, start: int) -> str:
+def _plain_header(block: bytes) -> tarfile.TarInfo | None:
+    """Parse the header of a file with a short name, five times as fast as tarfile; None: it must.
+
+    The sum of a header's bytes is compared by way of Adler-32, which holds it modulo 65,521.
+    """
+    size, total = block[124:136].rstrip(b" \0"), block[148:156].rstrip(b" \0")
+    name = block[:100].partition(b"\0")[0]
+    plain = (
+        block[156:157] == tarfile.REGTYPE and block[257:262] == b"ustar" and len(block) == _BLOCK
+    )
+    if not (plain and not block[345] and size.isdigit() and total.isdigit() and name.isascii()):
+        return None
+    expected = int(total, 8) + sum(block[148:156]) - 8 * 32 + 1
+    if zlib.adler32(block) & 0xFFFF != expected % 65521:
+        return None
+    member = tarfile.TarInfo(name.decode())
+    member.size = int(size, 8)
+    return member
+
+
+def _long_name(tar: OpenTar, member: tarfile.TarInfo, start: int) -> str:
     """Return the name that an extended header gives to the next member; empty: none."""
     if member.size > _LONGEST_NAME:
         raise tar.damaged(f"a name of {member.size:,} bytes", start - _BLOCK)
@@ -338,7 +373,7 @@ def _long_name(tar: _Tar, member: tarfile.TarInfo, start: int) -> str:
     return records.get("path", "")
 
 
-def _check_global(tar: _Tar, member: tarfile.TarInfo, start: int) -> None:
+def _check_global(tar: OpenTar, member: tarfile.TarInfo, start: int) -> None:
     """Skip a header about all members, such as git's commit or a comment.
 
     Raises:
@@ -354,7 +389,7 @@ def _check_global(tar: _Tar, member: tarfile.TarInfo, start: int) -> None:
             )
 
 
-def _pax_records(tar: _Tar, content: bytes, start: int) -> dict[str, str]:
+def _pax_records(tar: OpenTar, content: bytes, start: int) -> dict[str, str]:
     """Parse lines such as ``18 path=some/name``, whose number is their length in bytes."""
     records: dict[str, str] = {}
     while content:
@@ -368,7 +403,7 @@ def _pax_records(tar: _Tar, content: bytes, start: int) -> dict[str, str]:
     return records
 
 
-def _check_end(tar: _Tar, offset: int) -> None:
+def _check_end(tar: OpenTar, offset: int) -> None:
     """Refuse a tar without its end mark of two empty blocks, or with anything after it."""
     rest = tar.size - offset
     if rest < 2 * _BLOCK:
@@ -384,8 +419,8 @@ def _folder(member: tarfile.TarInfo) -> bool:
     return member.isdir() and not member.size  # with a size, tools disagree where it ends
 
 
-def _plain(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
-    name = PurePosixPath(member.name)
+def _plain(member: tarfile.TarInfo, path: Path | str) -> tarfile.TarInfo:
+    parts = member.name.split("/")
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name.endswith("/"):
         raise DataError(f"{path} holds {member.name!r}, which is no plain file; build it again")
     if _UNFIT.search(member.name):
@@ -393,6 +428,6 @@ def _plain(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
             f"{path} holds {member.name!r}, a name with control characters or not in UTF-8; "
             "rename it and make the tar again"
         )
-    if name.is_absolute() or ".." in name.parts or not name.stem:
+    if not parts[0] or ".." in parts or parts[-1] == ".":
         raise DataError(f"{path} holds {member.name!r}, a path out of its folder; build it again")
     return member

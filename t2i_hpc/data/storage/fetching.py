@@ -139,6 +139,18 @@ class Server:
 
         return self._attempt(address, asked)
 
+    def stamp(self, address: str) -> tuple[int, str]:
+        """Return the length of a file in bytes, and what names its version; "": nothing does."""
+
+        def asked(seconds: float) -> tuple[int, str]:
+            found = {key.lower(): value for key, value in _call(address, "_info", seconds).items()}
+            if found["size"] is None:
+                raise IncompleteError("the server does not give its length")
+            names = (found.get(key) for key in ("etag", "lastmodified", "last-modified"))
+            return int(found["size"]), next((str(name) for name in names if name), "")
+
+        return self._attempt(address, asked)
+
     def _attempt(self, address: str, action: Callable[[float], _Result]) -> _Result:
         return self.retry.attempt(shown(address), action, _ADVICE)
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from t2i_hpc.data.format.manifest import REBUILD, Manifest, shard_name
+from t2i_hpc.data.format.manifest import REBUILD, Manifest
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 
 OPEN_FILES = 64
@@ -166,7 +166,7 @@ class LocalStorage:
 
     def name_of(self, shard: int) -> str:
         """Return the path of a shard."""
-        return str(Path(self._manifest.location or self._manifest.folder) / shard_name(shard))
+        return self._manifest.tar(shard)
 
     @cached_property
     def looks_ahead(self) -> bool:

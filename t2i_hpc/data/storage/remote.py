@@ -60,6 +60,8 @@ class RangedStorage:
         return True
 
     def _address(self, shard: int) -> str:
+        if self._manifest.in_place:
+            return self._manifest.tars[shard]
         return join(self._manifest.location, shard_name(shard))
 
 

@@ -37,9 +37,9 @@ from t2i_hpc.data.sidecars import (
 )
 
 DAMAGED_TAR = "damaged tar"
-_UNFIT_MEMBER = "member that is no plain file"
-_TWICE = "member that is there twice"
-_OUTSIZED = "outsized member"
+UNFIT_MEMBER = "member that is no plain file"
+TWICE = "member that is there twice"
+OUTSIZED = "outsized member"
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4", ".zip")
 _UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd --rm"}
 _Members = dict[str, tarfile.TarInfo]
@@ -57,11 +57,7 @@ def read_webdataset(config: ShardsConfig) -> SourceData:
     folder = folder_at(config.images, "images", "a folder of tars")
     if config.captions:
         raise DataError("captions= does not belong to source=webdataset: captions are in the tars")
-    files = files_below(folder)
-    _refuse_compressed(files, folder)
-    paths = [path for path in files if path.suffix.lower() == ".tar"]
-    if not paths:
-        raise DataError(f"{folder} has no .tar files: name the folder that holds the tars")
+    paths = tars_below(folder)
     rules = Rules(config.image_member, config.caption_member, config.caption_key)
     samples, without_end = list[SourceSample](), list[Path]()
     for path in paths:
@@ -75,6 +71,27 @@ def read_webdataset(config: ShardsConfig) -> SourceData:
             f"the first is {without_end[0]}"
         )
     return SourceData(numbered(samples), len(paths), tuple(remarks))
+
+
+def tars_below(folder: Path) -> list[Path]:
+    """Return the tars in a folder and its sub-folders, sorted by path.
+
+    Raises:
+        DataError: there are none, or some are compressed.
+    """
+    files = files_below(folder)
+    _refuse_compressed(files, folder)
+    paths = [path for path in files if path.suffix.lower() == ".tar"]
+    if not paths:
+        raise DataError(f"{folder} has no .tar files: name the folder that holds the tars")
+    return paths
+
+
+def captions_of_tar(path: Path) -> Iterator[str]:
+    """Give the captions of a tar's samples."""
+    for sample in _read_tar(path, path.parent, Rules(), []):
+        if sample.unfit is None:
+            yield from sample.captions
 
 
 def _refuse_compressed(files: list[Path], folder: Path) -> None:
@@ -115,7 +132,7 @@ def _read_tar(
             if is_sample([extension for extension, _ in members], rules):
                 yield _sample(f"{name}/{key}", members, path, stream, rules)
     for member, reason in found.unfit:
-        yield SourceSample(f"{name}/{member}", path, unfit=Unfit(_UNFIT_MEMBER, reason))
+        yield SourceSample(f"{name}/{member}", path, unfit=Unfit(UNFIT_MEMBER, reason))
     if found.problem:
         reason = f"{found.problem}; {len(samples):,} samples before that are taken"
         yield SourceSample(name, path, unfit=Unfit(DAMAGED_TAR, reason))
@@ -145,9 +162,9 @@ def _sample(
         members = _by_extension(found)
         image = members[image_of(members, rules)]
         texts = texts_of(members, rules)
-        _refuse_outsized(image, LARGEST_IMAGE)
+        refuse_outsized(image, LARGEST_IMAGE)
         for extension in texts:
-            _refuse_outsized(members[extension], LARGEST_TEXT)
+            refuse_outsized(members[extension], LARGEST_TEXT)
         given = described({name: _read(stream, members[name]) for name in texts}, rules, members)
     except UnfitSample as error:
         unfit = Unfit(error.kind, f"{path}, sample {key.rpartition('/')[2]}: {error.reason}")
@@ -162,15 +179,20 @@ def _by_extension(found: list[tuple[str, tarfile.TarInfo]]) -> _Members:
     members: _Members = {}
     for extension, member in found:
         if extension in members:
-            raise UnfitSample(_TWICE, f"it holds {member.name!r} twice: rename one")
+            raise UnfitSample(TWICE, f"it holds {member.name!r} twice: rename one")
         members[extension] = member
     return members
 
 
-def _refuse_outsized(member: tarfile.TarInfo, largest: int) -> None:
+def refuse_outsized(member: tarfile.TarInfo, largest: int) -> None:
+    """Refuse a member of more bytes than are read.
+
+    Raises:
+        UnfitSample: it is larger.
+    """
     if member.size > largest:
         raise UnfitSample(
-            _OUTSIZED,
+            OUTSIZED,
             f"{member.name!r} has {member.size:,} bytes, more than the {largest:,} that are read",
         )
 

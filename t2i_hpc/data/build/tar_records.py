@@ -1,0 +1,349 @@
+"""One tar that others made, read once from its first byte to its last: an index of its samples.
+
+For each sample that can be used there is a row (where its image is, a checksum of image and
+description) and the description that our own shards have as ``<key>.json``: key, captions, class,
+size, what the source says of the image. Nothing is copied but that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from t2i_hpc.common.errors import DataError
+from t2i_hpc.data.build.conversion import UNDECODABLE, refuse_strip
+from t2i_hpc.data.build.sample_filter import SampleFilter
+from t2i_hpc.data.build.sources.webdataset_tars import (
+    DAMAGED_TAR,
+    TWICE,
+    UNFIT_MEMBER,
+    refuse_outsized,
+)
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index
+from t2i_hpc.data.format.tar_stream import Advance, TarStream, UnansweredError
+from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Scan, members_in_order
+from t2i_hpc.data.images import (
+    IMAGE_FORMATS_OF_SUFFIX,
+    Notes,
+    check_any_image,
+    decode,
+    notes_of,
+    other_format,
+)
+from t2i_hpc.data.sidecars import (
+    NO_CLASS,
+    Rules,
+    UnfitSample,
+    described,
+    image_of,
+    is_sample,
+    split_name,
+    texts_of,
+)
+from t2i_hpc.data.storage.remote import Server, is_remote
+from t2i_hpc.data.storage.retry import shown
+
+Rejection = dict[str, str]
+# What stands before pixels that have EXIF or a profile; Pillow is asked only then.
+_NOTED = {
+    "jpeg": (b"Exif\0", b"ICC_PROFILE"),
+    "png": (b"eXIf", b"iCCP"),
+    "webp": (b"EXIF", b"ICCP", b"VP8X"),
+}
+_HEAD = 4096
+ALWAYS_SAID = ("width", "height", "captions")  # of each sample, for a filter
+TURNED = range(5, 9)  # orientations by which width and height change places
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tar as it was found.
+
+    Attributes:
+        tar: path or address.
+        name: what the keys of its samples begin with.
+        bytes: its size.
+        stamp: time of its last change in nanoseconds, or what a server names its version by.
+    """
+
+    tar: str
+    name: str
+    bytes: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which samples of a tar are taken: rules for members, a filter, whether images are decoded."""
+
+    rules: Rules
+    filter: SampleFilter | None = None
+    decodes: bool = False
+
+
+@dataclass
+class TarRecord:
+    """What is known of a tar that is indexed.
+
+    Attributes:
+        identity: what it follows from.
+        tar, bytes, stamp, sha256: of the tar.
+        count: samples.
+        text_bytes: of their descriptions.
+        smallest, largest: extremes of the shorter sides in pixels.
+        formats: how often each image format occurs.
+        filtered: samples that the filter left out.
+        said: names of what the source says of samples.
+        ended: whether the tar has an end mark.
+        rejected: what was left out and why.
+    """
+
+    identity: str
+    tar: str
+    bytes: int
+    stamp: str
+    sha256: str = ""
+    count: int = 0
+    text_bytes: int = 0
+    smallest: int = 0
+    largest: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
+    filtered: int = 0
+    said: list[str] = field(default_factory=list)
+    ended: bool = True
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """The index of a tar: rows with offsets into `texts`, and those descriptions."""
+
+    record: TarRecord
+    rows: Index
+    texts: bytes
+
+
+@contextmanager
+def opened(place: Place, server: Server, advance: Advance) -> Iterator[TarStream]:
+    """Open a tar in a folder or on a server.
+
+    Raises:
+        UnansweredError: it cannot be read, or changed since its place was taken.
+    """
+    if is_remote(place.tar, "urls"):
+        yield TarStream(
+            shown(place.tar),
+            place.bytes,
+            lambda offset, count: server.read_on(place.tar, offset, count),
+            advance,
+        )
+        return
+    try:
+        descriptor = os.open(place.tar, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnansweredError(f"cannot read {place.tar}: {error.strerror}") from error
+    try:
+        yield TarStream(
+            place.tar,
+            place.bytes,
+            lambda offset, count: os.pread(descriptor, count, offset),
+            advance,
+        )
+    finally:
+        os.close(descriptor)
+
+
+def index_place(
+    place: Place, identity: str, choice: Choice, server: Server, advance: Advance
+) -> Indexed:
+    """Read a tar and index its samples; `advance` is told how many bytes more are read.
+
+    Raises:
+        UnansweredError: it cannot be read, which says nothing of what it holds.
+    """
+    with opened(place, server, advance) as tar:
+        found, samples, last = Scan(), dict[str, list[_Member]](), ""
+        for member in members_in_order(tar, found):
+            last, extension = split_name(member.name)
+            if extension:
+                samples.setdefault(last, []).append(_held(member, extension, tar, choice))
+        sha256 = tar.sha256()
+    if found.problem:  # one sample may lack members
+        samples.pop(split_name(found.cut)[0] if found.cut else last, None)
+    record = TarRecord(identity, place.tar, place.bytes, place.stamp, sha256)
+    record.ended = found.ended or bool(found.problem)
+    rows, texts = _rows(samples, place, choice, record)
+    for name, reason in found.unfit:
+        record.rejected.append(_rejection(f"{place.name}/{name}", place, UNFIT_MEMBER, reason))
+    if found.problem:
+        reason = f"{found.problem}; {record.count:,} samples before that are taken"
+        record.rejected.append(_rejection(place.name, place, DAMAGED_TAR, reason))
+    return Indexed(record, rows, texts)
+
+
+def _rows(
+    samples: Mapping[str, Sequence[_Member]], place: Place, choice: Choice, record: TarRecord
+) -> tuple[Index, bytes]:
+    """Return the rows and descriptions of a tar's samples, and count them in its record."""
+    rows, texts, said = list[tuple[int, ...]](), list[bytes](), Counter[str]()
+    sides = list[int]()
+    for key, members in samples.items():
+        if not is_sample([member.extension for member in members], choice.rules):
+            continue
+        try:
+            row, text, side = _sample(key, members, place, choice, said)
+        except UnfitSample as unfit:
+            reason = f"{shown(place.tar)}, sample {key}: {unfit.reason}"
+            record.rejected.append(_rejection(f"{place.name}/{key}", place, unfit.kind, reason))
+        except _LeftOutError:
+            record.filtered += 1
+        else:
+            rows.append(row)
+            texts.append(text)
+            sides.append(side)
+    table = np.array(rows, dtype=ROW)
+    table["json_offset"][1:] = np.cumsum(table["json_bytes"][:-1], dtype=np.uint64)
+    record.count, record.text_bytes = len(rows), sum(map(len, texts))
+    record.said = sorted(said)
+    record.smallest, record.largest = min(sides, default=0), max(sides, default=0)
+    numbers, counts = np.unique(table["image_format"], return_counts=True)
+    record.formats = {
+        IMAGE_FORMATS[number]: count
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    }
+    return table, b"".join(texts)
+
+
+class _LeftOutError(Exception):
+    """The filter does not take a sample."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of a tar as far as it is kept: a text whole, of an image what a row needs."""
+
+    extension: str
+    name: str
+    offset: int
+    size: int
+    content: bytes = b""
+    image: _Image | None = None
+    unfit: UnfitSample | None = None
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What is kept of an image.
+
+    Attributes:
+        form, width, height: by its header.
+        begin: hash with which the checksum of its sample begins.
+        notes: what has to be done with its pixels.
+    """
+
+    form: str
+    width: int
+    height: int
+    begin: int
+    notes: Notes
+
+
+def _held(member: tarfile.TarInfo, extension: str, tar: TarStream, choice: Choice) -> _Member:
+    kept = _Member(extension, member.name, member.offset_data, member.size)
+    text = bool(texts_of([extension], choice.rules))
+    named = choice.rules.image.lower()
+    wanted = extension == named if named else f".{extension}" in IMAGE_FORMATS_OF_SUFFIX
+    if not (text or wanted):
+        return kept
+    try:
+        refuse_outsized(member, LARGEST_TEXT if text else LARGEST_IMAGE)
+        content = tar.read(member.offset_data, member.size)
+        if text:
+            return replace(kept, content=content)
+        return replace(kept, image=_image(content, member.name, choice.decodes))
+    except UnfitSample as unfit:
+        return replace(kept, unfit=unfit)
+
+
+def _image(content: bytes, name: str, decodes: bool) -> _Image:
+    if other := other_format(content):
+        raise UnfitSample(other, f"{name} is {other}, which is not read")
+    try:
+        form, width, height = check_any_image(content, name)
+        if decodes:
+            decode(content, name)
+    except (ValueError, DataError) as error:
+        raise UnfitSample(UNDECODABLE, f"{name} cannot be decoded ({error})") from error
+    head = content[:_HEAD]
+    notes = notes_of(content) if any(mark in head for mark in _NOTED[form]) else Notes()
+    return _Image(form, width, height, xxhash.xxh3_64_intdigest(content), notes)
+
+
+def _sample(
+    key: str, found: Sequence[_Member], place: Place, choice: Choice, said: Counter[str]
+) -> tuple[tuple[int, ...], bytes, int]:
+    """Return a sample's row, but for the place of its description, that, and its shorter side.
+
+    Raises:
+        UnfitSample: it cannot be used.
+        _LeftOutError: the filter does not take it.
+    """
+    members = {member.extension: member for member in found}
+    if len(members) < len(found):
+        raise UnfitSample(TWICE, "it holds a member twice: rename one")
+    of_image = members[image_of(members, choice.rules)]
+    texts = {name: members[name] for name in texts_of(members, choice.rules)}
+    for member in (of_image, *texts.values()):
+        if member.unfit is not None:
+            raise member.unfit
+    image = of_image.image
+    assert image is not None  # or else it would be unfit
+    contents = {name: member.content for name, member in texts.items()}
+    given = described(contents, choice.rules, members)
+    orientation = image.notes.orientation or given.orientation
+    width, height = image.width, image.height
+    if orientation in TURNED:
+        width, height = height, width
+    refuse_strip(width, height, of_image.name)
+    said.update(given.source.keys())
+    if choice.filter is not None:
+        values = {"width": width, "height": height, **given.source}
+        if not choice.filter(values | {"captions": given.captions}):
+            raise _LeftOutError
+    description: dict[str, Any] = {
+        "key": f"{place.name}/{key}",
+        "captions": list(given.captions),
+        "width": width,
+        "height": height,
+    }
+    if given.class_id != NO_CLASS:
+        description["class"] = given.class_id
+    if orientation > 1 or image.notes.profile:
+        description |= {"orientation": orientation, "noted": True}
+    if given.source:
+        description["source"] = given.source
+    text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
+    if len(text) > LARGEST_TEXT:
+        raise UnfitSample("outsized captions", f"its captions have {len(text):,} bytes")
+    row = {
+        "image_offset": of_image.offset,
+        "json_offset": 0,
+        "checksum": xxhash.xxh3_64_intdigest(text, seed=image.begin),
+        "image_bytes": of_image.size,
+        "json_bytes": len(text),
+        "image_format": IMAGE_FORMATS.index(image.form),
+    }
+    return tuple(row[name] for name in ROW.names or ()), text, min(width, height)
+
+
+def _rejection(key: str, place: Place, kind: str, reason: str) -> Rejection:
+    return {"key": key, "path": shown(place.tar), "kind": kind, "reason": reason}
