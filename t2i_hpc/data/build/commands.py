@@ -69,13 +69,19 @@ def vocabulary(folder: str, settings: Settings) -> None:
         *settings
     }:
         raise ConfigurationError("letters= is ascii or unicode, and belongs to captions=")
+    if "from" in settings and {"min_count", "max_words"} & {*settings}:
+        raise ConfigurationError("min_count= and max_words= belong to captions=")
     if "from" in settings:
         made = import_vocabulary(Path(folder), Path(settings["from"]))
     else:
         sources = [Path(name) for name in settings["captions"].split(",") if name]
         if not sources:
             raise ConfigurationError("captions= names no file: write captions=FILE,FILE,…")
-        made = make_vocabulary(Path(folder), sources, settings.get("letters", "ascii"))
+        bounds = (
+            _whole_number(settings.get("min_count", "1"), "min_count"),
+            _whole_number(settings.get("max_words", "0"), "max_words"),
+        )
+        made = make_vocabulary(Path(folder), sources, settings.get("letters", "ascii"), *bounds)
     say(f"{Path(folder) / 'vocabulary.json'}: {made.size:,} words")
 
 
@@ -181,12 +187,13 @@ SUBCOMMANDS = {
         merge,
     ),
     "vocabulary": Subcommand(
-        "vocabulary DIR captions=FILE,FILE,…|from=PICKLE [letters=unicode]",
+        "vocabulary DIR captions=FILE,FILE,…|from=PICKLE [letters=unicode] [min_count=5] "
+        "[max_words=30000]",
         "write DIR/vocabulary.json before the splits are built there: the words of captions in "
-        "their order\n      (captions files of any form that a build reads, folders of .txt), or "
-        "those of a published\n      captions.pickle; letters=unicode keeps those of every "
+        "their order\n      (captions files of any form that a build reads, folders of .txt, tars) "
+        "or those of a published\n      captions.pickle; letters=unicode keeps those of every "
         "language",
-        ("captions", "from", "letters"),
+        ("captions", "from", "letters", "min_count", "max_words"),
         vocabulary,
     ),
     "verify": Subcommand(
@@ -254,6 +261,7 @@ def run_subcommand(name: str, folders: Sequence[str], others: Sequence[str]) -> 
 def _whole_number(text: str, key: str) -> int:
     advice = {"number": "count samples from 0", "samples": "write how many to read, or all"}
     advice["workers"] = "write how many processes read"
+    advice |= dict.fromkeys(("min_count", "max_words"), "write how often, or how many")
     if not text.isdecimal() or (key == "samples" and int(text) == 0):
         raise ConfigurationError(f"{key}={text} is no whole number: {advice[key]}")
     return int(text)

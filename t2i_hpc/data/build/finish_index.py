@@ -28,8 +28,8 @@ from t2i_hpc.data.build.finish import (
     refuse_rejected,
     summed_up,
 )
-from t2i_hpc.data.build.sample_filter import SampleFilter
-from t2i_hpc.data.build.tar_records import ALWAYS_SAID, TarRecord
+from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter
+from t2i_hpc.data.build.tar_records import TarRecord
 from t2i_hpc.data.build.workspace import Build, Workspace
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import (

@@ -28,11 +28,10 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import present_vocabulary
 from t2i_hpc.data.build.finish import summed_up
 from t2i_hpc.data.build.finish_index import record_of_tar
-from t2i_hpc.data.build.sample_filter import SampleFilter
+from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter
 from t2i_hpc.data.build.sources.sample import folder_at
 from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR, tars_below
 from t2i_hpc.data.build.tar_records import (
-    ALWAYS_SAID,
     Choice,
     Indexed,
     Place,

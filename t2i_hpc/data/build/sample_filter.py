@@ -8,15 +8,19 @@ as is one of a text with a number.
 from __future__ import annotations
 
 import ast
+import contextlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
+from t2i_hpc.data.build.sources.sample import SourceSample
+from t2i_hpc.data.images import dimensions
 
 Values = Mapping[str, Any]
 _Term = Callable[[Values], Any]
 _NUMBERS = (bool, int, float)
+ALWAYS_SAID = ("width", "height", "captions")
 _MOST_NODES = 200
 _LARGEST = 1 << 63  # of a number that comes out
 _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
@@ -154,6 +158,32 @@ class SampleFilter:
                 return None
 
         return called
+
+
+def filtered(samples: Sequence[SourceSample], wanted: SampleFilter) -> list[SourceSample]:
+    """Return the samples that are taken; those that cannot be used stay, to be listed.
+
+    Headers of images are read only where width or height are asked for and not said.
+
+    Raises:
+        ConfigurationError: no sample says what is asked for.
+    """
+    found, said = list[SourceSample](), set[str]()
+    for sample in samples:
+        if sample.unfit is not None or wanted(_values(sample, wanted.names)):
+            found.append(sample)
+        said.update(sample.source or ())
+    wanted.check(said | {*ALWAYS_SAID})
+    return found
+
+
+def _values(sample: SourceSample, names: set[str]) -> Values:
+    values: dict[str, Any] = {"captions": sample.captions, **(sample.source or {})}
+    if names & {"width", "height"} - values.keys():
+        with contextlib.suppress(ValueError):  # damaged images are rejected later
+            _, width, height = dimensions(sample.read())
+            values = {"width": width, "height": height, **values}
+    return values
 
 
 def _is_so(action: Callable[[Any, Any], Any], one: Any, other: Any) -> bool:

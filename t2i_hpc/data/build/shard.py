@@ -36,7 +36,7 @@ from t2i_hpc.data.format.manifest import FORMAT, ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
 from t2i_hpc.data.sidecars import UnfitSample
 
-_BUILD = 2  # raise it when the same samples and settings come to give other bytes
+_BUILD = 3  # raise it when the same samples and settings come to give other bytes
 _DIGITS = 32
 _UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 64
@@ -165,6 +165,8 @@ class Task:
             "width": image.width,
             "height": image.height,
         }
+        if sample.source:
+            description["source"] = dict(sample.source)
         _refuse_outsized(sample, image, description)
         small = not is_verbatim(self.config) and image.side < self.config.size
         record.add(image, small)
@@ -267,6 +269,7 @@ def _described(sample: SourceSample, root: Path, state: Any) -> list[Any]:
         sample.box and list(sample.box),
         packed,
         sample.orientation,
+        sample.source,
         [sample.unfit.kind, sample.unfit.reason] if sample.unfit else state(sample.path),
     ]
 

@@ -23,6 +23,7 @@ from t2i_hpc.data.build.index_in_place import (
     index_partition,
     index_task,
 )
+from t2i_hpc.data.build.sample_filter import SampleFilter, filtered
 from t2i_hpc.data.build.shard import (
     ShardRecord,
     Task,
@@ -221,6 +222,20 @@ class _Job:
             )
         return found[: self.config.limit]
 
+    def taken(self, source: SourceData) -> tuple[list[SourceSample], tuple[str, ...]]:
+        """Return the samples that the filter takes, and what is to be said of the others.
+
+        Raises:
+            UserError: it is no expression, or asks what no sample says.
+        """
+        samples = self.samples(source)
+        if not self.config.filter:
+            return samples, ()
+        found = filtered(samples, SampleFilter(self.config.filter))
+        if not any(one.unfit is None for one in found):
+            raise DataError(f"filter={self.config.filter} leaves out all {len(samples):,} samples")
+        return found, (f"{len(samples) - len(found):,} left out by filter=",)
+
 
 def _hash(key: str) -> int:
     """Return 64 bits that follow from a sample's key alone."""
@@ -246,6 +261,8 @@ def _check_settings(config: ShardsConfig) -> None:
     Raises:
         DataError: names the first of them.
     """
+    if config.filter:
+        SampleFilter(config.filter)  # is one
     default = ShardsConfig()
     for key, formats in (("size", _SCALED), ("quality", _LOSSY)):
         value = getattr(config, key)
@@ -382,7 +399,8 @@ def _printable(sample: SourceSample) -> SourceSample:
 
 
 def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
-    config, samples = job.config, [_printable(sample) for sample in job.samples(source)]
+    config, (taken, left_out) = job.config, job.taken(source)
+    samples = [_printable(sample) for sample in taken]
     build = Build(
         name=config.name or config.source,
         split=job.workspace.target.name,
@@ -391,7 +409,7 @@ def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
         max_rejected=config.max_rejected,
         identities=identities(samples, config),
         tars=source.tars,
-        remarks=[*source.remarks, *remarks],
+        remarks=[*source.remarks, *left_out, *remarks],
         storing=storing(config),
     )
     return Task(config, samples, build, job.workspace)

@@ -60,7 +60,6 @@ _NOTED = {
     "webp": (b"EXIF", b"ICCP", b"VP8X"),
 }
 _HEAD = 4096
-ALWAYS_SAID = ("width", "height", "captions")  # of each sample, for a filter
 TURNED = range(5, 9)  # orientations by which width and height change places
 
 

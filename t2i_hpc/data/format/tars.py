@@ -50,6 +50,9 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
 }
+# Mode, owner, group, size, time and sum of a header as GNU tar and Python write them; no device.
+_NUMBERS = re.compile(rb"(?:[0-7]{7}\0){3}([0-7]{11})\0[0-7]{11}\0([0-7]{6})\0 ")
+_NO_DEVICE = (bytes(17), b"0000000\0" * 2 + b"\0")
 _FORMAT_OF_SUFFIX = {suffix: form for form, suffix in SUFFIXES.items()}
 
 
@@ -336,18 +339,15 @@ def _plain_header(block: bytes) -> tarfile.TarInfo | None:
 
     The sum of a header's bytes is compared by way of Adler-32, which holds it modulo 65,521.
     """
-    size, total = block[124:136].rstrip(b" \0"), block[148:156].rstrip(b" \0")
-    name = block[:100].partition(b"\0")[0]
-    plain = (
-        block[156:157] == tarfile.REGTYPE and block[257:262] == b"ustar" and len(block) == _BLOCK
-    )
-    if not (plain and not block[345] and size.isdigit() and total.isdigit() and name.isascii()):
+    name, numbers = block[:100].partition(b"\0")[0], _NUMBERS.fullmatch(block, 100, 156)
+    plain = block[156:157] == tarfile.REGTYPE and block[257:262] == b"ustar"
+    if not (numbers and plain and block[329:346] in _NO_DEVICE and name.isascii()):
         return None
-    expected = int(total, 8) + sum(block[148:156]) - 8 * 32 + 1
+    expected = int(numbers[2], 8) + sum(block[148:156]) - 8 * 32 + 1
     if zlib.adler32(block) & 0xFFFF != expected % 65521:
         return None
     member = tarfile.TarInfo(name.decode())
-    member.size = int(size, 8)
+    member.size = int(numbers[1], 8)
     return member
 
 

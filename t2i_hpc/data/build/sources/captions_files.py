@@ -17,7 +17,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,8 +31,10 @@ from t2i_hpc.data.sidecars import (
     NO_CAPTION,
     NO_CLASS,
     NO_IMAGE,
+    Value,
     captions_in,
     lines_of,
+    source_in,
 )
 
 FORMS = (
@@ -74,6 +76,7 @@ class Row:
         where: what says it, for messages.
         split: the split that it names, or "".
         inside: a folder in which the image may also be, as Karpathy's files name it.
+        source: what else is said of the image.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Row:
     class_name: str = ""
     split: str = ""
     inside: str = ""
+    source: Mapping[str, Value] = field(default_factory=dict)
 
 
 def read_rows(path: Path, key: str = "") -> list[Row]:
@@ -159,7 +163,8 @@ def _sample(row: Row, folder: Path, keys_have_suffixes: bool) -> SourceSample:
     if not row.captions and not unfit:
         unfit = Unfit(NO_CAPTION, f"{row.where} has no caption for {row.name} ({NAMES})")
     key = row.name if keys_have_suffixes else str(PurePosixPath(row.name).with_suffix(""))
-    return SourceSample(key, path, row.captions, row.class_id, unfit=unfit)
+    given = row.source or None
+    return SourceSample(key, path, row.captions, row.class_id, unfit=unfit, source=given)
 
 
 # --- JSON
@@ -233,6 +238,7 @@ def _row(found: object, where: str, key: str) -> Row:
         class_name=class_name,
         split=split if isinstance(split, str) else "",
         inside=folder if isinstance(folder, str) else "",
+        source=source_in(content, (*IMAGE_KEYS, "split", key.lower())),
     )
 
 
@@ -336,7 +342,17 @@ def _table_row(header: list[str], place: int, cells: list[str], path: Path, key:
     if len(cells) != len(header):
         return Row("", (), f"{where} has {len(cells)} columns instead of {len(header)} and")
     row = _row(dict(zip(header, map(_value, cells), strict=True)), where, key)
-    return replace(row, name=re.sub(r"#[0-9a-z]+$", "", row.name))
+    source = {name: _number(value) for name, value in row.source.items() if value != ""}
+    return replace(row, name=re.sub(r"#[0-9a-z]+$", "", row.name), source=source)
+
+
+def _number(value: Value) -> Value:
+    """Return the number that a cell of a text table holds, or else its text."""
+    text = str(value)
+    try:
+        return int(text) if re.fullmatch(r"-?\d{1,18}", text) else float(text)
+    except ValueError:
+        return value
 
 
 def _value(cell: str) -> object:

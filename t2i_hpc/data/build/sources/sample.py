@@ -11,7 +11,7 @@ of texts, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +24,7 @@ from t2i_hpc.data.sidecars import (
     Description,
     Rules,
     UnfitSample,
+    Value,
     decode_text,
     described,
     files_below,
@@ -50,6 +51,7 @@ class SourceSample:
         packed: where the image is in a tar.
         orientation: that of EXIF, from the description beside the image; 0: none is given.
         unfit: why the sample cannot be used; it is then only listed.
+        source: what else is said of the image: url, licence, sizes, scores.
     """
 
     key: str
@@ -60,6 +62,7 @@ class SourceSample:
     packed: Packed | None = None
     orientation: int = 0
     unfit: Unfit | None = None
+    source: Mapping[str, Value] | None = None
 
     @property
     def name(self) -> str:
@@ -214,7 +217,13 @@ def read_listed(images: Path, texts: Texts, keys: Sequence[str]) -> list[SourceS
 
 def _sample(key: str, path: Path, given: Description, unfit: Unfit | None) -> SourceSample:
     return SourceSample(
-        key, path, given.captions, given.class_id, orientation=given.orientation, unfit=unfit
+        key,
+        path,
+        given.captions,
+        given.class_id,
+        orientation=given.orientation,
+        unfit=unfit,
+        source=given.source or None,
     )
 
 

@@ -171,7 +171,13 @@ def _sample(
         return SourceSample(key, path, unfit=unfit)
     packed = Packed(image.offset_data, image.size)
     return SourceSample(
-        key, path, given.captions, given.class_id, packed=packed, orientation=given.orientation
+        key,
+        path,
+        given.captions,
+        given.class_id,
+        packed=packed,
+        orientation=given.orientation,
+        source=given.source or None,
     )
 
 
