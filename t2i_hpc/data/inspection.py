@@ -29,7 +29,7 @@ from t2i_hpc.data.format.manifest import (
 from t2i_hpc.data.format.tars import LARGEST_TEXT
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, decode, encode
 from t2i_hpc.data.split import Split, local_folder, open_storage, open_vocabulary
-from t2i_hpc.data.storage.remote import Server, is_remote, join
+from t2i_hpc.data.storage.fetching import Server, is_remote, join
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import Reader, StoredSample
 

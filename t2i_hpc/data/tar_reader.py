@@ -67,7 +67,7 @@ class Reader:
 
     def __init__(self, manifest: Manifest, storage: Storage | None = None, window: int = 1) -> None:
         self._manifest, self._most = manifest, shards_kept(window)
-        self._storage: Storage = storage or LocalStorage(manifest)
+        self._storage = storage or LocalStorage(manifest)
         self._rows: OrderedDict[int, Index] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ each process fetches one shard at a time, into a temporary file.
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -37,9 +36,9 @@ from t2i_hpc.data.format.manifest import (
 )
 from t2i_hpc.data.format.tars import index_tar, sample_names
 from t2i_hpc.data.images import Pixels, decode
-from t2i_hpc.data.storage.local_shards import is_permanent_here, read_whole
-from t2i_hpc.data.storage.remote import BLOCK, Server, join
-from t2i_hpc.data.storage.retry import RetryPolicy, shown
+from t2i_hpc.data.storage.fetching import BLOCK, Server, join
+from t2i_hpc.data.storage.local_shards import LocalStorage
+from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import Reader
 
 _LISTED = 20  # problems
@@ -172,7 +171,7 @@ def check_shard(
     name = _address(manifest, number) or manifest.tar(number)
     try:
         with _here(manifest, shard) as path:
-            reader = Reader(manifest, _OneTar(path))
+            reader = Reader(manifest, _OneTar(manifest, path))
             for problem in _problems_of_shard(manifest, shard, reader, found, advance):
                 found.problems.append(problem.replace(str(path), shown(name)))
     except DataError as error:
@@ -248,34 +247,16 @@ def _remedy(manifest: Manifest) -> str:
 # --- where a shard is
 
 
-class _OneTar:
+class _OneTar(LocalStorage):
     """Reads from one tar here, whichever shard is asked for."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self.retry = path, RetryPolicy(0.0)
+    def __init__(self, manifest: Manifest, path: Path) -> None:
+        super().__init__(manifest)
+        self._path = path
 
-    def read(self, _: int, offset: int, count: int) -> bytes:
-        """Return exactly `count` bytes."""
-        return self.retry.attempt(
-            str(self._path),
-            lambda _: self._read(offset, count),
-            REBUILD,
-            is_permanent_here,
-        )
-
-    def forget(self, _: int) -> None:
-        """Nothing is kept."""
-
-    def name_of(self, _: int) -> str:
+    def name_of(self, shard: int) -> str:
         """Return its path."""
         return str(self._path)
-
-    def _read(self, offset: int, count: int) -> bytes:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return read_whole(descriptor, offset, count)
-        finally:
-            os.close(descriptor)
 
 
 def _address(manifest: Manifest, number: int) -> str:

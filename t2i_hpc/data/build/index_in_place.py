@@ -42,7 +42,7 @@ from t2i_hpc.data.build.workers import Limit, make_shards
 from t2i_hpc.data.build.workspace import Build, Partition, Workspace, disk_errors
 from t2i_hpc.data.format.manifest import ORIGINAL, Storing
 from t2i_hpc.data.sidecars import Rules
-from t2i_hpc.data.storage.remote import Server, is_remote
+from t2i_hpc.data.storage.fetching import Server, is_remote
 from t2i_hpc.data.storage.retry import shown
 
 _LOG = logging.getLogger(__name__)

@@ -49,7 +49,7 @@ from t2i_hpc.data.sidecars import (
     split_name,
     texts_of,
 )
-from t2i_hpc.data.storage.remote import Server, is_remote
+from t2i_hpc.data.storage.fetching import Server, is_remote
 from t2i_hpc.data.storage.retry import shown
 
 Rejection = dict[str, str]

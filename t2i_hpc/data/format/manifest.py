@@ -151,11 +151,6 @@ class Manifest:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{path} is damaged ({reason}); {REBUILD}") from error
-        if manifest.in_place and location:
-            raise DataError(
-                f"{location} is an index of tars where they lie, which is read from a folder: "
-                "copy it here, its tars may stay on their server"
-            )
         manifest._check_tables()
         if check_tars and not location:
             manifest._check_sizes()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, write_bytes
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import (
+    IN_PLACE,
     INDEX,
     MANIFEST,
     REBUILD,
@@ -211,6 +213,11 @@ def fetch_manifest(address: str, server: Server, cache: Cache) -> Manifest:
         DataError: it cannot be had or is damaged.
     """
     content = server.json(join(address, MANIFEST))
+    if json.loads(content).get("format") == IN_PLACE:
+        raise DataError(
+            f"{shown(address)} is an index of tars where they lie, which is read from a folder: "
+            "copy it here, its tars may stay on their server"
+        )
     digest = hashlib.sha256(content).hexdigest()
     folder = cache.folder / "tables" / digest
     with cache.locked(digest) as heartbeat:
