@@ -177,6 +177,12 @@ class OptimizerConfig:
 
     generator_learning_rate: float = setting(1e-4, "Adam's learning rate", minimum=0.0)
     discriminator_learning_rate: float = setting(4e-4, "Adam's learning rate", minimum=0.0)
+    scale: float = setting(
+        1.0,
+        "factor of both learning rates, whatever a paper's are; size= sets it",
+        minimum=1e-6,
+        neutral=1.0,
+    )
     beta1: float = setting(0.0, "Adam's β₁", minimum=0.0, maximum=0.9999)
     beta2: float = setting(0.9, "Adam's β₂", minimum=0.0, maximum=0.99999)
 

@@ -331,7 +331,7 @@ TASK_SCHEMAS: dict[str, type[Any]] = {
 _TRAINING = {"data": "demo", "system": "ssa_gan", "engine": "ddp", "experiment": None}
 TASK_GROUPS: dict[str, dict[str, str | None]] = {
     **{task: {} for task in TASK_SCHEMAS},
-    "train": _TRAINING,
+    "train": {**_TRAINING, "size": None},  # after the experiment, whose sizes it replaces
     "pretrain": {**_TRAINING, "system": "damsm"},
     "evaluate": {"evaluation": "default"},
     "launch": {"cluster": "local"},

@@ -284,8 +284,8 @@ class GAN:
     def _optimizers(self, text: TextEncoderConfig) -> dict[str, OptimizerSettings]:
         config = self.config.optimizer
         betas = (config.beta1, config.beta2)
-        rates = dict.fromkeys(self.trainable, config.discriminator_learning_rate)
-        rates |= {"generator": config.generator_learning_rate}
+        rates = dict.fromkeys(self.trainable, config.scale * config.discriminator_learning_rate)
+        rates |= {"generator": config.scale * config.generator_learning_rate}
         settings = {name: OptimizerSettings(rate, betas) for name, rate in rates.items()}
         if self.trains_encoders:
             heads = OptimizerSettings(text.learning_rate, betas)

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.compose import compose_config, group_choices
 from t2i_hpc.config.fields import identity
+from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.systems import outline_system
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
@@ -51,6 +54,28 @@ def test_runs_from_before_the_parts_had_names_keep_their_identity(name: str) -> 
     later = {"discriminator_schedule", "penalty_norm"} if name == "df_gan" else set()
     assert not kept & {*NEW[:3], *later}
     assert ("truncation" in kept) == (name == "df_gan")
+
+
+@pytest.mark.parametrize("name", ["df_gan", "attn_gan"])
+def test_a_size_sets_widths_batch_and_rates_of_any_gan(name: str) -> None:
+    found = []
+    for size in group_choices("size"):
+        words = [f"system={name}", f"size={size}", "system.noise_width=7"]
+        config: Any = compose_config("train", words, TrainConfig)
+        system = config.system
+        assert system.generator_width == system.discriminator_width
+        found.append((size, system.generator_width, config.engine.batch_size))
+        rate = outline(system).optimizers["generator"].learning_rate
+        assert rate == system.optimizer.scale * system.optimizer.generator_learning_rate
+    assert found == [("base", 32, 32), ("large", 64, 96), ("small", 16, 24)]
+    experiment: Any = compose_config("train", ["experiment=demo", "size=base"], TrainConfig)
+    assert (experiment.system.generator_width, experiment.engine.batch_size) == (32, 32)
+
+
+def outline(config: Any) -> Any:
+    if hasattr(config, "damsm"):
+        config.damsm.weight = 0.0
+    return outline_system(config, 20)
 
 
 def test_r1_and_r2_are_the_squares_of_gradients_by_the_image() -> None:
