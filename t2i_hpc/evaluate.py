@@ -36,7 +36,8 @@ def evaluate(config: EvaluateConfig) -> None:
 COMMAND = Command(
     "evaluate",
     "Scores a run's generator, or a folder of images, against real ones, in shards if wanted:\n"
-    "FID, Inception score, KID, precision and recall, R-precision, CLIP score.",
+    "FID, Inception score, KID, MIND, CMMD, precision and recall, density and coverage,\n"
+    "memorization, diversity, R-precision, CLIP score.",
     EvaluateConfig,
     evaluate,
     (

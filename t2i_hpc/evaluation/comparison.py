@@ -216,9 +216,9 @@ class Comparison:
         Raises:
             EvaluationError: shards are missing or do not fit together.
         """
-        values, used = self._measure()
+        measured, values, used = self._measure()
         if self.others:
-            further = [other._measure() for other in self.others]
+            further = [other._measure()[1:] for other in self.others]
             values = over_seeds([values, *(each for each, _ in further)])
             used = sorted_once([*used, *(one for _, each in further for one in each)])
         protocol = dataclasses.replace(self.protocol, seeds=1 + len(self.others))
@@ -236,13 +236,15 @@ class Comparison:
         ]
         for row in rows:
             record_score(self.output, row)
+        with exact_inference():  # after the scores, which are there whatever becomes of pictures
+            self._save_pictures(measured)
         for saved in (one.saved for one in (self, *self.others)):
             if saved:
                 saved.gather()
         return rows
 
-    def _measure(self) -> tuple[list[Value], list[Mapping[str, str]]]:
-        """Merge all shards of one seed; return its scores and what the images went through."""
+    def _measure(self) -> tuple[Measured, list[Value], list[Mapping[str, str]]]:
+        """Merge all shards of one seed; return also its scores and what the images went through."""
         sets = {each.target.image_set: merged(each, self.sharding) for each in self.image_sets}
         measured = Measured(
             sets["generated"],
@@ -256,11 +258,11 @@ class Comparison:
         )
         with exact_inference():
             values = measure(self.metrics, measured)
-            self._save_pictures(measured)
         if "real" in sets:
             real = self._real_distance(sets["real"])
             values = [dataclasses.replace(v, real=real) if v.kind == "fid" else v for v in values]
-        return values, sorted_once(one for each in sets.values() for one in each.made_with)
+        used = sorted_once(one for each in sets.values() for one in each.made_with)
+        return measured, values, used
 
     def _real_distance(self, real: MergedStatistics) -> float | None:
         """Return what real images get, None where they were summed up without their halves."""

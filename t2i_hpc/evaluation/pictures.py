@@ -44,12 +44,12 @@ class Made:
     images_of: ImagesOf
     caption_of: Callable[[int], str]
 
-    def image(self, number: int) -> Tensor:
-        """Return an image, uint8 (3, R, R), on the CPU.
+    def images(self, first: int, count: int = 1) -> list[Tensor]:
+        """Return images, uint8 (3, R, R) each, on the CPU.
 
-        It is made without the other images of its batch, so its last bits may be others.
+        They are made without the other images of their batch, so their last bits may be others.
         """
-        return self.images_of(range(number, number + 1))[0].cpu()
+        return list(self.images_of(range(first, first + count)).cpu())
 
 
 def save_nearest(
@@ -82,7 +82,7 @@ def save_nearest(
     cells = []
     for number in numbers:
         other = int(found.nearest[number])
-        cells += [made.image(number), training_of(range(other, other + 1))[0].cpu()]
+        cells += [*made.images(number), *training_of(range(other, other + 1)).cpu()]
     labels = []
     for pair in pairs:
         mark = " *" if pair["memorized"] else ""
@@ -118,7 +118,7 @@ def save_diversity(
     rows, captions = [], []
     for place in chosen:
         first = place * images_per_caption
-        rows.append([made.image(first + n) for n in range(min(images_per_caption, _MOST))])
+        rows.append(made.images(first, min(images_per_caption, _MOST)))
         captions.append(f"{made.caption_of(first)} ({diversities[place]:.3g})")
     _write(path, rows, [[] for _ in rows], captions)
     shown = [

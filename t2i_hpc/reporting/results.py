@@ -281,6 +281,8 @@ def _all_digits(results: Results, row: Row) -> dict[str, Any]:
             cells |= {f"{title} standard deviation": bar, f"{title} runs": len(found)}
         else:
             cells[f"{title} error bar"] = bar
+            if any(score.real for each in results.rows for score in each.scores.get(measure, [])):
+                cells[f"{title} over real halves"] = found[0].over_real if found else None
         cells[f"{title} at images"] = _span([score.images for score in found])
     return cells
 

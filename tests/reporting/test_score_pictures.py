@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from t2i_hpc.common.files import append_json_line
 from t2i_hpc.evaluation.scores import DIVERSITY, NEAREST, score_curves
 from t2i_hpc.reporting.charts import Line, line_chart
 from t2i_hpc.reporting.page import render, score_section, score_table
+from t2i_hpc.reporting.results import read_results, to_csv, to_markdown
 from t2i_hpc.reporting.run_record import RunRecord
 from t2i_hpc.sampling.grids import picture_grid, save_picture
 from tests.reporting.made_up import make_run, random_pictures, score_row
@@ -43,6 +47,18 @@ def test_the_best_checkpoint_and_what_real_images_get_stand_in_words() -> None:
     assert "Best checkpoint: 30 after 1,000 training images (ffffffffffff)." in section
     assert "Real images have a distance of 2 from other real images." in section
     assert "30 (15 x real halves)" in score_table(score_curves(rows))
+
+
+def test_tables_say_how_many_times_the_distance_of_real_images_it_is(tmp_path: Path) -> None:
+    halves = {"real_halves": {"distance": 2.0, "protocol": "0" * 12}}
+    for name, more in (("known", halves), ("not-known", {})):
+        append_json_line(tmp_path / name / "scores.jsonl", {**score_row(1000, 30.0), **more})
+    results = read_results([str(tmp_path / "known"), str(tmp_path / "not-known")])
+    assert to_markdown(results).count("30 (15 x real halves)") == 1
+    with_it, without = csv.DictReader(io.StringIO(to_csv(results)))
+    title = results.measures[0].title
+    assert (with_it[title], with_it[f"{title} over real halves"]) == ("30.0", "15.0")
+    assert (without[title], without[f"{title} over real halves"]) == ("30.0", "")
 
 
 def test_pictures_that_scores_come_with_are_shown(tmp_path: Path) -> None:
