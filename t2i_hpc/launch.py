@@ -18,12 +18,12 @@ def launch(arguments: Sequence[str]) -> int:
     request = LaunchRequest.read(arguments)
     task, cluster = request.config.task, request.config.cluster
     if request.print_run:
-        command = import_module(f"t2i_hpc.{task}").COMMAND
-        return int(command.main([*request.arguments, "--print-run"]))
+        given = [*request.arguments, "--print-run"]
+        return int(import_module(f"t2i_hpc.{task}").COMMAND.main(given))
     if request.print_config:
         say(request.configuration().rstrip("\n"))
         return 0
-    if cluster.name == "local" and not request.sweep and not cluster.dry_run:
+    if cluster.name == "local" and not request.many_runs and not cluster.dry_run:
         request.task_config()  # the task makes the other checks itself, at once
         return run_ranks(task, request.arguments, cluster.processes)
     from t2i_hpc.launching.queue import launch_plan  # submitit: not for ranks of this machine
@@ -51,8 +51,8 @@ HELP = Command(
         "python -m t2i_hpc.launch task=train cluster.processes=2 experiment=demo",
         "python -m t2i_hpc.launch cluster=slurm cluster.nodes=2 experiment=coco_ssagan",
         "python -m t2i_hpc.launch --sweep cluster=slurm experiment=cub_ssagan system.masks=2,3,4",
-        "python -m t2i_hpc.launch task=evaluate cluster=slurm run=runs/coco-1a2b3c4d "
-        "evaluation.shards=16",
+        "python -m t2i_hpc.launch task=evaluate cluster=slurm run=RUN evaluation.shards=16",
+        "python -m t2i_hpc.launch task=evaluate run=runs/sweeps/cub_ssagan-1a2b3c4d",
     ),
 )
 

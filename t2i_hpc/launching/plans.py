@@ -6,6 +6,7 @@ the queue. So all that the task itself would refuse at its start is refused here
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 from t2i_hpc.cli.command import split_options
 from t2i_hpc.cluster.hardware import find_card, find_network
 from t2i_hpc.cluster.jobs import Plan, Work
-from t2i_hpc.cluster.sweeps import plan_sweep, refuse_axes
+from t2i_hpc.cluster.sweeps import is_sweep, plan_sweep, refuse_axes
 from t2i_hpc.common.errors import ConfigurationError, DataError
+from t2i_hpc.common.terminal import say
 from t2i_hpc.config.cluster import ClusterConfig, check_cluster
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.data import ShardsConfig
@@ -92,6 +94,13 @@ class LaunchRequest:
         refuse_axes(self.overrides)
         task = self.config.task
         return compose_config(task, self.overrides, TASK_SCHEMAS[task], self.folder)
+
+    @property
+    def many_runs(self) -> bool:
+        """Whether several runs are trained or scored, each by a work of its own."""
+        if self.sweep or self.config.task != "evaluate":
+            return self.sweep
+        return is_sweep(Path(self.task_config().run))
 
     def configuration(self) -> str:
         """Return what the launcher and the task are to do, as YAML; of a sweep, the launcher."""
@@ -201,6 +210,8 @@ def _evaluation(request: TaskRequest) -> Plan:
     from t2i_hpc.evaluation.missing import missing_shards
 
     config: EvaluateConfig = request.config
+    if is_sweep(Path(config.run)):
+        return _evaluations(request)
     first = next(iter(comparisons(config)))
     folder, settings = first.output, config.evaluation
     pinned = () if config.images else _pinned(Path(config.run), config.checkpoint)
@@ -223,6 +234,27 @@ def _evaluation(request: TaskRequest) -> Plan:
     if settings.shards == 1 or request.cluster.ranks > 1:
         return whole
     return Plan(name, tuple(shards), folder, merge)
+
+
+def _evaluations(request: TaskRequest) -> Plan:
+    """Return one work for each run of a sweep that lacks a score; its ranks share the shards."""
+    from t2i_hpc.evaluation.build import comparisons
+    from t2i_hpc.launching.sweep_evaluation import arguments_for, unscored_runs
+
+    config: EvaluateConfig = request.config
+    sweep = Path(config.run)
+    left = unscored_runs(config, comparisons)
+    if told := left.text(sweep):
+        say(told, sys.stderr)
+    works = tuple(
+        Work(
+            request.task,
+            (*arguments_for(run, request.arguments), *_pinned(run, config.checkpoint)),
+            run,
+        )
+        for run in left.runs
+    )
+    return Plan(f"evaluate-{sweep.name}", works, sweep)
 
 
 def _gpus_of_merge(config: EvaluateConfig) -> int:

@@ -44,10 +44,13 @@ def launch_plan(plan: Plan, request: LaunchRequest, arguments: Sequence[str]) ->
     """
     cluster = request.config.cluster
     if not plan.works and not plan.then:
-        say(f"nothing is left to do: see python -m t2i_hpc.table {plan.folder}")
+        say(f"nothing is left to do: see {_table(plan)}")
         return 0
     if cluster.name == "local":
-        return (show_plan if cluster.dry_run else run_plan)(plan, cluster.processes)
+        code = (show_plan if cluster.dry_run else run_plan)(plan, cluster.processes)
+        if request.config.task == "evaluate" and not (code or cluster.dry_run):
+            say(f"scores: {_table(plan)}")
+        return code
     return _show_scripts(plan, cluster) if cluster.dry_run else _submit(plan, request, arguments)
 
 
@@ -193,7 +196,14 @@ def _next_commands(plan: Plan, records: Sequence[JobRecord], arguments: Sequence
         f"  check   python -m t2i_hpc.status {folder}",
         f"  cancel  python -m t2i_hpc.cancel {folder}",
     ]
+    lines += [f"  scores  {_table(plan)}"] if records[0].task == "evaluate" else []
     return "\n".join(lines)
+
+
+def _table(plan: Plan) -> str:
+    """Return the command that shows what came of a plan, beside the papers' numbers."""
+    folder = shlex.quote(str(plan.folder))
+    return f"python -m t2i_hpc.table {folder} best=true published=true"
 
 
 def _jobs(records: Sequence[JobRecord]) -> str:

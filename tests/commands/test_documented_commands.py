@@ -42,7 +42,6 @@ NOT_RUN = {
     "pip": "needs the internet; its files and extras are looked for",
     "python3 -m venv": "takes seconds, and says nothing of ours",
     "python -m pytest": "tests run tests; its files are looked for",
-    "python -c": "ran while the block was read",
     "python -m tests.slurm.lab": "tests/slurm starts that lab",
     "python -m benchmarks.": "measures for minutes; looked for",
     "python least_squares.py": "tests/systems/test_new_system.py runs it",

@@ -10,6 +10,7 @@ import pytest
 
 from t2i_hpc.cluster.jobs import Plan, Work
 from t2i_hpc.common.errors import UserError
+from t2i_hpc.common.files import write_json
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TASK_SCHEMAS
@@ -119,6 +120,31 @@ def test_a_sweep_is_one_work_a_point(shards: Path, tmp_path: Path) -> None:
     assert [work.arguments[0] for work in made.works] == ["seed=1", "seed=2"]
     with pytest.raises(UserError, match="cannot be divided by 3 ranks"):
         sweep_of("train", arguments, None, ClusterConfig(processes=3))
+
+
+def test_a_sweep_is_scored_run_by_run_and_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, sweep = ("scored", "waits", "untrained"), tmp_path / "sweeps" / "birds"
+    for name in names:
+        shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns("evaluations"))
+    shutil.rmtree(tmp_path / "untrained" / "checkpoints")
+    points = [{"values": {"seed": n}, "overrides": [], "run": f"../../{n}"} for n in names]
+    axes = [{"key": "seed", "values": list(names)}]
+    write_json(sweep / "sweep.json", {"task": "train", "axes": axes, "points": points})
+    tiny = ("evaluation=demo", "evaluation.images=4", "evaluation.batch_size=4", "device=cpu")
+    tiny += ("evaluation.metrics=[fid]",)
+    assert EVALUATE.main([f"run={tmp_path / 'scored'}", *tiny]) == 0
+    (work,) = plan("evaluate", f"run={sweep}", *tiny, "evaluation.shards=2").works
+    assert work.folder == tmp_path / "waits"
+    assert work.arguments[0] == f'run="{tmp_path / "waits"}"'
+    assert work.arguments[-1] == "checkpoint=200"  # a training that continues makes newer ones
+    assert "1 with no checkpoint yet and 1 with these scores" in capsys.readouterr().err
+    other = plan("evaluate", f"run={sweep}", *tiny, "checkpoint=100")
+    assert [work.folder.name for work in other.works] == ["scored", "waits"]
+    for key in ("output=x", "evaluation.merge=true"):
+        with pytest.raises(UserError, match="leave"):
+            plan("evaluate", f"run={sweep}", *tiny, key)
 
 
 def test_refusals(run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
