@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from t2i_hpc.common.seeds import noise
-from t2i_hpc.evaluation.compute import extract_features
 from t2i_hpc.evaluation.detectors.inception import InceptionV3
 from t2i_hpc.evaluation.fid import NAMES, Moments, frechet_distance
+from t2i_hpc.evaluation.pipeline import extract_features
 from t2i_hpc.models.ssa_generator import SSAGenerator
 from t2i_hpc.runs.partial_statistics import (
     Header,

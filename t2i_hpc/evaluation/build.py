@@ -21,7 +21,7 @@ from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.systems import SystemConfig
 from t2i_hpc.config.tasks import EvaluateConfig, TrainConfig
-from t2i_hpc.data.split import Split, stack
+from t2i_hpc.data.split import Split
 from t2i_hpc.evaluation.clip_score import clip_identity
 from t2i_hpc.evaluation.comparison import Comparison, Subject
 from t2i_hpc.evaluation.compute import Sharding
@@ -145,8 +145,7 @@ def comparisons(
     def images_of(source: RealImages, count: int) -> ImagesOf:
         def give(numbers: range) -> Tensor:
             places = spread(numbers, count, source.count)
-            size = generated.resolution
-            return stack(resize_rule.resize(source.image(place), place, size) for place in places)
+            return source.resized(places, resize_rule, generated.resolution)
 
         return give
 

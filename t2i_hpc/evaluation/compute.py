@@ -14,11 +14,10 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import IO, Protocol
 
 import torch
 
@@ -26,6 +25,7 @@ from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.terminal import progress
 from t2i_hpc.evaluation.collectors import FeatureBatch, Statistic
 from t2i_hpc.evaluation.detectors.detector import Detector, exact_inference
+from t2i_hpc.evaluation.pipeline import extract_features
 from t2i_hpc.evaluation.protocol import made_with, sorted_once
 from t2i_hpc.runs.partial_statistics import (
     Arrays,
@@ -49,8 +49,7 @@ from t2i_hpc.sampling.image_files import ImagesOf
 
 _LOG = logging.getLogger("t2i_hpc")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+_IDLE = 0.05  # share of its time that a detector may wait for images without a word
 
 
 class SavedFiles(Protocol):
@@ -130,34 +129,6 @@ class MergedStatistics:
     made_with: Sequence[Mapping[str, str]] = ()
 
 
-def extract_features(
-    images_of: ImagesOf,
-    detector: Detector,
-    numbers: range,
-    batch_size: int,
-    add: Callable[[FeatureBatch], None],
-) -> None:
-    """Give the features of the images `numbers` to `add`, batch by batch.
-
-    The next batch is generated while the detector computes.
-
-    Raises:
-        ValueError: the range begins inside a batch.
-    """
-    if numbers and numbers.start % batch_size:
-        raise ValueError(f"images {numbers} begin inside a batch of {batch_size}")
-    firsts = range(numbers.start, numbers.stop, batch_size)
-    # Set here, not in the detector alone: the flags are the process's, and a batch is generated
-    # in another thread meanwhile.
-    with exact_inference():
-        for first, images in prefetch(lambda n: images_of(range(n, n + batch_size)), firsts):
-            wanted = min(batch_size, numbers.stop - first)
-            features = detector.features(images)
-            counted = range(first, first + wanted)
-            logits = detector.logits(features, images)[:wanted]
-            add(FeatureBatch(counted, images[:wanted], features[:wanted], logits))
-
-
 def compute_shard(image_set: ImageSet, detector: Detector, sharding: Sharding, shard: int) -> None:
     """Compute a shard and write its file, replacing one that is there."""
     numbers = sharding.range_of(image_set.target, shard)
@@ -176,7 +147,9 @@ def compute_shard(image_set: ImageSet, detector: Detector, sharding: Sharding, s
             devices.add(batch.features.device)
             advance(len(batch.numbers))
 
-        extract_features(image_set.images_of, detector, numbers, sharding.batch_size, add)
+        waiting = extract_features(image_set.images_of, detector, numbers, sharding.batch_size, add)
+    if waiting.share > _IDLE:
+        _LOG.info("%s: the detector waited %.0f %% of the time", title, 100 * waiting.share)
     sums = {k: v for one, each in collectors for k, v in one.to_file(each.arrays()).items()}
     header = Header(
         image_set.target,
@@ -252,24 +225,6 @@ def file_lock(path: Path) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("ab") as stream:
         _take(stream, path)
         yield
-
-
-def prefetch(
-    function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
-) -> Iterator[tuple[ItemT, ResultT]]:
-    """Give each item and its result, in order; one thread calls `function`, prefetching one item.
-
-    At most one result waits. An error is raised where its result would come.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        waiting: tuple[ItemT, Future[ResultT]] | None = None
-        for item in items:
-            coming = item, pool.submit(function, item)
-            if waiting:
-                yield waiting[0], waiting[1].result()
-            waiting = coming
-        if waiting:
-            yield waiting[0], waiting[1].result()
 
 
 def _take(stream: IO[bytes], path: Path) -> None:

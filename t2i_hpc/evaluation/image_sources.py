@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,16 @@ from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.data.format.manifest import ORIGINAL, Manifest
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, center_crop, crop_and_flip, decode
 from t2i_hpc.data.sidecars import files_below
 from t2i_hpc.data.split import DEMO, Split, stack
 from t2i_hpc.evaluation.clip_score import CLIP, Rate
 from t2i_hpc.evaluation.detectors import identify_detector
+from t2i_hpc.evaluation.pipeline import pooled
 from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable, RanksFirst, damsm_encoders
 from t2i_hpc.evaluation.reference_statistics import SUFFIX as STATISTICS
 from t2i_hpc.evaluation.reference_statistics import ReferenceStatistics, read_reference
+from t2i_hpc.evaluation.stored_images import scaled_jpegs, stored_twice
 from t2i_hpc.sampling.loading import load_run
 from t2i_hpc.sampling.rules import GenerationRules, caption_of
 from t2i_hpc.sampling.trained_run import TrainedRun
@@ -45,8 +46,6 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _RESIZE_RATIO = (76, 64)  # shorter side before a random crop, over the resolution, as in training
-_LOSSY = ("jpeg", "webp")
-_ADVICE = "build that split with format=original (docs/explanation/protocols.md, The real images)"
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,8 @@ class ImageFolder:
         Raises:
             EvaluationError: an image is no square of the first one's size.
         """
-        return stack([self._square(number % self.count) for number in numbers])
+        _ = self.resolution  # before threads ask for it
+        return stack(pooled(self._square, (number % self.count for number in numbers)))
 
     def _square(self, number: int) -> Pixels:
         image, side = self.image(number), self.resolution
@@ -232,6 +232,7 @@ class RealImages:
         count: how many; 0 where statistics in a file do not say it.
         stored: how they are stored, in words.
         warning: says what happened to them before, when they are compared at a side in px.
+        read: reads an image's file; what it returns decodes it, in any thread.
         statistics: those of a file, in place of images.
     """
 
@@ -242,6 +243,13 @@ class RealImages:
     image: Callable[[int], Pixels]
     warning: Callable[[int], str | None] = lambda resolution: None
     statistics: ReferenceStatistics | None = None
+    read: Callable[[int], Callable[[], Pixels]] | None = None
+
+    def resized(self, places: Iterable[int], rule: ResizeRule, size: int) -> Tensor:
+        """Return stored images by number, uint8 (B, 3, size, size); a pool of threads decodes."""
+        read = self.read or (lambda place: partial(self.image, place))
+        items = ((place, read(place)) for place in places)
+        return stack(pooled(lambda item: rule.resize(item[1](), item[0], size), items))
 
 
 def real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
@@ -270,7 +278,12 @@ def real_images(config: EvaluateConfig, data: DataConfig) -> RealImages:
         shipped = data.path == DEMO  # as it is; nobody can build it otherwise
         return None if shipped else stored_twice(manifest, where, resolution)
 
-    return RealImages(split.count, manifest.digest, where, manifest.stored, split.image, warning)
+    def read(number: int) -> Callable[[], Pixels]:  # by one thread at a time
+        return partial(split.decode, number, split.sample(number))
+
+    return RealImages(
+        split.count, manifest.digest, where, manifest.stored, split.image, warning, read=read
+    )
 
 
 def _of_statistics(config: EvaluateConfig) -> RealImages:
@@ -351,48 +364,3 @@ class ResizeRule:
             return image
         target = (size * width // shorter, size * height // shorter)
         return np.asarray(Image.fromarray(image).resize(target, _FILTERS[self.filter]))
-
-
-def stored_twice(manifest: Manifest, where: str, resolution: int) -> str | None:
-    """Return a warning where a build compressed or scaled images that are scaled again here.
-
-    Args:
-        manifest: of the real images.
-        where: names them.
-        resolution: side in px at which images are compared.
-    """
-    how = manifest.storing
-    if how.encoding == ORIGINAL:
-        return None
-    lossy, scaled = manifest.image_format in _LOSSY, manifest.size > resolution
-    if not how.encoding:
-        if not (lossy or scaled):
-            return None
-        return (
-            f"the shards of {where} do not record how they store images: the real images may "
-            f"have been compressed or scaled before, which moves a score; {_ADVICE}"
-        )
-    done = [f"compressed as {how.encoding.upper()} of quality {how.quality}"] * lossy
-    done += [f"scaled twice (to {manifest.size} px, then to {resolution} px)"] * scaled
-    if not done:
-        return None
-    return f"the real images of {where} were {' and '.join(done)}, which moves a score; {_ADVICE}"
-
-
-def scaled_jpegs(side: int, lossy: int, where: str, resolution: int) -> str | None:
-    """Return a warning where a folder's files are JPEG of the very side they are compared at.
-
-    Photographs are larger: such files were scaled before they were compressed.
-
-    Args:
-        side: shorter side of the folder's first image in px.
-        lossy: number of its JPEG files.
-        where: names it.
-        resolution: side in px at which images are compared.
-    """
-    if not lossy or side != resolution:
-        return None
-    return (
-        f"{lossy:,} real images of {where} are JPEG files of {side} px: they were compressed after "
-        "they were scaled, which moves a score; name a folder of the original files"
-    )

@@ -12,7 +12,6 @@ finds all images there writes it.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -25,7 +24,6 @@ from typing import Any
 from urllib.parse import quote
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError
@@ -36,7 +34,7 @@ from t2i_hpc.config.tasks import GenerateConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.runs.partial_statistics import shard_range
 from t2i_hpc.sampling.caption_list import CaptionList, KeyedCaption, read_caption_list
-from t2i_hpc.sampling.image_files import INDEX, replace_file
+from t2i_hpc.sampling.image_files import INDEX, png_bytes, replace_file
 from t2i_hpc.sampling.loading import identify_weights, load_run
 from t2i_hpc.sampling.request import expand, refuse_given
 from t2i_hpc.sampling.trained_run import TrainedRun
@@ -323,9 +321,7 @@ def _batch(request: BulkRequest, trained: TrainedRun, numbers: range) -> Tensor:
 
 
 def _write_png(path: Path, image: Tensor) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(stream, "png")
-    replace_file(path, stream.getvalue())
+    replace_file(path, png_bytes(image.permute(1, 2, 0).contiguous().numpy()))
 
 
 def _finish(job: BulkJob, vocabulary: Vocabulary) -> None:

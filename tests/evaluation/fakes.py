@@ -19,6 +19,7 @@ class FakeDetector:
     batches with unlike rounding, only much more visibly."""
 
     identity = DetectorIdentity("fake", "a fake", "FD (fake)", "fake", "none", 6, 5, "f" * 64)
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.images = 0

@@ -17,12 +17,12 @@ from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.evaluation.compute import (
     MergedStatistics,
     Sharding,
-    extract_features,
     merged,
     shard_is_done,
 )
 from t2i_hpc.evaluation.fid import Moments
 from t2i_hpc.evaluation.image_sources import spread
+from t2i_hpc.evaluation.pipeline import extract_features
 from t2i_hpc.runs.partial_statistics import load_header
 from tests.evaluation.comparing import (
     BATCH,

@@ -13,7 +13,7 @@ from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.format.manifest import Manifest, Storing
 from t2i_hpc.evaluation.build import comparisons
-from t2i_hpc.evaluation.image_sources import scaled_jpegs, stored_twice
+from t2i_hpc.evaluation.stored_images import scaled_jpegs, stored_twice
 from tests.commands.trained import make_run
 from tests.support.data import make_image_folder
 

@@ -10,8 +10,11 @@ from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x,
 )
 
+from t2i_hpc.evaluation.detectors import pillow_filter
 from t2i_hpc.evaluation.detectors.detector import as_pillow, as_tensorflow_1, cleanly
+from t2i_hpc.evaluation.detectors.pillow_filter import by_integers, pillow_levels
 from tests.evaluation.conftest import some_images
+from tests.support.fake_gpu import GPU, fake_gpu
 
 
 @pytest.mark.parametrize("size", [32, 64, 299, 400])
@@ -31,6 +34,25 @@ def test_as_pillow_is_pillows_to_the_level(size: int) -> None:
     expected = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float()
     assert (as_pillow(image, 299)[0] - expected).abs().max() <= 1
     assert (as_pillow(image, 299)[0] - expected).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (299, 299), (700, 400), (31, 600)])
+def test_integers_are_pillows_bit_for_bit(height: int, width: int) -> None:
+    image = some_images(1, 700, seed=2)[:, :, :height, :width].contiguous()
+    resized = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize(
+        (299, 299), Image.Resampling.BILINEAR
+    )
+    expected = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)
+    assert torch.equal(by_integers(image, 299)[0], expected)
+    assert torch.equal(pillow_levels(image, 299)[0], expected)
+
+
+def test_pillows_filter_waits_for_no_gpu() -> None:
+    pillow_filter._taps_on.cache_clear()
+    with fake_gpu():
+        images = torch.empty(2, 3, 64, 64, dtype=torch.uint8, device=GPU)
+        assert pillow_levels(images, 299).shape == (2, 3, 299, 299)
+    pillow_filter._taps_on.cache_clear()
 
 
 @pytest.mark.parametrize("size", [64, 299, 400])

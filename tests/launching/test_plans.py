@@ -132,8 +132,8 @@ def test_a_sweep_is_scored_run_by_run_and_once(
     points = [{"values": {"seed": n}, "overrides": [], "run": f"../../{n}"} for n in names]
     axes = [{"key": "seed", "values": list(names)}]
     write_json(sweep / "sweep.json", {"task": "train", "axes": axes, "points": points})
-    tiny = ("evaluation=demo", "evaluation.images=4", "evaluation.batch_size=4", "device=cpu")
-    tiny += ("evaluation.metrics=[fid]",)
+    few = ("evaluation.images=4", "evaluation.batch_size=4", "evaluation.metrics=[fid]")
+    tiny = ("evaluation=demo", *few, "device=cpu")
     assert EVALUATE.main([f"run={tmp_path / 'scored'}", *tiny]) == 0
     (work,) = plan("evaluate", f"run={sweep}", *tiny, "evaluation.shards=2").works
     assert work.folder == tmp_path / "waits"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.evaluation.detectors.cpu_kernels import SideBySide, chunks_of
 from t2i_hpc.sampling.arithmetic import exact_kernels
 
 # On a CPU the features of so few 299 px images stay in its caches from layer to layer. On one
@@ -59,6 +60,7 @@ class Detector(Protocol):
     """A network whose features are compared."""
 
     identity: DetectorIdentity
+    device: torch.device
 
     def features(self, images: Tensor) -> Tensor:
         """Return float32 (B, D) for uint8 images (B, 3, H, W), on the detector's device."""
@@ -91,13 +93,28 @@ class NetworkDetector(ABC):
         """Build the configured detector on `device`; errors as of :meth:`identify`."""
 
     def __init__(self, identity: DetectorIdentity, device: torch.device, precision: str) -> None:
-        self.identity = identity
-        self._device, self._precision = device, precision
+        self.identity, self.device = identity, device
+        self._precision = precision
+        self._side_by_side = SideBySide(self._autocast)
 
     def features(self, images: Tensor) -> Tensor:
         """Return float32 (B, D) for uint8 images (B, 3, H, W) of any size."""
-        with exact_inference(), autocast(self._precision, self._device):
-            return in_batches(self._extract, images, self._device)
+        with exact_inference():
+            threads = torch.get_num_threads()
+            if self.device.type == "cpu" and chunks_of(len(images), threads) > 1:
+                return self._side_by_side(images, threads)
+            return torch.cat([*map(self._autocast, images.split(self._at_once(len(images))))])
+
+    def _autocast(self, images: Tensor) -> Tensor:
+        """Extract a batch of any device; called by several threads, and autocast is of one."""
+        with autocast(self._precision, self.device):
+            return self._extract(to_device(images, self.device))
+
+    def _at_once(self, images: int) -> int:
+        """Return how many images go through the network together."""
+        if self.device.type != "cpu":
+            return max(1, images)
+        return _CPU_BATCH if torch.get_num_threads() > 1 else _SINGLE_THREAD_BATCH
 
     def logits(self, features: Tensor, images: Tensor) -> Tensor:
         """Return float32 (B, 0): Inception scores are of a network that says otherwise."""
@@ -115,12 +132,11 @@ def exact_inference() -> Iterator[None]:
         yield
 
 
-def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
-    """Run a network over images on `device`, in batches of the size that the device likes."""
-    at_once = max(1, len(images))
-    if device.type == "cpu":
-        at_once = _CPU_BATCH if torch.get_num_threads() > 1 else _SINGLE_THREAD_BATCH
-    return torch.cat([network(batch.to(device)) for batch in images.split(at_once)])
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return values on a device; a copy from the host to a GPU waits for nothing."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:

@@ -29,6 +29,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.evaluation.detectors.cpu_kernels import prepare_for_cpu
 from t2i_hpc.evaluation.detectors.detector import (
     DetectorIdentity,
     NetworkDetector,
@@ -38,6 +39,7 @@ from t2i_hpc.evaluation.detectors.detector import (
     exact_inference,
     fold_batch_norms,
 )
+from t2i_hpc.evaluation.detectors.pillow_filter import pillow_levels
 from t2i_hpc.evaluation.detectors.weights import inception_file, literature_file, weights_of
 
 NAME = "inception"
@@ -117,6 +119,8 @@ class InceptionV3(NetworkDetector):
         self._classifier: Tensor = network.fc.weight.to(device)
         layers = [layer for name, layer in network.named_children() if name != "fc"]
         self._trunk = fold_batch_norms(nn.Sequential(*layers)).to(device)
+        if device.type == "cpu" and precision == "float32":
+            self._trunk = prepare_for_cpu(self._trunk, average_counts_padding=False)
 
     @classmethod
     def identify(cls, settings: EvaluationConfig) -> DetectorIdentity:
@@ -191,7 +195,9 @@ def literature_identity(weights: Path, precision: str) -> DetectorIdentity:
     label = "torchvision's Inception-v3 scaled as AttnGAN's successors did; not TensorFlow's FID"
     if precision != "float32":
         name, label = f"{name} ({precision})", f"{label}, {precision}"
-    preprocessing = f"Pillow's bilinear to 299 px, x / 255, transform_input, {precision}"
+    preprocessing = (
+        f"Pillow's bilinear to 299 px, bit for bit, x / 255, transform_input, {precision}"
+    )
     family = "torchvision Inception-v3"
     family += "" if precision == "float32" else f", {precision}"
     return DetectorIdentity(
@@ -208,6 +214,8 @@ class LiteratureInceptionV3(NetworkDetector):
     def __init__(self, weights: Path, device: torch.device, *, precision: str = "float32") -> None:
         super().__init__(literature_identity(weights, precision), device, precision)
         self._trunk = fold_batch_norms(_trunk(weights)).to(device)
+        if device.type == "cpu" and precision == "float32":
+            self._trunk = prepare_for_cpu(self._trunk, average_counts_padding=True)
         self._scale, self._shift = (
             torch.tensor(values, device=device)[:, None, None] for values in (_SCALE, _SHIFT)
         )
@@ -225,7 +233,7 @@ class LiteratureInceptionV3(NetworkDetector):
         return cls(path, device, precision=settings.detector_precision)
 
     def _extract(self, images: Tensor) -> Tensor:
-        inputs = as_pillow(images, _SIZE) / 255 * self._scale + self._shift
+        inputs = pillow_levels(images, _SIZE).float() / 255 * self._scale + self._shift
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         result: Tensor = self._trunk(inputs)
         return result.flatten(1).float()
