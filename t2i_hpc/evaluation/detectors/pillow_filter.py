@@ -1,8 +1,8 @@
-"""Pillow's bilinear filter of 8-bit images, bit for bit, on any device.
+"""Pillow's bilinear filter of square 8-bit images, bit for bit, on any device.
 
-Pillow blends rows sideways, rounds to 8 bits, then blends downwards and rounds again. Its weights
-are whole numbers over 2²², so sums have no rounding of their own: the same levels whatever computes
-them (Pillow 12, src/libImaging/Resample.c).
+Pillow blends rows sideways, rounds to 8 bits, then blends downwards and rounds again (of tall
+images, in the other order). Its weights are whole numbers over 2²², so sums have no rounding of
+their own: the same levels whatever computes them (Pillow 13, src/libImaging/Resample.c).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def pillow_levels(images: Tensor, size: int) -> Tensor:
     """Resize as ``Image.resize((size, size), BILINEAR)`` does.
 
     Args:
-        images: uint8 (B, 3, H, W), on any device.
+        images: uint8 (B, 3, S, S), on any device.
         size: side of the result.
 
     Returns:
