@@ -118,11 +118,12 @@ def read_sweep(folder: Path) -> Sweep:
     try:
         row = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         axes = {axis["key"]: tuple(axis["values"]) for axis in row["axes"]}
+        place = folder.resolve() if folder.is_symlink() else folder  # ".." goes up from there
         points = [
             Point(
                 {key: point["values"][key] for key in axes},
                 tuple(point["overrides"]),
-                Path(os.path.normpath(folder / point["run"])),
+                Path(os.path.normpath(place / point["run"])),
             )
             for point in row["points"]
         ]

@@ -34,8 +34,9 @@ def prepare_for_cpu(network: nn.Module, *, average_counts_padding: bool) -> nn.M
         return network
     for parent in list(network.modules()):
         for name, block in list(parent.named_children()):
-            if isinstance(getattr(block, "conv", None), nn.Conv2d):
-                setattr(parent, name, ReLUConvolution(block.conv))
+            convolution = getattr(block, "conv", None)
+            if isinstance(convolution, nn.Conv2d):
+                setattr(parent, name, ReLUConvolution(convolution))
             elif type(block).__name__ in _AVERAGING:
                 setattr(parent, name, AveragedLast(block, average_counts_padding))
     return network
@@ -80,15 +81,17 @@ class AveragedLast(nn.Module):
         (averaged,) = branches.pop("branch_pool")
         convolution = averaged.conv
         assert isinstance(convolution, nn.Conv2d)
+        assert convolution.bias is not None  # of the folded batch norm
         self.branches = nn.ModuleList(nn.Sequential(*layers) for layers in branches.values())
         self._counts_padding = counts_padding
-        self._weight, self._bias = convolution.weight.detach(), convolution.bias
+        self._weight = convolution.weight.detach()
+        self._bias = convolution.bias.detach()[:, None, None]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 (B, C, H, W) of float32 (B, C', H, W), channels last."""
         mixed = F.conv2d(images, self._weight)
         means = F.avg_pool2d(mixed, 3, 1, 1, count_include_pad=self._counts_padding)
-        means = means.add_(self._bias[:, None, None]).relu_()
+        means = means.add_(self._bias).relu_()
         return torch.cat([*(branch(images) for branch in self.branches), means], 1)
 
 

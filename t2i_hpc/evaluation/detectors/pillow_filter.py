@@ -44,7 +44,8 @@ def by_integers(images: Tensor, size: int) -> Tensor:
 def _by_pillow(images: Tensor, size: int) -> Tensor:
     resized = np.empty((len(images), size, size, 3), dtype=np.uint8)
     for place, pixels in zip(resized, images.permute(0, 2, 3, 1).contiguous().numpy(), strict=True):
-        place[:] = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+        picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+        place[:] = np.asarray(picture)
     return torch.from_numpy(resized).permute(0, 3, 1, 2)
 
 
@@ -54,10 +55,11 @@ def _blended(levels: Tensor, size: int) -> Tensor:
     if old == size:
         return levels
     places, weights = _taps_on(old, size, levels.device)
-    values, total = levels.int(), 1 << (_BITS - 1)  # half: what is cut off below rounds
+    values = levels.int()
+    total = values.new_full((*levels.shape[:-1], size), 1 << (_BITS - 1))  # a half: cut off below
     for place, weight in zip(places, weights, strict=True):
-        total = total + values[..., place] * weight
-    return (total >> _BITS).clamp_(0, 255).to(torch.uint8)
+        total += values[..., place] * weight
+    return total.bitwise_right_shift(_BITS).clamp_(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=8)
@@ -73,8 +75,8 @@ def _taps(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
     rows = []
     for center in ((place + 0.5) * scale for place in range(new)):
         first, last = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), old)
-        weights = [max(0.0, 1 - abs((x - center + 0.5) * (1 / reach))) for x in range(first, last)]
-        whole = [int(0.5 + weight / sum(weights) * (1 << _BITS)) for weight in weights]
+        shares = [max(0.0, 1 - abs((x - center + 0.5) * (1 / reach))) for x in range(first, last)]
+        whole = [int(0.5 + share / sum(shares) * (1 << _BITS)) for share in shares]
         rows.append((first, whole))
     taps = max(len(whole) for _, whole in rows)
     weights = np.array([whole + [0] * (taps - len(whole)) for _, whole in rows], dtype=np.int32)
