@@ -29,10 +29,11 @@ Pairs = tuple[Tensor, Tensor]
 _AT_ONCE = 1024  # rows of a matrix of bounds, so that 30,000 columns take 120 MB
 _LEADING = 512  # principal coordinates that bounds compare
 _SAMPLE = 8192  # images of a set that the principal axes are computed from
+_BEYOND = 32  # directions more than are wanted, which sharpens the last of them
 _SOME = 4  # one in so many points is asked for a first neighbors
 _NARROW = 512  # open pairs a point with which bounds save nothing
 CANDIDATES = 32  # neighbors by a product in float64 that are computed
-_PAIR_VALUES = 2**19  # of pairs at once, so that they stay in a cache
+_PAIR_VALUES = 2**17  # of pairs at once, so that they stay in a core's own cache
 _COLUMNS = 2048  # of a float64 matrix at once
 
 
@@ -73,7 +74,8 @@ class Points:
 
     def _less(self, values: Tensor) -> Tensor:
         slack = 1e-5 + self.rows.shape[1] * 2.0**-24  # of products, and of the axes
-        return (1 - slack) * values.square().sum(1)
+        squares = [values[own].square().sum(1) for own in blocks(len(values))]
+        return (1 - slack) * torch.cat(squares)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Neighborhoods:
         both = [torch.from_numpy(array).to(device) for array in arrays]
         for name, rows in zip(("generated", "real"), both, strict=True):
             check_neighbors(neighbors, len(rows), name)
-        first, second = points_of(*both)
+        first, second = points_of(*both)  # which moves the copies
         return cls(first, second, neighbors)
 
     @cached_property
@@ -125,22 +127,41 @@ def points_of(*sets: Tensor) -> list[Points]:
     """Return sets around the center of all of them, with principal axes of all of them.
 
     Args:
-        sets: features, float32 (N, D) each.
+        sets: features, float32 (N, D) each; moved to the center in place, for they are large.
     """
     total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in sets]).sum(0)
     center = (total / sum(map(len, sets))).float()
-    centered = [rows - center for rows in sets]
-    if len(center) <= _LEADING:
+    centered = [rows.sub_(center) for rows in sets]
+    if len(center) <= _LEADING + _BEYOND:
         return [Points(rows, rows) for rows in centered]
-    some = torch.cat([rows[:: -(-len(rows) // _SAMPLE)] for rows in centered])
-    axes = torch.linalg.eigh(some.T @ some).eigenvectors[:, -_LEADING:]
+    axes = _axes(torch.cat([rows[:: -(-len(rows) // _SAMPLE)] for rows in centered]))
     return [Points(rows, _shortened(rows, axes)) for rows in centered]
 
 
+def _axes(some: Tensor) -> Tensor:
+    """Return about the principal axes, orthonormal, float32 (D, C).
+
+    Any orthonormal axes give lower bounds: how near they are to the principal ones decides how many
+    pairs are left open, so a randomized range with two powers will do (Halko et al., 2011).
+    """
+    products = some.T @ some
+    draws = torch.Generator().manual_seed(0)
+    found = torch.randn(len(products), _LEADING + _BEYOND, generator=draws).to(some.device)
+    for _ in range(3):
+        found = torch.linalg.qr(products @ found).Q
+    small = found.T @ products @ found
+    turned = found @ torch.linalg.eigh(small).eigenvectors[:, -_LEADING:]
+    axes: Tensor = torch.linalg.qr(turned).Q
+    return axes
+
+
 def _shortened(rows: Tensor, axes: Tensor) -> Tensor:
-    leading = rows @ axes
-    rest = torch.addmm(rows, leading, axes.T, alpha=-1)
-    return torch.cat([leading, rest.norm(dim=1, keepdim=True)], 1)
+    short = rows.new_empty(len(rows), axes.shape[1] + 1)
+    for own in blocks(len(rows)):  # so that what is left of each is never there of all
+        leading = rows[own] @ axes
+        rest = torch.addmm(rows[own], leading, axes.T, alpha=-1)
+        short[own, :-1], short[own, -1] = leading, rest.norm(dim=1)
+    return short
 
 
 def squared_radii(points: Points, k: int) -> Tensor:
