@@ -15,12 +15,65 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from t2i_hpc.common.collectives import mean_over_ranks, world_size
 
 KINDS = ("color", "translation", "cutout", "flip")
 _EACH = 4  # random numbers of a kind: whether it is applied, and up to three of how
 _SHIFT, _CUT = 0.125, 0.5  # of the side
 _MIX, _STEP = 0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15
+
+
+class Augmentation(nn.Module):
+    """Changes of images whose probability may follow the overfitting of a discriminator (ADA).
+
+    Args:
+        kinds: of :data:`KINDS`; none: images stay.
+        probability: of each change; where it begins if it is adapted.
+        target: the mean sign of real logits r_t that it is adapted by: up above it, down below;
+            None: it stays.
+        images: in which it moves from 0 to 1 (ADA: 500,000).
+    """
+
+    probability: Tensor
+    change: Tensor  # of the probability, due when the next step begins: a step has one
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        probability: float = 1.0,
+        target: float | None = None,
+        images: int = 500_000,
+    ) -> None:
+        super().__init__()
+        self.kinds, self.target, self.images = tuple(kinds), target, images
+        self.register_buffer("probability", torch.tensor(float(probability)))
+        self.register_buffer("change", torch.tensor(0.0))
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the probability moves, so that a checkpoint must hold it."""
+        return bool(self.kinds) and self.target is not None
+
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) changed by their rows of `noise` (B, Z)."""
+        return augment(images, noise, self.kinds, self.probability) if self.kinds else images
+
+    def begin_step(self) -> None:
+        """Let the probability move by what the step before has found; no sync."""
+        if self.adapts:
+            self.probability.add_(self.change).clamp_(0, 1)
+            self.change.zero_()
+
+    @torch.no_grad()
+    def follow(self, logits: Tensor) -> Tensor:
+        """Take note of a rank's logits of real images; return r_t over all ranks, -1 to 1."""
+        sign = mean_over_ranks(logits.detach().float().sign().mean())
+        if self.target is not None:
+            count = len(logits) * world_size()
+            self.change.add_((sign - self.target).sign().to(self.change), alpha=count / self.images)
+        return sign
 
 
 def augment(

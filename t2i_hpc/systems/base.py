@@ -262,6 +262,7 @@ class GAN:
         self.noise_width, self.resolution = config.noise_width, config.resolution
         self.generator = generator
         self.text_encoder, self.image_encoder = text_encoder, image_encoder
+        self._last_discriminator: Any = [*discriminators.values()][-1]
         trainable = {"generator": generator, **discriminators}
         self.emas: Sequence[EMA] = [_new_ema(generator, config)] if config.ema_images else []
         networks = {**trainable, "text_encoder": text_encoder}
@@ -311,6 +312,25 @@ class GAN:
         self.modules.eval()
         generator = self.emas[0].target if self.emas else self.generator
         return self.synthesize(generator, self.text_encoder(tokens, lengths), lengths, noise)
+
+    @property
+    def judges_pairs(self) -> bool:
+        """Whether the last discriminator is one that :meth:`judge_pairs` knows to ask."""
+        return all(hasattr(self._last_discriminator, name) for name in ("features", "logits"))
+
+    @torch.no_grad()
+    def judge_pairs(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return the logits (B, …) of the last discriminator in evaluation mode; high = real.
+
+        Args:
+            images: uint8 (B, 3, R, R).
+            tokens, lengths: their captions, int64 (B, T) and (B,).
+        """
+        self.modules.eval()
+        network = self._last_discriminator
+        sentence = self.text_encoder(tokens, lengths).sentence
+        logits: Tensor = network.logits(network.features(images / 127.5 - 1), sentence)
+        return logits
 
     def synthesize(
         self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor

@@ -33,6 +33,7 @@ from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import mismatched
 from t2i_hpc.losses.gradient_penalty import PenalizedPairs
 from t2i_hpc.models import GeneratedImages
+from t2i_hpc.models.augmentation import Augmentation
 from t2i_hpc.models.recomputation import statistics_kept
 from t2i_hpc.models.text_encoder import TextFeatures
 from t2i_hpc.systems.base import GAN, Loss, Losses, Phase, SplitLoss, Term, refuse_settings
@@ -84,6 +85,7 @@ class OneStageGAN(GAN):
         self.damsm = config.damsm if isinstance(config, SSAGANConfig) else None
         self.penalty = Penalty(config, config.penalty_norm)
         self.loss = LOSSES[config.loss]
+        self.augmentation = _build_augmentation(config)
         generator = build_generator(config)
         self.discriminator = network = build_discriminator(config)
         self.judge = cast(Discriminator, network)  # the same, by what it does
@@ -94,7 +96,7 @@ class OneStageGAN(GAN):
             {"discriminator": network},
             build_text_encoder(config.text_encoder, vocabulary_size),
             _build_image_encoder(config),
-            frozen=self.judge.frozen,
+            frozen={**self.judge.frozen, **_kept(self.augmentation)},
         )
         self.phases = self._phases()
 
@@ -120,6 +122,7 @@ class OneStageGAN(GAN):
     def begin(self, batch: Batch, noise: Tensor) -> OneStageStep:
         """Encode the captions and generate the fake images of a step."""
         self.set_modes()
+        self.augmentation.begin_step()
         with torch.set_grad_enabled(self.trains_encoders):
             text: TextFeatures = self.text_encoder(batch.tokens, batch.lengths)
         fake, real = self._fakes(noise, text), scale_images(batch.images)
@@ -145,12 +148,9 @@ class OneStageGAN(GAN):
         return super().synthesize(generator, text, lengths, bent)
 
     def seen(self, images: Tensor, step: OneStageStep) -> Tensor:
-        """Return images (B, 3, R, R) as the discriminator sees them: real, fake and penalized.
-
-        A subclass may augment them here, by random numbers that are a function of each row of
-        ``step.noise``.
-        """
-        return images
+        """Return images (B, 3, R, R) as the discriminator sees them: real, fake and penalized."""
+        changed: Tensor = self.augmentation(images, step.noise)
+        return changed
 
     def discriminator_losses(self, step: OneStageStep) -> Losses:
         """Adversarial losses: real pairs, real images with wrong captions, fake images."""
@@ -183,7 +183,8 @@ class OneStageGAN(GAN):
         assert self.loss.apart is not None
         real, matching, penalties = self._read_real(step, penalized)
         wrong = self.judge.logits(real, mismatched(step.sentence))
-        return {**self.loss.apart[0](matching, wrong, self.config.mismatch), **penalties}
+        losses = self.loss.apart[0](matching, wrong, self.config.mismatch)
+        return {**losses, **self._followed(matching), **penalties}
 
     def fake_losses(self, penalized: bool, step: OneStageStep) -> Losses:
         """Adversarial loss of fake images."""
@@ -233,7 +234,16 @@ class OneStageGAN(GAN):
     ) -> Losses:
         """Return the discriminator's losses of logits, and of features of real images."""
         wrong = self.judge.logits(real, mismatched(step.sentence))
-        return self.loss.discriminator(matching, wrong, generated, self.config.mismatch)
+        losses = self.loss.discriminator(matching, wrong, generated, self.config.mismatch)
+        return {**losses, **self._followed(matching)}
+
+    def _followed(self, matching: Tensor) -> dict[str, Term]:
+        """Let an adapted augmentation follow real logits; return what it logs of itself."""
+        if not self.augmentation.adapts:
+            return {}
+        probability = self.augmentation.probability.clone()
+        logged = {"real_sign": self.augmentation.follow(matching), "augmented": probability}
+        return {name: Term(value, 0.0) for name, value in logged.items()}
 
     def encoder_losses(self, step: OneStageStep) -> Losses:
         """DAMSM of real images and their captions, weight 1."""
@@ -270,6 +280,29 @@ class OneStageGAN(GAN):
         if self.image_encoder is None or self.damsm is None:
             return {}
         return damsm_terms(images, self.image_encoder, text, batch, self.damsm)
+
+
+def _build_augmentation(config: OneStageConfig) -> Augmentation:
+    defaults = OneStageConfig
+    refuse_settings(
+        {
+            name: not config.augmentation and getattr(config, name) != getattr(defaults, name)
+            for name in ("augmentation_probability", "augmentation_target", "augmentation_images")
+        },
+        "has no effect without system.augmentation: name what to change, e.g. "
+        "[color,translation,cutout]",
+    )
+    return Augmentation(
+        config.augmentation,
+        config.augmentation_probability,
+        config.augmentation_target,
+        config.augmentation_images,
+    )
+
+
+def _kept(augmentation: Augmentation) -> dict[str, nn.Module]:
+    """Return what a checkpoint holds of it: a probability that moves."""
+    return {"augmentation": augmentation} if augmentation.adapts else {}
 
 
 def _build_image_encoder(config: OneStageConfig) -> Any:

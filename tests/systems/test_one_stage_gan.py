@@ -13,12 +13,13 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.compose import compose_config, group_choices
 from t2i_hpc.config.fields import identity
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.models.augmentation import KINDS, Augmentation, augment
 from t2i_hpc.systems import outline_system
 from t2i_hpc.training.ddp import DDPStrategy
 from t2i_hpc.training.step import train_step
 from t2i_hpc.training.world import World
 from tests.support.training import tiny_batch
-from tests.systems.tiny import SYSTEMS, built, configured
+from tests.systems.tiny import NOT_AUGMENTED, SYSTEMS, built, configured
 
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 ANY = "one_stage_gan"
@@ -26,7 +27,7 @@ PAPERS = {
     "ssa_gan": ("system.generator=ssa", *SYSTEMS["ssa_gan"][1:]),
     "df_gan": ("system.generator=df", "system.discriminator=df", "system.mismatch=roll"),
 }
-PLAIN = ("system.loss=hinge", "system.penalty=magp", "system.penalty_weight=2.0")
+PLAIN = (*NOT_AUGMENTED, "system.loss=hinge", "system.penalty=magp", "system.penalty_weight=2.0")
 NEW = ("generator", "discriminator", "loss", "truncation")
 
 
@@ -80,7 +81,7 @@ def outline(config: Any) -> Any:
 
 def test_r1_and_r2_are_the_squares_of_gradients_by_the_image() -> None:
     torch.manual_seed(0)
-    system = built(ANY)
+    system = built(ANY, *NOT_AUGMENTED)
     with torch.no_grad():
         for parameter in system.modules.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -100,10 +101,48 @@ def test_r1_and_r2_are_the_squares_of_gradients_by_the_image() -> None:
     assert adversarial.item() == pytest.approx(F.softplus(matching - fake).mean().item())
 
 
+def test_all_that_the_discriminator_sees_is_augmented_alike() -> None:
+    system = built(ANY, "system.loss=hinge", "system.penalty=none", "system.penalty_weight=2.0")
+    step = system.begin(tiny_batch(), torch.randn(4, 8))
+    real, fake = (
+        augment(images.detach(), step.noise, KINDS, 0.5) for images in (step.real, step.fake)
+    )
+    assert not real.equal(step.real)
+    logits = system.discriminator(fake, step.sentence)
+    losses = system.generator_losses(step)
+    assert losses["adversarial"].value.item() == pytest.approx(-logits.mean().item(), rel=1e-5)
+    matching = system.discriminator(real, step.sentence)
+    losses = system.discriminator_losses(step)
+    expected = F.relu(1 - matching).mean().item()
+    assert losses["real"].value.item() == pytest.approx(expected, rel=1e-5)
+    assert losses["real_sign"].value.item() == pytest.approx(matching.sign().mean().item())
+    assert losses["augmented"].weight == losses["real_sign"].weight == 0
+
+
+def test_the_probability_follows_the_sign_of_real_logits() -> None:
+    made = Augmentation(KINDS, 0.5, target=0.6, images=40)
+    assert made.follow(torch.tensor([3.0, 2.0, -1.0, 1.0])) == 0.5
+    assert made.probability == 0.5  # all phases of a step have one
+    made.begin_step()
+    assert made.probability == pytest.approx(0.4)
+    for _ in range(9):
+        made.follow(torch.ones(4))
+        made.begin_step()
+    assert made.probability == 1
+    assert {*made.state_dict()} == {"probability", "change"}
+    fixed = Augmentation(["flip"], 0.3)
+    fixed.follow(torch.ones(4))
+    fixed.begin_step()
+    assert (fixed.adapts, float(fixed.probability)) == (False, pytest.approx(0.3))
+    assert "augmentation" in built(ANY).modules
+    assert "augmentation" not in built(ANY, *NOT_AUGMENTED).modules
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
         (("system.block=affine",), "system.block belongs to system.generator=ssa"),
+        (NOT_AUGMENTED[:3], "system.augmentation_images has no effect without system.augmentation"),
         (("system.masks=3",), "system.masks belongs to system.generator=ssa"),
         (("system.penalty_power=4",), "system.penalty_power has no effect on system.penalty=r1r2"),
     ],

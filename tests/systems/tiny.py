@@ -25,6 +25,18 @@ TINY = (
 STAGED = ("system.condition_width=5", "system.residuals=1")
 DAMSM = ("system.image_encoder.name=efficientnet_lite0", "system.damsm.weight=0.125")
 NO_DAMSM = ("system.damsm.weight=0",)
+AUGMENTED = (
+    "system.augmentation=[color,translation,cutout,flip]",
+    "system.augmentation_probability=0.5",
+    "system.augmentation_target=0.6",
+    "system.augmentation_images=32",
+)
+NOT_AUGMENTED = (
+    "system.augmentation=[]",
+    "system.augmentation_probability=1.0",
+    "system.augmentation_target=null",
+    "system.augmentation_images=500000",
+)
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "ssa_gan": ("system=ssa_gan", "system.mask_width=4", *NO_DAMSM),
     "affine": ("system=ssa_gan", "system.block=affine", *NO_DAMSM),
@@ -41,6 +53,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "df_gan": ("system=df_gan",),
     "one_stage_gan": (
         "system=one_stage_gan",
+        *AUGMENTED,
         "system.generator=df",
         "system.loss=relativistic",
         "system.penalty=r1r2",

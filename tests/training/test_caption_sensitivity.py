@@ -18,6 +18,7 @@ from t2i_hpc.training.callbacks.caption_sensitivity import (
     read_sensitivities,
     stays_near_zero,
 )
+from t2i_hpc.training.callbacks.overfitting import gap
 from tests.reporting.made_up import make_run
 
 
@@ -60,6 +61,13 @@ def test_a_run_warns_when_it_stays_near_zero_and_a_resumed_one_as_well(tmp_path:
     assert "warning" not in resumed.add(400, 0.3)
     assert list(read_sensitivities(tmp_path)) == [0, 100, 200, 300, 400, 900]
     assert not stays_near_zero([0.0, 0.02, 0.02])
+
+
+def test_the_gap_of_held_out_images_lies_between_training_and_generated_ones() -> None:
+    assert gap(1.0, 1.0, -1.0) == {"held_out_gap": 0}
+    assert gap(1.0, -1.0, -1.0) == {"held_out_gap": 1}
+    assert gap(1.0, 0.5, -1.0) == {"held_out_gap": 0.25}
+    assert gap(0.0, 0.5, 0.0) == gap(float("nan"), 0, 0) == gap(1, float("nan"), 0) == {}
 
 
 def test_the_page_draws_it_and_warns(tmp_path: Path) -> None:

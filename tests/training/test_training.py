@@ -51,6 +51,8 @@ def test_a_run_leaves_everything_that_is_promised(straight: Path) -> None:
         "data_wait",
         "losses",
     }
+    assert {"caption_sensitivity", "real_sign"} <= {*rows[3]["samples"]}
+    assert [row["images"] for row in rows if "samples" in row] == [16, 32]
     assert {path.name for path in (straight / "samples").glob("*.png")} == {
         f"{images:010d}.png" for images in (0, 16, 32)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -16,11 +17,12 @@ from t2i_hpc.sampling.request import encode_captions, token_texts
 from t2i_hpc.sampling.rules import to_uint8
 from t2i_hpc.sampling.stages import staged
 from t2i_hpc.sampling.trained_run import generate_in_batches
-from t2i_hpc.systems.base import TextToImageSystem
+from t2i_hpc.systems.base import GAN, TextToImageSystem
 from t2i_hpc.training.callbacks.caption_sensitivity import (
     SensitivityRecord,
     caption_sensitivity,
 )
+from t2i_hpc.training.callbacks.overfitting import Overfitting, Pairs
 from t2i_hpc.training.progress import ProgressLine
 
 
@@ -43,6 +45,8 @@ class SampleGrids:
         rows = min(config.engine.sample_rows, split.count)
         self.run, self.system, self.line = run, system, line
         self.sensitivities = SensitivityRecord(run)
+        known = isinstance(system, GAN) and system.judges_pairs
+        self.overfitting = Overfitting(config, split, cast(GAN, system)) if known else None
         self.columns = config.engine.sample_columns
         numbers = [row * split.count // rows for row in range(rows)]
         self.captions = [split.caption(number, config.seed)[1] for number in numbers]
@@ -68,9 +72,12 @@ class SampleGrids:
             save_picture(mask_grid(images[first], masks), self.run / "masks" / name)
         for folder, grid in staged(pictures, first, self.words).grids(self.captions).items():
             save_picture(grid, self.run / folder / name)
-        return self._measured(images_seen, pictures.images[-1])
+        measured = self._sensitivity(images_seen, pictures.images[-1])
+        if self.overfitting is not None:
+            measured |= self.overfitting(Pairs(images.cpu(), self.tokens, self.lengths))
+        return measured
 
-    def _measured(self, images_seen: int, images: Tensor) -> dict[str, float]:
+    def _sensitivity(self, images_seen: int, images: Tensor) -> dict[str, float]:
         sensitivity = caption_sensitivity(images, self.columns)
         if sensitivity is None:
             return {}
