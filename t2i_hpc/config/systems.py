@@ -83,6 +83,14 @@ class ImageEncoderConfig:
         "safetensors file of the DAMSM image encoder; empty: packaged ImageNet weights",
         file=True,
     )
+    side: int | None = setting(
+        None,
+        "side that efficientnet_lite0 sees, empty: its own, 224; 112 costs a quarter, and finds "
+        "captions as well where images are of 64 px",
+        unit="px",
+        choices=(96, 112, 128, 160, 192),
+        neutral=None,
+    )
     align_corners: bool = setting(
         False,
         "resize to the network's size with aligned corners (DM-GAN; SSA-GAN and DF-GAN: false)",

@@ -30,7 +30,7 @@ from t2i_hpc.data.captions import check_same_words
 from t2i_hpc.data.split import Split
 from t2i_hpc.evaluation.collectors import FeatureBatch, Groups
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS
-from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder
+from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder, side_of
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.runs.checkpoint import read_tensors
 from t2i_hpc.runs.partial_statistics import Arrays
@@ -199,7 +199,7 @@ def _text_encoder(path: Path, vocabulary_size: int) -> LSTMTextEncoder:
 def _image_encoder(path: Path, width: int) -> nn.Module:
     tensors = read_tensors(path)
     try:
-        encoder = build_image_encoder(_trunk_of(tensors), width)
+        encoder = build_image_encoder(_trunk_of(tensors), width, side=side_of(tensors))
         encoder.load_state_dict(tensors)
     except (KeyError, StopIteration, RuntimeError, ValueError) as error:
         raise _no_encoder(path, "image") from error

@@ -6,14 +6,18 @@ the space of the text encoder's words and sentences (AttnGAN §3.2).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.models.efficientnet import EfficientNetLite0Features
 from t2i_hpc.models.global_batch import make_global
 from t2i_hpc.models.recomputation import mark_recomputable
+
+_SIDE = "trunk.side"  # in the weights of an encoder
 
 
 class ImageFeatures(NamedTuple):
@@ -100,18 +104,28 @@ class InceptionTrunk(nn.Module):
 
 
 class EfficientNetLite0Trunk(nn.Module):
-    """EfficientNet-Lite0 at 224 px with packaged ImageNet weights: 112×14×14 and 1280."""
+    """EfficientNet-Lite0 with packaged ImageNet weights: at 224 px 112×14×14 and 1280.
+
+    Args:
+        align_corners: of the resize.
+        side: what images are resized to, a multiple of 16; another than 224 is part of the
+            weights, whose heads are trained for it.
+    """
 
     local_width, pooled_width = 112, 1280
 
-    def __init__(self, align_corners: bool = False) -> None:
+    def __init__(
+        self, align_corners: bool = False, side: int = EfficientNetLite0Features.side
+    ) -> None:
         super().__init__()
-        self.align_corners = align_corners
+        self.align_corners, self._side = align_corners, side
         self.features = EfficientNetLite0Features()
+        if side != EfficientNetLite0Features.side:
+            self.register_buffer("side", torch.tensor(side))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return local and pooled features."""
-        resized = resize(images, EfficientNetLite0Features.side, self.align_corners)
+        resized = resize(images, self._side, self.align_corners)
         # From [-1, 1] by way of 0..255 to what the network was trained on.
         local, pooled = self.features((resized * 127.5 + 0.5) / 128)
         return local, pooled
@@ -129,7 +143,12 @@ def resize(images: Tensor, side: int, align_corners: bool) -> Tensor:
 
 
 def build_image_encoder(
-    name: str, width: int, *, align_corners: bool = False, batch_statistics: bool = False
+    name: str,
+    width: int,
+    *,
+    align_corners: bool = False,
+    batch_statistics: bool = False,
+    side: int | None = None,
 ) -> ImageEncoder:
     """Build an image encoder by its configured name.
 
@@ -139,13 +158,19 @@ def build_image_encoder(
         align_corners: of the resize to the trunk's size; false in SSA-GAN and DF-GAN, true in
             DM-GAN.
         batch_statistics: see :class:`ImageEncoder`.
+        side: that EfficientNet-Lite0 sees; None: its own.
 
     Raises:
         ValueError: batch statistics of a trunk that has no batch norms.
     """
-    trunk = TRUNKS[name](align_corners)
+    trunk = TRUNKS[name](align_corners, **({} if side is None else {"side": side}))
     if batch_statistics and not any(isinstance(m, nn.BatchNorm2d) for m in trunk.modules()):
         raise ValueError(f"{name} has no batch norms: they are folded into its convolutions")
     return ImageEncoder(
         trunk, trunk.local_width, trunk.pooled_width, width, batch_statistics=batch_statistics
     )
+
+
+def side_of(weights: Mapping[str, Tensor]) -> int | None:
+    """Return the side that an encoder's weights were trained at; None: its network's own."""
+    return int(weights[_SIDE]) if _SIDE in weights else None

@@ -8,7 +8,7 @@ another machine, archived, or shared without its pre-trained encoders.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import VOCABULARY_NOTE, check_same_words
 from t2i_hpc.losses.adversarial import at_least_float32
 from t2i_hpc.losses.damsm import Captions, DAMSMSettings, damsm_losses
-from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder
+from t2i_hpc.models.image_encoder import ImageEncoder, build_image_encoder, side_of
 from t2i_hpc.models.text_encoder import (
     BERTTextEncoder,
     LSTMTextEncoder,
@@ -143,18 +143,33 @@ def build_images_encoder(config: ImageEncoderConfig, width: int) -> ImageEncoder
             "package: name a safetensors file, take system.image_encoder.name="
             "efficientnet_lite0, or leave DAMSM out with system.damsm.weight=0"
         )
+    check_side(config)
     try:
         encoder = build_image_encoder(
             config.name,
             width,
             align_corners=config.align_corners,
             batch_statistics=config.batch_statistics,
+            side=config.side,
         )
     except ValueError as error:
         raise ConfigurationError(f"system.image_encoder.batch_statistics: {error}") from error
     if config.weights:
         load_weights(encoder, Path(config.weights), "system.image_encoder.weights")
     return encoder
+
+
+def check_side(config: ImageEncoderConfig) -> None:
+    """Refuse another side of the images for a network that has one alone.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    if config.side is not None and config.name != "efficientnet_lite0":
+        raise ConfigurationError(
+            f"system.image_encoder.side={config.side} is for efficientnet_lite0: leave it out with "
+            f"system.image_encoder.name={config.name}"
+        )
 
 
 def damsm_terms(
@@ -252,10 +267,23 @@ def load_weights(module: nn.Module, path: Path, key: str) -> None:
     if not reads_initial_weights(key.split(".")[1]):
         return
     try:
-        module.load_state_dict(load_file(path))
+        weights = load_file(path)
+        if isinstance(module, ImageEncoder):
+            _compare_sides(module, weights, path)
+        module.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigurationError(f"{key}={path} cannot be loaded: {reason}") from error
+
+
+def _compare_sides(encoder: ImageEncoder, weights: Mapping[str, Tensor], path: Path) -> None:
+    given, trained = side_of(encoder.state_dict()), side_of(weights)
+    if given != trained:
+        asked = f"give system.image_encoder.side={trained}" if trained else "leave it out"
+        raise ConfigurationError(
+            f"system.image_encoder.weights={path} was trained at {trained or 'its own'} px, not at "
+            f"system.image_encoder.side={given or ''}: {asked}"
+        )
 
 
 def check_text_encoder(config: SystemConfig, vocabulary: str) -> None:

@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.systems import PretrainedTrunkConfig
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk, build_image_encoder
-from t2i_hpc.systems.encoders import build_images_encoder, is_given, reads_initial_weights
+from t2i_hpc.systems.encoders import (
+    build_images_encoder,
+    check_side,
+    is_given,
+    reads_initial_weights,
+)
 
 _LOG = logging.getLogger("t2i_hpc")
 _INCEPTION = "inception_v3"
@@ -39,6 +44,7 @@ def build_pretraining_encoder(config: PretrainedTrunkConfig, width: int) -> Imag
         ConfigurationError: no start is named, more than one, or a file that does not fit.
     """
     _check_one_start(config)
+    check_side(config)
     if config.name != _INCEPTION or config.weights:
         return build_images_encoder(config, width)
     encoder = build_image_encoder(

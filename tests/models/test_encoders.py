@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.systems import ImageEncoderConfig
 from t2i_hpc.models.global_batch import GlobalBatchNorm2d
-from t2i_hpc.models.image_encoder import build_image_encoder
+from t2i_hpc.models.image_encoder import build_image_encoder, side_of
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
+from t2i_hpc.systems.encoders import build_images_encoder
 from tests.support.networks import parameter_count
 
 
@@ -97,3 +104,18 @@ def test_batch_statistics_move_in_training_and_only_there() -> None:
 def test_batch_statistics_need_batch_norms() -> None:
     with pytest.raises(ValueError, match="no batch norms"):
         build_image_encoder("efficientnet_lite0", 8, batch_statistics=True)
+
+
+def test_a_smaller_side_is_part_of_the_weights(tmp_path: Path) -> None:
+    small = ImageEncoderConfig(name="efficientnet_lite0", side=112)
+    network = build_images_encoder(small, 8)
+    assert network(torch.zeros(1, 3, 64, 64)).regions.shape == (1, 8, 7, 7)
+    weights = network.state_dict()
+    assert side_of(weights) == 112
+    save_file(weights, path := tmp_path / "image_encoder.safetensors")
+    build_images_encoder(replace(small, weights=str(path)), 8)
+    whole = replace(small, weights=str(path), side=None)
+    with pytest.raises(ConfigurationError, match=r"at 112 px, .* give system\.image_encoder\.side"):
+        build_images_encoder(whole, 8)
+    with pytest.raises(ConfigurationError, match="is for efficientnet_lite0: leave it out"):
+        build_images_encoder(replace(small, name="inception_v3", weights="any"), 8)
