@@ -112,7 +112,8 @@ def test_a_smaller_side_is_part_of_the_weights(tmp_path: Path) -> None:
     assert network(torch.zeros(1, 3, 64, 64)).regions.shape == (1, 8, 7, 7)
     weights = network.state_dict()
     assert side_of(weights) == 112
-    save_file(weights, path := tmp_path / "image_encoder.safetensors")
+    path = tmp_path / "image_encoder.safetensors"
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
     build_images_encoder(replace(small, weights=str(path)), 8)
     whole = replace(small, weights=str(path), side=None)
     with pytest.raises(ConfigurationError, match=r"at 112 px, .* give system\.image_encoder\.side"):
