@@ -15,7 +15,7 @@ from torch import Tensor
 
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage.remote import is_remote
+from t2i_hpc.data.storage.fetching import is_remote
 from t2i_hpc.sampling.request import encode_captions
 from t2i_hpc.systems.base import GAN
 
