@@ -165,8 +165,9 @@ class ShardsConfig:
     source: str = setting(
         "folder",
         "layout to read; webdataset: tars that another tool made (img2dataset, webdataset); "
-        "pickles: the metadata of AttnGAN and its successors",
-        choices=("coco", "cub", "flowers", "folder", "webdataset", "pickles"),
+        "pickles: the metadata of AttnGAN and its successors; split: a split that is there, or an "
+        "index of tars, to store it in another size or format",
+        choices=("coco", "cub", "flowers", "folder", "webdataset", "pickles", "split"),
     )
     images: str = setting(
         "",

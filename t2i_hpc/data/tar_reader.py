@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ class StoredSample:
         class_id: class of the image; a running number where there are no classes.
         orientation: that of EXIF, of an image in a tar of others; 0: it stands upright.
         noted: whether its pixels have to be turned or converted after they are decoded.
+        source: what else is said of the image: url, licence, sizes, scores.
     """
 
     key: str
@@ -47,6 +49,7 @@ class StoredSample:
     class_id: int
     orientation: int = 0
     noted: bool = False
+    source: Mapping[str, Any] | None = None
 
     def upright(self, image: Pixels) -> Pixels:
         """Return the decoded image as viewers show it: turned, and in the colors of sRGB."""
@@ -162,6 +165,7 @@ def _parse(text: bytes, image: bytes, image_format: str, no_class: int | None) -
         class_id=class_id,
         orientation=int(description.get("orientation", 0)),
         noted=bool(description.get("noted")),
+        source=description.get("source"),
     )
 
 

@@ -19,7 +19,13 @@ from PIL import Image
 from t2i_hpc.common.errors import ConfigurationError, DataError, UserError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build import index_in_place
-from t2i_hpc.data.build.split_writer import build_index, build_index_partition, merge_split
+from t2i_hpc.data.build.split_writer import (
+    build_index,
+    build_index_partition,
+    build_partition,
+    build_split,
+    merge_split,
+)
 from t2i_hpc.data.build.tar_records import Indexed, Place, index_place
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import splits_at
@@ -304,3 +310,35 @@ def test_an_index_is_read_from_a_folder(tmp_path: Path) -> None:
         address = re.escape(f"{server.url}/train")
         with pytest.raises(DataError, match=rf"{address} is an index of tars .* copy it here"):
             splits_at(f"{server.url}/train")
+
+
+def test_shards_of_an_index_are_made_in_partitions(tmp_path: Path) -> None:
+    """Scaled, with the words and what the source says; nothing but their own rows is read."""
+    write_tars(tmp_path / "in")
+    indexed = build_index(config_of(tmp_path)).manifest
+    config = ShardsConfig(
+        source="split",
+        images=str(indexed.folder),
+        output=str(tmp_path / "out"),
+        size=24,
+        shard_samples=5,
+        workers=1,
+    )
+    (tmp_path / "in" / "00000.tar").rename(tmp_path / "in" / "gone")
+    (tmp_path / "in" / "00000.tar").write_bytes(bytes(indexed.shard(0).bytes))
+    assert build_partition(replace(config, partition="2/3")) == [range(1, 2)]  # samples 5 to 9
+    (tmp_path / "in" / "gone").rename(tmp_path / "in" / "00000.tar")
+    for partition in ("1/3", "3/3"):
+        build_partition(replace(config, partition=partition))
+    built = merge_split(tmp_path / "out" / "train")
+    split = Split.open(DataConfig(path=config.output), "train")
+    assert split.manifest.counts.tolist() == [5, 5, 2]
+    assert split.vocabulary.sha256 == indexed.vocabulary
+    for number in range(12):
+        sample = split.sample(number)
+        assert min(split.image(number).shape[:2]) == 24
+        assert (sample.captions, sample.class_id) == ((captions_of(number)[0],), number)
+        assert sample.source == {"url": "x"}
+    whole = replace(config, output=str(tmp_path / "whole"))
+    build_split(whole)
+    assert content(tmp_path / "whole" / "train") == content(built.manifest.folder)

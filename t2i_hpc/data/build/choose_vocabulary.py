@@ -16,6 +16,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.sources.captions_files import FORMS, read_rows
+from t2i_hpc.data.build.sources.indexed_split import SplitSamples
 from t2i_hpc.data.build.sources.pickles import read_published
 from t2i_hpc.data.build.sources.sample import Texts
 from t2i_hpc.data.build.sources.webdataset_tars import captions_of_tar
@@ -43,6 +44,11 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> 
     """
     texts = _TextsOf(samples)
     vocabulary, name = present_vocabulary(config)
+    if isinstance(samples, SplitSamples):
+        if vocabulary is None and (config.min_count, config.max_words) == (1, 0):
+            return Choice(samples.vocabulary, ())
+        if vocabulary is not None and vocabulary.sha256 == samples.vocabulary.sha256:
+            return Choice(vocabulary, ())
     if vocabulary is None:
         vocabulary = new_vocabulary(config, texts)
     else:

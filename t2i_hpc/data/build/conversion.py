@@ -152,22 +152,25 @@ def _stored(image: Pixels, content: bytes, form: str) -> StoredImage:
     return StoredImage(content, form, width, height)
 
 
-def check_space(folder: Path, samples: Sequence[SourceSample], config: ShardsConfig) -> None:
+def check_space(
+    folder: Path, samples: Sequence[SourceSample], count: int, config: ShardsConfig
+) -> None:
     """Refuse to begin what will not fit on the disk.
 
     Args:
         folder: an existing folder on the disk to write to.
-        samples: those that are still to be stored.
+        samples: some of those that are still to be stored, evenly spread.
+        count: how many these are in all.
         config: how they are stored.
 
     Raises:
         DataError: an estimate with a tenth in reserve is larger than the free space.
     """
-    needed = int(_RESERVE * _estimate(samples, config))
+    needed = int(_RESERVE * _estimate(samples, config) * count / max(1, len(samples)))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{len(samples):,} images need about {needed:,} bytes, but the disk of {folder} has "
+            f"{count:,} images need about {needed:,} bytes, but the disk of {folder} has "
             f"{free:,} free: make room or name another output="
         )
 

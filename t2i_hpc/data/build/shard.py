@@ -31,6 +31,7 @@ from t2i_hpc.common.files import (
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.conversion import StoredImage, convert, is_verbatim
 from t2i_hpc.data.build.sources import SourceSample
+from t2i_hpc.data.build.sources.indexed_split import SplitSamples
 from t2i_hpc.data.build.workspace import Build, Workspace, disk_errors
 from t2i_hpc.data.format.manifest import FORMAT, ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
@@ -252,7 +253,10 @@ def identities(samples: Sequence[SourceSample], config: ShardsConfig) -> list[st
     found = []
     for shard in range(count):
         numbers = shard_numbers(shard, len(samples), config)
-        described = [_described(samples[number], root, state) for number in numbers]
+        if isinstance(samples, SplitSamples):
+            described = samples.identity(numbers)
+        else:
+            described = [_described(samples[number], root, state) for number in numbers]
         content = {**settings, "first": numbers.start, "samples": described}
         found.append(sha256_of_json(content)[:_DIGITS])
     return found

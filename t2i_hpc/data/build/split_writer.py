@@ -33,6 +33,7 @@ from t2i_hpc.data.build.shard import (
     rejection,
 )
 from t2i_hpc.data.build.sources import SOURCES, SourceData, SourceSample
+from t2i_hpc.data.build.sources.indexed_split import SplitSamples
 from t2i_hpc.data.build.sources.sample import Unfit
 from t2i_hpc.data.build.workers import Limit, make_shards
 from t2i_hpc.data.build.workspace import (
@@ -49,6 +50,7 @@ from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY
 _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
 HELD_OUT = "test"
 _HASHED = 1 << 64
+_ESTIMATED = 256  # samples
 _LOSSY = ("jpeg", "webp")
 _SCALED = (*_LOSSY, LOSSLESS)
 
@@ -143,6 +145,8 @@ def check_source(config: ShardsConfig) -> None:
         return
     _check_settings(config)
     samples = SOURCES[config.source](config).samples
+    if isinstance(samples, SplitSamples):
+        return
     unfit = [sample.unfit for sample in samples if sample.unfit is not None]
     allowed = allowed_of(config.max_rejected, len(samples))
     if len(unfit) > allowed:
@@ -222,12 +226,14 @@ class _Job:
             )
         return found[: self.config.limit]
 
-    def taken(self, source: SourceData) -> tuple[list[SourceSample], tuple[str, ...]]:
+    def taken(self, source: SourceData) -> tuple[Sequence[SourceSample], tuple[str, ...]]:
         """Return the samples that the filter takes, and what is to be said of the others.
 
         Raises:
             UserError: it is no expression, or asks what no sample says.
         """
+        if isinstance(source.samples, SplitSamples):  # are not listed: there may be 10⁹
+            return source.samples.first(self.config.limit), ()
         samples = self.samples(source)
         if not self.config.filter:
             return samples, ()
@@ -280,6 +286,7 @@ def _check_settings(config: ShardsConfig) -> None:
         ("caption_member", config.caption_member, tars),
         ("caption_key", config.caption_key, plain),
         ("test_fraction", config.test_fraction, plain),
+        ("filter", config.filter, (*plain, "cub", "flowers", "pickles")),
     ):
         if value and config.source not in sources:
             raise DataError(
@@ -360,9 +367,8 @@ def _make_partition(task: Task, partition: Partition, vocabulary: Vocabulary) ->
     done = {shard: one for shard in shards if (one := _done(task, shard)) is not None}
     open_shards = [shard for shard in shards if shard not in done]
     _report_start(task, shards, done)
-    remaining = [task.samples[number] for shard in open_shards for number in task.numbers(shard)]
     workspace = task.workspace
-    check_space(workspace.target.parent, remaining, task.config)
+    check_space(workspace.target.parent, *_spread(task, open_shards), task.config)
     with disk_errors(workspace.folder):
         workspace.split.mkdir(parents=True, exist_ok=True)
         vocabulary.save(workspace.vocabulary)
@@ -376,8 +382,20 @@ def _make_partition(task: Task, partition: Partition, vocabulary: Vocabulary) ->
     return shards
 
 
+def _spread(task: Task, shards: Sequence[int]) -> tuple[list[SourceSample], int]:
+    """Return samples evenly spread over shards, by which space is estimated, and how many are."""
+    total = sum(task.amount(shard) for shard in shards)
+    found, count = list[SourceSample](), min(total, _ESTIMATED)
+    for place in range(count):
+        shard, inside = divmod(place * total // count, task.config.shard_samples)
+        found.append(task.samples[task.numbers(shards[shard]).start + inside])
+    return found, total
+
+
 def _refuse_unfit(task: Task) -> None:
     """Refuse a source with too many samples that cannot be used, before any image is converted."""
+    if isinstance(task.samples, SplitSamples):  # were fit when it was made
+        return
     unfit = [
         rejection(sample, sample.unfit.kind, sample.unfit.reason)
         for sample in task.samples
@@ -400,7 +418,7 @@ def _printable(sample: SourceSample) -> SourceSample:
 
 def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
     config, (taken, left_out) = job.config, job.taken(source)
-    samples = [_printable(sample) for sample in taken]
+    samples = taken if isinstance(taken, SplitSamples) else [_printable(one) for one in taken]
     build = Build(
         name=config.name or config.source,
         split=job.workspace.target.name,
