@@ -131,7 +131,7 @@ def count_operations(
     )
     seen = _Watch()
     # Memory's and speed's implementations of attention are not in torch's table of FLOPs.
-    with _pretended_group(ranks), sdpa_kernel(SDPBackend.MATH), _fake_tensors(outline):
+    with _pretended_group(ranks), sdpa_kernel(SDPBackend.MATH), fake_tensors(outline):
         strategy = _watched_strategy(outline, config, seen)
         batch = random_batch(images, outline.resolution, captions)
         noise = torch.randn(images, outline.noise_width)
@@ -238,7 +238,7 @@ def _watched_strategy(system: System, config: EngineConfig, seen: _Watch) -> DDP
 
 
 @contextmanager
-def _fake_tensors(outline: System) -> Iterator[None]:
+def fake_tensors(outline: System) -> Iterator[None]:
     """Let every tensor be a fake one, the outline's included."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     # Fake tensors cannot become the data of parameters: they become parameters.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.live_memory import Alive
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.models.recomputation import remade
@@ -28,30 +27,6 @@ from tests.systems.tiny import built
 CPU = World(0, 1, 0, 1, torch.device("cpu"))
 MERGED = ("system.discriminator_schedule=merged",)
 REDRAWN = ("bert", "df_gan", "attn_dcgan")
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors on ``meta`` that somebody holds; of those made inside alone."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes, self._known = 0, set[int]()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for value in tree_leaves(made):
-            storage = value.untyped_storage() if isinstance(value, Tensor) else None
-            if storage is not None and storage._cdata not in self._known:
-                self._known.add(storage._cdata)
-                self.bytes += storage.nbytes()
-                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
-        return made
-
-    def _forget(self, storage: int, size: int) -> None:
-        self._known.discard(storage)
-        self.bytes -= size
 
 
 def kept_by_a_forward(generator: nn.Module, *inputs: Tensor) -> int:
