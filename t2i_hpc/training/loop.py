@@ -24,11 +24,19 @@ from t2i_hpc.common.seeds import noise, seed_step
 from t2i_hpc.common.transfer import to_device
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.data.batches import Batch
+from t2i_hpc.data.loader import ReadCounts
 from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.systems.base import System
 from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
 from t2i_hpc.training.checkpoints.saving import Saver
-from t2i_hpc.training.metrics_log import Arithmetic, Measured, Meter, MetricsLog, peak_memory
+from t2i_hpc.training.metrics_log import (
+    Arithmetic,
+    Measured,
+    Meter,
+    MetricsLog,
+    ReadMeter,
+    peak_memory,
+)
 from t2i_hpc.training.optimizers import learning_rate
 from t2i_hpc.training.profiler import StepProfiler, profiled_steps
 from t2i_hpc.training.progress import ProgressLine, RunOutput, Status
@@ -58,6 +66,7 @@ class TrainingSetup:
         flops: floating-point operations of a step by its images; None where not counted.
         trackers: that show the curves.
         finished: whether the training is at its end after so many images, by what `sample` found.
+        reads: what this rank's loader has read since it started.
     """
 
     run: Path
@@ -74,6 +83,7 @@ class TrainingSetup:
     flops: float | None = None
     trackers: Sequence[str] = (TENSORBOARD,)
     finished: Callable[[int], bool] = lambda images_seen: False
+    reads: Callable[[], ReadCounts] = ReadCounts
 
 
 class Loop:
@@ -102,6 +112,7 @@ class Loop:
             line.say("MFU is left out: this card is not in t2i_hpc/cluster/cards.csv")
         steps = profiled_steps(setup.config.profile if setup.world.is_main else [])
         self.profiler = StepProfiler(output, steps, self.strategy.clock)
+        self.reads = ReadMeter(setup.reads)
         self._nonfinite: str | None = None
         self._terms: dict[str, Tensor] = {}
         self._sampled: dict[str, float] = {}  # of grids since the last line of metrics.jsonl
@@ -181,6 +192,8 @@ class Loop:
                 remaining,
                 measured.teraflops,
                 measured.mfu,
+                measured.fetched,
+                measured.found,
             )
         )
 
@@ -202,6 +215,7 @@ class Loop:
                 for name, settings in self.setup.system.optimizers.items()
             },
             sampled,
+            *self.reads.read(),
         )
 
     def _samples_are_due(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import torch
 
 from t2i_hpc.cluster.hardware import recognize_card
 from t2i_hpc.common.files import append_json_line, read_json_lines, write_text
+from t2i_hpc.data.loader import ReadCounts
 from t2i_hpc.runs.checkpoint import TrainingProgress
 
 _T = TypeVar("_T")
@@ -54,6 +55,30 @@ class Meter:
         result = self._steps * self.batch_size / elapsed, min(1.0, self._waited / elapsed)
         self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
         return result
+
+
+class ReadMeter:
+    """What came from servers since it was last read.
+
+    Args:
+        reads: what was read since the loader started.
+    """
+
+    def __init__(self, reads: Callable[[], ReadCounts]) -> None:
+        self._reads, self._before, self._start = reads, reads(), time.monotonic()
+
+    def read(self) -> tuple[float | None, float]:
+        """Return bytes a second and the share of samples whose shard was here; start anew.
+
+        The bytes are None for as long as nothing has come from a server or its cache.
+        """
+        now, before, start = self._reads(), self._before, self._start
+        self._before, self._start = now, time.monotonic()
+        if not any(now):
+            return None, 1.0
+        samples = now.found - before.found + now.missed - before.missed
+        share = (now.found - before.found) / samples if samples else 1.0
+        return (now.bytes - before.bytes) / max(1e-9, self._start - start), share
 
 
 def peak_memory(device: torch.device) -> float:
@@ -115,6 +140,8 @@ class Measured:
         gradient_norms: by ``phase/module``, of the last step, before a clip.
         learning_rates: by module, of the last step.
         samples: what was measured of the sample grids since the line before, by name.
+        fetched: bytes a second that came from a server; None: nothing comes from one.
+        found: share of the samples whose shard was on the node, 0 to 1.
     """
 
     losses: Mapping[str, float]
@@ -127,6 +154,8 @@ class Measured:
     gradient_norms: Mapping[str, float] = field(default_factory=dict)
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, float] = field(default_factory=dict)
+    fetched: float | None = None
+    found: float = 1.0
 
     def row(self) -> dict[str, Any]:
         """Return it as a line of ``metrics.jsonl``; what is not known is left out."""
@@ -140,6 +169,9 @@ class Measured:
             row["teraflops_per_device"] = float(f"{self.teraflops:.4g}")
         if self.mfu is not None:
             row["mfu"] = round(self.mfu, 4)
+        if self.fetched is not None:
+            row["fetched_megabytes_per_second"] = round(self.fetched / 1e6, 3)
+            row["cache_hits"] = round(self.found, 4)
         if self.milliseconds:
             row["milliseconds"] = {part: round(ms, 3) for part, ms in self.milliseconds.items()}
         if self.gradient_norms:

@@ -17,6 +17,7 @@ from rich.text import Text
 from t2i_hpc.common.terminal import discard, say
 
 _PLAIN_SECONDS = 10.0
+_MUCH = 0.1  # share of the time spent waiting that is worth a word
 
 
 def open_progress(is_main: bool) -> ProgressLine:
@@ -39,6 +40,8 @@ class Status:
         share: part of the whole training that is done, 0 to 1.
         remaining: seconds to the end as far as known, else None.
         teraflops, mfu: TFLOP/s of a device and their share of its peak; None where not known.
+        fetched: bytes a second that came from a server; None: nothing comes from one.
+        found: share of the samples whose shard was on the node, 0 to 1.
     """
 
     step: int
@@ -50,18 +53,29 @@ class Status:
     remaining: float | None
     teraflops: float | None = None
     mfu: float | None = None
+    fetched: float | None = None
+    found: float = 1.0
 
     def line(self) -> str:
         """Return the status as one line."""
         losses = "  ".join(f"{_short(name)} {value:.3f}" for name, value in self.losses.items())
         eta = "-" if self.remaining is None else format_seconds(self.remaining)
-        waiting = f"  data wait {self.data_wait:.0%}"
-        advice = " (raise data.workers)" if self.data_wait > 0.1 else ""
+        waiting = f"  data wait {self.data_wait:.0%}{self._reading()}"
         return (
             f"{self.share:4.0%}  step {self.step:,}  images {self.images:,}  "
-            f"{self.images_per_second:.1f} img/s{self._arithmetic()}  ETA {eta}{waiting}{advice}  "
+            f"{self.images_per_second:.1f} img/s{self._arithmetic()}  ETA {eta}{waiting}  "
             f"{losses}"
         )
+
+    def _reading(self) -> str:
+        """Return where the data comes from, and what to do where it is waited for."""
+        here = "" if self.fetched is None else f", {self.fetched / 1e6:.1f} MB/s"
+        here += "" if self.fetched is None else f", cache {self.found:.1%}"
+        if self.data_wait <= _MUCH:
+            return here
+        # Shards that are late do not come sooner to more processes.
+        late = self.fetched is not None and self.found < 1 - _MUCH / 10
+        return f"{here} (raise data.{'connections or data.prefetch' if late else 'workers'})"
 
     def _arithmetic(self) -> str:
         done = "" if self.teraflops is None else f"  {self.teraflops:.3g} TFLOP/s"

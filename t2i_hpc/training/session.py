@@ -274,6 +274,7 @@ def build_setup(
         flops=opened.flops,
         trackers=tuple(config.trackers),
         finished=sampler.finished,
+        reads=opened.loader.reads,
     )
 
 

@@ -15,9 +15,10 @@ import torch
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.engine import EngineConfig
+from t2i_hpc.data.loader import ReadCounts
 from t2i_hpc.training import session
 from t2i_hpc.training.checks import check_engine
-from t2i_hpc.training.metrics_log import Arithmetic, Measured
+from t2i_hpc.training.metrics_log import Arithmetic, Measured, ReadMeter
 from t2i_hpc.training.precision import NonFiniteWatch
 from t2i_hpc.training.profiler import profiled_steps
 from t2i_hpc.training.progress import Status
@@ -143,3 +144,23 @@ def test_which_steps_are_traced() -> None:
 def test_steps_that_are_none_are_refused(steps: list[int]) -> None:
     with pytest.raises(ConfigurationError, match=r"engine\.profile="):
         check_engine(Toy(), EngineConfig(profile=steps), 1, torch.device("cpu"))
+
+
+def test_what_comes_from_servers_is_shown() -> None:
+    counts = iter([ReadCounts(), ReadCounts(90, 10, 5000), ReadCounts(190, 10, 5000)])
+    meter = ReadMeter(lambda: next(counts))
+    fetched, found = meter.read()
+    assert fetched is not None and fetched > 0
+    assert found == 0.9
+    assert meter.read() == (0.0, 1.0)
+    assert ReadMeter(ReadCounts).read() == (None, 1.0)  # data in a folder
+    row = Measured({}, 3.0, 0.1, 0.5, fetched=2.5e6, found=0.98765).row()
+    assert (row["fetched_megabytes_per_second"], row["cache_hits"]) == (2.5, 0.9876)
+    assert "cache_hits" not in Measured({}, 3.0, 0.1, 0.5).row()
+
+    def line(wait: float, fetched: float | None, found: float) -> str:
+        return Status(12, 288, 91.44, wait, {}, 0.5, None, fetched=fetched, found=found).line()
+
+    assert line(0.02, 2.5e6, 0.999).rstrip().endswith("data wait 2%, 2.5 MB/s, cache 99.9%")
+    assert "cache 50.0% (raise data.connections or data.prefetch)" in line(0.5, 2.5e6, 0.5)
+    assert line(0.5, None, 1.0).rstrip().endswith("data wait 50% (raise data.workers)")
