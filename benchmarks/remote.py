@@ -13,7 +13,7 @@ prefetch=0" fetches a shard when its first sample is wanted."""
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import logging
 import os
 import re
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -72,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(end - begin))
         if asked:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
+        if self.path.startswith("/mds/"):  # its forked workers would share a connection
+            self.send_header("Connection", "close")
         self.send_header("ETag", '"1"')
         self.send_header("Last-Modified", "Sat, 28 Nov 2026 00:00:00 GMT")
         self.end_headers()
@@ -131,11 +134,9 @@ def write_data(folder: Path, samples: int) -> int:
         )
     )
     shards = sorted((output / "train").glob("*.tar"))
-    if importlib.util.find_spec("streaming"):
-        from streaming import MDSWriter
-
+    if find_spec("streaming"):
         columns, size = {"jpg": "bytes", "txt": "str"}, shards[0].stat().st_size
-        with MDSWriter(
+        with _streaming().MDSWriter(
             out=str(output / "mds" / "train"), columns=columns, size_limit=size
         ) as writer:
             for number in range(samples):
@@ -156,6 +157,10 @@ def ours(work: Work, prefetch: int) -> Batches:
     return indexed_loader(config, split, 64, 0, RankSlice(_BATCH)).batches(0)
 
 
+def _streaming() -> Any:
+    return importlib.import_module("streaming")  # no dependency of ours
+
+
 def plain_webdataset(work: Work) -> Batches:
     """Read by webdataset's own pipeline, as its documentation has it."""
     urls = [f"{work.url}/train/{number:06d}.tar" for number in range(work.shards)]
@@ -166,12 +171,10 @@ def plain_webdataset(work: Work) -> Batches:
 
 def mosaicml(work: Work) -> Batches:
     """Read by mosaicml's streaming."""
-    from streaming import StreamingDataset
-
     # It has no HTTP; its boto3 takes our server for one of S3's.
     settings = {"S3_ENDPOINT_URL": work.url, "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ |= settings | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    found = StreamingDataset(
+    found = _streaming().StreamingDataset(
         remote="s3://mds/train",
         local=str(work.folder / "mosaicml"),
         shuffle=True,
@@ -205,7 +208,7 @@ def table(work: Work, steps: int, seconds: float) -> str:
         "ours, prefetch=0": partial(ours, work, 0),
         "webdataset": partial(plain_webdataset, work),
     }
-    if importlib.util.find_spec("streaming"):
+    if find_spec("streaming"):
         rows["mosaicml-streaming"] = partial(mosaicml, work)
     lines = [_ROW.format("loader", "first, s", "all waits, s", "of steps")]
     for name, make in rows.items():

@@ -155,7 +155,7 @@ def test_what_comes_from_servers_is_shown() -> None:
     assert meter.read() == (0.0, 1.0)
     assert ReadMeter(ReadCounts).read() == (None, 1.0)  # data in a folder
     row = Measured({}, 3.0, 0.1, 0.5, fetched=2.5e6, found=0.98765).row()
-    assert (row["fetched_megabytes_per_second"], row["cache_hits"]) == (2.5, 0.9876)
+    assert (row["fetched_megabytes_per_second"], row["cache_hits"]) == (2.5, 0.9877)
     assert "cache_hits" not in Measured({}, 3.0, 0.1, 0.5).row()
 
     def line(wait: float, fetched: float | None, found: float) -> str:

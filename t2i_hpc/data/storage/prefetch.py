@@ -124,6 +124,7 @@ class _Work:
         self._ahead, self._shared, self._parent = lookahead, shared, parent
         self._storages = lookahead.storages
         self._coming: list[_Item] = []
+        self._in_use = 0  # of what is coming
         self._next = 0, 0  # position and frontier at which to look ahead again
         self._in_flight: dict[_Item, Future[bool]] = {}
         self._here: set[_Item] = set()
@@ -133,8 +134,6 @@ class _Work:
     def run(self) -> None:
         """Prefetch until the rank is gone."""
         try:
-            while self._shared[_POSITION] == _NOT_BEGUN and self._is_wanted():
-                time.sleep(_TICK / 10)
             plan = self._elected()
             if plan is not None:
                 self._serve(plan)
@@ -164,6 +163,8 @@ class _Work:
             retry.seconds = min(retry.seconds / _PART_OF_RETRIES, _LONGEST_TRY)
         before = self._ahead.cache.plans.fetched(self._ahead.key)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
+            while self._shared[_POSITION] == _NOT_BEGUN and self._is_wanted():
+                time.sleep(_TICK / 10)
             while self._is_wanted():
                 if self._is_due():
                     self._look_ahead(plan, pool)
@@ -198,7 +199,7 @@ class _Work:
             self._coming = []
             plan.publish([], [])
             return
-        self._coming = self._fitting(used, ahead, sizes)
+        self._coming, self._in_use = self._fitting(used, ahead, sizes), len(used)
         coming = [item for item in self._coming if item not in self._paused]
         names = [name for item in coming for name in sizes[item][0]]
         plan.publish(names, list(self._later(windows)))
@@ -250,15 +251,17 @@ class _Work:
 
     def _later(self, windows: Iterator[Window]) -> Iterator[str]:
         """Yield the names of copies that are needed after those that are coming, in order."""
-        looked, seen = 0, set(self._coming)
+        looked = since = 0  # shards at all, and since one that is new
+        seen = set(self._coming)
         for window in windows:
             for shard in window.shards:
-                looked += 1
+                looked, since = looked + 1, since + 1
                 item = window.source, shard
                 if item not in seen and self._storages[window.source].knows(shard):
+                    since = 0
                     seen.add(item)
                     yield from self._copies(item)[0]
-            if looked > _LATER:
+            if looked > _LATER or since > len(seen):  # or an epoch has passed
                 return
 
     # --- bringing it
@@ -280,9 +283,12 @@ class _Work:
         if now - self._looked > _LOOK_AGAIN:
             self._here.clear()
             self._looked = now
+        awaited = any(item in self._in_flight for item in self._coming[: self._in_use])
         for turn, item in enumerate(self._coming):
             if len(self._in_flight) >= _AT_ONCE:
                 return
+            if turn >= self._in_use and awaited:
+                return  # what is waited for has all connections
             if item in self._in_flight or item in self._paused or item in self._here:
                 continue
             source, shard = item
