@@ -35,7 +35,7 @@ _IMAGES, _CAPTIONS = 256, 5
 _TOKENS = 5  # of a caption that are shown
 _METRIC = "top-1 retrieval"
 RETRIEVAL_NOTE, CHANCE_NOTE = "retrieval", "retrieval_by_chance"  # in the encoders' files
-_NEAR_CHANCE = 10.0  # times chance; the emoji's encoders find 100 times as many
+_NEAR_CHANCE = 10.0  # times chance; 3,072 flowers reach 9 after an epoch, 19 after four
 _RULE = (
     "the nearest of all captions is one of the image's own; captions of other images of its "
     "class do not count"
