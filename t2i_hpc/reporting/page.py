@@ -92,6 +92,7 @@ def render(record: RunRecord) -> str:
         cards(record, curves),
         samples(record),
         caption_sensitivity(record),
+        overfitting(record),
         score_section(curves),
         *(pictures(getattr(record, kind), kind, *texts) for kind, *texts in _PICTURES),
         losses(record),
@@ -182,6 +183,24 @@ def caption_sensitivity(record: RunRecord) -> str:
     )
     shown = f'<p class="note"><b>{escape(warning)}</b></p>' if warning else ""
     return section("Caption sensitivity", note, f'{shown}<div class="charts">{chart}</div>')
+
+
+def overfitting(record: RunRecord) -> str:
+    """A chart of whether the discriminator knows its training images by heart."""
+    lines = [
+        Line(title, [(float(r["images"]), float(r["samples"][name])) for r in rows])
+        for title, name in (("r_t", "real_sign"), ("r_v", "held_out_gap"))
+        if (rows := [row for row in record.metrics if name in (row.get("samples") or {})])
+    ]
+    if not lines:
+        return ""
+    chart = line_chart(lines, title="overfitting of the discriminator", x_label=X_LABEL)
+    note = (
+        "r_t is the mean sign of the logits of training images; r_v is 0 where held-out images get "
+        "the logits of training images, 1 where they get those of generated ones (ADA). Near 1 the "
+        "training images are known by heart: system.augmentation helps."
+    )
+    return section("Overfitting", note, f'<div class="charts">{chart}</div>')
 
 
 def score_section(curves: Sequence[ScoreCurve]) -> str:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2i_hpc.common.files import append_json_line
 from t2i_hpc.reporting.page import caption_sensitivity as section
+from t2i_hpc.reporting.page import overfitting
 from t2i_hpc.reporting.run_record import RunRecord
 from t2i_hpc.training.callbacks.caption_sensitivity import (
     FILE,
@@ -68,6 +70,16 @@ def test_the_gap_of_held_out_images_lies_between_training_and_generated_ones() -
     assert gap(1.0, -1.0, -1.0) == {"held_out_gap": 1}
     assert gap(1.0, 0.5, -1.0) == {"held_out_gap": 0.25}
     assert gap(0.0, 0.5, 0.0) == gap(float("nan"), 0, 0) == gap(1, float("nan"), 0) == {}
+
+
+def test_the_page_draws_overfitting(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, grids=0, scores=0)
+    assert overfitting(RunRecord.read(run)) == ""
+    for images in (200, 300):
+        append_json_line(run / "metrics.jsonl", {"images": images, "samples": {"real_sign": 0.7}})
+    html = overfitting(RunRecord.read(run))
+    assert "<svg" in html
+    assert "r_t" in html
 
 
 def test_the_page_draws_it_and_warns(tmp_path: Path) -> None:
