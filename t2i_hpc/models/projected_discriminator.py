@@ -6,7 +6,7 @@ never trained: across channels by 1×1, across scales by 3×3 from the smallest 
 many logits an image. The sentence enters as the class does there, by an inner product.
 
 There is no gradient penalty, and so no second derivative. The paper's heads have batch norms; these
-normalize each image by itself, so that any number of ranks trains the same.
+have spectral norms alone, so that any number of ranks trains the same.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from t2i_hpc.models.staged_discriminator import SpectralConv2d
 _SMALLEST_SIDE = 224  # the network's own: smaller images are enlarged to it, as in released code
 _CONDITION_WIDTH = 64
 _HEAD_SIDE, _LAST_KERNEL = 8, 4
+# Root mean squares of the four maps on the demo's images, by which they are divided: a norm of
+# each image's own would hide its contrast.
+_SCALES = (8.0, 8.0, 7.0, 3.0)
 
 
 class Projection(nn.Module):
@@ -67,12 +70,14 @@ class Projection(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         # From [-1, 1] by way of 0..255 to what the network was trained on.
         maps = self.network((images * 127.5 + 0.5) / 128)
-        mixed = [mix(one) for mix, one in zip(self.across_channels, maps, strict=True)]
+        parts = zip(self.across_channels, maps, _SCALES, strict=True)
+        mixed = [mix(one / scale) for mix, one, scale in parts]
         for level in reversed(range(len(mixed) - 1)):
             # Mixed before it is enlarged: a quarter of the cost.
             below = self.across_scales[level](mixed[level + 1])
             size = mixed[level].shape[2:]
-            mixed[level] = mixed[level] + F.interpolate(below, size, mode="bilinear")
+            enlarged = F.interpolate(below, size, mode="bilinear")
+            mixed[level] = (mixed[level] + enlarged) / 2**0.5
         return mixed
 
 
@@ -131,16 +136,12 @@ class ProjectedDiscriminator(nn.Module):
 
 def _head(widths: list[int], side: int) -> nn.Sequential:
     """Return the layers from a map to 64 channels: halvings to 8 px, then one 4×4 convolution."""
-    layers: list[nn.Module] = [nn.GroupNorm(1, widths[0], affine=False)]
+    layers: list[nn.Module] = []
     channels = widths[0]
     for wider in [*widths[1:], widths[-1]]:
         if side <= _HEAD_SIDE:
             break
-        layers += [
-            SpectralConv2d(channels, wider, 4, 2, 1),
-            nn.GroupNorm(1, wider),
-            nn.LeakyReLU(0.2, inplace=True),
-        ]
+        layers += [SpectralConv2d(channels, wider, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         channels, side = wider, side // 2
     layers.append(SpectralConv2d(channels, _CONDITION_WIDTH, min(_LAST_KERNEL, side)))
     return nn.Sequential(*layers)
