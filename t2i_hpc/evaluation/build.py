@@ -163,6 +163,7 @@ def comparisons(
             sharding=sharding,
             device=device,
             reference=real.statistics.gaussian if real.statistics else None,
+            reference_halves=real.statistics.real_halves if real.statistics else None,
             left_out=left_out,
             lpips=cache(lambda: LPIPS(settings.lpips, device).vectors),
             training_images_of=images_of(training, protocol.training_images) if training else None,

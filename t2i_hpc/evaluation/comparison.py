@@ -100,6 +100,7 @@ class Comparison:
         warning: what happened to the real images before and moves a score.
         saved: files of the generated images, where they are kept.
         reference: mean and covariance of the real images, in place of the images.
+        reference_halves: what its file says of the distance of real images from other real ones.
         left_out: what is said of metrics that were asked for and cannot be measured.
         training_images_of: gives the training images by number, as the real ones; None where no
             metric needs them.
@@ -120,6 +121,7 @@ class Comparison:
     warning: str | None = None
     saved: SavedFiles | None = None
     reference: Gaussian | None = None
+    reference_halves: tuple[float, str] | None = None
     left_out: str = ""
     training_images_of: ImagesOf | None = None
     lpips: Callable[[], VectorsOf] | None = None
@@ -258,19 +260,24 @@ class Comparison:
         )
         with exact_inference():
             values = measure(self.metrics, measured)
-        if "real" in sets:
-            real = self._real_distance(sets["real"])
-            values = [dataclasses.replace(v, real=real) if v.kind == "fid" else v for v in values]
+        real = self._halves_of(sets["real"]) if "real" in sets else self.reference_halves
+        values = [dataclasses.replace(v, real=real) if v.kind == "fid" else v for v in values]
         used = sorted_once(one for each in sets.values() for one in each.made_with)
         return measured, values, used
 
-    def _real_distance(self, real: MergedStatistics) -> float | None:
-        """Return what real images get, None where they were summed up without their halves."""
+    def real_halves(self) -> tuple[float, str] | None:
+        """Return the distance of real images from other real ones, and the hash of which ones.
+
+        None where they were summed up without their halves.
+        """
+        return self._halves_of(merged(self.real, self.sharding))
+
+    def _halves_of(self, real: MergedStatistics) -> tuple[float, str] | None:
         halves = self._halves
         if halves is None or not halves.stored <= real.sums.keys():
             return None
         file = self.cache / self.protocol.real_hash / f"real-halves-{halves.key}.json"
-        return real_distance(real.sums, halves.from_file(real.sums), file)
+        return real_distance(real.sums, halves.from_file(real.sums), file), halves.key
 
     def _save_pictures(self, measured: Measured) -> None:
         """Write what a number alone does not show: nearest pairs, and images of one caption."""

@@ -52,7 +52,8 @@ class Value:
         n_real: real images that it was compared with, 0 where there are none.
         kind: the key of :data:`METRICS` that it belongs to.
         each: the values of each seed where `value` is their mean, empty where there is one seed.
-        real: of a Fréchet distance: the distance of real images from other real images.
+        real: of a Fréchet distance: the distance of real images from other real images, and the
+            hash of which ones.
     """
 
     metric: str
@@ -62,7 +63,7 @@ class Value:
     n_real: int
     kind: str = "fid"
     each: tuple[float, ...] = ()
-    real: float | None = None
+    real: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True)

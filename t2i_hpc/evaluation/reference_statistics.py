@@ -28,6 +28,7 @@ _COUNTS = ("n", "N", "count", "num_images", "num_samples")  # what files call th
 _IMAGES = "arr_0"  # ADM's files hold the images as well
 _SPATIAL = ("mu_s", "sigma_s")  # ADM's and EDM's, of sFID
 _DETECTOR, _PREPROCESSING, _SET = "detector_sha256", "preprocessing", "real_images"
+_HALVES = ("real_halves", "real_halves_protocol")
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 # np.cov of float32 features is symmetric to rounding alone.
 _ASYMMETRY = 1e-5
@@ -43,6 +44,7 @@ class ReferenceStatistics:
         gaussian: mean, covariance and, where the file knows it, the number of images.
         known: whether the file says which network and resizing made it.
         unused: what else it holds and no metric of ours takes.
+        real_halves: distance of real images from other real ones, and the hash of which ones.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class ReferenceStatistics:
     gaussian: Gaussian
     known: bool
     unused: Sequence[str] = ()
+    real_halves: tuple[float, str] | None = None
 
     @property
     def stored(self) -> str:
@@ -84,6 +87,9 @@ def read_reference(path: Path, detector: DetectorIdentity) -> ReferenceStatistic
             names = list(archive.files)
             mean, covariance = (_array(path, archive, name) for name in ("mu", "sigma"))
             count = _count(archive)
+            halves = None
+            if {*_HALVES} <= {*names}:
+                halves = float(archive[_HALVES[0]]), str(archive[_HALVES[1]])
             written = {k: str(archive[k]) for k in (_DETECTOR, _PREPROCESSING) if k in names}
     except _UNREADABLE as error:
         raise EvaluationError(
@@ -94,11 +100,16 @@ def read_reference(path: Path, detector: DetectorIdentity) -> ReferenceStatistic
     _check_detector(path, written, detector)
     gaussian = Gaussian(torch.from_numpy(mean), torch.from_numpy(covariance), count)
     unused = [name for name in _SPATIAL if name in names]
-    return ReferenceStatistics(path, sha256_of_file(path), gaussian, bool(written), unused)
+    digest = sha256_of_file(path)
+    return ReferenceStatistics(path, digest, gaussian, bool(written), unused, halves)
 
 
 def write_reference(
-    path: Path, gaussian: Gaussian, detector: DetectorIdentity, image_set: str
+    path: Path,
+    gaussian: Gaussian,
+    detector: DetectorIdentity,
+    image_set: str,
+    real_halves: tuple[float, str] | None = None,
 ) -> None:
     """Write statistics as pytorch-fid and clean-fid read them, with what they leave out.
 
@@ -107,6 +118,7 @@ def write_reference(
         gaussian: of the real images' features.
         detector: that made the features.
         image_set: hash of the real images as the detector sees them.
+        real_halves: distance of real images from other real ones, and the hash of which ones.
     """
     arrays: dict[str, npt.NDArray[Any]] = {
         "mu": gaussian.mean.cpu().numpy(),
@@ -116,6 +128,8 @@ def write_reference(
         _PREPROCESSING: np.array(detector.preprocessing),
         _SET: np.array(image_set),
     }
+    for name, value in zip(_HALVES, real_halves or (), strict=False):
+        arrays[name] = np.array(value)
     with atomic_writer(path) as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 

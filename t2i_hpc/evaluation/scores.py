@@ -71,7 +71,7 @@ def score_row(
         row["seeds"] = [protocol.seed + place for place in range(len(score.each))]
         row["values"] = list(score.each)
     if score.real:
-        row["real_halves"] = {"distance": score.real, "protocol": protocol.halves_hash}
+        row["real_halves"] = dict(zip(("distance", "protocol"), score.real, strict=True))
     return row
 
 

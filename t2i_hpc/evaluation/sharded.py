@@ -97,7 +97,7 @@ def _export(comparison: Comparison, path: str) -> None:
     image_set = comparison.protocol.real_hash
     if path and check_export(Path(path), image_set):
         gaussian, detector = comparison.real_gaussian(), comparison.detector
-        write_reference(Path(path), gaussian, detector, image_set)
+        write_reference(Path(path), gaussian, detector, image_set, comparison.real_halves())
         say(f"{path}: mean and covariance of {gaussian.count:,} real images", sys.stderr)
 
 

@@ -18,6 +18,7 @@ from t2i_hpc.evaluation.build import comparisons
 from t2i_hpc.evaluation.comparison import Subject
 from t2i_hpc.evaluation.detectors import build_detector
 from t2i_hpc.evaluation.fid import Moments, frechet_distance
+from t2i_hpc.evaluation.reference_statistics import read_reference, write_reference
 from t2i_hpc.evaluation.scores import score_curves, score_line
 from tests.evaluation.comparing import (
     BATCH,
@@ -133,3 +134,18 @@ def test_a_run_is_drawn_by_several_seeds(run: Path, tmp_path: Path) -> None:
     words = (f"images={pictures}", f"reference={pictures}", "evaluation.seeds=2")
     with pytest.raises(ConfigurationError, match="leave it out"):
         list(comparisons(config_of(*words, "evaluation.metrics=[fid]")))
+
+
+def test_statistics_in_a_file_say_what_real_images_get(tmp_path: Path) -> None:
+    comparison = make_comparison(tmp_path)
+    compute(comparison)
+    (row,) = comparison.score()
+    path, detector = tmp_path / "ours.npz", comparison.detector
+    halves = comparison.real_halves()
+    write_reference(path, comparison.real_gaussian(), detector, "real", halves)
+    found = read_reference(path, detector)
+    assert found.real_halves == halves
+    other = make_comparison(tmp_path / "other")
+    against = replace(other, reference=found.gaussian, reference_halves=found.real_halves)
+    compute(against)
+    assert against.score()[0]["real_halves"] == row["real_halves"]
