@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
-from t2i_hpc.config.compose import changed_settings
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.systems import SystemConfig
@@ -38,8 +37,9 @@ from t2i_hpc.evaluation.image_sources import (
 )
 from t2i_hpc.evaluation.judges import check_judge, labeled
 from t2i_hpc.evaluation.lpips_diversity import LPIPS, lpips_identity
-from t2i_hpc.evaluation.metrics import METRICS, without_images
+from t2i_hpc.evaluation.metrics import without_images
 from t2i_hpc.evaluation.protocol import ARITHMETIC, Protocol
+from t2i_hpc.evaluation.protocol_names import protocol_names
 from t2i_hpc.evaluation.r_precision import check_own_encoders, encoders_identity
 from t2i_hpc.evaluation.scores import NOT_KNOWN
 from t2i_hpc.evaluation.training_images import (
@@ -66,18 +66,6 @@ _CPU = torch.device("cpu")
 _SELECTION = "evenly spaced over the split as stored"
 _FILES = "files as they are"
 _GENERATION = ("caption_choice", "caption_tokens", "truncation", "rounding", "weights")
-
-# The settings that decide a field of the protocol, where they have other names than the field.
-_SETTINGS_OF = {
-    "caption_choice": ("captions", "images_per_caption"),
-    "crop": ("real_crop", "real_filter"),
-    "preprocessing": ("detector_resize", "detector_precision"),
-    "score_side": ("inception_score_size",),
-}
-# What of a protocol is a place or comes with the data, not with a preset.
-_NO_PRESET = frozenset(
-    {"data", "captions", "encoders", "clip", "detector_sha256", "training", "seeds", "lpips"}
-)
 
 
 @dataclass(frozen=True)
@@ -395,18 +383,3 @@ def _protocol(
         arithmetic=ARITHMETIC,
         seeds=1,
     )
-
-
-def protocol_names(settings: EvaluationConfig, protocol: Protocol) -> dict[str, str]:
-    """Return the protocol's name by metric.
-
-    It is "… (modified)" where a setting that moves the metric differs from the file of that name.
-    """
-    changed = changed_settings(settings)
-    names = {}
-    for metric in METRICS:
-        fields = {"split", *protocol.fields_of(metric)} - _NO_PRESET
-        moving = {name for field in fields for name in _SETTINGS_OF.get(field, (field,))}
-        modified = " (modified)" if changed & moving else ""
-        names[metric] = f"{settings.protocol}{modified}"
-    return names

@@ -17,10 +17,10 @@ from t2i_hpc.common.files import resource
 from t2i_hpc.config.compose import compose_config, group_choices
 from t2i_hpc.config.evaluation import METRICS, EvaluationConfig
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.evaluation.build import protocol_names
 from t2i_hpc.evaluation.detectors.inception import InceptionV3
 from t2i_hpc.evaluation.image_sources import generation_rules
 from t2i_hpc.evaluation.metrics import METRICS as MEASURED
+from t2i_hpc.evaluation.protocol_names import protocol_names
 from t2i_hpc.evaluation.published import FAMILIES, published_beside, published_scores
 from t2i_hpc.sampling.rules import GenerationRules
 from tests.evaluation.conftest import some_images
