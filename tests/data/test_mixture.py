@@ -149,3 +149,21 @@ def test_contradictions_are_refused(folders: list[str], more: dict[str, Any], sa
 def test_two_vocabularies_are_refused(folders: list[str]) -> None:
     with pytest.raises(DataError, match=r"different vocabularies.*vocabulary=.*tokenizer="):
         data_of([folders[0], "demo"])
+
+
+def test_windows_of_a_mixture_come_before_their_samples() -> None:
+    samplers = [Sampler([50] * 40, 3, 4), Sampler([30] * 7, 3, 2)]
+    order = MixtureOrder(samplers, shares_of([1, 3], [2000, 210]), 3)
+    firsts = [0, 2000]
+    sizes = [50, 30]
+    for start in (0, 5000):
+        known: set[tuple[int, int]] = set()
+        windows = order.windows(start)
+        ahead = next(windows)
+        for position in range(start, start + 4000, 7):
+            while ahead.begin <= position:
+                known |= {(ahead.source, shard) for shard in ahead.shards}
+                ahead = next(windows)
+            (sample,) = order.samples([position]).tolist()
+            source = int(sample >= firsts[1])
+            assert (source, (sample - firsts[source]) // sizes[source]) in known

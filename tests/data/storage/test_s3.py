@@ -50,7 +50,7 @@ def test_a_bucket_gives_the_batches_of_the_folder(
     found = []
     for path in (str(shards), bucket):
         config = DataConfig(
-            path=path, cache=str(tmp_path), remote_reads=reads, workers=workers, retry_seconds=20
+            path=path, cache=str(tmp_path), remote_reads=reads, workers=workers, retry_seconds=120
         )
         batches = indexed_loader(config, Split.open(config, "train"), 16, 3, RankSlice(8)).batches(
             0
@@ -64,6 +64,6 @@ def test_a_bucket_gives_the_batches_of_the_folder(
 
 
 def test_a_key_that_is_not_there(bucket: str, tmp_path: Path) -> None:
-    config = DataConfig(path=bucket, cache=str(tmp_path), retry_seconds=20)
+    config = DataConfig(path=bucket, cache=str(tmp_path), retry_seconds=120)
     with pytest.raises(DataError, match=r"s3://images/shards/trian/manifest\.json \(there is no"):
         Split.open(config, "trian")
