@@ -43,7 +43,8 @@ class DataConfig:
     )
     tokenizer: str = setting(
         "",
-        "tokenizer.json of a pretrained text encoder (BERT); empty: the shards' own vocabulary",
+        "tokenizer.json of a pretrained text encoder (BERT, CLIP); empty: the shards' own "
+        "vocabulary",
         file=True,
     )
     resize_ratio: float = setting(

@@ -49,8 +49,8 @@ class TextEncoderConfig:
     name: str = setting(
         "lstm",
         "lstm: bidirectional, over word embeddings (AttnGAN's DAMSM); bert: needs the extra "
-        "t2i-hpc[transformers]",
-        choices=("lstm", "bert"),
+        "t2i-hpc[transformers]; clip: that of system=clip_gan, which has no other",
+        choices=("lstm", "bert", "clip"),
     )
     bert: BERTConfig = section(BERTConfig)
     weights: str = setting("", "safetensors file of pre-trained weights; empty: random", file=True)
@@ -410,6 +410,62 @@ class DFGANConfig(OneStageConfig):
 
 
 @dataclass
+class RATGANConfig(OneStageConfig):
+    """RAT-GAN (Ye et al., 2022): DF-GAN's first version, steered by a recurrence; no DAMSM."""
+
+    name: str = inherited(SystemConfig, "name", "rat_gan")
+    generator: str = setting("rat", "the generator", choices=("rat",), neutral="rat")
+
+
+@dataclass
+class CLIPGANConfig(PenaltyConfig):
+    """GALIP (Tao et al., CVPR 2023): a frozen CLIP in generator and discriminator."""
+
+    name: str = inherited(SystemConfig, "name", "clip_gan")
+    resolution: int = setting(
+        224,
+        "side of the generated images; 224 is CLIP's own",
+        unit="px",
+        choices=(64, 128, 224, 256),
+    )
+    mismatch: str = inherited(GANConfig, "mismatch", "roll")
+    clip: str = setting(
+        "",
+        "model.safetensors of a CLIP (ViT-B/32) in transformers' layout, with config.json and "
+        "tokenizer.json beside it; data.tokenizer then names the latter",
+        file=True,
+    )
+    clip_pixels: str = setting(
+        "released",
+        "how CLIP reads images: released = by the nearest pixel, and colors scaled to [1/2, 1] "
+        "(GALIP's code halves them twice); clip = bicubic without aliases, as CLIP was trained",
+        choices=("released", "clip"),
+    )
+    levels: list[int] = setting(
+        [1, 4, 8], "blocks of CLIP, from 0, whose features the discriminator reads"
+    )
+    prompts: int = setting(
+        8,
+        "blocks of CLIP, from the second on, to which the generator gives a token of the condition",
+        minimum=1,
+    )
+    bridge_width: int = setting(64, "channels of the generator before CLIP", minimum=1)
+    similarity_weight: float = setting(
+        4.0,
+        "weight of the cosine of CLIP's codes of image and caption in the generator's loss; 0 "
+        "leaves it out",
+        minimum=0.0,
+    )
+    penalty: str = setting(
+        "magp",
+        "magp: matching-aware gradient penalty by CLIP's features and the sentence; none",
+        choices=("magp", "none"),
+        neutral="magp",
+    )
+    text_encoder: TextEncoderConfig = section(partial(TextEncoderConfig, name="clip", width=512))
+
+
+@dataclass
 class OneStageGANConfig(SSAGANConfig):
     """Any generator with any discriminator, loss and penalty; by default they are SSA-GAN's."""
 
@@ -417,8 +473,8 @@ class OneStageGANConfig(SSAGANConfig):
     generator: str = setting(
         "ssa",
         "ssa: semantic masks and batch norms (SSA-GAN); df: noise and sentence steer every layer "
-        "(DF-GAN of 2022)",
-        choices=("ssa", "df"),
+        "(DF-GAN of 2022); rat: a recurrence does (RAT-GAN)",
+        choices=("ssa", "df", "rat"),
     )
 
 
@@ -516,6 +572,8 @@ class DMAttnGANConfig(DMGANConfig):
 SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
     "ssa_gan": SSAGANConfig,
     "df_gan": DFGANConfig,
+    "rat_gan": RATGANConfig,
+    "clip_gan": CLIPGANConfig,
     "one_stage_gan": OneStageGANConfig,
     "attn_gan": StagedGANConfig,
     "dm_gan": DMGANConfig,

@@ -255,9 +255,9 @@ class ConvertConfig:
     generator: str = setting(
         "", "run directory: file of the generator, .pth of the reference or .safetensors"
     )
-    discriminator: str = setting("", "run directory: file of the discriminator (ssa_gan, df_gan)")
+    discriminator: str = setting("", "run directory: file of the discriminator (one-stage GANs)")
     head: str = setting(
-        "", "run directory: file of DF-GAN's conditional head (netC); empty: the discriminator's"
+        "", "run directory: file of DF-GAN's or GALIP's head (netC); empty: the discriminator's"
     )
     discriminator64: str = setting("", "run directory: that of images of 64 px (staged GANs)")
     discriminator128: str = setting("", "run directory: that of images of 128 px (staged GANs)")
@@ -278,12 +278,14 @@ class ConvertConfig:
 
     reference: str = setting(
         "",
-        "system of the reference: ssa_gan, df_gan, attn_gan, dm_gan, damsm; written system=…",
+        "system of the reference: ssa_gan, df_gan, rat_gan, clip_gan, attn_gan, dm_gan, damsm; "
+        "written system=…",
     )
     network: str = setting(
         "",
-        "generator; discriminator (ssa_gan, df_gan), discriminator64, discriminator128, "
-        "discriminator256 (attn_gan, dm_gan); head (df_gan); text, image (damsm)",
+        "generator; discriminator (ssa_gan, df_gan, rat_gan, clip_gan), discriminator64, "
+        "discriminator128, discriminator256 (attn_gan, dm_gan); head (df_gan, clip_gan); text, "
+        "image (damsm)",
     )
     direction: str = setting(
         "import",

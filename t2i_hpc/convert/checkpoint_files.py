@@ -25,7 +25,8 @@ from t2i_hpc.convert.reference import export_reference, import_own, import_refer
 Tensors = Mapping[str, Tensor]
 _NUMBER_CODES = "?bBhHiIlLqQefdg"
 _DEEPEST = 4  # mappings in mappings
-# Names inside checkpoints of DF-GAN that hold several networks.
+# Names inside checkpoints that hold several networks, and whose they are.
+SEVERAL = ("df_gan", "clip_gan")
 _NESTED = {"generator": "netG", "discriminator": "netD", "head": "netC"}
 
 
@@ -83,7 +84,7 @@ def read_tensors(path: Path, system: str, network: str, key: str = "input") -> T
     title = f"{key}={path}"
     if path.suffix == ".safetensors":
         return _read_safetensors(_there(path, title), title)
-    nested = _NESTED[network] if system == "df_gan" else ""
+    nested = _NESTED[network] if system in SEVERAL else ""
     return _network_of(_read_pickle(_there(path, title), title), title, nested)
 
 

@@ -24,6 +24,7 @@ import t2i_hpc
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
 from t2i_hpc.config.systems import (
+    CLIPGANConfig,
     DAMSMPretrainingConfig,
     OneStageConfig,
     SSAGANConfig,
@@ -31,7 +32,7 @@ from t2i_hpc.config.systems import (
     SystemConfig,
 )
 from t2i_hpc.config.tasks import ConvertConfig, TrainConfig
-from t2i_hpc.convert.checkpoint_files import entries_of, other_networks, read_tensors
+from t2i_hpc.convert.checkpoint_files import SEVERAL, entries_of, other_networks, read_tensors
 from t2i_hpc.convert.networks import ConversionError
 from t2i_hpc.convert.reference import describe_misfit, import_any, shapes_of, sizes_of
 from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
@@ -43,6 +44,7 @@ from t2i_hpc.runs.run_directory import CONVERTED, data_record, prepare_run, run_
 from t2i_hpc.runs.sessions import DONE, write_begin, write_end
 from t2i_hpc.systems import outline_system
 from t2i_hpc.systems.base import System
+from t2i_hpc.systems.clip_gan import build_clip
 from t2i_hpc.systems.encoders import checkpoint_follows, vocabulary_of
 
 _TEXT, _IMAGE = "text_encoder", "image_encoder"
@@ -85,6 +87,8 @@ def slots_of(config: SystemConfig) -> list[Slot]:
     Raises:
         ConversionError: nobody published a system of this kind.
     """
+    if isinstance(config, CLIPGANConfig):
+        return _clip_networks()
     encoders = [Slot(_TEXT, "damsm", "text", _TEXT), Slot(_IMAGE, "damsm", "image", _IMAGE)]
     text = getattr(config, _TEXT, None)
     if getattr(text, "name", "") != "lstm":
@@ -97,7 +101,15 @@ def slots_of(config: SystemConfig) -> list[Slot]:
     return [*_networks_of(config), *encoders]
 
 
+def _clip_networks() -> list[Slot]:
+    inside = {"discriminator": "discriminator.trunk", "head": "discriminator.head"}
+    places = {"generator": "generator", **inside}
+    return [Slot(name, "clip_gan", name, place) for name, place in places.items()]
+
+
 def _networks_of(config: SystemConfig) -> list[Slot]:
+    if isinstance(config, OneStageConfig) and _parts_of(config) == ("rat", "matching"):
+        return [Slot(name, "rat_gan", name, name) for name in ("generator", "discriminator")]
     if isinstance(config, SSAGANConfig) and _parts_of(config) == ("ssa", "matching"):
         system = "ssa_gan" if config.block == "ssacn" else "df_gan"
         return [Slot(name, system, name, name) for name in ("generator", "discriminator")]
@@ -110,7 +122,8 @@ def _networks_of(config: SystemConfig) -> list[Slot]:
         return [Slot(name, system, name, name) for name in ("generator", *_SIDES)]
     raise ConversionError(
         f"system={config.name}: no checkpoint of such a system was published; take the experiment "
-        "of SSA-GAN, DF-GAN, AttnGAN, DM-GAN or their encoders that the files belong to"
+        "of SSA-GAN, DF-GAN, RAT-GAN, GALIP, AttnGAN, DM-GAN or their encoders that the files "
+        "belong to"
     )
 
 
@@ -319,8 +332,12 @@ def read_published_run(config: ConvertConfig, training: TrainConfig) -> Publishe
     slots = {slot.key: slot for slot in slots_of(training.system)}
     paths = _paths(config, slots, training.system.name)
     sources = {key: _source(slots[key], path) for key, path in paths.items()}
-    rows = sizes_of("damsm", "text", sources[_TEXT].module)["vocabulary_size"]
-    vocabulary, words_from = _vocabulary(config, training, sources[_TEXT].path, rows)
+    if isinstance(training.system, CLIPGANConfig):
+        vocabulary, words_from, rows, halves = _clip_tokens(training, training.system)
+        sources |= halves
+    else:
+        rows = sizes_of("damsm", "text", sources[_TEXT].module)["vocabulary_size"]
+        vocabulary, words_from = _vocabulary(config, training, sources[_TEXT].path, rows)
     with checkpoint_follows():  # no other file of weights is looked for
         outline = outline_system(training.system, rows)
     if outline is None:
@@ -332,6 +349,24 @@ def read_published_run(config: ConvertConfig, training: TrainConfig) -> Publishe
     )
 
 
+def _clip_tokens(
+    training: TrainConfig, system: CLIPGANConfig
+) -> tuple[Vocabulary | None, str, int, dict[str, Source]]:
+    """Return CLIP's tokens, where they are from, their number, and both halves of its folder."""
+    if not training.data.tokenizer:
+        raise ConversionError(
+            "data.tokenizer= is empty: name the tokenizer.json of the CLIP of system.clip"
+        )
+    tokens = open_vocabulary(training.data)
+    text, vision = build_clip(system, tokens.size)
+    halves = {_TEXT: text, "clip": vision}
+    sources = {
+        name: Source(Slot(name, "clip_gan", name, name), Path(system.clip), module)
+        for name, module in halves.items()
+    }
+    return tokens, f"data.tokenizer={training.data.tokenizer}", tokens.size, sources
+
+
 def _paths(config: ConvertConfig, slots: Mapping[str, Slot], system: str) -> dict[str, Path]:
     """Return the files by network; one that holds several networks gives all of them."""
     named = {f.name: getattr(config, f.name) for f in fields(config) if f.name in NETWORKS}
@@ -341,7 +376,7 @@ def _paths(config: ConvertConfig, slots: Mapping[str, Slot], system: str) -> dic
             raise ConversionError(f"{key}= is no network of system={system}: name {offered}")
     given = {key: Path(value) for key, value in named.items() if value}
     for key in ("generator", "discriminator"):
-        if key in given and slots[key].system == "df_gan":
+        if key in given and slots[key].system in SEVERAL:
             others = {name for name in other_networks(given[key], key) if name in slots}
             given |= dict.fromkeys(others - given.keys(), given[key])
     for key in ("generator", _TEXT):

@@ -41,6 +41,7 @@ VOCABULARY_NOTE = "vocabulary"  # the key in the metadata of a safetensors file
 PADDING = 0
 PADDING_WORD = "<end>"
 ASCII, UNICODE = "ascii", "unicode"
+_CLIP_END = "<|endoftext|>"
 _WORD = re.compile(r"\w+")
 _FORMAT = 1
 _MOST_COUNTED = 1 << 22  # different words, of which those seen once are then forgotten
@@ -230,7 +231,7 @@ class WordPieces(Vocabulary):
 
         Raises:
             ConfigurationError: the package that reads it is not installed.
-            DataError: it is missing, damaged, or its padding is not number 0.
+            DataError: it is missing, damaged, or not CLIP's and its padding is not number 0.
         """
         try:
             from tokenizers import Tokenizer
@@ -248,10 +249,11 @@ class WordPieces(Vocabulary):
         tokenizer.no_padding()
         tokenizer.no_truncation()
         pieces = cls(tokenizer, json.loads(text))
-        if pieces.words[PADDING] not in ("[PAD]", "<pad>"):
+        # CLIP's has none, and its number 0 is a "!": its encoder looks at lengths alone.
+        if pieces.words[PADDING] not in ("[PAD]", "<pad>") and _CLIP_END not in pieces.words:
             raise DataError(
                 f"data.tokenizer={path}: number 0 is {pieces.words[PADDING]!r}, where padding must "
-                "be: take the tokenizer of a BERT"
+                "be: take the tokenizer of a BERT or a CLIP"
             )
         return pieces
 

@@ -1,17 +1,17 @@
 """Results that papers and read-me files state; none of them was reproduced here.
 
-Rows of AttnGAN (Tables 2 and 3), DM-GAN's read-me, DF-GAN's read-me, SSA-GAN (Tables 1 and 2)
-and the hybrids' paper, not all of each. Each row says by which network and of how many images it
-is, as far as its source or its released code tells. A number stands beside a score only where both
-agree with the score's protocol, and that was not modified.
+Rows of AttnGAN (Tables 2 and 3), DM-GAN's read-me, DF-GAN's read-me, SSA-GAN (Tables 1 and 2), the
+hybrids' paper, RAT-GAN's and GALIP's, not all of each. Each row says by which network and of how
+many images it is, as far as its source or its released code tells. A number stands beside a score
+only where both agree with the score's protocol, and that was not modified.
 
-FIDs of this literature come from two networks: torchvision's with mis-scaled images
-("literature") and TensorFlow's of 2015 ("tensorflow"); where a table quotes others without
-saying which, the row is "unstated". DF-GAN's are of the former network, but of noise that is cut
-off and scaled, of values that are not rounded and of another number of images. AttnGAN, DM-GAN and
-those before score birds by a network that was fine-tuned on them: nobody has it, so nothing here
-can be compared with those Inception scores. Those of COCO are by ImageNet's network, DM-GAN's of
-images that were scaled to 299 px before.
+FIDs of this literature come from two networks: torchvision's with mis-scaled images ("literature")
+and TensorFlow's of 2015 ("tensorflow"); where a table quotes others without saying which, the row
+is "unstated". DF-GAN's are of the former network, but of noise that is cut off and scaled, of
+values that are not rounded and of another number of images; GALIP's are of 224 px and not rounded
+either. AttnGAN, DM-GAN and those before score birds by a network that was fine-tuned on them:
+nobody has it, so nothing here can be compared with those Inception scores. Those of COCO are by
+ImageNet's network, DM-GAN's of images that were scaled to 299 px before.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ FAMILIES = {
 
 _ATTNGAN, _DMGAN, _DFGAN = "AttnGAN, Tables 2 and 3", "DM-GAN's read-me", "DF-GAN's read-me"
 _SSAGAN_1, _SSAGAN_2 = "SSA-GAN, Table 1", "SSA-GAN, Table 2"
-_HYBRIDS = "the hybrids' paper"
+_HYBRIDS, _RATGAN, _GALIP = "the hybrids' paper", "RAT-GAN's paper", "GALIP's paper and read-me"
 # Sources that say, by text or released code, of how many images of plain noise their numbers are.
 _IMAGES = {_ATTNGAN: 30_000, _DMGAN: 30_000}
 _SSAGAN_IMAGES = 30_000  # the paper's own systems; it quotes the others
@@ -112,6 +112,11 @@ _FIDS = (
     ("SSA-GAN, text encoder fine-tuned", "cub", 16.58, _TENSORFLOW, _SSAGAN_2),
     ("AttnDM-GAN", "cub", 19.78, _UNSTATED, _HYBRIDS),
     ("DMAttn-GAN", "cub", 17.04, _UNSTATED, _HYBRIDS),
+    ("RAT-GAN", "cub", 13.91, _UNSTATED, _RATGAN),
+    ("RAT-GAN", "coco", 14.60, _UNSTATED, _RATGAN),
+    ("GALIP (paper)", "cub", 10.08, _LITERATURE, _GALIP),
+    ("GALIP (paper)", "coco", 5.85, _LITERATURE, _GALIP),
+    ("GALIP (released)", "coco", 5.01, _LITERATURE, _GALIP),
 )
 _INCEPTION_SCORES = (
     ("GAN-INT-CLS", "cub", 2.88, 0.04, _ATTNGAN),

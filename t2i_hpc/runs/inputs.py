@@ -1,6 +1,6 @@
 """What a run directory keeps of its inputs, so that it works wherever it is copied to.
 
-``inputs/`` holds the vocabulary or the tokenizer, and the ``config.json`` of a pretrained BERT:
+``inputs/`` holds the vocabulary or the tokenizer, and what describes a pretrained BERT or CLIP:
 small files without which nothing can read a caption as the run does. Weights are in every
 checkpoint. The data stays where it is: its folder is looked for where the run was trained, then
 in the current directory, or is named anew.
@@ -25,8 +25,12 @@ from t2i_hpc.data.storage.fetching import is_remote
 
 _FOLDER = "inputs"
 _TOKENIZER = "tokenizer.json"
-_BERT = "bert"
-_BERT_KEY = "text_encoder.bert.pretrained"
+# Networks of folders: the system's setting that names the weights, and the files beside them that
+# say what the network is.
+_PRETRAINED = {
+    "bert": ("text_encoder.bert.pretrained", ("config.json",)),
+    "clip": ("clip", ("config.json", _TOKENIZER)),
+}
 ConfigT = TypeVar("ConfigT")
 
 
@@ -36,9 +40,10 @@ def keep_inputs(run: Path, config: TrainConfig, vocabulary: Vocabulary) -> None:
         _keep(Path(config.data.tokenizer), run / _FOLDER / _TOKENIZER)
     elif not (run / _FOLDER / VOCABULARY).exists():
         vocabulary.save(run / _FOLDER / VOCABULARY)
-    bert = _bert_of(config)
-    if bert:
-        _keep(bert.with_name("config.json"), run / _FOLDER / _BERT / "config.json")
+    for kind, (key, files) in _PRETRAINED.items():
+        for name in files:
+            if weights := _named(config, key):
+                _keep(weights.with_name(name), run / _FOLDER / kind / name)
 
 
 def with_inputs(run: Path, config: TrainConfig) -> TrainConfig:
@@ -47,11 +52,13 @@ def with_inputs(run: Path, config: TrainConfig) -> TrainConfig:
     The weights that it names may be gone: build its system where a checkpoint follows
     (:func:`t2i_hpc.systems.encoders.checkpoint_follows`).
     """
-    tokenizer, bert = run / _FOLDER / _TOKENIZER, run / _FOLDER / _BERT
+    tokenizer = run / _FOLDER / _TOKENIZER
     if config.data.tokenizer and tokenizer.is_file():
         config = _replaced(config, "data.tokenizer", str(tokenizer))
-    if _bert_of(config) and (bert / "config.json").is_file():
-        config = _replaced(config, f"system.{_BERT_KEY}", str(bert / "model.safetensors"))
+    for kind, (key, _) in _PRETRAINED.items():
+        kept = run / _FOLDER / kind
+        if _named(config, key) and (kept / "config.json").is_file():
+            config = _replaced(config, f"system.{key}", str(kept / "model.safetensors"))
     return config
 
 
@@ -130,10 +137,9 @@ def _keep(source: Path, kept: Path) -> None:
         write_bytes(kept, source.read_bytes())
 
 
-def _bert_of(config: TrainConfig) -> Path | None:
-    """Return the file of the pretrained BERT that a system names, if it has one."""
-    named = (e.value for e in entries(config.system) if e.key == _BERT_KEY)
-    value = next(named, "")
+def _named(config: TrainConfig, key: str) -> Path | None:
+    """Return the file of weights that a system's setting names, if it has one."""
+    value = next((e.value for e in entries(config.system) if e.key == key), "")
     return Path(value) if value else None
 
 

@@ -11,6 +11,7 @@ import torch
 from t2i_hpc.common.errors import ConfigurationError, UserError
 from t2i_hpc.config.systems import (
     SYSTEM_SCHEMAS,
+    CLIPGANConfig,
     DAMSMPretrainingConfig,
     OneStageConfig,
     StagedGANConfig,
@@ -22,9 +23,17 @@ from t2i_hpc.systems.encoders import outlining
 from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from t2i_hpc.systems.staged_gan import StagedGAN
 
+
+def _clip_gan(config: CLIPGANConfig, vocabulary_size: int) -> System:
+    from t2i_hpc.systems.clip_gan import CLIPGAN  # networks that no other system has
+
+    return CLIPGAN(config, vocabulary_size)
+
+
 # A configuration that none is registered for is built as the class it derives from.
 _BUILDERS: dict[type[SystemConfig], Callable[[Any, int], System]] = {
     OneStageConfig: OneStageGAN,
+    CLIPGANConfig: _clip_gan,
     StagedGANConfig: StagedGAN,
     DAMSMPretrainingConfig: DAMSMPretraining,
 }

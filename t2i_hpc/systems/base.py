@@ -247,6 +247,7 @@ class GAN:
     """
 
     phases: Sequence[Phase] = ()
+    generates_through: Sequence[str] = ()  # frozen networks that `generate` runs too
 
     def __init__(
         self,
@@ -346,10 +347,11 @@ def _new_ema(generator: nn.Module, config: GANConfig) -> EMA:
 
 
 def generating_networks(system: System) -> set[str]:
-    """Return the names of the networks that `generate` runs: of a GAN two, else all."""
+    """Return the names of the networks that `generate` runs; not of a GAN: all."""
     if not isinstance(system, GAN):
         return set(system.modules)
-    return {"generator_ema" if system.emas else "generator", "text_encoder"}
+    generator = "generator_ema" if system.emas else "generator"
+    return {generator, "text_encoder", *system.generates_through}
 
 
 def refuse_settings(given: Mapping[str, bool], why: str) -> None:

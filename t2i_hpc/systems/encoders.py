@@ -60,6 +60,10 @@ def build_text_encoder(config: TextEncoderConfig, vocabulary_size: int) -> TextE
         ConfigurationError: a file is damaged or does not fit.
     """
     encoder: TextEncoder
+    if config.name == "clip":
+        raise ConfigurationError(
+            "system.text_encoder.name=clip belongs to system=clip_gan: take lstm or bert"
+        )
     if config.name == "bert":
         encoder = build_bert(config.bert, config.width, vocabulary_size)
     else:

@@ -108,6 +108,13 @@ def _df_generator(config: OneStageConfig) -> nn.Module:
     return DFGenerator(config.resolution, **_sizes(config))
 
 
+def _rat_generator(config: OneStageConfig) -> nn.Module:
+    from t2i_hpc.models.rat_generator import RATGenerator  # whom no other generator needs
+
+    refuse_ssa_settings(config)
+    return RATGenerator(config.resolution, **_sizes(config))
+
+
 def refuse_ssa_settings(config: OneStageConfig) -> None:
     """Refuse settings of SSA-GAN's generator, for another one.
 
@@ -150,7 +157,11 @@ def _projected_discriminator(config: OneStageConfig) -> nn.Module:
 
 
 Builder = Callable[[OneStageConfig], nn.Module]
-GENERATORS: dict[str, Builder] = {"ssa": _ssa_generator, "df": _df_generator}
+GENERATORS: dict[str, Builder] = {
+    "ssa": _ssa_generator,
+    "df": _df_generator,
+    "rat": _rat_generator,
+}
 DISCRIMINATORS: dict[str, Builder] = {
     "matching": _matching_discriminator,
     "df": _df_discriminator,

@@ -229,6 +229,7 @@ PUBLISHED = {
     "cub_ssagan": {"generator": "ssa_G", "discriminator": "ssa_D", "image_encoder": "cnn"},
     "cub_dfgan": {"generator": "dfnew_G", "discriminator": "dfnew_D", "head": "dfnew_C"},
     "cub_dfgan_id0": {"generator": "dfold_G", "discriminator": "dfold_D"},
+    "cub_ratgan": {"generator": "rat_G", "discriminator": "ssa_D"},
     "cub_attngan2": {
         "generator": "attn_G",
         **{f"discriminator{64 << n}": f"attn_D{n}" for n in range(3)},

@@ -22,7 +22,7 @@ from t2i_hpc.common.seeds import noise
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.runs.checkpoint import TrainingProgress
 from t2i_hpc.runs.layout import list_checkpoints
-from t2i_hpc.systems import damsm_pretraining, one_stage_gan, staged_gan
+from t2i_hpc.systems import clip_gan, damsm_pretraining, one_stage_gan, staged_gan
 from t2i_hpc.training.metrics_log import MetricsLog
 from t2i_hpc.training.step import build_strategy, train_step
 from t2i_hpc.training.world import World
@@ -187,7 +187,7 @@ def shaken(name: str, precision: torch.dtype) -> Any:
     with torch.no_grad():
         for parameter in system.modules.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    for module in (one_stage_gan, staged_gan, damsm_pretraining):
+    for module in (clip_gan, one_stage_gan, staged_gan, damsm_pretraining):
         vars(module)["scale_images"] = lambda images: images.to(precision) / 127.5 - 1.0
     system.modules.to(precision)
     return system

@@ -7,6 +7,7 @@ from typing import Any
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.systems import build_system
+from tests.support.clip import tiny_clip
 from tests.support.training import ENGINE
 
 COMMON = (
@@ -51,6 +52,15 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         *DAMSM,
     ),
     "df_gan": ("system=df_gan",),
+    "rat_gan": ("system=rat_gan",),
+    "clip_gan": (
+        "system=clip_gan",
+        f"system.clip={tiny_clip() / 'model.safetensors'}",
+        f"data.tokenizer={tiny_clip() / 'tokenizer.json'}",
+        "system.levels=[0,1,2]",
+        "system.prompts=2",
+        "system.bridge_width=4",
+    ),
     "one_stage_gan": (
         "system=one_stage_gan",
         *AUGMENTED,

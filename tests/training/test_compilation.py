@@ -35,6 +35,7 @@ SYSTEMS: dict[str, tuple[int, tuple[str, ...], float]] = {
     "ssa_gan": (16, (), 1e-4),
     "df_gan": (32, (), 1e-4),
     "projected": (16, (), 1e-4),
+    "clip_gan": (16, (), 1e-4),  # its penalty is one by features
     "attn_gan": (64, NO_DAMSM, 1e-4),
     "attn_dcgan": (64, (), 1e-4),
     "bert": (16, (), 1e-3),  # all phases of ssa_gan, and encoders that are trained
@@ -86,7 +87,9 @@ def weights(system: Any) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in system.modules.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["df_gan", "projected", "attn_dcgan", "bert", "encoders"])
+@pytest.mark.parametrize(
+    "name", ["df_gan", "projected", "clip_gan", "attn_dcgan", "bert", "encoders"]
+)
 def test_phases_compiled_whole_train_as_eager_ones(name: str) -> None:
     settings = EngineConfig(batch_size=4, accumulate=2 if name == "df_gan" else 1)
     plain = DDPStrategy(built(name), CPU, settings)
