@@ -20,7 +20,7 @@ from tests.support.ranks import (
 STAGES = (0, 1, 2)
 CLIP = 0.02
 PLAIN = {"damsm.weight": 0.0}
-# Of real and fake images in one backward; the others have two of them, as is the default.
+# Of real and fake images in one backward; without it there are two of them, as is the default.
 TOGETHER: dict[str, Any] = {"split_losses": False}
 WARM = ScheduleConfig(warmup_images=4, decay="cosine", decay_images=8, floor=0.1)
 # What a training is, and what is said to its engine.
@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "frozen": ({}, TOGETHER, {}),
     "damsm": ({"text_encoder.training": "damsm"}, TOGETHER, {}),
     "joint": ({"text_encoder.training": "joint"}, TOGETHER, {}),
-    "clipped": (PLAIN, {"clip": CLIP}, {}),
+    "clipped": (PLAIN, {"clip": CLIP, **TOGETHER}, {}),
     "accumulated": (PLAIN, {"accumulate": 2}, {}),
     "scheduled": (PLAIN, {"schedule": WARM, **TOGETHER}, {"restart_every": 6}),
     "bf16": (PLAIN, {"precision": "bf16", **TOGETHER}, {}),
