@@ -165,10 +165,11 @@ class ShardsConfig:
 
     source: str = setting(
         "folder",
-        "layout to read; webdataset: tars that another tool made (img2dataset, webdataset); "
+        "layout to read; webdataset: tars that another tool made (img2dataset, webdataset); mds: a "
+        "directory of mosaicml-streaming; "
         "pickles: the metadata of AttnGAN and its successors; split: a split that is there, or an "
         "index of tars, to store it in another size or format",
-        choices=("coco", "cub", "flowers", "folder", "webdataset", "pickles", "split"),
+        choices=("coco", "cub", "flowers", "folder", "mds", "webdataset", "pickles", "split"),
     )
     images: str = setting(
         "",

@@ -277,7 +277,7 @@ def _check_settings(config: ShardsConfig) -> None:
                 f"{key}={value} has no meaning with format={config.format}: leave it out, or take "
                 f"{' or '.join(f'format={form}' for form in formats)}"
             )
-    tars, plain = ("webdataset",), ("coco", "folder", "webdataset")
+    tars, plain = ("webdataset",), ("coco", "folder", "mds", "webdataset")
     for key, given in (("urls", config.urls), ("check_images", config.check_images != "headers")):
         if given:
             raise DataError(f"{key}= belongs to index=, which leaves tars where they lie")
