@@ -64,8 +64,11 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_samples_are_those_of_the_tars(tmp_path: Path) -> None:
     write_tars(tmp_path / "in")
+    for tar, counted in enumerate((4, 6, 3)):  # as img2dataset does
+        (tmp_path / "in" / f"{tar:05d}_stats.json").write_text(f'{{"successes": {counted}}}')
     built = build_index(config_of(tmp_path))
     assert "12 samples in 3 of 3 tars" in str(built)
+    assert re.search(r"; 1 tars hold fewer .* first is \S*00001\.tar \(4 of 6\)", str(built))
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
         "train",
         "vocabulary.json",

@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,8 +153,8 @@ def finish_index(workspace: Workspace, build: Build) -> IndexedSplit:
     shutil.rmtree(workspace.folder, ignore_errors=True)
     manifest = Manifest.load(workspace.target)
     kinds = Counter(one["kind"] for one in rejected)
-    said_of_ends = _without_end(records)
-    return IndexedSplit(manifest, kinds, filtered, size, build.tars, (*remarks, *said_of_ends))
+    of_tars = (*_without_end(records), *_fewer_than_counted(records))
+    return IndexedSplit(manifest, kinds, filtered, size, build.tars, (*remarks, *of_tars))
 
 
 def _wanted(build: Build) -> ShardsConfig:
@@ -166,6 +167,26 @@ def _without_end(records: Sequence[TarRecord]) -> list[str]:
         return []
     return [
         f"{len(found):,} tars have no end mark, as if cut between two files; the first is "
+        f"{found[0]}"
+    ]
+
+
+def _fewer_than_counted(records: Sequence[TarRecord]) -> list[str]:
+    """Compare tars in folders with the ``_stats.json`` that img2dataset leaves beside each."""
+    found = list[str]()
+    for record in records:
+        stats = Path(record.tar.removesuffix(".tar") + "_stats.json")
+        try:
+            counted = json.loads(stats.read_text(encoding="utf-8"))["successes"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        held = record.count + record.filtered + len(record.rejected)
+        if type(counted) is int and held < counted:
+            found.append(f"{record.tar} ({held:,} of {counted:,})")
+    if not found:
+        return []
+    return [
+        f"{len(found):,} tars hold fewer samples than their _stats.json counts; the first is "
         f"{found[0]}"
     ]
 
