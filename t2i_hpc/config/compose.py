@@ -36,7 +36,7 @@ from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check, resolve_aliases
 from t2i_hpc.config.grammar import as_written, parse, quoted, refuse_axis
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS
-from t2i_hpc.config.tasks import GROUPS, TASK_GROUPS, TASK_SCHEMAS, EvaluateConfig
+from t2i_hpc.config.tasks import GROUP_FOLDERS, GROUPS, TASK_GROUPS, TASK_SCHEMAS, EvaluateConfig
 
 ConfigT = TypeVar("ConfigT")
 _stored: set[tuple[str | None, str]] = set()
@@ -61,15 +61,15 @@ def compose_config(
     overrides = parse(arguments)
     for override in overrides:
         refuse_axis(override)
-    groups = [o for o in overrides if o.key_or_group in _ALL_GROUPS]
+    groups = [o for o in overrides if _is_group(o.key_or_group, task)]
     for override in groups:
         _check_group_value(override, task, folder)
-    composed = _compose(task, [o.input_line or "" for o in groups], folder)
+    composed = _compose(task, [_chosen(o) for o in groups], folder)
     keys = list(_leaf_keys(composed))
     written = []
     for override in overrides:
         if override in groups:
-            written.append(override.input_line or "")
+            written.append(_chosen(override))
         else:
             _check_key(override, keys, task)
             written.append(as_written(override, composed))
@@ -83,10 +83,22 @@ def compose_config(
 _ALL_GROUPS = {group for groups in TASK_GROUPS.values() for group in groups}
 
 
+def _is_group(name: str, task: str) -> bool:
+    """Return whether `name` is a group; one that is a key of another task is a group here only."""
+    return name in TASK_GROUPS[task] or (name in _ALL_GROUPS and name not in GROUP_FOLDERS)
+
+
+def _chosen(override: Override) -> str:
+    """Return the override of a group as hydra knows it."""
+    group, line = override.key_or_group, override.input_line or ""
+    return GROUP_FOLDERS.get(group, group) + line.removeprefix(group)
+
+
 def group_choices(group: str, folder: Path | None = None) -> list[str]:
     """Return the names that a group offers: shipped, registered, and those of a user's folder."""
     roots = [resource("configs"), *([folder] if folder else [])]
-    files = {path.stem for root in roots for path in (root / group).glob("*.yaml")}
+    within = GROUP_FOLDERS.get(group, group)
+    files = {path.stem for root in roots for path in (root / within).glob("*.yaml")}
     return sorted(files | set(GROUPS.get(group, ())))
 
 
@@ -114,7 +126,7 @@ def _register() -> None:
     Plugins.instance().register(TextSource)
     for task, groups in TASK_GROUPS.items():
         chosen = [{group: name} for group, name in groups.items() if name]
-        optional = [{group: None} for group, name in groups.items() if not name]
+        optional = [{GROUP_FOLDERS.get(g, g): None} for g, name in groups.items() if not name]
         defaults = [f"schema_{task}", *chosen, "_self_", *optional]
         _store(None, f"schema_{task}", TASK_SCHEMAS[task])
         _store(None, f"task_{task}", dict, defaults=defaults)

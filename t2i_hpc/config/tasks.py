@@ -339,6 +339,10 @@ TASK_GROUPS: dict[str, dict[str, str | None]] = {
     "launch": {"cluster": "local"},
 }
 
+# The folder of a group in configs/ that has another name than the group: hydra knows groups by
+# their folders, and would take the key `size` of `shards` for this one.
+GROUP_FOLDERS = {"size": "model_size"}
+
 # What groups offer without a file in configs/: the dataclass says it all.
 GROUPS: dict[str, Mapping[str, type[Any]]] = {
     "system": SYSTEM_SCHEMAS,
