@@ -315,12 +315,12 @@ class GAN:
         return self.synthesize(generator, self.text_encoder(tokens, lengths), lengths, noise)
 
     @property
-    def judges_pairs(self) -> bool:
-        """Whether the last discriminator is one that :meth:`judge_pairs` knows to ask."""
+    def has_pair_logits(self) -> bool:
+        """Whether the last discriminator is one that :meth:`pair_logits` knows to ask."""
         return all(hasattr(self._last_discriminator, name) for name in ("features", "logits"))
 
     @torch.no_grad()
-    def judge_pairs(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def pair_logits(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits (B, …) of the last discriminator in evaluation mode; high = real.
 
         Args:
@@ -328,10 +328,14 @@ class GAN:
             tokens, lengths: their captions, int64 (B, T) and (B,).
         """
         self.modules.eval()
-        network = self._last_discriminator
         sentence = self.text_encoder(tokens, lengths).sentence
-        logits: Tensor = network.logits(network.features(images / 127.5 - 1), sentence)
+        features = self.discriminator_features(images / 127.5 - 1)
+        logits: Tensor = self._last_discriminator.logits(features, sentence)
         return logits
+
+    def discriminator_features(self, images: Tensor) -> Any:
+        """Return the last discriminator's features of images (B, 3, R, R) in [-1, 1]."""
+        return self._last_discriminator.features(images)
 
     def synthesize(
         self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor

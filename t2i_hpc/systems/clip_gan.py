@@ -128,6 +128,10 @@ class CLIPGAN(GAN):
         )
         return levels, code
 
+    def discriminator_features(self, images: Tensor) -> Tensor:
+        """Return the trunk's features (B, 8·width, g, g) of images (B, 3, R, R) in [-1, 1]."""
+        return self.discriminator.features(self._seen(images)[0])
+
     def synthesize(
         self, generator: nn.Module, text: TextFeatures, lengths: Tensor, noise: Tensor
     ) -> GeneratedImages:

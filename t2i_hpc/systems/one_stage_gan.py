@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,15 +88,14 @@ class OneStageGAN(GAN):
         self.augmentation = _build_augmentation(config)
         generator = build_generator(config)
         self.discriminator = network = build_discriminator(config)
-        self.judge = cast(Discriminator, network)  # the same, by what it does
-        check_penalty(config, self.judge, self.penalty)
+        check_penalty(config, self.discriminator, self.penalty)
         super().__init__(
             config,
             generator,
             {"discriminator": network},
             build_text_encoder(config.text_encoder, vocabulary_size),
             _build_image_encoder(config),
-            frozen={**self.judge.frozen, **_kept(self.augmentation)},
+            frozen={**self.discriminator.frozen, **_kept(self.augmentation)},
         )
         self.phases = self._phases()
 
@@ -156,8 +155,10 @@ class OneStageGAN(GAN):
         """Adversarial losses: real pairs, real images with wrong captions, fake images."""
         count = len(step.real)
         images = torch.cat([self.seen(step.real, step), self.seen(step.fake.detach(), step)])
-        real, fake = _split(self.judge.features(images), count)
-        matching, generated = (self.judge.logits(each, step.sentence) for each in (real, fake))
+        real, fake = _split(self.discriminator.features(images), count)
+        matching, generated = (
+            self.discriminator.logits(each, step.sentence) for each in (real, fake)
+        )
         return self._contest(step, matching, real, generated)
 
     def merged_losses(self, step: OneStageStep) -> Losses:
@@ -182,7 +183,7 @@ class OneStageGAN(GAN):
         """Adversarial losses of real images, with their captions and with wrong ones."""
         assert self.loss.apart is not None
         real, matching, penalties = self._read_real(step, penalized)
-        wrong = self.judge.logits(real, mismatched(step.sentence))
+        wrong = self.discriminator.logits(real, mismatched(step.sentence))
         losses = self.loss.apart[0](matching, wrong, self.config.mismatch)
         return {**losses, **self._followed(matching), **penalties}
 
@@ -211,8 +212,8 @@ class OneStageGAN(GAN):
         if penalty:
             value, features, logits = self._penalty(images, step)
             return features, logits, {penalty: self.penalty.term(value)}
-        features = self.judge.features(images)
-        return features, self.judge.logits(features, step.sentence), {}
+        features = self.discriminator.features(images)
+        return features, self.discriminator.logits(features, step.sentence), {}
 
     def penalty_losses(self, step: OneStageStep) -> Losses:
         """Penalty at real or fake matching pairs, or both."""
@@ -227,13 +228,13 @@ class OneStageGAN(GAN):
         }
 
     def _penalty(self, images: Tensor, step: OneStageStep) -> PenalizedPairs:
-        return self.penalty.pairs(self.judge, images, step.sentence, step.noise)
+        return self.penalty.pairs(self.discriminator, images, step.sentence, step.noise)
 
     def _contest(
         self, step: OneStageStep, matching: Tensor, real: Any, generated: Tensor
     ) -> Losses:
         """Return the discriminator's losses of logits, and of features of real images."""
-        wrong = self.judge.logits(real, mismatched(step.sentence))
+        wrong = self.discriminator.logits(real, mismatched(step.sentence))
         losses = self.loss.discriminator(matching, wrong, generated, self.config.mismatch)
         return {**losses, **self._followed(matching)}
 
@@ -260,14 +261,14 @@ class OneStageGAN(GAN):
 
     def _adversarial(self, step: OneStageStep) -> Tensor:
         with frozen(self.discriminator):
-            fake = self.judge.features(self.seen(step.fake, step))
-            logits = self.judge.logits(fake, step.sentence)
+            fake = self.discriminator.features(self.seen(step.fake, step))
+            logits = self.discriminator.logits(fake, step.sentence)
             if not self.loss.relative:
                 return self.loss.generator(logits, None)
             # The step's own real pairs; R3GAN has a batch of its own here, read for it alone.
             with torch.no_grad():
-                real = self.judge.features(self.seen(step.real, step))
-                matching = self.judge.logits(real, step.sentence)
+                real = self.discriminator.features(self.seen(step.real, step))
+                matching = self.discriminator.logits(real, step.sentence)
         return self.loss.generator(logits, matching)
 
     def _damsm_of_fakes(self, step: OneStageStep, text: TextFeatures) -> dict[str, Tensor]:
@@ -337,13 +338,13 @@ def check_encoders(config: OneStageConfig) -> None:
         )
 
 
-def check_penalty(config: OneStageConfig, judge: Discriminator, penalty: Penalty) -> None:
+def check_penalty(config: OneStageConfig, discriminator: Discriminator, penalty: Penalty) -> None:
     """Refuse a penalty of a discriminator that has none.
 
     Raises:
         ConfigurationError: there is one.
     """
-    if penalty.active and not judge.differentiable_twice:
+    if penalty.active and not discriminator.differentiable_twice:
         raise ConfigurationError(
             f"system.penalty={config.penalty} is for discriminators of pixels: take "
             f"system.penalty=none with system.discriminator={config.discriminator}"

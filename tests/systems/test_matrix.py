@@ -24,7 +24,7 @@ from tests.support.training import only_run
 from tests.systems.tiny import COMMON, SYSTEMS, TINY
 
 DAMSM = "damsm"  # the system that has encoders alone
-WITH_TRAINED_TEXT = ("ssa_gan", "bert")
+WITH_TRAINED_TEXT = ("ssa_gan", "bert", "one_stage_gan")
 VARIANTS = ("affine", "projected", "attn_dcgan")  # of a system, without networks of their own kind
 ZERO = ("zero0", "zero1", "zero2")
 FACTORS = {

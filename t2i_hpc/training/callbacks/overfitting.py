@@ -72,7 +72,7 @@ class Overfitting:
     def _logits(self, pairs: Pairs) -> Tensor:
         device = next(self.system.modules.parameters()).device
         parts = zip(*(value.split(_TOGETHER) for value in pairs), strict=True)
-        found = [self.system.judge_pairs(*(v.to(device) for v in part)).cpu() for part in parts]
+        found = [self.system.pair_logits(*(v.to(device) for v in part)).cpu() for part in parts]
         return torch.cat(found).double()
 
 

@@ -45,7 +45,7 @@ class SampleGrids:
         rows = min(config.engine.sample_rows, split.count)
         self.run, self.system, self.line = run, system, line
         self.sensitivities = SensitivityRecord(run)
-        known = isinstance(system, GAN) and system.judges_pairs
+        known = isinstance(system, GAN) and system.has_pair_logits
         self.overfitting = Overfitting(config, split, cast(GAN, system)) if known else None
         self.columns = config.engine.sample_columns
         numbers = [row * split.count // rows for row in range(rows)]
