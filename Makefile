@@ -60,8 +60,10 @@ browser:
 	      chromium chromium-driver >/dev/null; } || \
 	  echo "Chromium cannot be installed here: its tests say so and are skipped"
 
+# In the order of folders: sorted by their number of tests, the few and long ones of Slurm come last,
+# on one worker.
 test: $(READY) slurm browser
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The GPU's machine needs no network, and of torch only that it sees the GPU: what else is missing
 # there comes along in gpu-wheels/, and goes to a folder of its own.

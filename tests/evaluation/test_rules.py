@@ -55,6 +55,7 @@ def test_every_rule_is_in_the_protocol() -> None:
         "truncation": 2.0,
         "rounding": "down",
         "caption_tokens": 3,
+        "images_per_caption": 2,
     }
     assert set(others) == {each.name for each in fields(GenerationRules)}
     texts = [replace(PLAIN, **{name: value}).text() for name, value in others.items()]

@@ -105,6 +105,16 @@ def test_phases_compiled_whole_train_as_eager_ones(name: str) -> None:
     assert weights(plain.system).keys() == weights(compiled.system).keys()
 
 
+def test_inductor_computes_a_penalty_as_eager_kernels_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_BACKEND", "inductor")
+    config = EngineConfig(batch_size=4, compile=["penalty"])
+    eager, compiled = (DDPStrategy(built("ssa_gan"), CPU, c) for c in (EngineConfig(), config))
+    for step in range(2):
+        theirs, ours = one_step(eager, step), one_step(compiled, step)
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert counters["inductor"]
+
+
 def test_a_resumed_run_is_bit_identical_though_it_proves_its_phases_again() -> None:
     config = EngineConfig(batch_size=4, compile=["penalty"])
     strategy = DDPStrategy(built("ssa_gan"), CPU, config)
