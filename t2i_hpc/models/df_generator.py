@@ -11,6 +11,7 @@ fusion" (Tao et al., CVPR 2022, §3.4). Two layouts exist and have published wei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -100,8 +101,8 @@ class DFBlock(nn.Module):
         return enlarge(features, self.upsampling, "nearest")
 
 
-class _Generator(nn.Module):
-    """What both layouts share: a stem of the noise, blocks, and the way to colors."""
+class StemmedGenerator(nn.Module):
+    """What all layouts share: a stem of the noise, blocks, and the way to colors."""
 
     blocks: nn.ModuleList
 
@@ -113,19 +114,23 @@ class _Generator(nn.Module):
 
     def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
         """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S); no masks."""
-        condition = self.condition(noise, sentence)
+        conditions = self.conditions(noise, sentence)
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
         features = as_kernels_like(features)
-        for block in self.blocks:
+        for block, condition in zip(self.blocks, conditions, strict=True):
             features = block(features, condition)
         return GeneratedImages(images=[torch.tanh(self.to_rgb(F.leaky_relu(features, 0.2)))])
 
+    def conditions(self, noise: Tensor, sentence: Tensor) -> Sequence[Tensor]:
+        """Return what steers each block: the same."""
+        return [self.condition(noise, sentence)] * len(self.blocks)
+
     def condition(self, noise: Tensor, sentence: Tensor) -> Tensor:
-        """Return what steers the blocks."""
+        """Return what steers all blocks."""
         raise NotImplementedError
 
 
-class DFGenerator(_Generator):
+class DFGenerator(StemmedGenerator):
     """Generator of DF-GAN as of CVPR 2022.
 
     Args:
@@ -152,7 +157,7 @@ class DFGenerator(_Generator):
         return torch.cat([noise, sentence], dim=1)
 
 
-class EarlyDFGenerator(_Generator):
+class EarlyDFGenerator(StemmedGenerator):
     """Generator of DF-GAN's first version; arguments as :class:`DFGenerator`."""
 
     def __init__(

@@ -9,18 +9,15 @@ them. Noise gives the cell its first state.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_hpc.models import GeneratedImages
-from t2i_hpc.models.df_generator import DFBlock
-from t2i_hpc.models.map_layout import as_kernels_like
+from t2i_hpc.models.df_generator import DFBlock, StemmedGenerator
 from t2i_hpc.models.ssa_generator import plan_blocks
 
-_FIRST_SIDE = 4
 _AFFINES = 4  # of a block
 
 
@@ -72,7 +69,7 @@ class RATBlock(DFBlock):
         return torch.addcmul(shortcut, self.scale, hidden)
 
 
-class RATGenerator(nn.Module):
+class RATGenerator(StemmedGenerator):
     """Generator of RAT-GAN.
 
     Args:
@@ -89,23 +86,16 @@ class RATGenerator(nn.Module):
         noise_width: int = 100,
         sentence_width: int = 256,
     ) -> None:
-        super().__init__()
         plan = plan_blocks(resolution, None)
         widths = [width * unit for unit in (plan.widths[0], *plan.widths)]
-        self.first_channels = widths[0]
+        super().__init__(noise_width, widths[0], widths[-1])
         self.recurrence = AffineRecurrence(noise_width, sentence_width)
-        self.stem = nn.Linear(noise_width, widths[0] * _FIRST_SIDE**2)
         self.blocks = nn.ModuleList(
             RATBlock(a, b, sentence_width, enlarged, hidden_width=sentence_width, scaled=True)
             for (a, b), enlarged in zip(pairwise(widths), plan.upsamplings, strict=True)
         )
-        self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
-        """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S); no masks."""
-        conditions = self.recurrence(noise, sentence, _AFFINES * len(self.blocks))
-        features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
-        features = as_kernels_like(features)
-        for block, four in zip(self.blocks, conditions.split(_AFFINES), strict=True):
-            features = block(features, four)
-        return GeneratedImages(images=[torch.tanh(self.to_rgb(F.leaky_relu(features, 0.2)))])
+    def conditions(self, noise: Tensor, sentence: Tensor) -> Sequence[Tensor]:
+        """Return four states of the recurrence (4, B, S) for each block."""
+        states: Tensor = self.recurrence(noise, sentence, _AFFINES * len(self.blocks))
+        return torch.split(states, _AFFINES)

@@ -37,13 +37,12 @@ _Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
-class BuiltSplit:
-    """A split that was built.
+class FinishedSplit:
+    """What a build ends with, whether samples were copied or stay where they lie.
 
     Attributes:
         manifest: what it holds.
         kinds: how many samples were left out, by the kind of reason.
-        small: images below the size asked for, which are kept as they are.
         vocabulary: size of the folder's vocabulary.
         tars: number of tars of the source, 0 where it has none.
         remarks: what else the user should know.
@@ -51,7 +50,6 @@ class BuiltSplit:
 
     manifest: Manifest
     kinds: Counter[str]
-    small: int
     vocabulary: int
     tars: int = 0
     remarks: Sequence[str] = ()
@@ -62,6 +60,29 @@ class BuiltSplit:
         return self.kinds.total()
 
     def __str__(self) -> str:
+        folder, said = self.manifest.folder, [*self.facts(), *self.remarks]
+        if self.rejected:
+            listed = folder / REJECTED
+            said.append(f"{self.rejected:,} rejected ({summed_up(self.kinds)}), see {listed}")
+        return f"{folder}: {'; '.join(said)}"
+
+    def facts(self) -> list[str]:
+        """Return what was made, a clause each."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BuiltSplit(FinishedSplit):
+    """A split that was built.
+
+    Attributes:
+        small: images below the size asked for, which are kept as they are.
+    """
+
+    small: int = 0
+
+    def facts(self) -> list[str]:
+        """Return samples, shards, bytes, words, and images that are too small."""
         manifest = self.manifest
         said = [
             f"{manifest.sample_count:,} samples in {manifest.shard_count:,} shards, "
@@ -73,11 +94,7 @@ class BuiltSplit:
         if self.small:
             size = f"size={manifest.size} px"
             said.append(f"{self.small:,} images are smaller than {size} and kept as they are")
-        said += self.remarks
-        if self.rejected:
-            listed = manifest.folder / REJECTED
-            said.append(f"{self.rejected:,} rejected ({summed_up(self.kinds)}), see {listed}")
-        return f"{manifest.folder}: {'; '.join(said)}"
+        return said
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,7 @@ def finish(workspace: Workspace, build: Build) -> BuiltSplit:
     small = sum(record.small for record in records)
     kinds = Counter(one["kind"] for one in rejected)
     manifest = Manifest.load(workspace.target)
-    return BuiltSplit(manifest, kinds, small, size, build.tars, build.remarks)
+    return BuiltSplit(manifest, kinds, size, build.tars, build.remarks, small=small)
 
 
 def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejection]) -> None:

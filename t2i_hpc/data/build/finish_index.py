@@ -23,11 +23,11 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import new_vocabulary, refuse_foreign, remarks_on
 from t2i_hpc.data.build.finish import (
     REJECTED,
+    FinishedSplit,
     lines_of,
     publish_vocabulary,
     records_of,
     refuse_rejected,
-    summed_up,
 )
 from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter
 from t2i_hpc.data.build.tar_records import TarRecord
@@ -52,31 +52,17 @@ _WHOLE = {INDEX, SHARDS, DESCRIPTIONS, TARS, MANIFEST, REJECTED}
 
 
 @dataclass(frozen=True)
-class IndexedSplit:
+class IndexedSplit(FinishedSplit):
     """A split whose samples stay in the tars of others.
 
     Attributes:
-        manifest: what it holds.
-        kinds: how many samples were left out, by the kind of reason.
         filtered: how many the filter left out.
-        vocabulary: size of the folder's vocabulary.
-        tars: number of tars that were read.
-        remarks: what else the user should know.
     """
 
-    manifest: Manifest
-    kinds: Counter[str]
-    filtered: int
-    vocabulary: int
-    tars: int
-    remarks: Sequence[str] = ()
+    filtered: int = 0
 
-    @property
-    def rejected(self) -> int:
-        """Number of samples that were left out."""
-        return self.kinds.total()
-
-    def __str__(self) -> str:
+    def facts(self) -> list[str]:
+        """Return samples, tars, bytes of tars and index, words, and what the filter left out."""
         manifest, index = self.manifest, self.manifest.bytes_of_index
         said = [
             f"{manifest.sample_count:,} samples in {manifest.shard_count:,} of {self.tars:,} tars, "
@@ -86,11 +72,7 @@ class IndexedSplit:
         ]
         if self.filtered:
             said.append(f"{self.filtered:,} left out by filter=")
-        said += self.remarks
-        if self.rejected:
-            listed = manifest.folder / REJECTED
-            said.append(f"{self.rejected:,} rejected ({summed_up(self.kinds)}), see {listed}")
-        return f"{manifest.folder}: {'; '.join(said)}"
+        return said
 
 
 @dataclass(frozen=True)
@@ -154,7 +136,7 @@ def finish_index(workspace: Workspace, build: Build) -> IndexedSplit:
     manifest = Manifest.load(workspace.target)
     kinds = Counter(one["kind"] for one in rejected)
     of_tars = (*_without_end(records), *_fewer_than_counted(records))
-    return IndexedSplit(manifest, kinds, filtered, size, build.tars, (*remarks, *of_tars))
+    return IndexedSplit(manifest, kinds, size, build.tars, (*remarks, *of_tars), filtered=filtered)
 
 
 def _wanted(build: Build) -> ShardsConfig:

@@ -15,7 +15,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import choose_vocabulary
 from t2i_hpc.data.build.conversion import LOSSLESS, check_space, is_verbatim, storing
-from t2i_hpc.data.build.finish import BuiltSplit, finish, refuse_rejected, summed_up
+from t2i_hpc.data.build.finish import BuiltSplit, FinishedSplit, finish, refuse_rejected, summed_up
 from t2i_hpc.data.build.finish_index import IndexedSplit, finish_index
 from t2i_hpc.data.build.index_in_place import (
     check_index,
@@ -158,7 +158,7 @@ def check_source(config: ShardsConfig) -> None:
         )
 
 
-def merge_split(target: Path, max_rejected: float | None = None) -> BuiltSplit | IndexedSplit:
+def merge_split(target: Path, max_rejected: float | None = None) -> FinishedSplit:
     """Make a split of its partitions, all of which were made; the source is not needed.
 
     Args:
