@@ -102,6 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers GET from a split that is made up."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def __init__(self, split: HugeSplit, *arguments: object) -> None:
         self.split = split
@@ -119,6 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Of socketserver's five, those that come at once are dropped, and try again after 1 and 3 s.
+    request_queue_size = 256
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that leave."""
 
 
 def build_seed(folder: Path) -> Path:
@@ -145,7 +155,7 @@ def main(arguments: list[str]) -> None:
     with TemporaryDirectory() as made:
         folder = Path(made)
         split = HugeSplit(build_seed(folder), given.shards)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, split))
+        server = _Server(("127.0.0.1", 0), partial(_Handler, split))
         Thread(target=server.serve_forever, daemon=True).start()
         for reads, workers in (("shards", 1), ("ranges", 0)):
             split.sent, start = 0, time.perf_counter()

@@ -82,7 +82,7 @@ class Loader:
         rank_slice: this rank's slice of each global batch.
         workers: number of processes.
         answer_within: seconds without a batch after which a process counts as stuck.
-        lookahead: what is prefetched while processes make batches; None: nothing.
+        lookahead: what is prefetched; None: nothing.
     """
 
     def __init__(
@@ -96,19 +96,25 @@ class Loader:
         self._make, self._slice = make, rank_slice
         self._workers, self._answer_within = workers, answer_within
         self._processes: list[_Worker] = []
-        self._lookahead = lookahead if workers else None
+        self._lookahead = lookahead
         self._prefetcher: Prefetcher | None = None
         counts = mmap.mmap(-1, _COUNTS * 8 * max(1, workers))
         self._counts: I64 = np.frombuffer(counts, np.int64).reshape(-1, _COUNTS)
 
-    def start(self) -> None:
+    def start(self, likely: int | None = None) -> None:
         """Start the processes, which then wait to be told where to begin.
 
         They are forked, so this comes before CUDA and the process group: neither survives in a
         process that is forked after it.
+
+        Args:
+            likely: position at which the batches will probably begin: shards are fetched from now
+                on, while a model is built. None: not known.
         """
         if self._lookahead and self._prefetcher is None:
             self._prefetcher = Prefetcher(self._lookahead)
+        if likely is not None:
+            self._move(likely)
         numbers = range(len(self._processes), self._workers)
         self._processes += [
             _Worker(self._make, self._slice, range(n, 2**62, self._workers), self._counts[n])
@@ -131,21 +137,18 @@ class Loader:
             UserError: a sample could not be read or decoded.
             RunError: a process died or does not answer.
         """
-        if not self._workers:
-            yield from self._batches_here(start)
-            return
-        self.start()
+        self.start(start)
         started, self._processes = self._processes, []
         with contextlib.ExitStack() as stack:
             stack.callback(self._end_prefetch)
             for worker in started:
                 stack.callback(worker.end)
-            self._move(start)
-            for worker in started:
-                worker.begin(start)
-            for number in itertools.count():
-                yield started[number % self._workers].next(self._answer_within)
-                self._move(start + (number + 1) * self._slice.batch_size)
+            if self._prefetcher:
+                self._prefetcher.await_plan()
+            made = self._batches_of(started, start) if started else self._batches_here(start)
+            for number, batch in enumerate(made, 1):
+                yield batch
+                self._move(start + number * self._slice.batch_size)
 
     def _move(self, position: int) -> None:
         """Tell the prefetcher where the training is, and how far the processes may be."""
@@ -157,6 +160,12 @@ class Loader:
         if self._prefetcher:
             self._prefetcher.end()
             self._prefetcher = None
+
+    def _batches_of(self, started: Sequence[_Worker], start: int) -> Iterator[Batch]:
+        for worker in started:
+            worker.begin(start)
+        for worker in itertools.cycle(started):
+            yield worker.next(self._answer_within)
 
     def _batches_here(self, start: int) -> Iterator[Batch]:
         maker = self._make(start)

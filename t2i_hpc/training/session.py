@@ -28,7 +28,7 @@ from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import TrainingData, fit_to_timeout, open_training_data
 from t2i_hpc.runs.inputs import keep_inputs, with_inputs
-from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.layout import list_checkpoints, newest_images
 from t2i_hpc.runs.run_directory import (
     STARTED,
     data_record,
@@ -109,7 +109,8 @@ def _loading(config: TrainConfig) -> Iterator[OpenedData | Exception]:
         yield error
         return
     try:
-        opened.loader.start()
+        # What its first batches need of a server comes while the model is built.
+        opened.loader.start(newest_images(run_folder(config, opened.data.identity)) or 0)
         # Counted while there is no process group: fake tensors must meet no real collective.
         yield replace(opened, flops=_flops(config, opened.data))
     finally:

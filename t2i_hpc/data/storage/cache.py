@@ -26,7 +26,8 @@ from t2i_hpc.common.files import fsync_folder, size_text
 from t2i_hpc.data.storage.eviction import Plans
 
 Heartbeat = Callable[[], None]
-_POLL = 0.05  # seconds between two tries of a lock
+Fetch = Callable[[IO[bytes], Heartbeat], None]  # writes a copy
+_POLL = 0.05  # seconds between two tries of a lock, after some that come sooner
 _SHORT_POLL = 0.005  # seconds between two looks for a copy that is coming
 _PART = "*.part"
 _SETTLE = 5.0  # seconds in which a disk may still give back what was deleted
@@ -58,7 +59,7 @@ class Cache:
         self.limit, self._stuck_after = limit, retry_seconds + _GRACE
         self.plans = Plans(self.folder / "plans")
 
-    def open(self, name: str, size: int, fetch: Callable[[IO[bytes], Heartbeat], None]) -> int:
+    def open(self, name: str, size: int, fetch: Fetch) -> int:
         """Return a descriptor of a copy, which is fetched if it is not there.
 
         Args:
@@ -89,9 +90,7 @@ class Cache:
             return (self.folder / "shards" / name).stat().st_size == size
         return False
 
-    def bring(
-        self, name: str, size: int, fetch: Callable[[IO[bytes], Heartbeat], None], need: int
-    ) -> bool:
+    def bring(self, name: str, size: int, fetch: Fetch, need: int) -> bool:
         """Fetch a copy before it is needed, unless someone else does.
 
         Returns False where only copies that are needed sooner could make room.
@@ -147,7 +146,7 @@ class Cache:
             os.close(descriptor)
 
     def _await(self, descriptor: int, path: Path) -> None:
-        begin = time.monotonic()
+        begin, pause = time.monotonic(), _SHORT_POLL
         moved = os.fstat(descriptor).st_mtime_ns
         while not _lock(descriptor, path):
             latest = os.fstat(descriptor).st_mtime_ns
@@ -158,13 +157,14 @@ class Cache:
                     f"another process holds {path} and has fetched nothing for "
                     f"{self._stuck_after:.0f} s: end it or {_ELSEWHERE}"
                 )
-            time.sleep(_POLL)
+            time.sleep(pause)
+            pause = min(_POLL, 2 * pause)
 
     def _add(
         self,
         path: Path,
         size: int,
-        fetch: Callable[[IO[bytes], Heartbeat], None],
+        fetch: Fetch,
         heartbeat: Heartbeat,
         need: int | None = None,
     ) -> None:

@@ -20,7 +20,7 @@ from t2i_hpc.data.format.manifest import REBUILD, Manifest
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 
 OPEN_FILES = 64
-_ADVISED = 100_000  # shards that are remembered
+_PIECE = 128 << 10  # bytes: of a request to read ahead Linux serves no more than its read-ahead
 _SHARED = (
     "nfs",
     "lustre",
@@ -97,6 +97,9 @@ class Storage(Protocol):
 
     def is_here(self, shard: int) -> bool:
         """Whether a shard needs not be brought."""
+
+    def passed(self, shard: int) -> None:
+        """Take note that a shard has been read: it has to be brought again for another time."""
 
     def bring(self, shard: int, need: int) -> bool:
         """Bring a shard nearer before it is read; several threads may at a time.
@@ -185,15 +188,18 @@ class LocalStorage:
         """Whether the kernel was told already."""
         return shard in self._advised
 
+    def passed(self, shard: int) -> None:
+        """Let the kernel be told again: the page cache may drop a shard once it was read."""
+        self._advised.discard(shard)
+
     def bring(self, shard: int, need: int) -> bool:
         """Tell the kernel that a shard will be read, so that it reads it into the page cache."""
-        if len(self._advised) > _ADVISED:
-            self._advised.clear()
         self._advised.add(shard)
         with contextlib.suppress(OSError):  # whoever reads it will say what is wrong
             descriptor = os.open(self.name_of(shard), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+                for begin in range(0, os.fstat(descriptor).st_size, _PIECE):
+                    os.posix_fadvise(descriptor, begin, _PIECE, os.POSIX_FADV_WILLNEED)
             finally:
                 os.close(descriptor)
         return True

@@ -96,14 +96,15 @@ class Prefetcher:
         return int(self._shared[_BYTES])
 
     def move(self, position: int, frontier: int) -> None:
-        """Tell where the training is, and how far its readers may be."""
-        begun = self._shared[_POSITION] != _NOT_BEGUN
+        """Tell where the training is or will begin, and how far its readers may be."""
         self._shared[_FRONTIER] = frontier
         self._shared[_POSITION] = position
-        if not begun:  # readers find a plan rather than start to fetch by themselves
-            deadline = time.monotonic() + _FIRST_PLAN
-            while not self._shared[_READY] and time.monotonic() < deadline:
-                time.sleep(_TICK / 10)
+
+    def await_plan(self) -> None:
+        """Wait a moment for a plan, so that readers do not start to fetch by themselves."""
+        deadline = time.monotonic() + _FIRST_PLAN
+        while not self._shared[_READY] and time.monotonic() < deadline:
+            time.sleep(_TICK / 10)
 
     def end(self) -> None:
         """Kill it: what it was fetching is swept by whoever fetches next."""
@@ -125,6 +126,7 @@ class _Work:
         self._storages = lookahead.storages
         self._coming: list[_Item] = []
         self._in_use = 0  # of what is coming
+        self._from = 0  # position from which it was looked ahead
         self._next = 0, 0  # position and frontier at which to look ahead again
         self._in_flight: dict[_Item, Future[bool]] = {}
         self._here: set[_Item] = set()
@@ -186,13 +188,17 @@ class _Work:
         ended = [item for item, until in self._paused.items() if until < now]
         for item in ended:
             del self._paused[item]
-        moved = self._shared[_POSITION] >= position or self._shared[_FRONTIER] >= frontier
+        begin, reached = self._shared[_POSITION], self._shared[_FRONTIER]
+        # It begins earlier than was expected where the newest checkpoint cannot be read.
+        moved = begin < self._from or begin >= position or reached >= frontier
         return bool(moved or ended)
 
     def _look_ahead(self, plan: Plan, pool: ThreadPoolExecutor) -> None:
         """Find out what is needed now and what later, and publish it."""
-        windows = self._ahead.order.windows(int(self._shared[_POSITION]))
+        self._from = int(self._shared[_POSITION])
+        windows = self._ahead.order.windows(self._from)
         used, ahead = self._in_use_and_ahead(windows)
+        self._leave_behind({*used, *ahead})
         try:
             sizes = dict(zip([*used, *ahead], pool.map(self._copies, [*used, *ahead]), strict=True))
         except UserError:  # readers will report it
@@ -204,12 +210,17 @@ class _Work:
         names = [name for item in coming for name in sizes[item][0]]
         plan.publish(names, list(self._later(windows)))
 
+    def _leave_behind(self, needed: set[_Item]) -> None:
+        for item in set(self._coming) - needed:
+            self._here.discard(item)
+            self._storages[item[0]].passed(item[1])
+
     def _copies(self, item: _Item) -> tuple[tuple[str, ...], int]:
         return self._storages[item[0]].copies_of(item[1])
 
     def _in_use_and_ahead(self, windows: Iterator[Window]) -> tuple[list[_Item], list[_Item]]:
         """Return what readers may be reading, and what is in the windows that follow."""
-        position, frontier = int(self._shared[_POSITION]), int(self._shared[_FRONTIER])
+        position, frontier = self._from, int(self._shared[_FRONTIER])
         used: dict[_Item, None] = {}
         ahead: dict[_Item, None] = {}
         turns = Counter[int]()

@@ -55,6 +55,9 @@ class RangedStorage:
         """Nothing is ever brought."""
         return True
 
+    def passed(self, shard: int) -> None:
+        """Nothing was brought."""
+
     def bring(self, shard: int, need: int) -> bool:
         """Nothing is brought."""
         return True
@@ -104,9 +107,10 @@ class CachedStorage(RangedStorage):
         return (f"{row.sha256}.tar", rows_copy(row)), row.bytes
 
     def is_here(self, shard: int) -> bool:
-        """Whether there is a copy on the node."""
-        row = self._manifest.shard(shard)
-        return self._cache.has(f"{row.sha256}.tar", row.bytes)
+        """Whether there are copies of it and of its rows on the node."""
+        manifest, row = self._manifest, self._manifest.shard(shard)
+        rows = not isinstance(manifest, RemoteManifest) or manifest.has_rows(shard)
+        return rows and self._cache.has(f"{row.sha256}.tar", row.bytes)
 
     def bring(self, shard: int, need: int) -> bool:
         """Fetch a shard and its rows of the index, unless others do.
@@ -116,12 +120,10 @@ class CachedStorage(RangedStorage):
         Raises:
             DataError: it cannot be had.
         """
-        row = self._manifest.shard(shard)
-        fetch = partial(self._fetch, row)
-        if not self._cache.bring(f"{row.sha256}.tar", row.bytes, fetch, need):
+        manifest, row = self._manifest, self._manifest.shard(shard)
+        if isinstance(manifest, RemoteManifest) and not manifest.bring_rows(shard, need):
             return False
-        self._manifest.rows(shard)
-        return True
+        return self._cache.bring(f"{row.sha256}.tar", row.bytes, partial(self._fetch, row), need)
 
     def _read_once(self, number: int, offset: int, count: int) -> bytes:
         shard = self._manifest.shard(number)

@@ -41,7 +41,7 @@ from t2i_hpc.data.format.manifest import (
     map_table,
 )
 from t2i_hpc.data.format.outline import OUTLINE, ROWS, Outline
-from t2i_hpc.data.storage.cache import Cache, Heartbeat
+from t2i_hpc.data.storage.cache import Cache, Fetch, Heartbeat
 from t2i_hpc.data.storage.fetching import BLOCK, Server, join
 from t2i_hpc.data.storage.local_shards import read_whole
 from t2i_hpc.data.storage.retry import shown
@@ -144,20 +144,45 @@ class RemoteManifest(Manifest):
     def _begin_of_index(self) -> int:
         return _first_row(self.folder / f"{INDEX}.head", ROW, self.sample_count)
 
-    def _stored_rows(self, number: int) -> Index:
-        if (self.folder / INDEX).exists():  # the server knows no ranges, or an older version's
-            return super()._stored_rows(number)
-        start = self._begin_of_index + int(self.first[number]) * ROW.itemsize
-        count = int(self.counts[number]) * ROW.itemsize
-        return np.frombuffer(self._range(INDEX, start, count, self.shard(number).rows_sha256), ROW)
+    def has_rows(self, number: int) -> bool:
+        """Whether the node has the rows of a shard."""
+        assert self.node is not None
+        if self._has_index:
+            return True
+        return self.node.has(rows_copy(self.shard(number)), self._place_of_rows(number)[1])
 
-    def _range(self, table: str, start: int, count: int, sha256: str) -> bytes:
-        """Return some rows of a table, which the node keeps from then on.
+    def bring_rows(self, number: int, need: int) -> bool:
+        """Fetch the rows of a shard before they are needed; see :meth:`Cache.bring`.
 
         Raises:
             DataError: they cannot be had, or are others than their hash vouches for.
         """
-        assert self.origin is not None and self.node is not None
+        assert self.node is not None
+        if self._has_index:
+            return True
+        sha256, (start, count) = self.shard(number).rows_sha256, self._place_of_rows(number)
+        fetch = self._fetch_of(INDEX, start, count, sha256)
+        return self.node.bring(_rows_name(sha256), count, fetch, need)
+
+    @property
+    def _has_index(self) -> bool:
+        """Whether the index is here: it is small, or the server knows no ranges."""
+        return (self.folder / INDEX).exists()
+
+    def _stored_rows(self, number: int) -> Index:
+        if self._has_index:
+            return super()._stored_rows(number)
+        start, count = self._place_of_rows(number)
+        return np.frombuffer(self._range(INDEX, start, count, self.shard(number).rows_sha256), ROW)
+
+    def _place_of_rows(self, number: int) -> tuple[int, int]:
+        """Return where the rows of a shard begin in the index, and their bytes."""
+        start = self._begin_of_index + int(self.first[number]) * ROW.itemsize
+        return start, int(self.counts[number]) * ROW.itemsize
+
+    def _fetch_of(self, table: str, start: int, count: int, sha256: str) -> Fetch:
+        """Return what writes some rows of a table, compared with their hash."""
+        assert self.origin is not None
         origin, address = self.origin, join(self.location, table)
 
         def fetch(stream: IO[bytes], heartbeat: Heartbeat) -> None:
@@ -171,7 +196,16 @@ class RemoteManifest(Manifest):
                 f"its manifest (SHA-256 differs, fetched twice); {REBUILD}"
             )
 
-        name = _rows_name(sha256)
+        return fetch
+
+    def _range(self, table: str, start: int, count: int, sha256: str) -> bytes:
+        """Return some rows of a table, which the node keeps from then on.
+
+        Raises:
+            DataError: they cannot be had, or are others than their hash vouches for.
+        """
+        assert self.node is not None
+        name, fetch = _rows_name(sha256), self._fetch_of(table, start, count, sha256)
         while True:
             descriptor = self.node.open(name, count, fetch)
             try:

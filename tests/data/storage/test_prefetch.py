@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -13,17 +15,21 @@ from typing import IO
 import numpy as np
 import pytest
 
+from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.sampler import RankSlice, Sampler
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage import fetching, local_shards
+from t2i_hpc.data.storage import cache as cache_module
+from t2i_hpc.data.storage import eviction, fetching, local_shards, prefetch, remote_tables
 from t2i_hpc.data.storage.cache import Cache, Heartbeat
 from t2i_hpc.data.storage.eviction import Plan
 from t2i_hpc.data.storage.fetching import Server
 from t2i_hpc.data.storage.local_shards import LocalStorage, is_shared
+from t2i_hpc.data.storage.prefetch import Prefetcher, _Work
 from t2i_hpc.data.training_data import indexed_loader, look_ahead
+from tests.data.storage.conftest import LONG
 from tests.support.servers import FileServer, cut, first_times
 from tests.support.streams import assert_expected, stream_of
 
@@ -46,6 +52,17 @@ def cache(tmp_path: Path) -> Cache:
         os.close(cache.open(f"{name}.tar", len(COPY), stored))
         os.utime(tmp_path / "shards" / f"{name}.tar", (age, age))
     return cache
+
+
+def copies(config: DataConfig, pattern: str = "*") -> list[Path]:
+    return sorted((Path(config.cache) / "shards").glob(pattern))
+
+
+def await_that(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def planned(cache: Cache, key: str, *copies: str) -> Plan:
@@ -143,6 +160,95 @@ def test_a_window_ahead_is_fetched_and_no_more(
     assert tars <= 3 * 5 + 4  # each shard once an epoch, though not all of them fit
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_window_is_there_before_it_is_asked_for(
+    server: FileServer, config: DataConfig, expected: list[Batch], workers: int
+) -> None:
+    """It begins elsewhere than was likely, as after a checkpoint that cannot be read."""
+    loader = stream_of(replace(config, workers=workers))
+    loader.start(8)
+    await_that(lambda: copies(config))
+    assert sum(loader.reads()[:2]) == 0
+    assert_expected(list(taken(loader, len(expected))), expected)
+    assert set(server.asked.values()) == {1}
+
+
+def test_a_prefetcher_does_not_wait_for_itself(
+    server: FileServer, config: DataConfig, expected: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fetches rows that its own plan says are coming; rows that rot are fetched again."""
+    monkeypatch.setattr(remote_tables, "WHOLE", 256)
+    monkeypatch.setattr(eviction, "FRESH", 1e9)  # until which its plan is believed
+    split = Split.open(replace(config, workers=1), "train")
+    loader = indexed_loader(config, split, 16, 3, RankSlice(8), answer_within=LONG)
+    assert_expected(list(taken(loader, len(expected))), expected)
+    for path in copies(config, "*.rows"):
+        path.write_bytes(b"")
+    assert_expected(list(taken(stream_of(config), len(expected))), expected)
+
+
+def test_another_rank_replaces_a_prefetcher_that_is_killed(
+    server: FileServer, config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "_STANDBY", 0.01)
+    split = Split.open(config, "train")
+    order = Sampler(split.manifest.counts, 1, 2)
+    lookahead = look_ahead(config, [split], order, 1, RankSlice(8, 0, 2))
+    assert lookahead is not None
+    ranks = [Prefetcher(lookahead), Prefetcher(lookahead)]
+    try:
+        ranks[0].move(0, 0)
+        await_that(lambda: len(copies(config, "*.tar")) == 4)  # its window and the next
+        ranks[0].end()
+        ranks[1].move(21, 21)
+        await_that(lambda: len(copies(config, "*.tar")) == 5)
+    finally:
+        for rank in ranks:
+            rank.end()
+
+
+def test_two_jobs_share_a_cache(server: FileServer, config: DataConfig, shards: Path) -> None:
+    """It has room for one job's window and the next, but not for those of both."""
+    size = max(path.stat().st_size for path in (shards / "train").glob("*.tar"))
+    config = replace(config, cache_gigabytes=size * 3.2e-9)
+    local = replace(config, path=str(shards))
+    jobs = []
+    for seed in (1, 2):
+        pair = (
+            indexed_loader(one, Split.open(one, "train"), 16, seed, RankSlice(8)).batches(0)
+            for one in (config, local)
+        )
+        jobs.append(tuple(pair))
+    for remote, expected in [*jobs, *jobs] * 4:
+        assert_expected([next(remote)], [next(expected)])
+        assert sum(path.stat().st_size for path in copies(config)) <= size * 3.2
+    for remote, _ in jobs:
+        remote.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("shards_of_room", [0.5, 1.5])
+def test_a_disk_without_room_for_a_window(
+    config: DataConfig,
+    shards: Path,
+    expected: list[Batch],
+    monkeypatch: pytest.MonkeyPatch,
+    shards_of_room: float,
+) -> None:
+    size = max(path.stat().st_size for path in (shards / "train").glob("*.tar"))
+
+    def free(_: Cache) -> int:
+        return int(size * shards_of_room) - sum(path.stat().st_size for path in copies(config))
+
+    monkeypatch.setattr(Cache, "_free", free)
+    monkeypatch.setattr(Cache, "_spare", lambda _: 0)
+    monkeypatch.setattr(cache_module, "_SETTLE", 0.1)
+    if shards_of_room > 1:
+        assert_expected(list(taken(stream_of(config), 2)), expected[:2])
+        return
+    with pytest.raises(DataError, match=r"the disk of \S+ has .* left, too few for a shard of"):
+        list(taken(stream_of(config), 1))
+
+
 def test_ranks_of_a_job_share_a_prefetcher_and_other_jobs_do_not(
     config: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,11 +315,47 @@ def test_the_kernel_is_told_of_windows_on_shared_file_systems(
     monkeypatch.setattr(local_shards, "is_shared", lambda path: True)
     split = Split.open(config, "train")
     assert look_ahead(config, [split], order, 1, RankSlice(8)) is not None
-    told: list[int] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: told.append(arguments[3]))
+    told: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: told.append(arguments[1:]))
+    monkeypatch.setattr(local_shards, "_PIECE", 4096)
     storage = split.storage
     assert isinstance(storage, LocalStorage)
     assert storage.bring(3, 0)
-    assert told == [os.POSIX_FADV_WILLNEED]
+    size = split.manifest.shard(3).bytes
+    assert told == [(begin, 4096, os.POSIX_FADV_WILLNEED) for begin in range(0, size, 4096)]
     assert storage.is_here(3)
     assert not storage.is_here(2)
+
+
+def test_the_kernel_is_told_once_an_epoch(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_shards, "is_shared", lambda path: True)
+    told: list[int] = []
+    bring = LocalStorage.bring
+
+    def counted(storage: LocalStorage, shard: int, need: int) -> bool:
+        told.append(shard)
+        return bring(storage, shard, need)
+
+    monkeypatch.setattr(LocalStorage, "bring", counted)
+    config = DataConfig(path=str(shards), cache=str(tmp_path), shuffle_window=1)
+    split = Split.open(config, "train")
+    order = Sampler(split.manifest.counts, 1, 1)
+    lookahead = look_ahead(config, [split], order, 1, RankSlice(8))
+    plan = Plan.claim(tmp_path / "plans", "job")
+    assert lookahead is not None
+    assert plan is not None
+    shared = np.zeros(4, np.int64)
+    work = _Work(lookahead, shared, os.getppid())
+    with ThreadPoolExecutor(1) as pool:
+        for position in range(3 * 22):
+            shared[:2] = position
+            if work._is_due():
+                work._look_ahead(plan, pool)
+            work._submit(pool)
+            wait(work._in_flight.values())
+            work._harvest()
+    shards_of = [window.shards[0] for window in itertools.islice(order.windows(0), 3 * 5 + 1)]
+    # One that is last of an epoch and first of the next is told once.
+    assert told == [shard for shard, _ in itertools.groupby(shards_of)]
