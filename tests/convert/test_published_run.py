@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from t2i_hpc import load_run
 from t2i_hpc.checkpoints import COMMAND as CHECKPOINTS
@@ -20,25 +19,25 @@ from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.files import read_json_lines, sha256_of_file
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import ConvertConfig, TrainConfig
-from t2i_hpc.convert import export_reference, published_run
+from t2i_hpc.convert import published_run
 from t2i_hpc.convert.__main__ import COMMAND
 from t2i_hpc.convert.published_run import read_published_run
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.evaluate import COMMAND as EVALUATE
 from t2i_hpc.generate import COMMAND as GENERATE
-from t2i_hpc.models.df_generator import EarlyDFGenerator
-from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.runs.inputs import run_vocabulary
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.trained_run import TrainedRun
 from t2i_hpc.status import COMMAND as STATUS
-from tests.golden import fill
+from t2i_hpc.systems.clip_gan import CLIPGAN
 from tests.golden.case import case, published
+from tests.golden.clip_folder import write_golden_clip
 from tests.support.training import ENGINE, only_run, run_task
 
 CPU = torch.device("cpu")
 NARROW = ("system.generator_width=4", "system.discriminator_width=4")
 ENCODERS = {"text_encoder": "damsm text"}
+DF_GAN = {"generator": "dfgan G", "discriminator": "dfgan D", "head": "dfgan C", **ENCODERS}
 State = dict[str, Any]
 
 
@@ -49,19 +48,6 @@ def plain(state: State) -> State:
 def parallel(state: State) -> State:
     """As DataParallel saves a network."""
     return {f"module.{name}": value for name, value in state.items()}
-
-
-def early_networks() -> dict[str, State]:
-    """DF-GAN's first version, of which there is no golden case."""
-    made = {
-        "generator": EarlyDFGenerator(256, width=4),
-        "discriminator": MatchingDiscriminator(256, 4),
-    }
-    states = {name: export_reference("df_gan", name, network) for name, network in made.items()}
-    return {
-        name: fill.state_dict({k: tuple(v.shape) for k, v in state.items()}, 3, 0.5)
-        for name, state in states.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -75,20 +61,20 @@ class Layout:
         image: the case's stored image of noise, sentence and words.
         gain: of the generator's values.
         save: turns a network's state dict into what the file holds.
+        epoch: of one file that holds all networks beside their optimizers, 0: one file each.
         missing: networks that nobody gives.
     """
 
     experiment: str
     files: Mapping[str, str]
     settings: tuple[str, ...] = (*NARROW, "system.damsm.weight=0")
-    image: str = ""
+    image: str = "image"
     gain: float = 1.0
     save: Callable[[State], State] = plain
+    epoch: int = 0
     missing: tuple[str, ...] = ()
 
     def state(self, key: str) -> State:
-        if self.experiment == "cub_dfgan_id0" and key not in ENCODERS:
-            return early_networks()[key]
         file, *part = self.files[key].split()
         return case(file).weights(*part, gain=self.gain if key == "generator" else 1.0)
 
@@ -118,14 +104,38 @@ LAYOUTS = {
         missing=("discriminator",),
     ),
     "df_gan": Layout(
-        "cub_dfgan",
-        {"generator": "dfgan G", "discriminator": "dfgan D", "head": "dfgan C", **ENCODERS},
-        (*NARROW, "system.truncation=0"),
+        "cub_dfgan", DF_GAN, (*NARROW, "system.truncation=0"), "image", gain=0.7, epoch=1220
+    ),
+    "df_gan_files": Layout("cub_dfgan", DF_GAN, (*NARROW, "system.truncation=0"), "image", 0.7),
+    "early_df_gan": Layout(
+        "cub_dfgan_id0",
+        {"generator": "dfgan_early G", "discriminator": "dfgan_early D", **ENCODERS},
+        NARROW,
         image="image",
         gain=0.7,
     ),
-    "early_df_gan": Layout(
-        "cub_dfgan_id0", {"generator": "", "discriminator": "", **ENCODERS}, NARROW
+    "rat_gan": Layout(
+        "coco_ratgan",
+        {"generator": "ratgan G", "discriminator": "ratgan D", **ENCODERS},
+        NARROW,
+        image="image",
+        gain=0.7,
+        save=parallel,
+    ),
+    "clip_gan": Layout(
+        "coco_galip",
+        {"generator": "galip G", "discriminator": "galip D", "head": "galip C"},
+        (
+            *NARROW,
+            "system.clip={clip}/model.safetensors",
+            "system.text_encoder.width=32",
+            "system.bridge_width=8",
+            "data.tokenizer={clip}/tokenizer.json",
+            "data.max_tokens=14",
+        ),
+        image="image",
+        gain=0.7,
+        epoch=480,
     ),
     "attn_gan": staged("attngan", damsm=True),
     "dm_gan": staged("dmgan"),
@@ -147,20 +157,26 @@ def convert(*arguments: object) -> int:
     return COMMAND.main([str(word) for word in arguments])
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden case's CLIP, as a person downloads one."""
+    return write_golden_clip(tmp_path_factory.mktemp("clip") / "clip-vit-base-patch32")
+
+
 def written(folder: Path, layout: Layout) -> list[str]:
     """Write a layout's files and return the settings that name them."""
     folder.mkdir()
-    if "head" in layout.files:  # all in one, beside the optimizers
+    keys = [*layout.files]
+    if layout.epoch:
         letters = {"netG": "generator", "netD": "discriminator", "netC": "head"}
         networks = {name: parallel(layout.state(key)) for name, key in letters.items()}
         optimizers = {"optimizer_G": {"state": {}, "param_groups": [{"lr": 1e-4}]}}
-        whole = {"model": networks, "optimizers": optimizers, "epoch": 1220}
-        torch.save(whole, folder / "state_epoch_1220.pth")
-        torch.save(layout.state("text_encoder"), folder / "text.pth")
-        return [f"generator={folder}/state_epoch_1220.pth", f"text_encoder={folder}/text.pth"]
-    for key in layout.files:
+        whole = {"model": networks, "optimizers": optimizers, "epoch": layout.epoch}
+        torch.save(whole, folder / "generator.pth")
+        keys = [key for key in keys if key not in letters.values()]
+    for key in keys:
         torch.save(layout.save(layout.state(key)), folder / f"{key}.pth")
-    return [f"{key}={folder}/{key}.pth" for key in layout.files]
+    return [f"{path.stem}={path}" for path in sorted(folder.iterdir())]
 
 
 def golden_image(layout: Layout, trained: TrainedRun) -> None:
@@ -168,42 +184,45 @@ def golden_image(layout: Layout, trained: TrainedRun) -> None:
     golden, system = case(layout.files["generator"].split()[0]), trained.system
     system.modules.eval()
     network = system.emas[0].target if system.emas else system.modules["generator"]
-    inputs: list[Tensor] = [golden.input("z", 100), golden.input("c", 256)]
+    inputs: list[Any] = [golden.input("z", 100), golden.input("c", 256)]
     if system.emas:
         inputs += [golden.input("w", 256, 18), torch.zeros(2, 18, dtype=torch.bool)]
+    if isinstance(system, CLIPGAN):
+        inputs = [inputs[0], golden.array("sentence"), system.vision]
     with torch.no_grad():
         golden.check(layout.image, network(*inputs).images[-1])
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_from_published_files_to_scores_and_on(
+def test_from_published_files_to_scores_and_on(  # noqa: PLR0917
     name: str,
     tmp_path: Path,
     words: Path,
+    clip: Path,
     shards: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     layout, run = LAYOUTS[name], tmp_path / "published"
-    belongs = (f"experiment={layout.experiment}", *layout.settings, f"data.path={shards}")
+    settings = (word.replace("{clip}", str(clip)) for word in layout.settings)
+    belongs = (f"experiment={layout.experiment}", *settings, f"data.path={shards}")
     files = written(tmp_path / "files", layout)
-    assert convert(*belongs, *files, f"vocabulary={words}", f"output={run}") == 0, (
-        capfd.readouterr()
-    )
+    if "text_encoder" in layout.files:
+        files.append(f"vocabulary={words}")
+    assert convert(*belongs, *files, f"output={run}") == 0, capfd.readouterr()
     assert capfd.readouterr().out.endswith(f"{run}\n")
     made = json.loads((run / "run.json").read_text())["converted"]
     assert made["missing"] == list(layout.missing)
-    assert made["files"].keys() == layout.files.keys()
-    assert {one["sha256"] for one in made["files"].values()} == {
-        sha256_of_file(path) for path in (tmp_path / "files").iterdir()
-    }
+    assert {*made["files"]} >= {*layout.files}
+    for one in made["files"].values():
+        assert one["sha256"] == sha256_of_file(Path(one["file"]))
 
     trained = load_run(run, device="cpu")
-    if layout.image:
-        golden_image(layout, trained)
+    golden_image(layout, trained)
     assert GENERATE.main([f"run={run}", "device=cpu", "captions=[a red circle]", "columns=1"]) == 0
     score = (
         *("device=cpu", "threads=1", "evaluation.detector=efficientnet_lite0"),
-        *("evaluation.images=4", "evaluation.batch_size=4", "evaluation.metrics=[fid]"),
+        *("evaluation.images=4", "evaluation.batch_size=4"),
+        *("evaluation.metrics=[kid]", "evaluation.kid_subset_size=4"),
     )
     assert EVALUATE.main([f"run={run}", *score]) == 0, capfd.readouterr()
     assert read_json_lines(run / "scores.jsonl")[0]["images"] == 0
@@ -218,11 +237,15 @@ def test_from_published_files_to_scores_and_on(
     assert {*trained.system.modules} == {*began["networks"], *layout.missing}
     assert len(read_json_lines(onward / "metrics.jsonl")) == 3
 
-    output = tmp_path / "all.safetensors"
-    assert CHECKPOINTS.main(["export", str(onward), "what=all", f"output={output}"]) == 0
-    exported, latest = (load_run(onward, w, device="cpu") for w in (str(output), "latest"))
+    file, folder = tmp_path / "all.safetensors", tmp_path / "exported"
+    assert CHECKPOINTS.main(["export", str(onward), "what=all", f"output={file}"]) == 0
+    assert CHECKPOINTS.main(["export", str(onward), f"output={folder}"]) == 0
+    latest, alone = load_run(onward, device="cpu"), load_run(folder, device="cpu")
+    exported = load_run(onward, str(file), device="cpu")
     for key, value in latest.system.modules.state_dict().items():
         assert torch.equal(value, exported.system.modules.state_dict()[key]), key
+    images = [each.generate("a red circle", seed=3).images for each in (latest, alone)]
+    assert torch.equal(*images)
 
 
 PUBLISHED = {
@@ -360,3 +383,8 @@ def test_published_encoders_are_trained_on(tmp_path: Path, words: Path, shards: 
     before, after = (load_file(each / "image_encoder.safetensors") for each in (run, onward))
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {"heads.regions.weight", "heads.code.weight", "heads.code.bias"}
+    output = tmp_path / "image_encoder.safetensors"
+    assert CHECKPOINTS.main(["export", str(onward), "what=image_encoder", f"output={output}"]) == 0
+    exported = load_file(output)
+    assert exported.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in exported.items())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,58 +15,19 @@ from t2i_hpc.losses.adversarial import hinge_fake, hinge_generator, hinge_mismat
 from t2i_hpc.losses.gradient_penalty import matching_aware_gradient_penalty
 from t2i_hpc.models.clip_discriminator import CLIPDiscriminator, CLIPHead, CLIPTrunk
 from t2i_hpc.models.clip_generator import CLIPGenerator
-from t2i_hpc.models.clip_transformer import CLIPTextEncoder, CLIPVision
+from t2i_hpc.models.clip_transformer import CLIPTextEncoder, CLIPVision, own_names
 from tests.golden.case import NORM, case
+from tests.golden.clip_folder import TEXT, VISION, tensors
 
 LEVELS = (1, 4, 8)
-_NAMES = (
-    (r"^visual\.|^transformer\.", ""),
-    (r"^transformer\.", ""),
-    (r"resblocks\.", "layers."),
-    (r"^class_embedding", "class_embedding"),
-    (r"^conv1\.", "patches."),
-    (r"^positional_embedding", "positions"),
-    (r"^token_embedding\.", "tokens."),
-    (r"^ln_pre\.", "norm_in."),
-    (r"^(ln_post|ln_final)\.", "norm_out."),
-    (r"^(proj|text_projection)$", "projection.weight"),
-    (r"\.ln_([12])\.", r".norm\1."),
-    (r"\.attn\.out_proj\.", ".attention.out."),
-    (r"\.mlp\.c_fc\.", ".widen."),
-    (r"\.mlp\.c_proj\.", ".narrow."),
-)
-
-
-def openai(tensors: dict[str, Tensor], visual: bool) -> dict[str, Tensor]:
-    """Return one half of OpenAI's CLIP under our names."""
-    found: dict[str, Tensor] = {}
-    for theirs, value in tensors.items():
-        if theirs.startswith("visual.") != visual or theirs == "logit_scale":
-            continue
-        name = theirs
-        for pattern, own in _NAMES:
-            name = re.sub(pattern, own, name)
-        if ".attn.in_proj_" in name:
-            block, kind = name.split(".attn.in_proj_")
-            parts = zip(("q", "k", "v"), value.chunk(3), strict=True)
-            found |= {f"{block}.attention.{part}.{kind}": one for part, one in parts}
-        else:
-            found[name] = value.T if name == "projection.weight" else value
-    return found
 
 
 @cache
 def halves() -> tuple[CLIPVision, CLIPTextEncoder]:
-    golden = case("galip")
-    tensors = golden.weights("clip", gain=golden.facts["gain"])
-    code = golden.facts["cond"]
-    vision: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 12, "image_size": 224}
-    vision |= {"num_attention_heads": 2, "intermediate_size": 512, "patch_size": 32}
-    text: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1}
-    text |= {"intermediate_size": 256, "max_position_embeddings": 16, "vocab_size": 60}
-    made = CLIPVision(vision, code), CLIPTextEncoder(text, code, 58, 59)
-    for module, visual in zip(made, (True, False), strict=True):
-        module.load_state_dict(openai(tensors, visual))
+    code, named = case("galip").facts["cond"], tensors()
+    made = CLIPVision(VISION, code), CLIPTextEncoder(TEXT, code, 58, 59)
+    for module, half in zip(made, ("vision", "text"), strict=True):
+        module.load_state_dict(own_names(named, half))
         module.requires_grad_(False)
     return made
 

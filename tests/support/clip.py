@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,18 +70,19 @@ def write_clip(folder: Path, seed: int = 0) -> Path:
     """Write configuration, tokenizer and random weights; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()))
+    (folder / "tokenizer.json").write_text(json.dumps(clip_tokenizer(TOKENS)))
     save_file(_weights(torch.Generator().manual_seed(seed)), folder / "model.safetensors")
     return folder
 
 
-def _tokenizer() -> dict[str, Any]:
+def clip_tokenizer(tokens: Sequence[str]) -> dict[str, Any]:
+    """Return a tokenizer.json of whole words, of which the last two are CLIP's special tokens."""
     special = [
-        {"id": number, "content": TOKENS[number], "special": True}
+        {"id": number, "content": tokens[number], "special": True}
         | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        for number in (len(TOKENS) - 2, len(TOKENS) - 1)
+        for number in (len(tokens) - 2, len(tokens) - 1)
     ]
-    vocabulary = {word: number for number, word in enumerate(TOKENS)}
+    vocabulary = {word: number for number, word in enumerate(tokens)}
     return {
         "version": "1.0",
         "added_tokens": special,
