@@ -8,11 +8,14 @@ Traps, measured with torch 2.14.1 (docs/python.md has what follows from them for
 - Noise is an input: random numbers of a graph would be another program's.
 - Equal parameters become one when an ONNX graph is optimized, so it is written as it was traced,
   and every weight can be found by its name.
+- ONNX has no inverse of the normal distribution, which DF-GAN's noise is cut by: Newton's method
+  takes its place, by functions that ONNX has.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -243,9 +246,10 @@ def _write_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise ConfigurationError(f"format=onnx needs an extra: {_EXTRA}")
+    program = torch.export.export(graph.network, given, dynamic_shapes=dimensions)
     torch.onnx.export(
-        graph.network,
-        given,
+        program.run_decompositions(_MISSING_IN_ONNX),
+        (),
         path,
         input_names=graph.inputs,
         output_names=graph.outputs,
@@ -254,6 +258,34 @@ def _write_onnx(
         external_data=False,
         verbose=False,
     )
+
+
+def _normal_share(value: Tensor) -> Tensor:
+    """Return how much of the normal distribution lies below: as ``torch.special.ndtr``.
+
+    In float32, for onnxruntime has no erf of float64.
+    """
+    return (0.5 * (1 + torch.erf(value.float() * math.sqrt(0.5)))).to(value.dtype)
+
+
+def _normal_quantile(share: Tensor) -> Tensor:
+    """Return where a share of the normal distribution ends: as ``torch.special.ndtri``.
+
+    Off by 2e-6 at most between ±2 deviations, where DF-GAN's noise is cut.
+    """
+    given = share.float()
+    found = torch.zeros_like(given)
+    for _ in range(_NEWTON_STEPS):
+        slope = math.sqrt(2 * math.pi) * torch.exp(0.5 * found * found)
+        found = found - (_normal_share(found) - given) * slope
+    return found.to(share.dtype)
+
+
+_NEWTON_STEPS = 8  # from 0 to ±2 deviations; 6 would do
+_MISSING_IN_ONNX: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.special_ndtr.default: _normal_share,
+    torch.ops.aten.special_ndtri.default: _normal_quantile,
+}
 
 
 def _runner(form: str, path: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
