@@ -26,7 +26,7 @@ from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.config.compose import compose_config, from_yaml
 from t2i_hpc.config.grammar import parse, refuse_axis, split_values
 from t2i_hpc.config.tasks import TASK_SCHEMAS
-from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.layout import list_checkpoints, not_of_exported
 from t2i_hpc.runs.sessions import DONE, read_sessions
 
 FILE_NAME = "sweep.json"
@@ -179,6 +179,8 @@ def _runs_of(folder: Path) -> list[Path]:
 
 
 def _no_run(folder: Path) -> str:
+    if hint := not_of_exported(folder):
+        return hint
     if folder.is_dir():
         return f"{folder} holds no run yet: name a run directory or a sweep, or start a run"
     known = [path.name for path in folder.parent.glob("*") if is_run(path) or is_sweep(path)]

@@ -48,7 +48,7 @@ from t2i_hpc.evaluation.training_images import (
     training_images,
 )
 from t2i_hpc.runs.inputs import locate_data, with_inputs
-from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.layout import is_exported, list_checkpoints
 from t2i_hpc.runs.partial_statistics import shard_range
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.chosen_weights import (
@@ -57,7 +57,6 @@ from t2i_hpc.sampling.chosen_weights import (
     choose_weights,
     recorded_weights,
 )
-from t2i_hpc.sampling.exported import is_exported
 from t2i_hpc.sampling.image_files import ImagesOf, SavedImages
 from t2i_hpc.sampling.loading import find_weights
 

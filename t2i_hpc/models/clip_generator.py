@@ -116,7 +116,7 @@ class CLIPGenerator(nn.Module):
         for block in self.bridge:
             features = block(features, condition)
         before: Tensor = self.to_vision(features)
-        prompts = self.prompt(condition).view(len(noise), -1, vision.width)
+        prompts = self.prompt(condition).view(noise.shape[0], -1, vision.width)
         after = vision.transform(before, prompts)
         result: Tensor = self.from_vision(before + _TRUST * after)
         return result

@@ -210,14 +210,15 @@ class CLIPVision(nn.Module):
     def _begin(self, maps: Tensor) -> Tensor:
         """Return the first tokens (B, 1 + g², W) of maps (B, W, g, g)."""
         patches = maps.flatten(2).transpose(1, 2)
-        first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        # shape[0], not len(): len() of a tensor fixes the batch of an exported graph.
+        first = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens: Tensor = self.norm_in(torch.cat([first, patches], dim=1) + self.positions)
         return tokens
 
     def _as_map(self, tokens: Tensor) -> Tensor:
         """Return the patches' tokens as (B, W, g, g)."""
         patches = tokens[:, 1:].transpose(1, 2)
-        return patches.reshape(len(tokens), self.width, self.grid, self.grid)
+        return patches.reshape(tokens.shape[0], self.width, self.grid, self.grid)
 
 
 class CLIPTextEncoder(TextEncoder):

@@ -19,6 +19,7 @@ from t2i_hpc.config.compose import from_yaml
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.evaluation.scores import DIVERSITY, NEAREST
+from t2i_hpc.runs.layout import not_of_exported
 from t2i_hpc.training.callbacks.caption_sensitivity import read_sensitivities
 
 ContentT = TypeVar("ContentT", dict[str, Any], list[str])
@@ -168,6 +169,8 @@ def _refuse_what_is_no_run(folder: Path) -> None:
         raise RunError(
             f"there is no folder {folder}: run= must name a run, e.g. runs/demo-1a2b3c4d"
         )
+    if hint := not_of_exported(folder):
+        raise RunError(hint)
     if not (folder / "config.yaml").is_file():
         inside = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
         hint = f"; it holds the runs {', '.join(inside[:4])}" if inside else ""

@@ -9,6 +9,7 @@ and stays for a person to inspect.
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from t2i_hpc.common.files import fsync_folder
 
 _DAMAGED = "damaged-"
 _DELETED = ".deleted-"
+EXPORTED = "config.json"  # what makes a folder an exported one
 
 
 def folder_of(run: Path, images: int) -> Path:
@@ -27,6 +29,25 @@ def list_checkpoints(run: Path) -> list[int]:
     """Return the numbers of images of the checkpoints that are there, ascending."""
     names = [path.name for path in (run / "checkpoints").glob("[0-9]*")]
     return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):010d}")
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is an exported one, not a run directory."""
+    return (folder / EXPORTED).is_file() and not (folder / "config.yaml").is_file()
+
+
+def not_of_exported(folder: Path) -> str:
+    """Say what to do where a run is needed and an exported folder is named; "" of others."""
+    if not is_exported(folder):
+        return ""
+    try:
+        run = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # anyone may call a file so
+    return (
+        f"{folder} was exported from the run {run}, and has neither its curves nor its other "
+        "networks: name that run; generate, evaluate, serve and load_run take the folder"
+    )
 
 
 def newest_images(run: Path) -> int | None:

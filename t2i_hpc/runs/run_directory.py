@@ -29,7 +29,7 @@ from t2i_hpc.common.files import git, sha256_of_file, sha256_of_json, write_json
 from t2i_hpc.config.compose import from_yaml, to_yaml
 from t2i_hpc.config.fields import file_entries, identity
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.layout import list_checkpoints, not_of_exported
 from t2i_hpc.runs.start_from import KEY, is_start_of, start_identity
 
 _LOG = logging.getLogger("t2i_hpc")
@@ -172,6 +172,8 @@ def open_run(folder: Path) -> TrainConfig:
         raise RunError("no run is named: say run=runs/<name>-<hash>")
     if not folder.is_dir():
         raise RunError(f"run={folder}: there is no such folder{_known(folder.parent)}")
+    if hint := not_of_exported(folder):
+        raise RunError(f"run={folder} is no run: {hint}")
     if not (folder / "config.yaml").is_file():
         raise RunError(f"run={folder} is no run: it has no config.yaml{_known(folder)}")
     return from_yaml(folder / "config.yaml", TrainConfig)

@@ -20,7 +20,7 @@ from t2i_hpc.common.files import sha256_of_file, sha256_of_json
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import VOCABULARY_NOTE
 from t2i_hpc.runs.checkpoint import FROZEN, WEIGHTS, Checkpoint, read_state, verify
-from t2i_hpc.runs.layout import list_checkpoints
+from t2i_hpc.runs.layout import list_checkpoints, not_of_exported
 
 KEY = "start_from"
 # What `convert` calls the networks of one file, where a system calls them otherwise.
@@ -104,6 +104,8 @@ def find_start(given: str) -> Start:
         run, there = path.parent.parent, [int(path.name)]
     else:
         run, there = path, list_checkpoints(path)
+    if hint := not_of_exported(path):
+        raise ConfigurationError(f"{KEY}={given} is no run: {hint}")
     if not (run / "config.yaml").is_file():
         missing = "it has no config.yaml" if run.is_dir() else "there is no such folder"
         raise ConfigurationError(

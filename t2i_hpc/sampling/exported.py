@@ -27,17 +27,13 @@ from t2i_hpc.config.compose import from_yaml
 from t2i_hpc.config.tasks import CheckpointsConfig, TrainConfig
 from t2i_hpc.data.captions import VOCABULARY_NOTE
 from t2i_hpc.runs.inputs import keep_inputs
+from t2i_hpc.runs.layout import EXPORTED
 from t2i_hpc.sampling.chosen_weights import SUFFIX, ChosenWeights
 from t2i_hpc.systems.base import generating_networks
 
-CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+CONFIG, WEIGHTS = EXPORTED, "weights.safetensors"
 _FORMAT = "t2i_hpc export 1"
 _FOLDER, _FILE = "folder", "weights"
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether a folder is an exported one, not a run directory."""
-    return (folder / CONFIG).is_file() and not (folder / "config.yaml").is_file()
 
 
 @dataclass(frozen=True)

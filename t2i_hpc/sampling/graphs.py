@@ -260,7 +260,7 @@ def _write_onnx(
     )
 
 
-def _normal_share(value: Tensor) -> Tensor:
+def normal_share(value: Tensor) -> Tensor:
     """Return how much of the normal distribution lies below: as ``torch.special.ndtr``.
 
     In float32, for onnxruntime has no erf of float64.
@@ -268,7 +268,7 @@ def _normal_share(value: Tensor) -> Tensor:
     return (0.5 * (1 + torch.erf(value.float() * math.sqrt(0.5)))).to(value.dtype)
 
 
-def _normal_quantile(share: Tensor) -> Tensor:
+def normal_quantile(share: Tensor) -> Tensor:
     """Return where a share of the normal distribution ends: as ``torch.special.ndtri``.
 
     Off by 2e-6 at most between ±2 deviations, where DF-GAN's noise is cut.
@@ -277,14 +277,14 @@ def _normal_quantile(share: Tensor) -> Tensor:
     found = torch.zeros_like(given)
     for _ in range(_NEWTON_STEPS):
         slope = math.sqrt(2 * math.pi) * torch.exp(0.5 * found * found)
-        found = found - (_normal_share(found) - given) * slope
+        found = found - (normal_share(found) - given) * slope
     return found.to(share.dtype)
 
 
 _NEWTON_STEPS = 8  # from 0 to ±2 deviations; 6 would do
 _MISSING_IN_ONNX: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.special_ndtr.default: _normal_share,
-    torch.ops.aten.special_ndtri.default: _normal_quantile,
+    torch.ops.aten.special_ndtr.default: normal_share,
+    torch.ops.aten.special_ndtri.default: normal_quantile,
 }
 
 

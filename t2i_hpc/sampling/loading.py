@@ -11,10 +11,11 @@ from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import check_same_words
 from t2i_hpc.runs.inputs import run_vocabulary, with_inputs
+from t2i_hpc.runs.layout import is_exported
 from t2i_hpc.runs.run_directory import open_run
 from t2i_hpc.sampling.arithmetic import check_precision
 from t2i_hpc.sampling.chosen_weights import ChosenWeights, choose_weights
-from t2i_hpc.sampling.exported import ExportedFolder, is_exported
+from t2i_hpc.sampling.exported import ExportedFolder
 from t2i_hpc.sampling.trained_run import TrainedRun
 from t2i_hpc.systems import build_system
 from t2i_hpc.systems.base import TextToImageSystem, generating_networks

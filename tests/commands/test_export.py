@@ -7,22 +7,35 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from torch import Tensor
 
 from t2i_hpc import load_run
+from t2i_hpc.cancel import COMMAND as CANCEL
 from t2i_hpc.checkpoints import COMMAND
-from t2i_hpc.common.errors import RunError
+from t2i_hpc.cli.command import Command
+from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.systems import DFGANConfig, TextEncoderConfig
+from t2i_hpc.data.captions import WordPieces
 from t2i_hpc.evaluate import COMMAND as EVALUATE
 from t2i_hpc.generate import COMMAND as GENERATE
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
-from t2i_hpc.sampling.graphs import PaddedLSTMEncoder, graph_of, write_graph
+from t2i_hpc.report import COMMAND as REPORT
+from t2i_hpc.runs.start_from import find_start
+from t2i_hpc.sampling.chosen_weights import ChosenWeights
+from t2i_hpc.sampling.graphs import PaddedLSTMEncoder, graph_of, normal_quantile, write_graph
 from t2i_hpc.sampling.rules import PLAIN
 from t2i_hpc.sampling.trained_run import TrainedRun
+from t2i_hpc.status import COMMAND as STATUS
+from t2i_hpc.systems import build_system
+from t2i_hpc.systems.base import TextToImageSystem
+from t2i_hpc.table import COMMAND as TABLE
 from tests.sampling.staged import run_of, staged_run
+from tests.systems.tiny import configured
 
 CAPTIONS = ["a red circle", "one square and a blue circle", "a circle"]
 
@@ -77,6 +90,22 @@ def test_a_folder_that_is_not_whole_is_refused(exported: Path, tmp_path: Path) -
         load_run(copy)
 
 
+@pytest.mark.parametrize("command", [REPORT, STATUS, TABLE, CANCEL, COMMAND])
+def test_commands_about_runs_name_the_run(
+    command: Command[object], exported: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    word = f"run={exported}" if command in (REPORT, COMMAND) else str(exported)
+    assert command.main([word]) == 2
+    err = capfd.readouterr().err
+    assert "was exported from the run run, and has neither its curves" in err
+    assert err.count("\n") == 1
+
+
+def test_a_training_starts_from_the_run_itself(exported: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nor its other networks: name that run"):
+        find_start(str(exported))
+
+
 def through(run: TrainedRun, program: Callable[..., list[Tensor]]) -> float:
     """Return how far a graph of tokens is off what the run generates, at most."""
     made = run.generate(CAPTIONS, seed=3)
@@ -87,8 +116,6 @@ def through(run: TrainedRun, program: Callable[..., list[Tensor]]) -> float:
 
 
 def test_onnx_gives_what_the_run_gives(made: Path, tmp_path: Path) -> None:
-    import onnxruntime
-
     folder = tmp_path / "graph"
     words = ["export", str(made), "what=all", "format=onnx", f"output={folder}"]
     assert COMMAND.main(words) == 0
@@ -96,7 +123,7 @@ def test_onnx_gives_what_the_run_gives(made: Path, tmp_path: Path) -> None:
     inputs, outputs = ([each["name"] for each in about[side]] for side in ("inputs", "outputs"))
     assert inputs == ["tokens", "lengths", "noise"]
     assert about["outputs"][0] == {"name": "images", "type": "float32", "shape": ["B", 3, 64, 64]}
-    session = onnxruntime.InferenceSession(str(folder / about["file"]))
+    session = InferenceSession(str(folder / about["file"]))
 
     def program(*given: Tensor) -> list[Tensor]:
         fed = {name: value.numpy() for name, value in zip(inputs, given, strict=True)}
@@ -113,13 +140,45 @@ def df_run() -> TrainedRun:
     return run_of(narrow, CAPTIONS)
 
 
-@pytest.mark.parametrize("name", ["attn_gan", "dm_gan", "df_gan"])
+def clip_run() -> TrainedRun:
+    config = configured("clip_gan")
+    tokens = WordPieces.load(Path(config.data.tokenizer))
+    system = build_system(config.system, tokens.size)
+    assert isinstance(system, TextToImageSystem)
+    weights = ChosenWeights(Path("none"), "0" * 64, 0)
+    return TrainedRun(Path("none"), config, weights, system, tokens, torch.device("cpu"))
+
+
+def tiny_run(name: str) -> TrainedRun:
+    made = {"df_gan": df_run, "clip_gan": clip_run}
+    return made[name]() if name in made else staged_run(name, CAPTIONS)
+
+
+@pytest.mark.parametrize("name", ["attn_gan", "dm_gan", "df_gan", "clip_gan"])
 def test_torch_export_gives_what_a_run_gives(name: str, tmp_path: Path) -> None:
-    run = df_run() if name == "df_gan" else staged_run(name, CAPTIONS)
+    run = tiny_run(name)
     path = write_graph(graph_of(run, "all"), "torch_export", tmp_path)
     program = torch.export.load(path).module()
     with torch.no_grad():
         assert through(run, lambda *given: list(program(*given))) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["attn_gan", "df_gan"])
+def test_onnx_of_a_generator_gives_what_it_gives(name: str, tmp_path: Path) -> None:
+    """Of encoded captions; DF-GAN's noise is cut by a function that ONNX does not have."""
+    graph = graph_of(tiny_run(name), "generator")
+    session = InferenceSession(str(write_graph(graph, "onnx", tmp_path)))
+    given = graph.example(3)
+    fed = {key: value.numpy() for key, value in zip(graph.inputs, given, strict=True)}
+    for found, expected in zip(session.run(None, fed), graph.run(given), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_the_normal_distribution_of_an_onnx_graph() -> None:
+    share = torch.linspace(0.0228, 0.9772, 9001, dtype=torch.float64)
+    found = normal_quantile(share)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, torch.special.ndtri(share), rtol=0, atol=5e-6)
 
 
 def test_padded_captions_give_the_features_of_packed_ones() -> None:
