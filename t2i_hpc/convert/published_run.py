@@ -302,9 +302,10 @@ class PublishedRun:
                 f"{averaged[0].path} holds the EMA of the generator's weights: it is both "
                 "generator and generator_ema here, since nobody published the live weights"
             )
-        for key, source in self.sources.items():
-            if others := set(entries_of(source.path, key)) - {"model", "netG", "netD", "netC"}:
-                lines.append(f"{source.path}: {', '.join(sorted(others))} left out")
+        files = {source.path: key for key, source in self.sources.items()}
+        for path, key in files.items():  # one may give several networks
+            if others := set(entries_of(path, key)) - {"model", "netG", "netD", "netC"}:
+                lines.append(f"{path}: {', '.join(sorted(others))} left out")
         words = f"{self.vocabulary.size:,} words of {self.words_from}" if self.vocabulary else ""
         lines.append(f"vocabulary: {words or 'none given: captions need data.path='}")
         if self.missing:

@@ -209,7 +209,9 @@ def test_from_published_files_to_scores_and_on(  # noqa: PLR0917
     if "text_encoder" in layout.files:
         files.append(f"vocabulary={words}")
     assert convert(*belongs, *files, f"output={run}") == 0, capfd.readouterr()
-    assert capfd.readouterr().out.endswith(f"{run}\n")
+    said = capfd.readouterr().out
+    assert said.endswith(f"{run}\n")
+    assert said.count("left out") == bool(layout.epoch)
     made = json.loads((run / "run.json").read_text())["converted"]
     assert made["missing"] == list(layout.missing)
     assert {*made["files"]} >= {*layout.files}
