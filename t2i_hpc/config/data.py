@@ -36,7 +36,8 @@ class DataConfig:
     )
     max_tokens: int = setting(
         18,
-        "longest caption; of a longer one a random subset of its tokens, in order",
+        "longest caption; of a longer one a random subset of its tokens, in order; of CLIP's "
+        "the first",
         unit="tokens",
         minimum=1,
         maximum=512,

@@ -581,3 +581,13 @@ SYSTEM_SCHEMAS: dict[str, type[SystemConfig]] = {
     "dmattn_gan": DMAttnGANConfig,
     "damsm": DAMSMPretrainingConfig,
 }
+
+
+OTHER_JUDGE = "efficientnet_lite2"  # a detector that no system is trained against
+
+
+def detector_within(system: SystemConfig) -> str:
+    """Return the ``evaluation.detector`` whose network a system is trained against, "" for none."""
+    if isinstance(system, CLIPGANConfig):
+        return "clip"
+    return "efficientnet_lite0" if getattr(system, "discriminator", "") == "projected" else ""

@@ -45,7 +45,7 @@ from t2i_hpc.runs.sessions import DONE, write_begin, write_end
 from t2i_hpc.systems import outline_system
 from t2i_hpc.systems.base import System
 from t2i_hpc.systems.clip_gan import build_clip
-from t2i_hpc.systems.encoders import checkpoint_follows, vocabulary_of
+from t2i_hpc.systems.encoders import check_caption_length, checkpoint_follows, vocabulary_of
 
 _TEXT, _IMAGE = "text_encoder", "image_encoder"
 _PICKLE = ".pickle"
@@ -345,6 +345,8 @@ def read_published_run(config: ConvertConfig, training: TrainConfig) -> Publishe
         raise TypeError(f"{training.system.name} cannot be outlined")
     for source in sources.values():
         _check_fit(source, outline, training.system)
+    networks = dict(outline.modules.items())
+    check_caption_length(networks, training.data.max_tokens, "data.max_tokens")
     return PublishedRun(
         training, sources, outline, vocabulary, words_from, config.images, config.output
     )

@@ -108,6 +108,9 @@ class Vocabulary:
         letters: which letters make words, "ascii" or "unicode".
     """
 
+    # What is read of a caption that is too long: as SSA-GAN's and AttnGAN's code, any of its words.
+    reads_beginning = False
+
     def __init__(self, words: Sequence[str], letters: str = ASCII) -> None:
         self.words, self.letters = tuple(words), letters
         self._numbers = {word: number for number, word in enumerate(self.words) if number}
@@ -217,6 +220,8 @@ class WordPieces(Vocabulary):
             words[number] = word
         super().__init__(words)
         self._tokenizer = tokenizer
+        # CLIP's own code and GALIP's cut captions behind the last token that fits.
+        self.reads_beginning = _CLIP_END in numbers
         # Padding and truncation are ours; the rest (normalizer, merges, pieces) makes the tokens.
         self._rules = {k: v for k, v in content.items() if k not in ("padding", "truncation")}
         self._special = {
@@ -299,11 +304,13 @@ def encode_caption(
     Args:
         text: the caption.
         vocabulary: numbers its words.
-        max_tokens: of longer captions a random subset is taken.
+        max_tokens: of longer captions a random subset is taken; of CLIP's tokens the first.
         chosen_by: (seed, purpose, index) of that choice, see :func:`common.seeds.generator`.
     """
     tokens = vocabulary.encode(text)
-    if len(tokens) > max_tokens:  # a generator costs more than all else here
+    if vocabulary.reads_beginning:
+        tokens = tokens[:max_tokens]
+    elif len(tokens) > max_tokens:  # a generator costs more than all else here
         tokens = select_tokens(tokens, max_tokens, generator(*chosen_by))
     return tokens or [PADDING]
 

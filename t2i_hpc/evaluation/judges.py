@@ -1,8 +1,10 @@
 """Detectors that a run was trained against: their distances flatter it.
 
 A projected discriminator lowers differences in the features of EfficientNet-Lite0, so a distance in
-these falls faster than images improve (Kynkäänniemi et al., ICLR 2023, show it of FID). Such a
-score is kept from being the only one of a run, and says what it is.
+these falls faster than images improve (Kynkäänniemi et al., ICLR 2023, show it of FID). GALIP's
+networks look through a CLIP, and its generator raises a CLIP's similarity of image and caption, so
+distances in a CLIP's codes and CLIP scores are of that kind. Such a distance is kept from being the
+only one of a run, and all such scores say what they are.
 """
 
 from __future__ import annotations
@@ -14,20 +16,26 @@ from typing import Any
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.evaluation import EvaluationConfig
+from t2i_hpc.config.systems import OTHER_JUDGE, detector_within
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 from t2i_hpc.evaluation.metrics import WITH_FEATURES
-from t2i_hpc.evaluation.scores import FILE_NAME
+from t2i_hpc.evaluation.scores import FILE_NAME, FLATTERS
 
-_NOTE = "the run's own discriminator looks through this network, so the distance flatters it"
-# Discriminator by its name in the configuration, and the detector of the same weights.
-_LOOKS_THROUGH = {"projected": "efficientnet_lite0"}
+_CLIP = "clip"
+# What the labels of such detectors say, and what a score by them adds.
+_NAMES = {"efficientnet_lite0": "EfficientNet-Lite0", _CLIP: "CLIP"}
+_NOTES = {
+    "efficientnet_lite0": "the run's own discriminator looks through this network, so the distance "
+    f"{FLATTERS}",
+    _CLIP: f"the run's own networks look through a CLIP, so the distance {FLATTERS}",
+}
+_SCORE_NOTE = f"CLIP score: the run was trained by a CLIP's similarity, so the score {FLATTERS}"
 
 
 def is_partial(system: Any, settings: EvaluationConfig) -> bool:
     """Whether what is asked for compares features that the system was trained against."""
     compared = {"fid", *WITH_FEATURES} & {*settings.metrics}
-    through = _LOOKS_THROUGH.get(getattr(system, "discriminator", ""))
-    return bool(compared) and through == settings.detector
+    return bool(compared) and detector_within(system) == settings.detector
 
 
 def check_judge(system: Any, settings: EvaluationConfig, scored: Path) -> None:
@@ -44,19 +52,22 @@ def check_judge(system: Any, settings: EvaluationConfig, scored: Path) -> None:
     if not is_partial(system, settings):
         return
     rows = read_json_lines(scored / FILE_NAME) if (scored / FILE_NAME).is_file() else []
-    name = "EfficientNet-Lite0"
+    name = _NAMES[settings.detector]
     if not any(name not in str(row.get("detector_label", name)) for row in rows):
         raise EvaluationError(
             f"evaluation.detector={settings.detector} cannot be this run's only judge, since its "
             "discriminator looks through that network: score it by "
-            "evaluation.detector=efficientnet_lite2 first"
+            f"evaluation.detector={OTHER_JUDGE} first"
         )
 
 
 def labeled(
     detector: DetectorIdentity, system: Any, settings: EvaluationConfig
 ) -> DetectorIdentity:
-    """Return the detector, whose label says where it is partial."""
+    """Return the detector, whose label says where it or the CLIP score is partial."""
+    if detector_within(system) == _CLIP:
+        detector = dataclasses.replace(detector, notes={"clip_score": _SCORE_NOTE})
     if not is_partial(system, settings):
         return detector
-    return dataclasses.replace(detector, label=f"{detector.label}; {_NOTE}")
+    note = _NOTES[settings.detector]
+    return dataclasses.replace(detector, label=f"{detector.label}; {note}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # reading scores imports no torch
 FILE_NAME = "scores.jsonl"
 NEAREST, DIVERSITY = "nearest", "diversity"  # folders of a run for pictures that scores come with
 FEW_IMAGES = 10_000
+FLATTERS = "flatters it"  # in the label of a score by a network that the run was trained against
 NOT_KNOWN = "not known, as others made the reference statistics"  # in a protocol
 _IN_PERCENT = ("R-precision", "memorization")
 _FRECHET = re.compile(r"\bFI?D\b(?!∞)")  # FID, clean FID, FD (…); neither KID nor FID∞
@@ -64,7 +65,7 @@ def score_row(
         "protocol_name": name,
         "protocol_text": protocol.text_of(score.kind),
         "checkpoint": checkpoint,
-        "detector_label": detector.label,
+        "detector_label": detector.label_of(score.kind),
         "made_with": list(made_with),
     }
     if score.each:
@@ -94,6 +95,7 @@ class Score:
         images, value, checkpoint: what was measured of which weights.
         std: error bar, None where there is none.
         real: of a Fréchet distance, the distance of real images from other real ones.
+        flattered: whether the run was trained against the network that measured.
     """
 
     images: int
@@ -101,6 +103,7 @@ class Score:
     checkpoint: str
     std: float | None = None
     real: float | None = None
+    flattered: bool = False
 
     @property
     def over_real(self) -> float | None:
@@ -187,7 +190,8 @@ def _score(row: Mapping[str, Any]) -> Score:
     halves = row.get("real_halves")
     real = halves.get("distance") if isinstance(halves, Mapping) else None
     images, checkpoint = row.get("images", 0), row.get("checkpoint", "")
-    return Score(images, row["value"], checkpoint, row.get("std"), real)
+    flattered = FLATTERS in str(row.get("detector_label", ""))
+    return Score(images, row["value"], checkpoint, row.get("std"), real, flattered)
 
 
 def scale_of(metric: str) -> tuple[float, str]:

@@ -46,9 +46,11 @@ class TextEncoder(nn.Module, ABC):
 
     Attributes:
         width: D, length of a word's and a sentence's vector.
+        max_tokens: most tokens of a caption, None for any number.
     """
 
     width: int
+    max_tokens: int | None = None
 
     @abstractmethod
     def forward(self, tokens: Tensor, lengths: Tensor) -> TextFeatures:
@@ -124,6 +126,7 @@ class BERTTextEncoder(TextEncoder):
         super().__init__()
         self.bert, self.width, self.pooling = bert, width, pooling
         self.first, self.last = first, last
+        self.max_tokens = bert.config.max_position_embeddings - 2
         hidden = bert.config.hidden_size
         self.projection = nn.Identity() if hidden == width else nn.Linear(hidden, width)
 

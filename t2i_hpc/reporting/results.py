@@ -214,7 +214,18 @@ def to_markdown(results: Results) -> str:
     rule = ["-" * (width - 1) + (":" if n in numbers else "-") for n, width in enumerate(widths)]
     lines = aligned([rows[0], rule, *rows[1:]], numbers, between=" | ")
     table = "".join(f"| {line} |\n" for line in lines)
-    return table + _published_lines(results.published)
+    return table + _flattered_line(results) + _published_lines(results.published)
+
+
+_MARK = " *"  # behind a score that is flattered
+
+
+def _flattered_line(results: Results) -> str:
+    """Explain the mark of scores, where there is one."""
+    scores = (score for row in results.rows for found in row.scores.values() for score in found)
+    if not any(score.flattered for score in scores):
+        return ""
+    return "\n\\* by a network that the run was trained against, which flatters it\n"
 
 
 def to_csv(results: Results) -> str:
@@ -251,7 +262,8 @@ def _markdown_row(results: Results, row: Row) -> list[str]:
         cells += [_number(gflop, ",.2f"), _number(row.memory, ",.2f")]
     for measure in results.measures:
         found = row.scores.get(measure, [])
-        cells.append(_mean_text(measure.metric, found, len(row.states)))
+        marked = _MARK if any(score.flattered for score in found) else ""
+        cells.append(_mean_text(measure.metric, found, len(row.states)) + marked)
         cells.append(_span([score.images for score in found], ","))
     return cells
 
@@ -301,6 +313,8 @@ def _measure_dict(results: Results, measure: Measure) -> dict[str, Any]:
             facts = {"images": at, "value": value, "std": bar}
             if not results.over and found[0].real:
                 facts["real_halves"] = found[0].real
+            if any(score.flattered for score in found):
+                facts["flattered"] = True
             measured_rows.append({**row.labels, **who, **facts})
     sign = 1 if measure.lower_is_better else -1
     found_dict = {

@@ -270,10 +270,17 @@ def notes_on(captions: CaptionList, trained: TrainedRun) -> list[str]:
             sum(text in unknown for text in texts),
             f"have words that are not in the vocabulary and are left out: {_few(some)}",
         ),
-        (long, f"have more than {longest} words, of which a random subset is read"),
+        (long, f"have more than {longest} {_kept(vocabulary)}"),
     ]
     total = len(texts) + captions.empty
     return [f"{count:,} of {total:,} captions {what}" for count, what in said if count]
+
+
+def _kept(vocabulary: Vocabulary) -> str:
+    """Say what is read of a caption that is too long."""
+    if vocabulary.reads_beginning:
+        return "tokens, of which the first are read"
+    return "words, of which a random subset is read"
 
 
 def _few(texts: Sequence[str], most: int = 5) -> str:

@@ -27,6 +27,7 @@ from t2i_hpc.sampling.chosen_weights import ChosenWeights
 from t2i_hpc.sampling.request import ReadRow, Row, encode_captions, read_rows
 from t2i_hpc.sampling.rules import PLAIN, GenerationRules, caption_of, to_uint8
 from t2i_hpc.systems.base import TextToImageSystem
+from t2i_hpc.systems.encoders import check_caption_length
 
 COLUMN_NOISE = "noise"  # what the noise of image j of every caption is drawn for
 _AT_ONCE = 16
@@ -223,6 +224,8 @@ class TrainedRun:
     ) -> tuple[Tensor, Tensor]:
         """Return tokens int64 (B, T) and lengths (B,) of captions, on the device."""
         longest = rules.caption_tokens or self.config.data.max_tokens
+        key = "evaluation.caption_tokens" if rules.caption_tokens else "data.max_tokens"
+        check_caption_length(dict(self.system.modules.items()), longest, key)
         tokens, lengths = encode_captions(captions, self.vocabulary, longest, seed)
         return tokens.to(self.device), lengths.to(self.device)
 

@@ -314,6 +314,26 @@ def check_text_encoder(config: SystemConfig, vocabulary: str) -> None:
     )
 
 
+def check_caption_length(modules: Mapping[str, nn.Module], tokens: int, key: str) -> None:
+    """Refuse captions of more tokens than a system's text encoder reads.
+
+    Args:
+        modules: of the system.
+        tokens: most of a caption.
+        key: the setting that says so.
+
+    Raises:
+        ConfigurationError: the encoder reads fewer.
+    """
+    # A user-defined encoder may not say.
+    most = getattr(modules.get("text_encoder"), "max_tokens", None)
+    if most is not None and tokens > most:
+        raise ConfigurationError(
+            f"{key}={tokens}: the text encoder reads {most} tokens of a caption at most, so set "
+            f"{key}={most}"
+        )
+
+
 def vocabulary_of(path: Path, key: str) -> str:
     """Return the SHA-256 of the vocabulary that a safetensors file names; empty: it names none.
 

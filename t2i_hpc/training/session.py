@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,15 @@ import torch
 
 from t2i_hpc.cluster.local_processes import BackgroundEvaluations
 from t2i_hpc.common.errors import STOPPED, TRAINING_REMEDIES, ConfigurationError, UserError
+from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.fields import file_entries
-from t2i_hpc.config.systems import DAMSMPretrainingConfig, SystemConfig
-from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.config.systems import (
+    OTHER_JUDGE,
+    DAMSMPretrainingConfig,
+    SystemConfig,
+    detector_within,
+)
+from t2i_hpc.config.tasks import EvaluateConfig, TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.loader import Loader
 from t2i_hpc.data.sampler import RankSlice
@@ -40,7 +47,11 @@ from t2i_hpc.runs.run_directory import (
 )
 from t2i_hpc.systems import build_system, outline_system
 from t2i_hpc.systems.base import RetrievalSystem, System, TextToImageSystem
-from t2i_hpc.systems.encoders import check_text_encoder, checkpoint_follows
+from t2i_hpc.systems.encoders import (
+    check_caption_length,
+    check_text_encoder,
+    checkpoint_follows,
+)
 from t2i_hpc.training.callbacks.background_evaluation import EvaluationRequests
 from t2i_hpc.training.callbacks.retrieval import (
     Batches,
@@ -223,6 +234,8 @@ def _check(
     with checkpoint_follows() if resumes else checkpoint_follows(given_networks(config)):
         outline = outline_system(used.system, data.vocabulary.size)
     if outline is not None:
+        networks = dict(outline.modules.items())
+        check_caption_length(networks, config.data.max_tokens, "data.max_tokens")
         check_engine(outline, config.engine, ranks, device)
     if outline is not None and config.start_from and not resumes:
         FirstWeights.plan(config, outline, data.vocabulary).start.verify()
@@ -254,8 +267,9 @@ def build_setup(
         f"{describe_arithmetic(config.engine, world.device)})"
     )
     started = first.lines() if first else [changed_start(folder, config)]
+    judged = flattering_evaluations(config)
     weak = "" if config.system.name == "damsm" else warning_of_weak_text(config.system)
-    for notice in (data.notice, _lost_files(config), *started, weak):
+    for notice in (data.notice, _lost_files(config), *started, weak, judged):
         if notice:
             line.say(notice)
     if _learns_by_damsm(config.system):
@@ -305,6 +319,25 @@ def _lost_files(config: TrainConfig) -> str:
     """Return a notice of files that a resumed run does without, "" where all are there."""
     lost = [f"{e.key}={e.value}" for e in file_entries(config) if not Path(e.value).is_file()]
     return f"{', '.join(lost)}: no such file, the checkpoint holds its weights" if lost else ""
+
+
+def flattering_evaluations(config: TrainConfig) -> str:
+    """Return a notice of background evaluations by what the run is trained against, else ""."""
+    within, asked = detector_within(config.system), config.evaluation
+    if not within or not asked.every_images:
+        return ""
+    own = [each for each in asked.overrides if re.match(r"evaluation[.=]", each)]
+    try:
+        detector = compose_config("evaluate", own, EvaluateConfig).evaluation.detector
+    except UserError:  # the evaluation itself says what is wrong
+        return ""
+    if detector != within:
+        return ""
+    return (
+        f"background evaluations ask evaluation.detector={within}, whose network this run is "
+        "trained against: its distances flatter the run, and alone they are refused; put "
+        f"evaluation.detector={OTHER_JUDGE} into evaluation.overrides"
+    )
 
 
 def _sampler_of(

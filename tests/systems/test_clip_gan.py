@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.data.captions import WordPieces, encode_caption
 from t2i_hpc.models.clip_transformer import CLIPVision
 from t2i_hpc.systems import build_system
+from t2i_hpc.systems.encoders import check_caption_length
 from tests.support.clip import LAYERS, tiny_clip, write_clip
 from tests.systems.tiny import built, configured
 
@@ -69,6 +71,17 @@ def test_what_does_not_fit_is_refused(override: str, reason: str) -> None:
         built("clip_gan", override)
     assert reason in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_captions_longer_than_clip_reads() -> None:
+    """Its 24 places less two; as CLIP's tokenizer does, a caption is cut behind the last token."""
+    system = built("clip_gan")
+    check_caption_length(dict(system.modules.items()), 22, "data.max_tokens")
+    with pytest.raises(ConfigurationError, match="reads 22 tokens of a caption"):
+        check_caption_length(dict(system.modules.items()), 23, "data.max_tokens")
+    tokens = WordPieces.load(tiny_clip() / "tokenizer.json")
+    text = "a red circle on the blue square"
+    assert encode_caption(text, tokens, 4, (0, "words", 0)) == tokens.encode(text)[:4]
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:

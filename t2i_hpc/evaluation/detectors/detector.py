@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -43,6 +43,7 @@ class DetectorIdentity:
         classes: number of classes C of its logits, 0 where it serves no Inception score.
         sha256: of the weights file; part of the protocol.
         network: what precision and recall add, which the literature has of VGG-16.
+        notes: by kind of metric, what the label adds for its scores alone.
     """
 
     name: str
@@ -54,6 +55,11 @@ class DetectorIdentity:
     classes: int
     sha256: str
     network: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def label_of(self, kind: str) -> str:
+        """Return the line for people beside a score of a kind of metric."""
+        return "; ".join(filter(None, (self.label, self.notes.get(kind, ""))))
 
 
 class Detector(Protocol):
