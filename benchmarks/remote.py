@@ -2,13 +2,16 @@
 
     python -m benchmarks.remote                                  # two minutes
     python -m benchmarks.remote --steps 12 --step 0.1 --samples 400
+    python -m benchmarks.remote --setup 0                        # nothing is built before a step
 
 The server needs 50 ms to answer and sends 1 MB/s by each connection, however many there are. A step
 takes half a second and 20 images of 25 kB; shuffling reaches over 4 shards of 100 images (2.5 MB).
-What is waited for is all of the time in `next`, the first batch and the start of workers included.
-Caches are empty. webdataset shuffles 400 samples and mosaicml's streaming (where it is installed)
-blocks of 400; both only read bytes, while ours decodes, crops and makes batches as well. "ours,
-prefetch=0" fetches a shard when its first sample is wanted."""
+A loader is opened and started, then `--setup` seconds pass in which a training builds its model,
+and then it is asked for batches: what is waited for is all of the time in `next`. Caches are empty.
+webdataset shuffles 400 samples and mosaicml's streaming (where it is installed) blocks of 400; both
+only read bytes, while ours decodes, crops and makes batches as well. "ours, prefetch=0" fetches a
+shard when its first sample is wanted.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ from t2i_hpc.data.training_data import indexed_loader
 
 _LATENCY, _BYTES_PER_SECOND, _CHUNK = 0.05, 1e6, 32 << 10
 _SHARD_SAMPLES, _WINDOW, _BATCH, _WORKERS, _SIDE = 100, 4, 20, 2, 224
-_ROW = "{:<32}{:>12}{:>14}{:>12}\n"
+_ROW = "{:<20}{:>12}{:>12}{:>14}{:>12}{:>16}\n"
+_NAMES = ("loader", "opening, s", "first, s", "all waits, s", "of steps", "but the first")
 Batches = Iterator[Any]
 
 
@@ -51,6 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
     """A file, or a range of it, at the pace of a distant server."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a body waits 40 ms for the client to confirm its header
     root = Path()
 
     def do_HEAD(self) -> None:
@@ -154,7 +159,9 @@ def ours(work: Work, prefetch: int) -> Batches:
         prefetch=prefetch,
     )
     split = Split.open(config, "train")
-    return indexed_loader(config, split, 64, 0, RankSlice(_BATCH)).batches(0)
+    loader = indexed_loader(config, split, 64, 0, RankSlice(_BATCH))
+    loader.start(0)
+    return loader.batches(0)
 
 
 def _streaming() -> Any:
@@ -185,23 +192,33 @@ def mosaicml(work: Work) -> Batches:
     return iter(DataLoader(found, batch_size=_BATCH, num_workers=_WORKERS, collate_fn=list))
 
 
-def waited(make: Callable[[], Batches], steps: int, seconds: float) -> tuple[float, float]:
-    """Return seconds waited for the first batch and for all batches of some steps."""
+@dataclass(frozen=True)
+class Pace:
+    """How many steps a training takes, the seconds of each, and those until the first."""
+
+    steps: int
+    seconds: float
+    setup: float
+
+
+def waited(make: Callable[[], Batches], pace: Pace) -> tuple[float, list[float]]:
+    """Return seconds of opening, and those waited for each batch."""
     start = time.perf_counter()
     batches = make()
-    next(batches)
-    first = total = time.perf_counter() - start
-    for _ in range(steps - 1):
-        time.sleep(seconds)
+    opening = time.perf_counter() - start
+    time.sleep(pace.setup)
+    waits = []
+    for _ in range(pace.steps):
         start = time.perf_counter()
         next(batches)
-        total += time.perf_counter() - start
+        waits.append(time.perf_counter() - start)
+        time.sleep(pace.seconds)
     if hasattr(batches, "close"):
         batches.close()
-    return first, total
+    return opening, waits
 
 
-def table(work: Work, steps: int, seconds: float) -> str:
+def table(work: Work, pace: Pace) -> str:
     """Return what each loader waits for."""
     rows: dict[str, Callable[[], Batches]] = {
         "ours": partial(ours, work, 1),
@@ -210,11 +227,12 @@ def table(work: Work, steps: int, seconds: float) -> str:
     }
     if find_spec("streaming"):
         rows["mosaicml-streaming"] = partial(mosaicml, work)
-    lines = [_ROW.format("loader", "first, s", "all waits, s", "of steps")]
+    lines = [_ROW.format(*_NAMES)]
     for name, make in rows.items():
-        first, total = waited(make, steps, seconds)
-        share = f"{total / (steps * seconds):.1%}"
-        lines.append(_ROW.format(name, f"{first:.2f}", f"{total:.2f}", share))
+        opening, waits = waited(make, pace)
+        times = (f"{seconds:.2f}" for seconds in (opening, waits[0], sum(waits)))
+        shares = (f"{sum(some) / (pace.steps * pace.seconds):.1%}" for some in (waits, waits[1:]))
+        lines.append(_ROW.format(name, *times, *shares))
     return "".join(lines)
 
 
@@ -224,6 +242,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--samples", type=int, default=3200, help="synthetic images")
     parser.add_argument("--steps", type=int, default=62, help="steps, of 20 images each")
     parser.add_argument("--step", type=float, default=0.5, help="seconds of a step")
+    parser.add_argument("--setup", type=float, default=2.0, help="seconds before the first step")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.serve:
@@ -238,7 +257,7 @@ def main(arguments: list[str]) -> None:
             assert server.stdout is not None
             work = Work(f"http://127.0.0.1:{int(server.stdout.readline())}", folder, shards)
             try:
-                sys.stdout.write(table(work, given.steps, given.step))
+                sys.stdout.write(table(work, Pace(given.steps, given.step, given.setup)))
             finally:
                 server.kill()
 

@@ -115,8 +115,16 @@ class Server:
             self._knows_ranges = False
         return content
 
-    def json(self, address: str) -> bytes:
-        """Return a JSON file as it is; one that is cut is fetched again."""
+    def json(self, address: str, advice: str = "") -> bytes:
+        """Return a JSON file as it is; one that is cut is fetched again.
+
+        Args:
+            address: of the file.
+            advice: what to do first where it cannot be had.
+
+        Raises:
+            DataError: it cannot be read.
+        """
 
         def whole(seconds: float) -> bytes:
             content = _fetch(address, 0, _LARGEST_JSON, seconds)
@@ -126,7 +134,7 @@ class Server:
                 raise IncompleteError(f"it is no whole JSON file: {error}") from error
             return content
 
-        return self._attempt(address, whole)
+        return self._attempt(address, whole, advice)
 
     def size(self, address: str) -> int:
         """Return the length of a file in bytes."""
@@ -151,8 +159,10 @@ class Server:
 
         return self._attempt(address, asked)
 
-    def _attempt(self, address: str, action: Callable[[float], _Result]) -> _Result:
-        return self.retry.attempt(shown(address), action, _ADVICE)
+    def _attempt(
+        self, address: str, action: Callable[[float], _Result], advice: str = ""
+    ) -> _Result:
+        return self.retry.attempt(shown(address), action, advice + _ADVICE)
 
     def _whole(
         self, address: str, start: int, count: int, first: Future[bytes] | None = None

@@ -49,6 +49,7 @@ from t2i_hpc.data.storage.retry import shown
 WHOLE = 256 << 10  # bytes of an index that is fetched in one range; of a larger one the header
 _HEADER = 256  # bytes: NumPy's of a table has 128, or 192
 _LARGEST_OUTLINE = 1 << 30  # bytes
+_ABOVE = "data.path= is the address of the folder above the split, where vocabulary.json lies: "
 _BLOCKS_KEPT = 64  # of the table of shards, 20 kB each
 
 
@@ -246,7 +247,7 @@ def fetch_manifest(address: str, server: Server, cache: Cache) -> Manifest:
     Raises:
         DataError: it cannot be had or is damaged.
     """
-    content = server.json(join(address, MANIFEST))
+    content = server.json(join(address, MANIFEST), _ABOVE)
     if json.loads(content).get("format") == IN_PLACE:
         raise DataError(
             f"{shown(address)} is an index of tars where they lie, which is read from a folder: "

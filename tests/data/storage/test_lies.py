@@ -75,7 +75,8 @@ def test_a_table_that_is_not_the_manifests_is_refused(
 
 
 def test_a_split_that_is_not_there(server: FileServer, config: DataConfig) -> None:
-    with pytest.raises(DataError, match=r"/trian/manifest\.json \(there is no such file"):
+    said = r"/trian/manifest\.json \(there is no such file.*: data\.path= is the address of"
+    with pytest.raises(DataError, match=said):
         Split.open(config, "trian")
     assert server.asked["trian/manifest.json"] == 2
 
