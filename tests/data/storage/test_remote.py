@@ -67,13 +67,17 @@ def mortal(shards: Path) -> Iterator[MortalServer]:
 def test_a_server_that_dies_and_comes_back(
     mortal: MortalServer, config: DataConfig, expected: list[Batch], reads: str, workers: int
 ) -> None:
+    # Without workers readers fetch by themselves, so that it is missed.
+    config = replace(config, prefetch=workers and 1)
     config = replace(config, path=mortal.url, remote_reads=reads, workers=workers)
     batches = stream_of(config).batches(0)
     found = [next(batches)]
     mortal.kill()
-    threading.Timer(0.3, mortal.start).start()
+    returns = threading.Timer(0.3, mortal.start)
+    returns.start()
     found += itertools.islice(batches, 5)
     batches.close()  # type: ignore[attr-defined]
+    returns.join()
     assert_expected(found, expected)
 
 
