@@ -216,6 +216,13 @@ class EvaluationConfig:
         "folder of the real images' statistics, shared by runs; empty: real-statistics beside "
         "the run",
     )
+    captions_cache: float = setting(
+        4.0,
+        "size of the files that keep captions as CLIP and R-precision's encoder encode them, in "
+        "captions/ of evaluation.cache, or in caption-codes beside the run; 0: none are kept",
+        unit="GB",
+        minimum=0,
+    )
     save_images: str = setting(
         "none",
         "also write the generated images, and index.jsonl with the caption and noise of each",

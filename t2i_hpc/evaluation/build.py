@@ -21,6 +21,7 @@ from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.systems import SystemConfig
 from t2i_hpc.config.tasks import EvaluateConfig, TrainConfig
 from t2i_hpc.data.split import Split
+from t2i_hpc.evaluation.caption_codes import CaptionCache
 from t2i_hpc.evaluation.clip_score import clip_identity
 from t2i_hpc.evaluation.comparison import Comparison, Subject
 from t2i_hpc.evaluation.compute import Sharding
@@ -60,7 +61,7 @@ from t2i_hpc.sampling.chosen_weights import (
 from t2i_hpc.sampling.image_files import ImagesOf, SavedImages
 from t2i_hpc.sampling.loading import find_weights
 
-_CACHE = "real-statistics"
+_CACHE, _CAPTIONS = "real-statistics", "caption-codes"
 _CPU = torch.device("cpu")
 _SELECTION = "evenly spaced over the split as stored"
 _FILES = "files as they are"
@@ -221,21 +222,25 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     for weights in chosen:
         check_own_encoders(settings, weights.networks())
     size = trained_on.system.resolution
+    # An exported folder holds what generates and nothing else.
+    beside = run.resolve().with_name(f"{run.resolve().name}-scores") if is_exported(run) else run
+    output, system = Path(config.output or beside), trained_on.system
+    folder = Path(settings.cache) / "captions" if settings.cache else output.parent / _CAPTIONS
+    captions_cache = CaptionCache(folder, int(settings.captions_cache * 1e9))
 
     def subjects(device: torch.device) -> Iterator[Subject]:
         for weights in chosen:
             which = str(weights.images_seen)
             if config.checkpoint.endswith(SUFFIX) or is_exported(run):
                 which = config.checkpoint
-            images = RunImages(run, which, settings, device, config.data.path)
+            images = RunImages(
+                run, which, settings, device, config.data.path, captions=captions_cache
+            )
             yield _subject(weights, images)
 
     def training() -> RealImages:
         return run_training_images(run, trained_on.data, config.data.path)
 
-    # An exported folder holds what generates and nothing else.
-    beside = run.resolve().with_name(f"{run.resolve().name}-scores") if is_exported(run) else run
-    output, system = Path(config.output or beside), trained_on.system
     check_judge(system, settings, output)
     return Generated(output, captions, size, subjects, training, system), real
 

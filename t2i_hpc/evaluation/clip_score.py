@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _KEY = "evaluation.clip"
 _TOKENIZER = "tokenizer.json"
+_TEXTS = 64  # encoded together
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 COUNT, TOTAL, SQUARES = "clip_count", "clip_total", "clip_squares"
@@ -81,21 +83,37 @@ class CLIP:
             torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD)
         )
 
-    def scores(self, images: Tensor, captions: Sequence[str]) -> npt.NDArray[np.float64]:
+    def captions(self, captions: Sequence[str]) -> Tensor:
+        """Return the codes of n texts, float32 (n, D), of length 1.
+
+        A text of more tokens than CLIP reads loses its last ones.
+        """
+        with exact_inference():
+            blocks = [
+                self._text_codes(captions[start : start + _TEXTS])
+                for start in range(0, len(captions), _TEXTS)
+            ]
+        return F.normalize(torch.cat(blocks), dim=1)
+
+    def scores(self, images: Tensor, captions: Tensor) -> npt.NDArray[np.float64]:
         """Return max(100 cos(image, caption), 0) of each pair, (n,).
 
         Args:
             images: uint8 (n, 3, R, R).
-            captions: n texts; one of more tokens than CLIP reads loses its last ones.
+            captions: their codes, float (n, D).
         """
         with exact_inference():
             pixels = cleanly(images.to(self._device), self._size).round() / 255
-            found = self._network(
-                pixel_values=(pixels - self._mean) / self._std, **self._tokens(captions)
-            )
-            cosines = (found.image_embeds.double() * found.text_embeds.double()).sum(dim=1)
+            seen = self._network.vision_model(pixel_values=(pixels - self._mean) / self._std)
+            codes = F.normalize(self._network.visual_projection(seen.pooler_output), dim=1)
+            cosines = (codes.double() * captions.to(codes.device).double()).sum(dim=1)
         scores: npt.NDArray[np.float64] = (100 * cosines).clamp_min(0).cpu().numpy()
         return scores
+
+    def _text_codes(self, captions: Sequence[str]) -> Tensor:
+        read = self._network.text_model(**self._tokens(captions))
+        codes: Tensor = self._network.text_projection(read.pooler_output)
+        return codes
 
     def _tokens(self, captions: Sequence[str]) -> BatchEncoding:
         tokens: BatchEncoding = self._tokenize(

@@ -29,7 +29,8 @@ from t2i_hpc.config.tasks import EvaluateConfig
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, center_crop, crop_and_flip, decode
 from t2i_hpc.data.sidecars import files_below
 from t2i_hpc.data.split import DEMO, Split, stack
-from t2i_hpc.evaluation.clip_score import CLIP, Rate
+from t2i_hpc.evaluation.caption_codes import NOTHING_KEPT, CaptionCache, CodesByNumber
+from t2i_hpc.evaluation.clip_score import CLIP, Rate, clip_identity
 from t2i_hpc.evaluation.detectors import identify_detector
 from t2i_hpc.evaluation.pipeline import pooled
 from t2i_hpc.evaluation.r_precision import CaptionRanker, CaptionTable, RanksFirst, damsm_encoders
@@ -59,6 +60,7 @@ class RunImages:
         device: of the networks.
         data: folder of the run's data, if it was named.
         like: the same of another seed, whose networks serve here too.
+        captions: keeps the codes of captions.
     """
 
     run: Path
@@ -67,6 +69,7 @@ class RunImages:
     device: torch.device
     data: str = ""
     like: RunImages | None = None
+    captions: CaptionCache = NOTHING_KEPT
 
     def of_seed(self, seed: int) -> RunImages:
         """Return the images that the same networks make by another seed."""
@@ -114,6 +117,10 @@ class RunImages:
         encoders = damsm_encoders(settings, trained, self.rules)
         # A split of its own: images are generated in another thread than captions are ranked in.
         table = CaptionTable.of(trained.open_split(settings.split))
+
+        def kept(make: Callable[[], Tensor]) -> Tensor:
+            return self.captions.codes([encoders.identity(table.texts)], self.device, make)
+
         return CaptionRanker(
             table,
             encoders.sentences,
@@ -121,6 +128,7 @@ class RunImages:
             candidates=settings.candidates,
             seed=settings.seed,
             rules=self.rules,
+            kept=kept,
         )
 
     @cached_property
@@ -134,9 +142,17 @@ class RunImages:
         # A split of its own: images are generated in another thread than they are rated in.
         split = self.trained.open_split(settings.split)
 
+        codes = CodesByNumber(
+            settings.images,
+            lambda number: caption_of(split, number, settings.seed, rules),
+            clip.captions,
+            self.captions,
+            clip_identity(settings.clip),
+            self.device,
+        )
+
         def rate(numbers: range, images: Tensor) -> npt.NDArray[np.float64]:
-            captions = [caption_of(split, number, settings.seed, rules) for number in numbers]
-            return clip.scores(images, captions)
+            return clip.scores(images, codes(numbers))
 
         return rate
 

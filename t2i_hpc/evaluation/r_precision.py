@@ -10,7 +10,7 @@ images of each fold are integers, so any number of shards gives the same counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +28,7 @@ from t2i_hpc.common.seeds import generator
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.data.captions import check_same_words
 from t2i_hpc.data.split import Split
+from t2i_hpc.evaluation.caption_codes import BLOCK, digest_of_tensors
 from t2i_hpc.evaluation.collectors import FeatureBatch, Groups
 from t2i_hpc.evaluation.protocol import OWN_ENCODERS
 from t2i_hpc.models.image_encoder import TRUNKS, build_image_encoder, side_of
@@ -44,7 +45,6 @@ NAMES = (COUNT, HITS)
 RanksFirst = Callable[[range, Tensor], npt.NDArray[np.bool_]]
 _OWN_NAMES = ("text_encoder", "image_encoder")
 Numbers = npt.NDArray[np.int64]
-_BLOCK = 512  # captions encoded together; always the same ones, so bits depend on no shard
 
 
 class RetrievalCounts:
@@ -87,10 +87,12 @@ class DAMSMEncoders:
     Attributes:
         sentences: of n captions, float (n, D).
         codes: of uint8 images (n, 3, R, R), float (n, D).
+        identity: of n captions, all that decides their sentences, as a hash.
     """
 
     sentences: Callable[[Sequence[str]], Tensor]
     codes: Callable[[Tensor], Tensor]
+    identity: Callable[[Sequence[str]], str]
 
 
 def encoders_identity(settings: EvaluationConfig) -> str:
@@ -126,11 +128,25 @@ def damsm_encoders(
     pair = _given(settings, trained) if settings.text_encoder else _own(trained.system)
     networks = [network.to(trained.device).eval() for network in pair]
 
+    def read(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return trained.tokenize(captions, settings.seed, rules)
+
     def sentences(captions: Sequence[str]) -> Tensor:
-        result: Tensor = networks[0](*trained.tokenize(captions, settings.seed, rules)).sentence
+        result: Tensor = networks[0](*read(captions)).sentence
         return result
 
-    return DAMSMEncoders(sentences, _codes_by(networks[1], trained.device))
+    def identity(captions: Sequence[str]) -> str:
+        tokens = (dict(zip("tl", read(block), strict=True)) for block in _blocks(captions))
+        parts = [digest_of_tensors(networks[0].state_dict()), *map(digest_of_tensors, tokens)]
+        return sha256_of_json([type(networks[0]).__name__, *parts])
+
+    return DAMSMEncoders(sentences, _codes_by(networks[1], trained.device), identity)
+
+
+def _blocks(captions: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield captions that are encoded together."""
+    for start in range(0, len(captions), BLOCK):
+        yield captions[start : start + BLOCK]
 
 
 def _codes_by(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -288,6 +304,7 @@ class CaptionRanker:
         encode_images: gives codes, float (n, D), of uint8 images (n, 3, R, R).
         candidates: captions that an image chooses among.
         seed, rules: by which the images' captions were chosen.
+        kept: gives what its argument makes, which may be in a file.
     """
 
     def __init__(
@@ -299,7 +316,9 @@ class CaptionRanker:
         candidates: int,
         seed: int,
         rules: GenerationRules,
+        kept: Callable[[Callable[[], Tensor]], Tensor] = lambda make: make(),
     ) -> None:
+        self._kept = kept
         self._table, self._candidates, self._seed, self._rules = table, candidates, seed, rules
         self._encode_captions, self._encode_images = encode_captions, encode_images
 
@@ -322,10 +341,9 @@ class CaptionRanker:
     @cached_property
     def _sentences(self) -> Tensor:
         """All captions' sentences of length 1, float32 (M, D)."""
-        texts = self._table.texts
+        return F.normalize(self._kept(self._encode_all), dim=1)
+
+    def _encode_all(self) -> Tensor:
         with torch.inference_mode():
-            blocks = [
-                self._encode_captions(texts[start : start + _BLOCK]).float()
-                for start in range(0, len(texts), _BLOCK)
-            ]
-            return F.normalize(torch.cat(blocks), dim=1)
+            blocks = [self._encode_captions(texts).float() for texts in _blocks(self._table.texts)]
+        return torch.cat(blocks)

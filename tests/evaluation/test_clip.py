@@ -50,7 +50,8 @@ def _cosines(folder: Path, images: Tensor, captions: Sequence[str]) -> Tensor:
 def test_scores_are_a_hundred_cosines_but_never_negative(folder: Path, size: int) -> None:
     images = some_images(10, size, seed=size)
     captions = CAPTIONS * 2
-    scores = CLIP(str(folder), CPU).scores(images, captions)
+    clip = CLIP(str(folder), CPU)
+    scores = clip.scores(images, clip.captions(captions))
     expected = 100 * _cosines(folder, images, captions).clamp_min(0).double().numpy()
     assert scores.shape == (10,)
     assert scores.dtype == np.float64
@@ -62,7 +63,8 @@ def test_scores_are_a_hundred_cosines_but_never_negative(folder: Path, size: int
 def test_some_scores_would_be_negative(folder: Path) -> None:
     images, captions = some_images(10, SIZE, seed=7), CAPTIONS * 2
     negative = (_cosines(folder, images, captions) < 0).numpy()
-    scores = CLIP(str(folder), CPU).scores(images, captions)
+    clip = CLIP(str(folder), CPU)
+    scores = clip.scores(images, clip.captions(captions))
     assert 0 < negative.sum() < len(negative)
     assert (scores[negative] == 0).all()
     assert (scores[~negative] > 0).all()

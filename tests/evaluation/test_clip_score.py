@@ -70,7 +70,8 @@ def _ratings(run: Path, folder: Path, seed: int) -> Iterator[float]:
     for first in range(0, IMAGES, 4):
         numbers = range(first, first + 4)
         captions = [caption_of(split, number, seed, PLAIN) for number in numbers]
-        yield from clip.scores(trained.generate_numbers(numbers, seed, "train"), captions)
+        codes = clip.captions(captions)
+        yield from clip.scores(trained.generate_numbers(numbers, seed, "train"), codes)
 
 
 @pytest.mark.parametrize("count", [1, 3])
