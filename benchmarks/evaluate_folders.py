@@ -8,7 +8,8 @@ Each row is a process of its own, its start included: wall-clock and CPU seconds
 both sides together, and the three values. torch-fidelity runs at its defaults, and once more with
 glibc told to keep freed memory, which it otherwise gives back and asks for in every layer. Rows are
 repeated in turn and the quickest counts. Below stands how busy the detector was with photographs
-that are decoded and scaled by Lanczos meanwhile. Inception's weights are random.
+that are decoded and scaled by Lanczos meanwhile, and which share of the machine's rate of float32
+products it reaches, both by processor time. Inception's weights are random.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from benchmarks.evaluate import write_inception
 from t2i_hpc.evaluation.detectors.inception import InceptionV3
@@ -155,6 +158,38 @@ def waiting_line(weights: Path, photographs: Path, threads: int) -> str:
     )
 
 
+def rate_line(weights: Path, threads: int) -> str:
+    """Say how near the detector is to the quickest float32 product of the machine."""
+    torch.set_num_threads(threads)
+    side, few = 2048, 16 * threads
+    square = torch.randn(side, side)
+    product = 2 * side**3 / processor_seconds(lambda: square @ square) / 1e9
+    network = FeatureExtractorInceptionV3(
+        "fidelity", ["2048"], feature_extractor_weights_path=str(weights)
+    )
+    images = torch.randint(0, 256, (few, 3, _SIDE, _SIDE)).to(torch.uint8)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(images[:1])
+    detector = InceptionV3(weights, torch.device("cpu"))
+    taken = processor_seconds(lambda: detector.features(images))
+    reached = few * counter.get_total_flops() / taken / 1e9
+    return (
+        f"detector: {reached:.0f} of {product:.0f} GFLOP/s of a float32 product on a core, "
+        f"{reached / product:.0%} of the machine's GEMM rate\n"
+    )
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Return the least processor time, over all threads, of three calls after a first one."""
+    work()
+    taken = []
+    for _ in range(3):
+        began = time.process_time()
+        work()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -190,6 +225,7 @@ def main() -> None:
             values = ", ".join(f"{run.values[each]:.7g}" for each in _NAMES)
             sys.stdout.write(_ROW.format(name, *(f"{each:.1f}" for each in taken), values))
         sys.stdout.write(waiting_line(task.weights, here / "photographs", given.threads))
+        sys.stdout.write(rate_line(task.weights, given.threads))
 
 
 if __name__ == "__main__":

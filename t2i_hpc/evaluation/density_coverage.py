@@ -15,14 +15,12 @@ from torch import Tensor
 from t2i_hpc.evaluation.neighbors import (
     Neighborhoods,
     Points,
-    blocks,
-    bounds,
     bounds_fail,
     distances,
     pair_bounds,
     products,
-    rounded_up,
 )
+from t2i_hpc.evaluation.screening import blocks
 
 # Products in float64 of features around their center decide but for distances this near a radius.
 _SLACK = 1e-9
@@ -44,15 +42,17 @@ def held_by(points: Points, centers: Points, radii: Tensor) -> Tensor:
         radii: their squared radii, float64 (M,).
     """
     held = torch.zeros(len(radii), dtype=torch.int64, device=radii.device)
-    reach = rounded_up(radii)
+    every = slice(None)
     for own in blocks(len(points.rows)):
-        i, j = (bounds(points, own, centers, slice(None)) <= reach).nonzero(as_tuple=True)
+        i, j = points.screen.open_pairs(own, centers.screen, every, columns=radii)
         if bounds_fail(len(i), own.stop - own.start):
             held += _held_by_products(points, own, centers, radii)
             continue
-        closer = pair_bounds(points, own, centers, slice(None), (i, j)) <= reach[j]
-        i, j = i[closer] + own.start, j[closer]
-        inside = distances(points, i, centers, j) <= radii[j]
+        lower, upper = pair_bounds(points, own, centers, every, (i, j))
+        inside = upper <= radii[j]
+        left = ((lower <= radii[j]) & ~inside).nonzero()[:, 0]
+        i, which = i[left] + own.start, j[left]
+        inside[left] = distances(points.rows, i, centers.rows, which) <= radii[which]
         held += j[inside].bincount(minlength=len(radii))
     return held
 
@@ -62,6 +62,6 @@ def _held_by_products(points: Points, own: slice, centers: Points, radii: Tensor
     beyond = products(points, own, centers) - radii
     slack = _SLACK * (1 + points.squares[own, None].double() + centers.squares.double())
     i, j = (beyond.abs() <= slack).nonzero(as_tuple=True)
-    exact = distances(points, i + own.start, centers, j) - radii[j]
+    exact = distances(points.rows, i + own.start, centers.rows, j) - radii[j]
     beyond[i, j] = exact
     return (beyond <= 0).sum(0)

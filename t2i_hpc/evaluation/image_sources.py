@@ -119,7 +119,8 @@ class RunImages:
         table = CaptionTable.of(trained.open_split(settings.split))
 
         def kept(make: Callable[[], Tensor]) -> Tensor:
-            return self.captions.codes([encoders.identity(table.texts)], self.device, make)
+            identity = [encoders.identity(table.texts)] if self.captions.limit else []
+            return self.captions.codes(identity, self.device, make)
 
         return CaptionRanker(
             table,

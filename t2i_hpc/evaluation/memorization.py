@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from t2i_hpc.evaluation.neighbors import Points, blocks, distances
+from t2i_hpc.evaluation.neighbors import distances
+from t2i_hpc.evaluation.screening import blocks
 from t2i_hpc.runs.partial_statistics import Features
 
 _CANDIDATES = 8  # nearest by float32 products, whose distances are computed
@@ -73,29 +74,27 @@ def memorization(
     center = train.mean(0, dtype=torch.float64).float()
     train -= center  # products of small differences are exact enough in float32
     sets = (_on(rows, device).sub_(center) for rows in (generated, held_out))
-    (nearest, apart), (_, real) = (
-        nearest_of(Points(each, each), Points(train, train)) for each in sets
-    )
+    (nearest, apart), (_, real) = (nearest_of(each, train) for each in sets)
     place = max(1, math.ceil(share * len(real)))
     threshold = float(np.sort(real)[place - 1])
     return Memorization(nearest, apart, threshold)
 
 
 def nearest_of(
-    points: Points, training: Points
+    points: Tensor, training: Tensor
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return the nearest training point of each point, int64 (N,), and its distance, float64 (N,).
 
     Products in float32 name candidates, differences in float64 decide among them: a copy of a
     training image is at distance 0.
     """
-    found = [_nearest(points, own, training) for own in blocks(len(points.rows))]
+    found = [_nearest(points, own, training) for own in blocks(len(points))]
     numbers = torch.cat([number for number, _ in found]).cpu().numpy()
     return numbers, torch.cat([apart for _, apart in found]).sqrt().cpu().numpy()
 
 
-def _nearest(points: Points, own: slice, training: Points) -> tuple[Tensor, Tensor]:
-    near = torch.cat(list(_candidates(points.rows[own], training.rows)), 1).sort(1).values
+def _nearest(points: Tensor, own: slice, training: Tensor) -> tuple[Tensor, Tensor]:
+    near = torch.cat(list(_candidates(points[own], training)), 1).sort(1).values
     itself = torch.arange(own.start, own.stop, device=near.device)
     apart = distances(points, itself[:, None], training, near)
     least = apart.min(dim=1, keepdim=True).values

@@ -14,14 +14,12 @@ from t2i_hpc.evaluation.neighbors import (
     CANDIDATES,
     Neighborhoods,
     Points,
-    blocks,
-    bounds,
     bounds_fail,
     distances,
     pair_bounds,
     products,
-    rounded_up,
 )
+from t2i_hpc.evaluation.screening import blocks
 
 
 def precision_and_recall(balls: Neighborhoods) -> tuple[float, float]:
@@ -41,22 +39,30 @@ def covered(
         first_radii, second_radii: squared radii of their balls, float64 (N,) and (M,).
     """
     inside = [torch.zeros_like(radii, dtype=torch.bool) for radii in (first_radii, second_radii)]
-    reach = [rounded_up(radii) for radii in (first_radii, second_radii)]
+    every = slice(None)
     for own in blocks(len(first_radii)):
-        lower = bounds(first, own, second, slice(None))
-        open_ = (lower <= reach[0][own, None]).logical_and_(~inside[1])
-        open_.logical_or_(lower <= reach[1])
-        i, j = open_.nonzero(as_tuple=True)
-        if bounds_fail(len(i), len(lower)):
+        i, j = first.screen.open_pairs(
+            own,
+            second.screen,
+            every,
+            rows=first_radii[own],
+            columns=second_radii,
+            closed=inside[1],
+        )
+        if bounds_fail(len(i), own.stop - own.start):
             return (
                 _covered_by_products(first, second, second_radii),
                 _covered_by_products(second, first, first_radii),
             )
-        closer = pair_bounds(first, own, second, slice(None), (i, j))
+        lower, upper = pair_bounds(first, own, second, every, (i, j))
         i = i + own.start
-        left = torch.logical_or(closer <= reach[0][i], closer <= reach[1][j])
+        inside[0][i[upper <= second_radii[j]]] = True
+        inside[1][j[upper <= first_radii[i]]] = True
+        # Only what may be in a ball that nothing else says it is in is computed.
+        left = (lower <= second_radii[j]) & ~inside[0][i]
+        left |= (lower <= first_radii[i]) & ~inside[1][j]
         i, j = i[left], j[left]
-        apart = distances(first, i, second, j)
+        apart = distances(first.rows, i, second.rows, j)
         inside[0][i[apart <= second_radii[j]]] = True
         inside[1][j[apart <= first_radii[i]]] = True
     return inside[0], inside[1]
@@ -69,6 +75,6 @@ def _covered_by_products(points: Points, centers: Points, radii: Tensor) -> Tens
         apart = products(points, own, centers) - radii
         near = apart.topk(min(CANDIDATES, len(radii)), largest=False).indices
         itself = torch.arange(own.start, own.stop, device=apart.device)
-        hits = distances(points, itself[:, None], centers, near) <= radii[near]
+        hits = distances(points.rows, itself[:, None], centers.rows, near) <= radii[near]
         inside.append(hits.any(1))
     return torch.cat(inside)

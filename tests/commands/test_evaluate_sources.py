@@ -47,6 +47,7 @@ def test_every_metric_that_needs_no_inception(
     assert rows[3]["std"] is not None
     assert 0 <= rows[3]["value"] <= 1
     assert rows[3]["value"] * 10 == pytest.approx(round(rows[3]["value"] * 10))
+    assert len(list((run.parent / "caption-codes").glob("*.npz"))) == 1
     pictures = sorted(run.glob("evaluations/*/*/images/*.png"))
     assert [path.name for path in pictures] == [f"{number:09d}.png" for number in range(10)]
     index = read_json_lines(pictures[0].with_name("index.jsonl"))

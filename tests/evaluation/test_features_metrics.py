@@ -11,7 +11,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.evaluation import density_coverage, neighbors, precision_recall
+from t2i_hpc.evaluation import density_coverage, neighbors, precision_recall, screening
 from t2i_hpc.evaluation.collectors import FeatureBatch, groups_of
 from t2i_hpc.evaluation.inception_score import ScoreSums, inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
@@ -155,15 +155,25 @@ def _images_like(count: int, seed: int, spread: float, offset: float) -> Rows:
     return rows
 
 
-@pytest.mark.parametrize(("spread", "offset"), [(1.0, 0.0), (0.1, 100.0), (1e-3, 1.0)])
-@pytest.mark.parametrize(("leading", "narrow"), [(60, 512), (400, 512), (1000, 512), (60, 0)])
+def _screen(patch: pytest.MonkeyPatch, leading: int, narrow: int, by_bytes: bool) -> None:
+    patch.setattr(screening, "multiplies_bytes", lambda device: by_bytes)
+    for name in ("_LEADING", "_LEADING_BYTES"):
+        patch.setattr(screening, name, leading)
+    patch.setattr(screening, "AT_ONCE", 128)
+    patch.setattr(neighbors, "_NARROW", narrow)  # 0: by products in float64
+
+
+@pytest.mark.parametrize("by_bytes", [False, True])
+@pytest.mark.parametrize("images", [(1.0, 0.0), (0.1, 100.0), (1e-3, 1.0)])
+@pytest.mark.parametrize("screen", [(60, 512), (400, 512), (1000, 512), (60, 0)])
 def test_precision_and_recall_are_those_of_all_pairs(
-    spread: float, offset: float, leading: int, narrow: int, monkeypatch: pytest.MonkeyPatch
+    images: tuple[float, float],
+    screen: tuple[int, int],
+    by_bytes: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(neighbors, "_LEADING", leading)
-    monkeypatch.setattr(neighbors, "_NARROW", narrow)  # 0: by products in float64
-    monkeypatch.setattr(neighbors, "_AT_ONCE", 128)
-    generated, real = (_images_like(n, seed, spread, offset) for n, seed in ((410, 1), (390, 2)))
+    _screen(monkeypatch, *screen, by_bytes)
+    generated, real = (_images_like(n, seed, *images) for n, seed in ((410, 1), (390, 2)))
     found = precision_and_recall(generated, real, 3, CPU)
     assert found == _brute_force(generated, real, 3)
     assert 0.02 < found[0] < 0.98
@@ -191,15 +201,17 @@ def test_density_and_coverage_by_hand() -> None:
         density_and_coverage(near, line, 4, CPU)
 
 
-@pytest.mark.parametrize(("spread", "offset"), [(1.0, 0.0), (0.1, 100.0), (1e-3, 1.0)])
-@pytest.mark.parametrize(("leading", "narrow"), [(60, 512), (1000, 512), (60, 0)])
+@pytest.mark.parametrize("by_bytes", [False, True])
+@pytest.mark.parametrize("images", [(1.0, 0.0), (0.1, 100.0), (1e-3, 1.0)])
+@pytest.mark.parametrize("screen", [(60, 512), (1000, 512), (60, 0)])
 def test_density_and_coverage_are_those_of_all_pairs(
-    spread: float, offset: float, leading: int, narrow: int, monkeypatch: pytest.MonkeyPatch
+    images: tuple[float, float],
+    screen: tuple[int, int],
+    by_bytes: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(neighbors, "_LEADING", leading)
-    monkeypatch.setattr(neighbors, "_NARROW", narrow)
-    monkeypatch.setattr(neighbors, "_AT_ONCE", 128)
-    generated, real = (_images_like(n, seed, spread, offset) for n, seed in ((410, 1), (390, 2)))
+    _screen(monkeypatch, *screen, by_bytes)
+    generated, real = (_images_like(n, seed, *images) for n, seed in ((410, 1), (390, 2)))
     inside = _squares(generated, real) <= np.sort(_squares(real, real), axis=1)[:, 3]
     density, coverage = density_and_coverage(generated, real, 3, CPU)
     assert (density, coverage) == (inside.sum() / (3 * 410), inside.any(0).mean())
