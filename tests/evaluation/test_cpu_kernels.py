@@ -44,6 +44,7 @@ def test_blocks_are_those_that_they_are_made_of(block: nn.Module, padding: bool)
         ours = prepare_for_cpu(
             fold_batch_norms(nn.Sequential(block)), average_counts_padding=padding
         )
+        assert not any(isinstance(module, nn.Conv2d) for module in ours.modules())
         torch.testing.assert_close(ours(images), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours(images[:1]), expected[:1], rtol=1e-5, atol=1e-5)
 

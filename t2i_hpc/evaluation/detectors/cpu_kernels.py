@@ -32,13 +32,16 @@ def prepare_for_cpu(network: nn.Module, *, average_counts_padding: bool) -> nn.M
     """
     if not _has_kernels():
         return network
-    for parent in list(network.modules()):
-        for name, block in list(parent.named_children()):
-            convolution = getattr(block, "conv", None)
-            if isinstance(convolution, nn.Conv2d):
-                setattr(parent, name, ReLUConvolution(convolution))
-            elif type(block).__name__ in _AVERAGING:
-                setattr(parent, name, AveragedLast(block, average_counts_padding))
+    for name, child in list(network.named_children()):
+        convolution = getattr(child, "conv", None)
+        if isinstance(convolution, nn.Conv2d):
+            setattr(network, name, ReLUConvolution(convolution))
+            continue
+        averages = type(child).__name__ in _AVERAGING
+        block = AveragedLast(child, average_counts_padding) if averages else child
+        setattr(
+            network, name, prepare_for_cpu(block, average_counts_padding=average_counts_padding)
+        )
     return network
 
 
