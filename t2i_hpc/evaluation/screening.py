@@ -149,7 +149,8 @@ def screens_of(sets: list[Tensor]) -> list[Screen]:
 
 def multiplies_bytes(device: torch.device) -> bool:
     """Whether products of bytes are quick on a device."""
-    return device.type == "cpu" and torch.cpu._is_vnni_supported()
+    asked = getattr(torch.cpu, "_is_vnni_supported", None)  # of torch 2.4 and later
+    return device.type == "cpu" and asked is not None and bool(asked())
 
 
 def positions(mask: Tensor) -> Pairs:
