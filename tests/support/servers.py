@@ -74,6 +74,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
+    request_queue_size = 128  # of five, those that come at once try again after seconds
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients that leave are what tests are about."""
