@@ -215,6 +215,12 @@ class ShardsConfig:
         "takes far longer",
         choices=("headers", "decode"),
     )
+    checksum: str = setting(
+        "sha256",
+        "index=: hash of each tar, compared with copies of tars on servers and by verify; xxh128: "
+        "less than half the time, and no guard against forged tars, only against accidents",
+        choices=("sha256", "xxh128"),
+    )
     split: str = setting(
         "train",
         "name of the split to write (a subfolder of output); sources that know splits give its "

@@ -42,6 +42,8 @@ UNREADABLE = "unreadable description"
 LARGEST_CLASS = 1 << 62
 Value = bool | int | float | str
 _NO_SOURCE = ("key", "class", "exif", "status", "error_message")
+_KINDS = frozenset((bool, int, float, str))
+_LEFT_OUT = frozenset((*CAPTION_KEYS, *_NO_SOURCE))
 _LONGEST_VALUE = 2000  # characters
 # How exifread, and so img2dataset's JSON, names the orientations of EXIF.
 _ORIENTATIONS = {
@@ -180,13 +182,13 @@ def source_in(content: Mapping[str, Any], but: Collection[str] = ()) -> dict[str
         content: a JSON object or a row of a table.
         but: other names that are left out.
     """
-    left_out = {*CAPTION_KEYS, *_NO_SOURCE, *but}
+    left_out = _LEFT_OUT.union(but) if but else _LEFT_OUT
     return {
-        name: value[:_LONGEST_VALUE] if isinstance(value, str) else value
+        name: value[:_LONGEST_VALUE] if type(value) is str else value
         for name, value in content.items()
-        if type(value) in (bool, int, float, str)
+        if type(value) in _KINDS
         and name.lower() not in left_out
-        and not (isinstance(value, float) and not math.isfinite(value))
+        and not (type(value) is float and not math.isfinite(value))
     }
 
 
@@ -194,6 +196,8 @@ def orientation_in(content: Mapping[str, Any]) -> int:
     """Return the orientation that img2dataset notes of a photograph's EXIF, 0 if it notes none."""
     exif = content.get("exif")
     if isinstance(exif, str):
+        if "Orientation" not in exif:
+            return 0
         try:
             exif = json.loads(exif)
         except (ValueError, RecursionError):
@@ -280,6 +284,8 @@ def captions_in(content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
             :data:`CAPTION_KEYS` that says something. The value is a text, or a list of texts or
             of objects that hold one (Karpathy's ``sentences``).
     """
+    if not content:
+        return ()
     by_name = {name.lower(): value for name, value in content.items() if isinstance(name, str)}
     for name in [key.lower()] if key else CAPTION_KEYS:
         if texts := _texts_in(by_name.get(name)):
@@ -320,8 +326,11 @@ def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
 
     Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
     """
-    whole = (text.encode(errors="replace").decode() for text in texts)
-    return tuple(text.strip() for text in whole if text.strip())
+    return tuple([whole for text in texts if (whole := _writable(text).strip())])
+
+
+def _writable(text: str) -> str:
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def lines_of(text: str) -> list[str]:
@@ -336,7 +345,7 @@ def decode_text(content: bytes) -> str:
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")
-    return content.decode("utf-8-sig", errors="replace")
+    return content.removeprefix(codecs.BOM_UTF8).decode(errors="replace")
 
 
 # --- files

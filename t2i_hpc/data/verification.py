@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.common.files import append_json_line, read_json_lines, sha256_of_file
+from t2i_hpc.common.files import append_json_line, read_json_lines
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import (
     MANIFEST,
@@ -34,6 +34,7 @@ from t2i_hpc.data.format.manifest import (
     Shard,
     shard_name,
 )
+from t2i_hpc.data.format.sums import CHECKSUMS, sum_of_file
 from t2i_hpc.data.format.tars import index_tar, sample_names
 from t2i_hpc.data.images import Pixels, decode
 from t2i_hpc.data.storage.fetching import BLOCK, Server, join
@@ -204,10 +205,10 @@ def _problems_of_shard(
             whole = False
             yield str(error)
         advance(1)
-    if whole and sha256_of_file(path) != shard.sha256:
+    if whole and sum_of_file(path, manifest.checksum) != shard.sha256:
         yield (
-            f"the content of {path} has changed (SHA-256 differs), though each of its samples "
-            f"can be read; {_remedy(manifest)}"
+            f"the content of {path} has changed ({CHECKSUMS[manifest.checksum]} differs), though "
+            f"each of its samples can be read; {_remedy(manifest)}"
         )
 
 

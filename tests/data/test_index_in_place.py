@@ -27,6 +27,9 @@ from t2i_hpc.data.build.split_writer import (
     merge_split,
 )
 from t2i_hpc.data.build.tar_records import Indexed, Place, index_place
+from t2i_hpc.data.format import tar_stream
+from t2i_hpc.data.format.sums import new_sum
+from t2i_hpc.data.format.tar_stream import TarStream, UnansweredError, fill_from_blocks
 from t2i_hpc.data.images import decode
 from t2i_hpc.data.inspection import splits_at
 from t2i_hpc.data.sampler import RankSlice
@@ -345,3 +348,39 @@ def test_shards_of_an_index_are_made_in_partitions(tmp_path: Path) -> None:
     whole = replace(config, output=str(tmp_path / "whole"))
     build_split(whole)
     assert content(tmp_path / "whole" / "train") == content(built.manifest.folder)
+
+
+def test_a_faster_hash_of_tars_is_recorded_and_compared(tmp_path: Path) -> None:
+    write_tars(tmp_path / "in")
+    build_index(config_of(tmp_path, checksum="xxh128"))
+    manifest = opened(tmp_path).manifest
+    assert manifest.checksum == "xxh128"
+    assert {shard.sha256[32:] for shard in manifest.shards()} == {"0" * 32}
+    verify_split(manifest, lambda _: None)
+    tar = tmp_path / "in" / "00002.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:148] + b" " + whole[149:])  # the sum of a header: no sample changed
+    with pytest.raises(DataError, match=r"00002\.tar has changed \(XXH128 differs\), though each"):
+        verify_split(manifest, lambda _: None)
+    with pytest.raises(DataError, match="checksum= belongs to index="):
+        build_split(replace(config_of(tmp_path, checksum="xxh128"), index="", output="out"))
+
+
+@pytest.mark.parametrize("checksum", ["sha256", "xxh128"])
+def test_a_window_of_any_size_gives_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, checksum: str
+) -> None:
+    monkeypatch.setattr(tar_stream, "_BLOCK", 700)
+    content = np.random.default_rng(0).bytes(20_000)
+    blocks = iter([content[:1], content[1:9_000], content[9_000:]])
+    told: list[int] = []
+    fill = fill_from_blocks(blocks)
+    stream = TarStream("a.tar", len(content), fill, told.append, checksum)
+    for offset, count in ((0, 512), (512, 100), (1_024, 5_000), (9_000, 10), (19_990, 512)):
+        assert stream.read(offset, count) == content[offset : offset + count]
+    expected = new_sum(checksum)
+    expected.update(content)
+    assert stream.sum() == expected.hexdigest()
+    assert sum(told) == len(content)
+    with pytest.raises(UnansweredError, match="it became shorter"):
+        TarStream("a.tar", 9, fill_from_blocks(iter([b"12"])), told.append).read(0, 9)

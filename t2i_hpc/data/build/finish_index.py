@@ -238,4 +238,5 @@ def _manifest(
         vocabulary=Vocabulary.load(workspace.vocabulary).sha256,
         format=IN_PLACE,
         storing=build.storing,
+        checksum=build.checksum,
     )

@@ -41,6 +41,7 @@ from t2i_hpc.data.build.tar_records import (
 from t2i_hpc.data.build.workers import Limit, make_shards
 from t2i_hpc.data.build.workspace import Build, Partition, Workspace, disk_errors
 from t2i_hpc.data.format.manifest import ORIGINAL, Storing
+from t2i_hpc.data.format.sums import SHA256
 from t2i_hpc.data.sidecars import Rules
 from t2i_hpc.data.storage.fetching import Server, is_remote
 from t2i_hpc.data.storage.retry import shown
@@ -179,6 +180,7 @@ def index_task(config: ShardsConfig, workspace: Workspace) -> IndexTask:
         Rules(config.image_member, config.caption_member, config.caption_key),
         SampleFilter(config.filter) if config.filter else None,
         config.check_images == "decode",
+        config.checksum,
     )
     places = _places(config)
     settings = [
@@ -186,6 +188,7 @@ def index_task(config: ShardsConfig, workspace: Workspace) -> IndexTask:
         asdict(choice.rules),
         config.filter,
         config.check_images,
+        *([] if config.checksum == SHA256 else [config.checksum]),
     ]
     build = Build(
         name=config.name or config.source,
@@ -197,6 +200,7 @@ def index_task(config: ShardsConfig, workspace: Workspace) -> IndexTask:
         tars=len(places),
         storing=Storing(ORIGINAL, 0, "none"),
         in_place=True,
+        checksum=config.checksum,
         letters=config.letters,
         min_count=config.min_count,
         max_words=config.max_words,

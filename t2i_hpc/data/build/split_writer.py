@@ -278,8 +278,8 @@ def _check_settings(config: ShardsConfig) -> None:
                 f"{' or '.join(f'format={form}' for form in formats)}"
             )
     tars, plain = ("webdataset",), ("coco", "folder", "mds", "webdataset")
-    for key, given in (("urls", config.urls), ("check_images", config.check_images != "headers")):
-        if given:
+    for key in ("urls", "check_images", "checksum"):
+        if getattr(config, key) != getattr(default, key):
             raise DataError(f"{key}= belongs to index=, which leaves tars where they lie")
     for key, value, sources in (
         ("image_member", config.image_member, tars),

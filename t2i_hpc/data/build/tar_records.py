@@ -12,9 +12,9 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -29,7 +29,15 @@ from t2i_hpc.data.build.sources.webdataset_tars import (
     refuse_outsized,
 )
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index
-from t2i_hpc.data.format.tar_stream import Advance, TarStream, UnansweredError
+from t2i_hpc.data.format.sums import SHA256
+from t2i_hpc.data.format.tar_stream import (
+    Advance,
+    Fill,
+    TarStream,
+    UnansweredError,
+    fill_from_blocks,
+    fill_from_file,
+)
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Scan, members_in_order
 from t2i_hpc.data.images import (
     IMAGE_FORMATS_OF_SUFFIX,
@@ -59,7 +67,10 @@ _NOTED = {
     "png": (b"eXIf", b"iCCP"),
     "webp": (b"EXIF", b"ICCP", b"VP8X"),
 }
+_JPEG = b"\xff\xd8"
 _HEAD = 4096
+_NO_NOTES = Notes()
+_AS_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 TURNED = range(5, 9)  # orientations by which width and height change places
 
 
@@ -82,11 +93,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which samples of a tar are taken: rules for members, a filter, whether images are decoded."""
+    """Which samples of a tar are taken, and what is kept of it.
+
+    Attributes:
+        rules: for members.
+        filter: what samples have to say.
+        decodes: whether images are decoded.
+        checksum: which hash of the tar is kept, see :mod:`t2i_hpc.data.format.sums`.
+    """
 
     rules: Rules
     filter: SampleFilter | None = None
     decodes: bool = False
+    checksum: str = SHA256
 
 
 @dataclass
@@ -95,7 +114,7 @@ class TarRecord:
 
     Attributes:
         identity: what it follows from.
-        tar, bytes, stamp, sha256: of the tar.
+        tar, bytes, stamp, sha256: of the tar; the last is another hash where one was chosen.
         count: samples.
         text_bytes: of their descriptions.
         smallest, largest: extremes of the shorter sides in pixels.
@@ -132,31 +151,33 @@ class Indexed:
 
 
 @contextmanager
-def opened(place: Place, server: Server, advance: Advance) -> Iterator[TarStream]:
+def opened(place: Place, checksum: str, server: Server, advance: Advance) -> Iterator[TarStream]:
     """Open a tar in a folder or on a server.
 
     Raises:
         UnansweredError: it cannot be read, or changed since its place was taken.
     """
+    with _filling(place, server) as fill:
+        tar = TarStream(shown(place.tar), place.bytes, fill, advance, checksum)
+        try:
+            yield tar
+        finally:
+            tar.close()
+
+
+@contextmanager
+def _filling(place: Place, server: Server) -> Iterator[Fill]:
     if is_remote(place.tar, "urls"):
-        yield TarStream(
-            shown(place.tar),
-            place.bytes,
-            lambda offset, count: server.read_on(place.tar, offset, count),
-            advance,
-        )
+        blocks = server.read_file(place.tar, place.bytes)  # many ranges are on their way at once
+        with closing(blocks):
+            yield fill_from_blocks(blocks)
         return
     try:
         descriptor = os.open(place.tar, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise UnansweredError(f"cannot read {place.tar}: {error.strerror}") from error
     try:
-        yield TarStream(
-            place.tar,
-            place.bytes,
-            lambda offset, count: os.pread(descriptor, count, offset),
-            advance,
-        )
+        yield fill_from_file(descriptor)
     finally:
         os.close(descriptor)
 
@@ -169,18 +190,20 @@ def index_place(
     Raises:
         UnansweredError: it cannot be read, which says nothing of what it holds.
     """
-    with opened(place, server, advance) as tar:
+    layouts = _Layouts(choice.rules)
+    with opened(place, choice.checksum, server, advance) as tar:
         found, samples, last = Scan(), dict[str, list[_Member]](), ""
         for member in members_in_order(tar, found):
             last, extension = split_name(member.name)
             if extension:
-                samples.setdefault(last, []).append(_held(member, extension, tar, choice))
-        sha256 = tar.sha256()
+                held = _held(member, extension, layouts.role(extension), tar, choice.decodes)
+                samples.setdefault(last, []).append(held)
+        sha256 = tar.sum()
     if found.problem:  # one sample may lack members
         samples.pop(split_name(found.cut)[0] if found.cut else last, None)
     record = TarRecord(identity, place.tar, place.bytes, place.stamp, sha256)
     record.ended = found.ended or bool(found.problem)
-    rows, texts = _rows(samples, place, choice, record)
+    rows, texts = _rows(samples, place, choice, layouts, record)
     for name, reason in found.unfit:
         record.rejected.append(_rejection(f"{place.name}/{name}", place, UNFIT_MEMBER, reason))
     if found.problem:
@@ -190,16 +213,21 @@ def index_place(
 
 
 def _rows(
-    samples: Mapping[str, Sequence[_Member]], place: Place, choice: Choice, record: TarRecord
+    samples: Mapping[str, Sequence[_Member]],
+    place: Place,
+    choice: Choice,
+    layouts: _Layouts,
+    record: TarRecord,
 ) -> tuple[Index, bytes]:
     """Return the rows and descriptions of a tar's samples, and count them in its record."""
     rows, texts, said = list[tuple[int, ...]](), list[bytes](), Counter[str]()
     sides = list[int]()
     for key, members in samples.items():
-        if not is_sample([member.extension for member in members], choice.rules):
-            continue
         try:
-            row, text, side = _sample(key, members, place, choice, said)
+            layout = layouts.of(tuple([member.extension for member in members]))
+            if layout is None:
+                continue
+            row, text, side = _sample(f"{place.name}/{key}", members, layout, choice, said)
         except UnfitSample as unfit:
             reason = f"{shown(place.tar)}, sample {key}: {unfit.reason}"
             record.rejected.append(_rejection(f"{place.name}/{key}", place, unfit.kind, reason))
@@ -226,8 +254,7 @@ class _LeftOutError(Exception):
     """The filter does not take a sample."""
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """A member of a tar as far as it is kept: a text whole, of an image what a row needs."""
 
     extension: str
@@ -239,8 +266,55 @@ class _Member:
     unfit: UnfitSample | None = None
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Layout(NamedTuple):
+    """Which members of a sample are its image and its texts, by their places in it."""
+
+    extensions: tuple[str, ...]
+    image: int
+    texts: tuple[int, ...]
+
+
+class _Layouts:
+    """What members of each extension, and samples of such members, are by the rules.
+
+    It is asked once for each extension and each list of them, of which a tar has few.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._roles: dict[str, str] = {}
+        self._layouts: dict[tuple[str, ...], _Layout | None] = {}
+
+    def role(self, extension: str) -> str:
+        """Return what a member of an extension is: text, image, or "" for neither."""
+        if (known := self._roles.get(extension)) is not None:
+            return known
+        named = self._rules.image.lower()
+        wanted = extension == named if named else f".{extension}" in IMAGE_FORMATS_OF_SUFFIX
+        text = bool(texts_of([extension], self._rules))
+        return self._roles.setdefault(extension, "text" if text else "image" if wanted else "")
+
+    def of(self, extensions: tuple[str, ...]) -> _Layout | None:
+        """Return the layout of a sample; None: it is none.
+
+        Raises:
+            UnfitSample: it has no image, or a member twice.
+        """
+        if extensions not in self._layouts:
+            self._layouts[extensions] = self._new(extensions)
+        return self._layouts[extensions]
+
+    def _new(self, extensions: tuple[str, ...]) -> _Layout | None:
+        if not is_sample(extensions, self._rules):
+            return None
+        if len({*extensions}) < len(extensions):
+            raise UnfitSample(TWICE, "it holds a member twice: rename one")
+        image = extensions.index(image_of(extensions, self._rules))
+        texts = texts_of(extensions, self._rules)
+        return _Layout(extensions, image, tuple(extensions.index(name) for name in texts))
+
+
+class _Image(NamedTuple):
     """What is kept of an image.
 
     Attributes:
@@ -256,25 +330,24 @@ class _Image:
     notes: Notes
 
 
-def _held(member: tarfile.TarInfo, extension: str, tar: TarStream, choice: Choice) -> _Member:
-    kept = _Member(extension, member.name, member.offset_data, member.size)
-    text = bool(texts_of([extension], choice.rules))
-    named = choice.rules.image.lower()
-    wanted = extension == named if named else f".{extension}" in IMAGE_FORMATS_OF_SUFFIX
-    if not (text or wanted):
-        return kept
+def _held(
+    member: tarfile.TarInfo, extension: str, role: str, tar: TarStream, decodes: bool
+) -> _Member:
+    kept = extension, member.name, member.offset_data, member.size
+    if not role:
+        return _Member(*kept)
     try:
-        refuse_outsized(member, LARGEST_TEXT if text else LARGEST_IMAGE)
+        refuse_outsized(member, LARGEST_TEXT if role == "text" else LARGEST_IMAGE)
         content = tar.read(member.offset_data, member.size)
-        if text:
-            return replace(kept, content=content)
-        return replace(kept, image=_image(content, member.name, choice.decodes))
+        if role == "text":
+            return _Member(*kept, content)
+        return _Member(*kept, image=_image(content, member.name, decodes))
     except UnfitSample as unfit:
-        return replace(kept, unfit=unfit)
+        return _Member(*kept, unfit=unfit)
 
 
 def _image(content: bytes, name: str, decodes: bool) -> _Image:
-    if other := other_format(content):
+    if not content.startswith(_JPEG) and (other := other_format(content)):
         raise UnfitSample(other, f"{name} is {other}, which is not read")
     try:
         form, width, height = check_any_image(content, name)
@@ -283,12 +356,12 @@ def _image(content: bytes, name: str, decodes: bool) -> _Image:
     except (ValueError, DataError) as error:
         raise UnfitSample(UNDECODABLE, f"{name} cannot be decoded ({error})") from error
     head = content[:_HEAD]
-    notes = notes_of(content) if any(mark in head for mark in _NOTED[form]) else Notes()
+    notes = notes_of(content) if any(mark in head for mark in _NOTED[form]) else _NO_NOTES
     return _Image(form, width, height, xxhash.xxh3_64_intdigest(content), notes)
 
 
 def _sample(
-    key: str, found: Sequence[_Member], place: Place, choice: Choice, said: Counter[str]
+    key: str, members: Sequence[_Member], layout: _Layout, choice: Choice, said: Counter[str]
 ) -> tuple[tuple[int, ...], bytes, int]:
     """Return a sample's row, but for the place of its description, that, and its shorter side.
 
@@ -296,18 +369,14 @@ def _sample(
         UnfitSample: it cannot be used.
         _LeftOutError: the filter does not take it.
     """
-    members = {member.extension: member for member in found}
-    if len(members) < len(found):
-        raise UnfitSample(TWICE, "it holds a member twice: rename one")
-    of_image = members[image_of(members, choice.rules)]
-    texts = {name: members[name] for name in texts_of(members, choice.rules)}
-    for member in (of_image, *texts.values()):
+    of_image, texts = members[layout.image], [members[place] for place in layout.texts]
+    for member in (of_image, *texts):
         if member.unfit is not None:
             raise member.unfit
     image = of_image.image
     assert image is not None  # or else it would be unfit
-    contents = {name: member.content for name, member in texts.items()}
-    given = described(contents, choice.rules, members)
+    contents = {member.extension: member.content for member in texts}
+    given = described(contents, choice.rules, layout.extensions)
     orientation = image.notes.orientation or given.orientation
     width, height = image.width, image.height
     if orientation in TURNED:
@@ -319,8 +388,8 @@ def _sample(
         if not choice.filter(values | {"captions": given.captions}):
             raise _LeftOutError
     description: dict[str, Any] = {
-        "key": f"{place.name}/{key}",
-        "captions": list(given.captions),
+        "key": key,
+        "captions": given.captions,
         "width": width,
         "height": height,
     }
@@ -330,18 +399,14 @@ def _sample(
         description |= {"orientation": orientation, "noted": True}
     if given.source:
         description["source"] = given.source
-    text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
+    text = _AS_JSON(description).encode()
     if len(text) > LARGEST_TEXT:
         raise UnfitSample("outsized captions", f"its captions have {len(text):,} bytes")
-    row = {
-        "image_offset": of_image.offset,
-        "json_offset": 0,
-        "checksum": xxhash.xxh3_64_intdigest(text, seed=image.begin),
-        "image_bytes": of_image.size,
-        "json_bytes": len(text),
-        "image_format": IMAGE_FORMATS.index(image.form),
-    }
-    return tuple(row[name] for name in ROW.names or ()), text, min(width, height)
+    check = xxhash.xxh3_64_intdigest(text, seed=image.begin)
+    form = IMAGE_FORMATS.index(image.form)
+    # In the order of ROW; where the description lies is known when all are.
+    row = of_image.offset, 0, check, of_image.size, len(text), form
+    return row, text, min(width, height)
 
 
 def _rejection(key: str, place: Place, kind: str, reason: str) -> Rejection:

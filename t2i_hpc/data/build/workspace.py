@@ -24,6 +24,7 @@ from typing import Any
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import write_json
 from t2i_hpc.data.format.manifest import VOCABULARY, Storing, shard_name
+from t2i_hpc.data.format.sums import SHA256
 
 LOCK_SECONDS = 2.0  # to wait for a lock
 _FORMAT = 1
@@ -140,6 +141,7 @@ class Build:
         in_place: whether tars of others are indexed, each of which is a unit then.
         letters, min_count, max_words: of a vocabulary that is made of the captions at the end.
         filter: which samples were taken.
+        checksum: which hash of each tar is kept.
     """
 
     name: str
@@ -156,6 +158,7 @@ class Build:
     min_count: int = 1
     max_words: int = 0
     filter: str = ""
+    checksum: str = SHA256
 
     @classmethod
     def load(cls, workspace: Workspace) -> Build | None:

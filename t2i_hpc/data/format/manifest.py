@@ -36,6 +36,7 @@ import xxhash
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.data.format.outline import MOST, Outline
+from t2i_hpc.data.format.sums import CHECKSUMS, SHA256
 from t2i_hpc.data.images import SUFFIXES
 
 INDEX = "index.npy"
@@ -111,6 +112,8 @@ class Manifest:
         location: folder or URL of the tars; empty: `folder`, or what the index says.
         storing: how the images were stored.
         outline: SHA-256 of the outline's content; empty: there is none.
+        checksum: which hash of each tar is kept as its SHA-256, see
+            :mod:`t2i_hpc.data.format.sums`.
     """
 
     folder: Path
@@ -128,6 +131,7 @@ class Manifest:
     location: str = ""
     storing: Storing = field(default_factory=Storing)
     outline: str = ""
+    checksum: str = SHA256
 
     @classmethod
     def load(cls, folder: Path, location: str = "", check_tars: bool = True) -> Manifest:
@@ -174,6 +178,9 @@ class Manifest:
             _typed(known.get("resampling", ""), str),
         )
         values["outline"] = _typed(content.get("outline", ""), str)
+        values["checksum"] = _typed(content.get("checksum", SHA256), str)
+        if values["checksum"] not in CHECKSUMS:
+            raise ValueError(f"a checksum {values['checksum']!r}")
         return cls(folder=folder, location=location, **values)
 
     def save(self) -> None:
@@ -186,6 +193,8 @@ class Manifest:
             del content["vocabulary"]
         if not self.storing.encoding:
             del content["storing"]
+        if self.checksum == SHA256:
+            del content["checksum"]
         write_json(self.folder / MANIFEST, content)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from functools import partial
@@ -10,6 +9,7 @@ from typing import IO
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.format.manifest import REBUILD, Manifest, Shard, shard_name
+from t2i_hpc.data.format.sums import CHECKSUMS, new_sum
 from t2i_hpc.data.storage.cache import Cache, Heartbeat
 from t2i_hpc.data.storage.fetching import Server, join
 from t2i_hpc.data.storage.local_shards import (
@@ -140,20 +140,20 @@ class CachedStorage(RangedStorage):
 
     def _fetch(self, shard: Shard, stream: IO[bytes], heartbeat: Heartbeat) -> None:
         """Write a shard, twice if the first copy is damaged."""
-        name = self.name_of(shard.number)
+        name, kind = self.name_of(shard.number), CHECKSUMS[self._manifest.checksum]
         for _ in range(2):
             stream.seek(0)
             if self._copy(shard, stream, heartbeat) == shard.sha256:
                 return
-            logging.getLogger(__name__).warning("%s arrived with another SHA-256", name)
+            logging.getLogger(__name__).warning("%s arrived with another %s", name, kind)
         raise DataError(
-            f"{name} has changed since the manifest was written (its SHA-256 differs, fetched "
+            f"{name} has changed since the manifest was written (its {kind} differs, fetched "
             f"twice); {REBUILD}"
         )
 
     def _copy(self, shard: Shard, stream: IO[bytes], heartbeat: Heartbeat) -> str:
-        """Write a shard and return the SHA-256 of what was written."""
-        digest = hashlib.sha256()
+        """Write a shard and return the hash of what was written."""
+        digest = new_sum(self._manifest.checksum)
         for content in self._server.read_file(self._address(shard.number), shard.bytes):
             stream.write(content)
             digest.update(content)
