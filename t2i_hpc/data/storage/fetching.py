@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -78,7 +78,7 @@ class Server:
         """Return `count` bytes from `start` on, or more where the server sends more."""
         return self._attempt(address, self._whole(address, start, count))
 
-    def read_file(self, address: str, size: int) -> Iterator[bytes]:
+    def read_file(self, address: str, size: int) -> Generator[bytes, None, None]:
         """Yield a file of `size` bytes in order, while ranges of what follows are on their way.
 
         Raises:
