@@ -167,10 +167,21 @@ class ShardsConfig:
     source: str = setting(
         "folder",
         "layout to read; webdataset: tars that another tool made (img2dataset, webdataset); mds: a "
-        "directory of mosaicml-streaming; "
+        "directory of mosaicml-streaming; parquet: files that hold the images themselves (Hugging "
+        "Face, img2dataset); "
         "pickles: the metadata of AttnGAN and its successors; split: a split that is there, or an "
         "index of tars, to store it in another size or format",
-        choices=("coco", "cub", "flowers", "folder", "mds", "webdataset", "pickles", "split"),
+        choices=(
+            "coco",
+            "cub",
+            "flowers",
+            "folder",
+            "mds",
+            "parquet",
+            "webdataset",
+            "pickles",
+            "split",
+        ),
     )
     images: str = setting(
         "",
@@ -188,6 +199,11 @@ class ShardsConfig:
         "",
         "name of the captions in JSON, or of their column in a table; empty: captions, caption, "
         "text or the like",
+    )
+    image_key: str = setting(
+        "",
+        "parquet: name of the column of images; empty: the only one of bytes, or image, jpg or the "
+        "like",
     )
     image_member: str = setting(
         "",

@@ -17,8 +17,9 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.sources.captions_files import FORMS, read_rows
 from t2i_hpc.data.build.sources.indexed_split import SplitSamples
+from t2i_hpc.data.build.sources.parquet_images import captions_of_parquet
 from t2i_hpc.data.build.sources.pickles import read_published
-from t2i_hpc.data.build.sources.sample import Texts
+from t2i_hpc.data.build.sources.sample import AddressedSamples, Texts
 from t2i_hpc.data.build.sources.webdataset_tars import captions_of_tar
 from t2i_hpc.data.captions import ASCII, UNICODE, Vocabulary
 from t2i_hpc.data.format.manifest import VOCABULARY
@@ -50,6 +51,11 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> 
         if vocabulary is not None and vocabulary.sha256 == samples.vocabulary.sha256:
             return Choice(vocabulary, ())
     if vocabulary is None:
+        if isinstance(samples, AddressedSamples) and config.partition:
+            raise DataError(
+                f"{config.output} has no vocabulary, and a partition reads no captions but its "
+                f"own: write it first, shards vocabulary {config.output} captions={config.images}"
+            )
         vocabulary = new_vocabulary(config, texts)
     else:
         refuse_foreign(vocabulary, texts, name)
@@ -63,6 +69,8 @@ class _TextsOf:
         self._samples = samples
 
     def __iter__(self) -> Iterator[str]:
+        if isinstance(self._samples, AddressedSamples):
+            return self._samples.texts()
         return (text for one in self._samples if one.unfit is None for text in one.captions)
 
 
@@ -178,10 +186,14 @@ class _TextsIn:
         if not source.is_dir():
             yield from (text for row in read_rows(source) for text in row.captions)
             return
-        tars = [path for path in files_below(source) if path.suffix.lower() == ".tar"]
-        for tar in tars:
-            yield from captions_of_tar(tar)
-        if not tars:
+        paths, readers = (
+            files_below(source),
+            {".tar": captions_of_tar, ".parquet": captions_of_parquet},
+        )
+        packed = [path for path in paths if path.suffix.lower() in readers]
+        for path in packed:
+            yield from readers[path.suffix.lower()](path)
+        if not packed:
             yield from Texts(source, Rules()).all()
 
 

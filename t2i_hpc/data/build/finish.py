@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, write_text
 from t2i_hpc.data.build.shard import Rejection, ShardRecord, record_of, rows_of
+from t2i_hpc.data.build.sources.sample import LEFT_OUT
 from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR
 from t2i_hpc.data.build.workspace import Build, Partition, Workspace
 from t2i_hpc.data.captions import Vocabulary
@@ -77,9 +78,11 @@ class BuiltSplit(FinishedSplit):
 
     Attributes:
         small: images below the size asked for, which are kept as they are.
+        left_out: how many samples were left out for which reason that rejects nothing.
     """
 
     small: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def facts(self) -> list[str]:
         """Return samples, shards, bytes, words, and images that are too small."""
@@ -94,7 +97,7 @@ class BuiltSplit(FinishedSplit):
         if self.small:
             size = f"size={manifest.size} px"
             said.append(f"{self.small:,} images are smaller than {size} and kept as they are")
-        return said
+        return said + [f"{count:,} {reason}" for reason, count in self.left_out.items() if count]
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,10 @@ def finish(workspace: Workspace, build: Build) -> BuiltSplit:
     small = sum(record.small for record in records)
     kinds = Counter(one["kind"] for one in rejected)
     manifest = Manifest.load(workspace.target)
-    return BuiltSplit(manifest, kinds, size, build.tars, build.remarks, small=small)
+    left_out = {kind: sum(one.left_out.get(kind, 0) for one in records) for kind in LEFT_OUT}
+    return BuiltSplit(
+        manifest, kinds, size, build.tars, build.remarks, small=small, left_out=left_out
+    )
 
 
 def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejection]) -> None:

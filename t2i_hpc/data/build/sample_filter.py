@@ -170,16 +170,17 @@ def filtered(samples: Sequence[SourceSample], wanted: SampleFilter) -> list[Sour
     """
     found, said = list[SourceSample](), set[str]()
     for sample in samples:
-        if sample.unfit is not None or wanted(_values(sample, wanted.names)):
+        if sample.unfit is not None or wanted(values_of(sample, wanted)):
             found.append(sample)
         said.update(sample.source or ())
     wanted.check(said | {*ALWAYS_SAID})
     return found
 
 
-def _values(sample: SourceSample, names: set[str]) -> Values:
+def values_of(sample: SourceSample, wanted: SampleFilter) -> Values:
+    """Return what is said of a sample; its size by its header, if only that says it."""
     values: dict[str, Any] = {"captions": sample.captions, **(sample.source or {})}
-    if names & {"width", "height"} - values.keys():
+    if wanted.names & {"width", "height"} - values.keys():
         with contextlib.suppress(ValueError):  # damaged images are rejected later
             _, width, height = dimensions(sample.read())
             values = {"width": width, "height": height, **values}

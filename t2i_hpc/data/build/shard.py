@@ -30,8 +30,9 @@ from t2i_hpc.common.files import (
 )
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.conversion import StoredImage, convert, is_verbatim
+from t2i_hpc.data.build.sample_filter import SampleFilter, values_of
 from t2i_hpc.data.build.sources import SourceSample
-from t2i_hpc.data.build.sources.indexed_split import SplitSamples
+from t2i_hpc.data.build.sources.sample import BY_FILTER, LEFT_OUT, AddressedSamples
 from t2i_hpc.data.build.workspace import Build, Workspace, disk_errors
 from t2i_hpc.data.format.manifest import FORMAT, ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
@@ -57,6 +58,7 @@ class ShardRecord:
         formats: how often each image format occurs.
         small: images that are smaller than they might be.
         rejected: what was left out and why, in order.
+        left_out: how many samples were left out for a reason that rejects nothing.
     """
 
     identity: str
@@ -69,6 +71,7 @@ class ShardRecord:
     formats: dict[str, int] = field(default_factory=dict)
     small: int = 0
     rejected: list[Rejection] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def add(self, image: StoredImage, small: bool) -> None:
         """Count a stored image."""
@@ -81,12 +84,13 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Task:
-    """All that the shards of a build are made of."""
+    """All that the shards of a build are made of; `filter` is what samples still have to pass."""
 
     config: ShardsConfig
     samples: Sequence[SourceSample]
     build: Build
     workspace: Workspace
+    filter: SampleFilter | None = None
 
     unit = "images"
 
@@ -153,11 +157,16 @@ class Task:
             sample = self.samples[number]
             try:
                 yield self._sample(number, sample, record)
-            except UnfitSample as rejection:
-                self._reject(sample, rejection, record)
+            except UnfitSample as unfit:
+                if unfit.kind in LEFT_OUT:
+                    record.left_out[unfit.kind] = record.left_out.get(unfit.kind, 0) + 1
+                else:
+                    self._reject(sample, unfit, record)
             advance(1)
 
     def _sample(self, number: int, sample: SourceSample, record: ShardRecord) -> SampleFiles:
+        if self.filter and not sample.unfit and not self.filter(values_of(sample, self.filter)):
+            raise UnfitSample(BY_FILTER, "")
         image = convert(sample, self.config)
         description: dict[str, object] = {
             "key": sample.key,
@@ -253,7 +262,7 @@ def identities(samples: Sequence[SourceSample], config: ShardsConfig) -> list[st
     found = []
     for shard in range(count):
         numbers = shard_numbers(shard, len(samples), config)
-        if isinstance(samples, SplitSamples):
+        if isinstance(samples, AddressedSamples):
             described = samples.identity(numbers)
         else:
             described = [_described(samples[number], root, state) for number in numbers]

@@ -23,7 +23,7 @@ from t2i_hpc.data.build.index_in_place import (
     index_partition,
     index_task,
 )
-from t2i_hpc.data.build.sample_filter import SampleFilter, filtered
+from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter, filtered
 from t2i_hpc.data.build.shard import (
     ShardRecord,
     Task,
@@ -34,7 +34,7 @@ from t2i_hpc.data.build.shard import (
 )
 from t2i_hpc.data.build.sources import SOURCES, SourceData, SourceSample
 from t2i_hpc.data.build.sources.indexed_split import SplitSamples
-from t2i_hpc.data.build.sources.sample import Unfit
+from t2i_hpc.data.build.sources.sample import AddressedSamples, Unfit
 from t2i_hpc.data.build.workers import Limit, make_shards
 from t2i_hpc.data.build.workspace import (
     Build,
@@ -50,7 +50,7 @@ from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY
 _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
 HELD_OUT = "test"
 _HASHED = 1 << 64
-_ESTIMATED = 256  # samples
+_ESTIMATED, _IN_A_ROW = 256, 32  # samples
 _LOSSY = ("jpeg", "webp")
 _SCALED = (*_LOSSY, LOSSLESS)
 
@@ -145,7 +145,7 @@ def check_source(config: ShardsConfig) -> None:
         return
     _check_settings(config)
     samples = SOURCES[config.source](config).samples
-    if isinstance(samples, SplitSamples):
+    if isinstance(samples, AddressedSamples):
         return
     unfit = [sample.unfit for sample in samples if sample.unfit is not None]
     allowed = allowed_of(config.max_rejected, len(samples))
@@ -232,7 +232,9 @@ class _Job:
         Raises:
             UserError: it is no expression, or asks what no sample says.
         """
-        if isinstance(source.samples, SplitSamples):  # are not listed: there may be 10⁹
+        if isinstance(source.samples, AddressedSamples):  # are not listed: there may be 10⁹
+            if self.config.filter:
+                SampleFilter(self.config.filter).check({*source.samples.said, *ALWAYS_SAID})
             return source.samples.first(self.config.limit), ()
         samples = self.samples(source)
         if not self.config.filter:
@@ -278,15 +280,17 @@ def _check_settings(config: ShardsConfig) -> None:
                 f"{' or '.join(f'format={form}' for form in formats)}"
             )
     tars, plain = ("webdataset",), ("coco", "folder", "mds", "webdataset")
+    tables = ("parquet",)
     for key in ("urls", "check_images", "checksum"):
         if getattr(config, key) != getattr(default, key):
             raise DataError(f"{key}= belongs to index=, which leaves tars where they lie")
     for key, value, sources in (
         ("image_member", config.image_member, tars),
         ("caption_member", config.caption_member, tars),
-        ("caption_key", config.caption_key, plain),
+        ("image_key", config.image_key, tables),
+        ("caption_key", config.caption_key, (*plain, *tables)),
         ("test_fraction", config.test_fraction, plain),
-        ("filter", config.filter, (*plain, "cub", "flowers", "pickles")),
+        ("filter", config.filter, (*plain, *tables, "cub", "flowers", "pickles")),
     ):
         if value and config.source not in sources:
             raise DataError(
@@ -386,6 +390,9 @@ def _spread(task: Task, shards: Sequence[int]) -> tuple[list[SourceSample], int]
     """Return samples evenly spread over shards, by which space is estimated, and how many are."""
     total = sum(task.amount(shard) for shard in shards)
     found, count = list[SourceSample](), min(total, _ESTIMATED)
+    if isinstance(task.samples, AddressedSamples) and not isinstance(task.samples, SplitSamples):
+        begin = task.numbers(shards[0]).start if shards else 0  # rows far apart cost too much
+        return list(task.samples[begin : begin + min(count, _IN_A_ROW)]), total
     for place in range(count):
         shard, inside = divmod(place * total // count, task.config.shard_samples)
         found.append(task.samples[task.numbers(shards[shard]).start + inside])
@@ -394,7 +401,7 @@ def _spread(task: Task, shards: Sequence[int]) -> tuple[list[SourceSample], int]
 
 def _refuse_unfit(task: Task) -> None:
     """Refuse a source with too many samples that cannot be used, before any image is converted."""
-    if isinstance(task.samples, SplitSamples):  # were fit when it was made
+    if isinstance(task.samples, AddressedSamples):  # are seen when their shard is made
         return
     unfit = [
         rejection(sample, sample.unfit.kind, sample.unfit.reason)
@@ -418,7 +425,8 @@ def _printable(sample: SourceSample) -> SourceSample:
 
 def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
     config, (taken, left_out) = job.config, job.taken(source)
-    samples = taken if isinstance(taken, SplitSamples) else [_printable(one) for one in taken]
+    addressed = isinstance(taken, AddressedSamples)
+    samples = taken if addressed else [_printable(one) for one in taken]
     build = Build(
         name=config.name or config.source,
         split=job.workspace.target.name,
@@ -430,7 +438,8 @@ def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
         remarks=[*source.remarks, *left_out, *remarks],
         storing=storing(config),
     )
-    return Task(config, samples, build, job.workspace)
+    still = SampleFilter(config.filter) if addressed and config.filter else None
+    return Task(config, samples, build, job.workspace, still)
 
 
 def _done(task: Task, shard: int) -> ShardRecord | None:

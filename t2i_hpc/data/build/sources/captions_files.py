@@ -61,7 +61,7 @@ _RESTVAL = "restval"  # images of COCO's validation set that all work trains on
 _TOKEN = re.compile(r"^(.+?\.\w+|.+?(?=#\w+\t))#[0-9a-z]+[\t ]\s*(.*)$")
 _WHOLE = re.compile(r"^(\d+)\.0$")  # as pandas writes numbers of which some are missing
 _MOST_COLUMN = 16 << 20  # characters of one cell
-_EXTRA = "pip install 't2i-hpc[parquet]'"
+PARQUET_EXTRA = "pip install 't2i-hpc[parquet]'"
 
 
 @dataclass(frozen=True)
@@ -399,9 +399,9 @@ def _parquet(path: Path, key: str) -> list[dict[str, Any]]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise ConfigurationError(f"{path} is a parquet file, which needs an extra: {_EXTRA}") from (
-            error
-        )
+        raise ConfigurationError(
+            f"{path} is a parquet file, which needs an extra: {PARQUET_EXTRA}"
+        ) from (error)
     known = {*IMAGE_KEYS, *CAPTION_KEYS, key.lower(), "class", "split"}
     try:
         file = parquet.ParquetFile(path)  # not a data set: folders called a=b are no columns
@@ -414,8 +414,8 @@ def _parquet(path: Path, key: str) -> list[dict[str, Any]]:
         raise DataError(f"{path} is not readable as parquet ({error}): fetch it again") from error
     if images and not texts:
         raise DataError(
-            f"{path} holds the images themselves (column {images[0]}), which is not read: write "
-            "them to files, with metadata.jsonl beside them"
+            f"{path} holds the images themselves (column {images[0]}): use source=parquet "
+            f"images={path.parent}"
         )
     if not texts:
         raise DataError(

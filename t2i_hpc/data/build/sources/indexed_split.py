@@ -7,84 +7,56 @@ known from the source's manifest alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import overload
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
-from t2i_hpc.data.build.sources.sample import SourceData, SourceSample, folder_at
+from t2i_hpc.data.build.sources.sample import (
+    AddressedSamples,
+    SourceData,
+    SourceSample,
+    StoredSource,
+    class_of,
+    folder_at,
+)
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.split import open_storage
 from t2i_hpc.data.tar_reader import Reader
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSource(SourceSample):
-    """A sample whose image file is read already.
-
-    Attributes:
-        content: the file's bytes.
-    """
-
-    content: bytes = b""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the image file."""
-        return len(self.content)
-
-    def read(self) -> bytes:
-        """Return the image file's bytes."""
-        return self.content
-
-
-class SplitSamples(Sequence[SourceSample]):
-    """The samples of a split, or the first `count` of them.
+class SplitSamples(AddressedSamples):
+    """The samples of a split.
 
     Args:
         manifest: of the split.
         reader: of its samples.
-        count: how many there are.
     """
 
-    def __init__(self, manifest: Manifest, reader: Reader, count: int) -> None:
-        self._manifest, self._reader, self._count = manifest, reader, count
+    def __init__(self, manifest: Manifest, reader: Reader) -> None:
+        super().__init__(manifest.sample_count)
+        self._manifest, self._reader = manifest, reader
         path = manifest.folder.parent / VOCABULARY
         self.vocabulary = Vocabulary.load(path)
         manifest.check_vocabulary(self.vocabulary.sha256, str(path))
 
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, number: int) -> SourceSample: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
-    def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._count))]
-        if not 0 <= number < self._count:
-            raise IndexError(number)
+    def sample(self, number: int) -> SourceSample:
+        """Read a sample."""
         stored = self._reader.read(number)
         return StoredSource(
             key=stored.key,
             path=Path(self._reader.name_of(number).partition(" in ")[2]),
             captions=stored.captions,
-            class_id=stored.class_id if stored.class_id >= 0 else number,
+            class_id=class_of(stored.class_id, number),
             orientation=stored.orientation,
             source=stored.source,
             content=stored.image,
         )
 
-    def __iter__(self) -> Iterator[SourceSample]:
-        return (self[number] for number in range(self._count))
-
-    def first(self, count: int | None) -> SplitSamples:
-        """Return the first samples alone; None: all."""
-        return SplitSamples(self._manifest, self._reader, min(count or self._count, self._count))
+    def texts(self) -> Iterator[str]:
+        """Give all captions."""
+        return (text for sample in self for text in sample.captions)
 
     def identity(self, numbers: range) -> list[object]:
         """Return what some samples follow from."""
@@ -105,4 +77,4 @@ def read_split(config: ShardsConfig) -> SourceData:
     manifest = Manifest.load(folder)
     ranged = DataConfig(remote_reads="ranges")
     reader = Reader(manifest, open_storage(manifest, ranged))
-    return SourceData(SplitSamples(manifest, reader, manifest.sample_count))
+    return SourceData(SplitSamples(manifest, reader))

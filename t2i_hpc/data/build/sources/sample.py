@@ -11,13 +11,16 @@ of texts, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Self, overload
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Box
 from t2i_hpc.data.sidecars import (
+    LARGEST_CLASS,
     NO_CAPTION,
     NO_CLASS,
     NO_IMAGE,
@@ -36,6 +39,10 @@ _NOTHING = Description((), NO_CLASS, "", 0)
 Files = dict[str, dict[str, Path]]  # by path without suffix, then by suffix in lower case
 MISSING_IMAGE = "missing image file"
 OUTSIDE = "image outside of its folder"
+NOT_DOWNLOADED = "not downloaded by their status"
+BY_FILTER = "left out by filter="
+LEFT_OUT = (NOT_DOWNLOADED, BY_FILTER)  # kinds of unfit samples that are counted, not rejected
+_FIRST_OWN_CLASS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,26 @@ class SourceSample:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSource(SourceSample):
+    """A sample whose image file is read already.
+
+    Attributes:
+        content: the file's bytes.
+    """
+
+    content: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image file."""
+        return len(self.content)
+
+    def read(self) -> bytes:
+        """Return the image file's bytes."""
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """An image file inside a tar: its first byte there and its size in bytes."""
 
@@ -130,6 +157,69 @@ def numbered(samples: Iterable[SourceSample]) -> list[SourceSample]:
         replace(sample, class_id=next(running)) if sample.class_id == NO_CLASS else sample
         for sample in found
     ]
+
+
+class AddressedSamples(Sequence[SourceSample]):
+    """Samples that are read one by one, by their numbers, when they are wanted.
+
+    Nothing is listed, so a partition of 10⁹ samples takes the memory of one of 10⁵.
+
+    Args:
+        count: how many there are.
+
+    Attributes:
+        said: names of what the source says of its samples.
+    """
+
+    said: frozenset[str] = frozenset()
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> SourceSample: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
+    def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
+        if isinstance(number, slice):
+            return [self.sample(one) for one in range(*number.indices(self._count))]
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        return self.sample(number)
+
+    def __iter__(self) -> Iterator[SourceSample]:
+        return map(self.sample, range(self._count))
+
+    def first(self, count: int | None) -> Self:
+        """Return the first samples alone; None: all."""
+        found = copy(self)
+        found._count = min(count or self._count, self._count)
+        return found
+
+    def sample(self, number: int) -> SourceSample:
+        """Return a sample."""
+        raise NotImplementedError
+
+    def texts(self) -> Iterator[str]:
+        """Give all captions."""
+        raise NotImplementedError
+
+    def identity(self, numbers: range) -> list[object]:
+        """Return what some samples follow from."""
+        raise NotImplementedError
+
+
+def class_of(given: object, number: int) -> int:
+    """Return the class of an addressed sample: the given one, or one that no other sample has.
+
+    Which one is the largest is not known before all are read, so own ones begin at 2⁴⁰.
+    """
+    if type(given) is int and 0 <= given < LARGEST_CLASS:
+        return given
+    return _FIRST_OWN_CLASS + number
 
 
 # --- captions in text files
