@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Self, overload
+from typing import overload
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Box
@@ -193,7 +193,7 @@ class AddressedSamples(Sequence[SourceSample]):
     def __iter__(self) -> Iterator[SourceSample]:
         return map(self.sample, range(self._count))
 
-    def first(self, count: int | None) -> Self:
+    def first(self, count: int | None) -> AddressedSamples:
         """Return the first samples alone; None: all."""
         found = copy(self)
         found._count = min(count or self._count, self._count)
