@@ -8,11 +8,9 @@ size, what the source says of the image. Nothing is copied but that.
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,14 +28,7 @@ from t2i_hpc.data.build.sources.webdataset_tars import (
 )
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index
 from t2i_hpc.data.format.sums import SHA256
-from t2i_hpc.data.format.tar_stream import (
-    Advance,
-    Fill,
-    TarStream,
-    UnansweredError,
-    fill_from_blocks,
-    fill_from_file,
-)
+from t2i_hpc.data.format.tar_stream import Advance, TarStream, open_tar
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Scan, members_in_order
 from t2i_hpc.data.images import (
     IMAGE_FORMATS_OF_SUFFIX,
@@ -57,7 +48,7 @@ from t2i_hpc.data.sidecars import (
     split_name,
     texts_of,
 )
-from t2i_hpc.data.storage.fetching import Server, is_remote
+from t2i_hpc.data.storage.fetching import Server
 from t2i_hpc.data.storage.retry import shown
 
 Rejection = dict[str, str]
@@ -150,38 +141,6 @@ class Indexed:
     texts: bytes
 
 
-@contextmanager
-def opened(place: Place, checksum: str, server: Server, advance: Advance) -> Iterator[TarStream]:
-    """Open a tar in a folder or on a server.
-
-    Raises:
-        UnansweredError: it cannot be read, or changed since its place was taken.
-    """
-    with _filling(place, server) as fill:
-        tar = TarStream(shown(place.tar), place.bytes, fill, advance, checksum)
-        try:
-            yield tar
-        finally:
-            tar.close()
-
-
-@contextmanager
-def _filling(place: Place, server: Server) -> Iterator[Fill]:
-    if is_remote(place.tar, "urls"):
-        blocks = server.read_file(place.tar, place.bytes)  # many ranges are on their way at once
-        with closing(blocks):
-            yield fill_from_blocks(blocks)
-        return
-    try:
-        descriptor = os.open(place.tar, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UnansweredError(f"cannot read {place.tar}: {error.strerror}") from error
-    try:
-        yield fill_from_file(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def index_place(
     place: Place, identity: str, choice: Choice, server: Server, advance: Advance
 ) -> Indexed:
@@ -191,7 +150,7 @@ def index_place(
         UnansweredError: it cannot be read, which says nothing of what it holds.
     """
     layouts = _Layouts(choice.rules)
-    with opened(place, choice.checksum, server, advance) as tar:
+    with open_tar(place.tar, server, place.bytes, choice.checksum, advance) as tar:
         found, samples, last = Scan(), dict[str, list[_Member]](), ""
         for member in members_in_order(tar, found):
             last, extension = split_name(member.name)

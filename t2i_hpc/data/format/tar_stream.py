@@ -12,10 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 
 from t2i_hpc.common.errors import DataError, UserError
 from t2i_hpc.data.format.sums import SHA256, new_sum
 from t2i_hpc.data.format.tars import OpenTar
+from t2i_hpc.data.storage.fetching import Server, is_remote
+from t2i_hpc.data.storage.retry import shown
 
 _BLOCK = 1 << 20  # bytes read at once: as much as stays in a core's cache
 # Fills a buffer with the bytes from an offset on; returns how many came, 0 at the end.
@@ -25,11 +29,6 @@ Advance = Callable[[int], None]
 
 class UnansweredError(UserError):
     """A tar could not be read, which says nothing of what it holds."""
-
-
-def fill_from_file(descriptor: int) -> Fill:
-    """Return what reads a file here."""
-    return lambda target, offset: os.preadv(descriptor, [target], offset)
 
 
 def fill_from_blocks(blocks: Iterator[bytes]) -> Fill:
@@ -46,6 +45,51 @@ def fill_from_blocks(blocks: Iterator[bytes]) -> Fill:
     return fill
 
 
+@contextmanager
+def open_tar(
+    address: str,
+    server: Server,
+    size: int = -1,
+    checksum: str = "",
+    advance: Advance = lambda _: None,
+) -> Iterator[TarStream]:
+    """Open a tar in a folder or on a server; of the latter many ranges come at once.
+
+    Args:
+        address: its path or address.
+        server: reads of servers, and how often failing ones are tried again.
+        size: its bytes; -1: as many as it has.
+        checksum: which hash of the whole is reckoned; empty: none.
+        advance: told how many bytes more are read.
+
+    Raises:
+        UnansweredError: it cannot be read.
+        DataError: it cannot be opened.
+    """
+    with ExitStack() as stack:
+        if is_remote(address, "urls"):
+            size = server.size(address) if size < 0 else size
+            blocks = stack.enter_context(closing(server.read_file(address, size)))
+            fill = fill_from_blocks(blocks)
+        else:
+            advice = "see whether its file system answers"
+            descriptor = server.retry.attempt(address, lambda _: _descriptor(address), advice)
+            stack.callback(os.close, descriptor)
+            size = os.fstat(descriptor).st_size if size < 0 else size
+            fill = partial(_fill_from_file, descriptor)
+        tar = TarStream(shown(address), size, fill, advance, checksum)
+        stack.callback(tar.close)
+        yield tar
+
+
+def _descriptor(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _fill_from_file(descriptor: int, target: memoryview, offset: int) -> int:
+    return os.preadv(descriptor, [target], offset)
+
+
 class TarStream(OpenTar):
     """A tar that is read forward.
 
@@ -54,7 +98,8 @@ class TarStream(OpenTar):
         size: its bytes.
         fill: reads on; asked for all bytes in order.
         advance: told how many bytes more are read.
-        checksum: which hash of the whole is reckoned, see :mod:`t2i_hpc.data.format.sums`.
+        checksum: which hash of the whole is reckoned, see :mod:`t2i_hpc.data.format.sums`;
+            empty: none.
     """
 
     def __init__(
@@ -64,7 +109,7 @@ class TarStream(OpenTar):
         self._advance, self._fill = advance, fill
         self._buffer = bytearray(min(_BLOCK, size))
         self._start = self._end = 0  # of what the buffer holds
-        self._sum = new_sum(checksum)
+        self._sum = new_sum(checksum) if checksum else None
         self._pool = ThreadPoolExecutor(1) if checksum == SHA256 else None
         self._pending: Future[None] | None = None
 
@@ -84,7 +129,7 @@ class TarStream(OpenTar):
         while self._end < self.size:
             self._move(self._end, self.size)
         self.close()
-        return self._sum.hexdigest()
+        return self._sum.hexdigest() if self._sum is not None else ""
 
     def close(self) -> None:
         """Wait for the thread that reckons the hash, if there is one."""
@@ -122,6 +167,8 @@ class TarStream(OpenTar):
         return count
 
     def _add(self, content: memoryview) -> None:
+        if self._sum is None:
+            return
         if self._pool is None:
             self._sum.update(content)
             return

@@ -17,8 +17,8 @@ import webdataset
 from PIL import Image
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data import webdataset_stream
 from t2i_hpc.data.images import encode
+from t2i_hpc.data.storage import fetching
 from tests.support.data import captions_of, draw_image, image_bytes
 from tests.support.servers import MortalServer, fail, serving
 from tests.support.tars import (
@@ -49,7 +49,7 @@ def test_a_server_that_dies_is_reported_once(mortal: MortalServer, workers: int)
 def test_a_server_that_fails_within_a_tar_is_reported_once(
     urls: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webdataset_stream, "BLOCK", 4096)
+    monkeypatch.setattr(fetching, "BLOCK", 4096)
     with serving(Path(urls).parent) as server:
         server.fault = lambda handler, _: (
             "bytes=0-" not in handler.headers["Range"] and fail(handler)
