@@ -153,6 +153,15 @@ class DataConfig:
         maximum=256,
         identity=False,
     )
+    endpoint: str = setting(
+        "",
+        "address of a server of s3:// other than Amazon's, e.g. http://minio:9000; empty: "
+        "AWS_ENDPOINT_URL, or Amazon's",
+        identity=False,
+    )
+    anonymous: bool = setting(
+        False, "read public buckets of s3:// and gs:// without keys", identity=False
+    )
 
     def __post_init__(self) -> None:
         """Let vocabulary and test split come from one of the data sets that are mixed."""
@@ -214,7 +223,12 @@ class ShardsConfig:
         "", "webdataset: extension of the captions, e.g. syn.json; empty: txt, then json"
     )
     name: str = setting("", "name of the dataset, for titles; empty: the source's name")
-    output: str = setting("", "folder to write, e.g. shards/coco")
+    output: str = setting(
+        "", "folder to write, e.g. shards/coco; or s3://bucket/coco, with staging="
+    )
+    staging: str = setting(
+        "", "output=s3://… or gs://…: folder here in which the split is built before it is copied"
+    )
     index: str = setting(
         "",
         "source=webdataset: write only an index of the tars to this folder, instead of output=; "
@@ -225,6 +239,12 @@ class ShardsConfig:
         "index=: the tars, instead of a folder images=: paths, http(s)://, s3:// or gs://, with "
         "{000..999} for many; quote the whole argument",
     )
+    endpoint: str = setting(
+        "",
+        "address of a server of s3:// other than Amazon's, e.g. http://minio:9000; empty: "
+        "AWS_ENDPOINT_URL, or Amazon's",
+    )
+    anonymous: bool = setting(False, "read public buckets of s3:// and gs:// without keys")
     check_images: str = setting(
         "headers",
         "index=: what is read of an image: headers, or decode, which finds damaged pixels and "

@@ -21,6 +21,7 @@ from t2i_hpc.data.format.manifest import (
     Manifest,
 )
 from t2i_hpc.data.images import Pixels, center_crop, decode, resize_shorter
+from t2i_hpc.data.storage.buckets import use_access
 from t2i_hpc.data.storage.cache import Cache
 from t2i_hpc.data.storage.fetching import Server, is_remote, join
 from t2i_hpc.data.storage.local_shards import LocalStorage, Reads, Storage
@@ -64,6 +65,7 @@ class Split:
         Raises:
             DataError: no such folder or split, or a part of it is missing or damaged.
         """
+        use_access(config)
         if is_remote(config.path, "data.path"):
             server, cache = Server(config.retry_seconds, config.connections), open_cache(config)
             manifest = fetch_manifest(join(config.path, split), server, cache)

@@ -24,6 +24,7 @@ from t2i_hpc.data.loader import Loader, OpenLoader
 from t2i_hpc.data.mixture import MixedSplits, MixtureOrder, check_one_vocabulary, shares_of
 from t2i_hpc.data.sampler import I64, RankSlice, Sampler
 from t2i_hpc.data.split import Split, open_cache, open_vocabulary
+from t2i_hpc.data.storage.buckets import use_access
 from t2i_hpc.data.storage.local_shards import Reads
 from t2i_hpc.data.storage.prefetch import Lookahead, Order
 from t2i_hpc.data.storage.retry import shown
@@ -80,6 +81,7 @@ def open_training_data(config: DataConfig, check_tars: bool = True) -> TrainingD
     Raises:
         UserError: it is not there, damaged, or contradictory.
     """
+    use_access(config)
     return _READERS[config.reader](config, check_tars)
 
 

@@ -6,12 +6,17 @@ What a subcommand needs is imported when it runs, so ``--help`` and a misspelt k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.data import ShardsConfig
+
+if TYPE_CHECKING:
+    from t2i_hpc.data.format.manifest import Manifest
+    from t2i_hpc.data.storage.buckets import Bucket
 
 Settings = dict[str, str]
 
@@ -24,7 +29,12 @@ def build(config: ShardsConfig) -> None:
         build_partition,
         build_splits,
     )
+    from t2i_hpc.data.storage.buckets import use_access
 
+    use_access(config)
+    if "://" in config.output:
+        _build_into_bucket(config)
+        return
     if config.index and not config.partition:
         say(build_index(config))
         return
@@ -47,6 +57,28 @@ def build(config: ShardsConfig) -> None:
         f"{target}: partition {config.partition} is made, {shards:,} shards; after all of them: "
         f"python -m t2i_hpc.shards merge {target}"
     )
+
+
+def _build_into_bucket(config: ShardsConfig) -> None:
+    """Build splits in a folder here and copy them; a split that is there is only copied."""
+    from t2i_hpc.data.build.split_writer import HELD_OUT, build_splits
+    from t2i_hpc.data.format.manifest import MANIFEST, Manifest
+    from t2i_hpc.data.storage.buckets import Bucket
+
+    bucket = Bucket(config.output, setting="output")
+    if not config.staging or config.partition:
+        raise ConfigurationError(
+            "output= is an address: add staging=DIR, a folder here for the shards until they are "
+            "all in the bucket; partitions are built with output=DIR, merged, and copied by "
+            "shards upload DIR to=…"
+        )
+    names = [config.split, HELD_OUT] if config.test_fraction else [config.split]
+    folders = [Path(config.staging) / name for name in names]
+    if not all((folder / MANIFEST).is_file() for folder in folders):
+        for built in build_splits(replace(config, output=config.staging)):
+            say(built)
+    for folder in folders:
+        _upload(Manifest.load(folder), bucket)
 
 
 def merge(folder: str, settings: Settings) -> None:
@@ -83,6 +115,32 @@ def vocabulary(folder: str, settings: Settings) -> None:
         )
         made = make_vocabulary(Path(folder), sources, settings.get("letters", "ascii"), *bounds)
     say(f"{Path(folder) / 'vocabulary.json'}: {made.size:,} words")
+
+
+def upload(folder: str, settings: Settings) -> None:
+    """Copy splits into a bucket and print where they are."""
+    from t2i_hpc.data.inspection import splits_at
+    from t2i_hpc.data.storage.buckets import Bucket
+
+    if "to" not in settings:
+        raise ConfigurationError("upload takes to=s3://BUCKET/FOLDER")
+    bucket = Bucket(settings["to"])
+    for manifest in splits_at(folder):
+        _upload(manifest, bucket)
+
+
+def _upload(manifest: Manifest, bucket: Bucket) -> None:
+    from t2i_hpc.common.terminal import progress
+    from t2i_hpc.data.storage.buckets import upload_split
+    from t2i_hpc.data.storage.retry import shown
+
+    if manifest.location:
+        raise ConfigurationError("upload takes a folder here, not an address")
+    total = sum(path.stat().st_size for path in manifest.folder.iterdir())
+    with progress(f"upload {manifest.folder}", total, "bytes") as advance:
+        upload_split(manifest, bucket, advance)
+    there = f"{shown(bucket.address)}/{manifest.split}"
+    say(f"{there}: {manifest.sample_count:,} samples; the copy {manifest.folder} may go")
 
 
 def verify(folder: str, settings: Settings) -> None:
@@ -195,6 +253,13 @@ SUBCOMMANDS = {
         "language",
         ("captions", "from", "letters", "min_count", "max_words"),
         vocabulary,
+    ),
+    "upload": Subcommand(
+        "upload DIR to=s3://BUCKET/FOLDER",
+        "copy a split, or a folder of splits, into a bucket, several files at once; the manifest "
+        "comes last,\n      and the same command resumes",
+        ("to",),
+        upload,
     ),
     "verify": Subcommand(
         "verify DIR [workers=4] [log=FILE]",

@@ -303,6 +303,8 @@ def _workspace(config: ShardsConfig) -> Workspace:
     """Return where the split is made; the folder of splits is made if there is none."""
     if not config.output:
         raise DataError("output= is missing: name the folder to write, e.g. shards/mine")
+    if "://" in config.output:
+        raise DataError(f"output={config.output} is no folder: build in one, then shards upload")
     if _NO_FOLDER_NAME.search(config.split) or not config.split:
         raise DataError(f"split={config.split} is no folder name: use letters, digits, - and _")
     target = Path(config.output) / config.split

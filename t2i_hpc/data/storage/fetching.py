@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from t2i_hpc.common.errors import DataError
+from t2i_hpc.data.storage.buckets import options_of
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy, scheme_of, shown
 
 NEEDED = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
@@ -261,6 +262,7 @@ def _connect(scheme: str) -> Any:
         }
     elif scheme == "s3":
         options = {"config_kwargs": {"max_pool_connections": _MOST_CONNECTIONS}}
+    options |= options_of(scheme)
     try:
         client = fsspec.filesystem(scheme, **options)
         if scheme.startswith("http"):  # or each of many first requests would make a session
