@@ -2,6 +2,8 @@
 
     python -m benchmarks.data                                   # 304 px JPEG: two minutes
     python -m benchmarks.data --size 64 --samples 100 --images 480 --rounds 1    # seconds
+    python -m benchmarks.data --index          # indexing tars beside cat, see benchmarks.building
+    python -m benchmarks.data --build          # memory of a partition
 
 Every row makes the same training samples (a 256 px crop of a 304 px JPEG, mirrored by chance,
 with the tokens of one caption) from the same 400 synthetic images, on local files in the page
@@ -39,6 +41,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
+from benchmarks import building
 from benchmarks import sampler as order
 from t2i_hpc.common.process import keep_freed_memory
 from t2i_hpc.config.data import DataConfig, ShardsConfig
@@ -276,7 +279,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=24, help="images of a batch")
     parser.add_argument("--images", type=int, default=720, help="images a row and round")
     parser.add_argument("--rounds", type=int, default=6, help="the best one counts")
+    parser.add_argument("--index", action="store_true", help="indexing in place beside cat")
+    parser.add_argument("--build", action="store_true", help="memory of a partition")
     given = parser.parse_args(arguments)
+    if given.build:
+        building.compare_partitions()
+        return
+    if given.index:
+        rng = np.random.default_rng(0)
+        images = [encode(draw(rng, given.size), "jpeg", 95) for _ in range(min(given.samples, 60))]
+        logging.disable()
+        building.compare_index(images, max(given.samples, 4) * 10, given.rounds)
+        return
     torch.set_num_threads(1)
     keep_freed_memory()  # as training does
     logging.disable()

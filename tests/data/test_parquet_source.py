@@ -159,7 +159,7 @@ def test_memory_is_that_of_a_few_rows(tmp_path: Path) -> None:
     assert peak + held < 3_000_000  # of 12,800,000
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     r"holds no images, but the columns url, caption: .*img2dataset": {"url": ["a"]},
     r"bytes in the columns one, two: name that .* image_key=": {"one": [b"1"], "two": [b"2"]},
 }

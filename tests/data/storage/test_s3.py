@@ -90,8 +90,13 @@ def test_a_split_goes_into_a_bucket(shards: Path, bucket: str, tmp_path: Path) -
             DataConfig(path="s3://images/copy", cache=str(tmp_path), retry_seconds=60), "train"
         )
     again, told = list[str](), list[int]()
+
+    def noted(path: Path, name: str) -> None:
+        again.append(name)
+        put(path, name)
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(copied, "put", lambda path, name: (again.append(name), put(path, name)))
+        patched.setattr(copied, "put", noted)
         upload_split(manifest, copied, told.append)
     assert not {*again} & {*put_before}
     assert sum(told) == sum(path.stat().st_size for path in manifest.folder.iterdir())

@@ -112,7 +112,7 @@ def test_a_tar_that_was_cut_is_reported(
 
 def test_tars_without_samples_do_not_hang(tmp_path: Path) -> None:
     urls = write_tars(tmp_path / "tars", [{"__key__": "a", "cls": b"1"}])
-    with pytest.raises(DataError, match=r"0\.tar \(.*: it holds no samples\)"):
+    with pytest.raises(DataError, match=r"0\.tar \(it holds no samples\)"):
         take(stream_of(urls), 1)
 
 
