@@ -51,7 +51,11 @@ def write_tars(folder: Path, images: list[bytes], count: int) -> int:
             for place in range(each):
                 key = f"{number:05d}{place:04d}"
                 caption = f"a photograph of number {place % 97}, as somebody described it"
-                said = {"caption": caption, "url": f"https://images.example/{key}.jpg", "key": key}
+                said: dict[str, object] = {
+                    "caption": caption,
+                    "url": f"https://images.example/{key}.jpg",
+                    "key": key,
+                }
                 said |= {"status": "success", "width": 304, "height": 304, "exif": "{}"}
                 content = images[place % len(images)]
                 for extension, text in (
