@@ -21,10 +21,10 @@ from t2i_hpc.data.format.manifest import (
     Manifest,
 )
 from t2i_hpc.data.images import Pixels, center_crop, decode, resize_shorter
-from t2i_hpc.data.storage.buckets import use_access
 from t2i_hpc.data.storage.cache import Cache
 from t2i_hpc.data.storage.fetching import Server, is_remote, join
 from t2i_hpc.data.storage.local_shards import LocalStorage, Reads, Storage
+from t2i_hpc.data.storage.object_stores import use_access
 from t2i_hpc.data.storage.remote import CachedStorage, RangedStorage
 from t2i_hpc.data.storage.remote_tables import fetch_manifest, fetch_vocabulary
 from t2i_hpc.data.storage.retry import shown

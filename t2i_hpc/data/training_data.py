@@ -24,8 +24,8 @@ from t2i_hpc.data.loader import Loader, OpenLoader
 from t2i_hpc.data.mixture import MixedSplits, MixtureOrder, check_one_vocabulary, shares_of
 from t2i_hpc.data.sampler import I64, RankSlice, Sampler
 from t2i_hpc.data.split import Split, open_cache, open_vocabulary
-from t2i_hpc.data.storage.buckets import use_access
 from t2i_hpc.data.storage.local_shards import Reads
+from t2i_hpc.data.storage.object_stores import use_access
 from t2i_hpc.data.storage.prefetch import Lookahead, Order
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import StoredSample

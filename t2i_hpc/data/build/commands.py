@@ -16,7 +16,7 @@ from t2i_hpc.config.data import ShardsConfig
 
 if TYPE_CHECKING:
     from t2i_hpc.data.format.manifest import Manifest
-    from t2i_hpc.data.storage.buckets import Bucket
+    from t2i_hpc.data.storage.object_stores import Bucket
 
 Settings = dict[str, str]
 
@@ -29,7 +29,7 @@ def build(config: ShardsConfig) -> None:
         build_partition,
         build_splits,
     )
-    from t2i_hpc.data.storage.buckets import use_access
+    from t2i_hpc.data.storage.object_stores import use_access
 
     use_access(config)
     if "://" in config.output:
@@ -63,7 +63,7 @@ def _build_into_bucket(config: ShardsConfig) -> None:
     """Build splits in a folder here and copy them; a split that is there is only copied."""
     from t2i_hpc.data.build.split_writer import HELD_OUT, build_splits
     from t2i_hpc.data.format.manifest import MANIFEST, Manifest
-    from t2i_hpc.data.storage.buckets import Bucket
+    from t2i_hpc.data.storage.object_stores import Bucket
 
     bucket = Bucket(config.output, setting="output")
     if not config.staging or config.partition:
@@ -120,7 +120,7 @@ def vocabulary(folder: str, settings: Settings) -> None:
 def upload(folder: str, settings: Settings) -> None:
     """Copy splits into a bucket and print where they are."""
     from t2i_hpc.data.inspection import splits_at
-    from t2i_hpc.data.storage.buckets import Bucket
+    from t2i_hpc.data.storage.object_stores import Bucket
 
     if "to" not in settings:
         raise ConfigurationError("upload takes to=s3://BUCKET/FOLDER")
@@ -131,7 +131,7 @@ def upload(folder: str, settings: Settings) -> None:
 
 def _upload(manifest: Manifest, bucket: Bucket) -> None:
     from t2i_hpc.common.terminal import progress
-    from t2i_hpc.data.storage.buckets import upload_split
+    from t2i_hpc.data.storage.object_stores import upload_split
     from t2i_hpc.data.storage.retry import shown
 
     if manifest.location:

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.storage.buckets import options_of
+from t2i_hpc.data.storage.object_stores import options_of
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy, scheme_of, shown
 
 NEEDED = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}

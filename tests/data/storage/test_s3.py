@@ -18,7 +18,7 @@ from t2i_hpc.data.build.split_writer import build_index
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
-from t2i_hpc.data.storage.buckets import Bucket, options_of, upload_split, use_access
+from t2i_hpc.data.storage.object_stores import Bucket, options_of, upload_split, use_access
 from t2i_hpc.data.training_data import indexed_loader
 from tests.support.data import make_image_folder, make_shards
 from tests.support.tars import foreign, write_tars
