@@ -55,8 +55,11 @@ def write_tars(folder: Path, images: list[bytes], count: int) -> int:
                     "caption": caption,
                     "url": f"https://images.example/{key}.jpg",
                     "key": key,
+                    "status": "success",
+                    "width": 304,
+                    "height": 304,
+                    "exif": "{}",
                 }
-                said |= {"status": "success", "width": 304, "height": 304, "exif": "{}"}
                 content = images[place % len(images)]
                 for extension, text in (
                     ("jpg", content),
