@@ -347,6 +347,46 @@ class OneStageConfig(PenaltyConfig):
         minimum=1,
         neutral=500_000,
     )
+    fd_weight: float = setting(
+        0.0,
+        "weight of the Fréchet distance to the training images, in EfficientNet-Lite0 features "
+        "whose variance over these is 1, in the generator's loss; 0 leaves it out. Distances then "
+        "flatter the run: compare it by other judges, and look at its images",
+        minimum=0.0,
+        neutral=0.0,
+    )
+    fd_from_images: int = setting(
+        0,
+        "images of training before the Fréchet distance joins the loss",
+        unit="images",
+        minimum=0,
+        neutral=0,
+    )
+    fd_half_life: float = setting(
+        10_000.0,
+        "generated images after which one counts half in the running moments of that distance; "
+        "several times its 496 features",
+        unit="images",
+        minimum=1.0,
+        neutral=10_000.0,
+    )
+    fd_real_images: int = setting(
+        50_000,
+        "training images, the first of the stream, whose moments that distance aims at; all where "
+        "there are fewer",
+        unit="images",
+        minimum=2,
+        neutral=50_000,
+    )
+    fd_side: int | None = setting(
+        None,
+        "side that images are resized to for that distance's network; less is quicker; empty: that "
+        "of projected's, else the resolution, 224 at least",
+        unit="px",
+        minimum=64,
+        maximum=1024,
+        neutral=None,
+    )
 
 
 @dataclass
@@ -528,6 +568,10 @@ class StagedGANConfig(GANConfig):
         1.0, "weight of the condition's divergence from the normal distribution", minimum=0.0
     )
     generator_width: int = inherited(GANConfig, "generator_width", 32)
+    augmentation: list[str] = inherited(OneStageConfig, "augmentation", [])
+    augmentation_probability: float = inherited(OneStageConfig, "augmentation_probability")
+    augmentation_target: float | None = inherited(OneStageConfig, "augmentation_target")
+    augmentation_images: int = inherited(OneStageConfig, "augmentation_images")
     # Released code, under the PyTorch of its time.
     image_encoder: ImageEncoderConfig = section(partial(ImageEncoderConfig, align_corners=True))
     damsm: DAMSMConfig = section(partial(DAMSMConfig, weight=5.0, gamma1=4.0))
@@ -590,4 +634,6 @@ def detector_within(system: SystemConfig) -> str:
     """Return the ``evaluation.detector`` whose network a system is trained against, "" for none."""
     if isinstance(system, CLIPGANConfig):
         return "clip"
-    return "efficientnet_lite0" if getattr(system, "discriminator", "") == "projected" else ""
+    projected = getattr(system, "discriminator", "") == "projected"
+    by_distance = getattr(system, "fd_weight", 0.0) > 0
+    return "efficientnet_lite0" if projected or by_distance else ""

@@ -36,7 +36,7 @@ from t2i_hpc.evaluation.image_sources import (
     real_images,
     spread,
 )
-from t2i_hpc.evaluation.judges import check_judge, labeled
+from t2i_hpc.evaluation.judges import check_judge, labeled, with_second_judge
 from t2i_hpc.evaluation.lpips_diversity import LPIPS, lpips_identity
 from t2i_hpc.evaluation.metrics import without_images
 from t2i_hpc.evaluation.protocol import ARITHMETIC, Protocol
@@ -90,7 +90,11 @@ class Generated:
 
 
 def comparisons(
-    config: EvaluateConfig, *, device: torch.device = _CPU, shards: int | None = None
+    config: EvaluateConfig,
+    *,
+    device: torch.device = _CPU,
+    shards: int | None = None,
+    alone: bool = True,
 ) -> Iterator[Comparison]:
     """Give what the configuration compares, one checkpoint after the other.
 
@@ -98,6 +102,7 @@ def comparisons(
         config: of the command ``evaluate``.
         device: of generator, detector and sums.
         shards: how many there are; None for ``evaluation.shards``.
+        alone: whether no other judge scores beside this one (:func:`by_all_judges`).
 
     Raises:
         UserError: a folder, run, checkpoint, split or weights file that is not there, too few
@@ -107,7 +112,7 @@ def comparisons(
     sharding = Sharding(shards or settings.shards, settings.batch_size)
     if settings.shard is not None:
         shard_range(settings.images, sharding.shards, settings.shard)
-    generated, real = _of_folder(config) if config.images else _of_run(config)
+    generated, real = _of_folder(config) if config.images else _of_run(config, alone)
     resize_rule = ResizeRule(settings.real_crop, settings.real_filter, settings.seed)
     wanted, detector = _count_real(settings, real), identify_detector(settings)
     detector = labeled(detector, generated.system, settings)
@@ -164,6 +169,12 @@ def comparisons(
         yield dataclasses.replace(first, others=others)
 
 
+def by_all_judges(config: EvaluateConfig) -> Iterator[EvaluateConfig]:
+    """Give an evaluation, and the same by another judge where one alone could mislead."""
+    system = None if config.images else _weights_of(Path(config.run), config.checkpoint)[0].system
+    yield from with_second_judge(config, system)
+
+
 def _of_other_seeds(comparison: Comparison, settings: EvaluationConfig) -> Iterator[Comparison]:
     """Give a comparison drawn by the other seeds of ``evaluation.seeds``.
 
@@ -208,7 +219,7 @@ def _saving(comparison: Comparison, settings: EvaluationConfig) -> Comparison:
     return dataclasses.replace(comparison, subject=writing, saved=saved)
 
 
-def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
+def _of_run(config: EvaluateConfig, alone: bool) -> tuple[Generated, RealImages]:
     """Return what a run's checkpoints generate, and the real images.
 
     Raises:
@@ -241,7 +252,8 @@ def _of_run(config: EvaluateConfig) -> tuple[Generated, RealImages]:
     def training() -> RealImages:
         return run_training_images(run, trained_on.data, config.data.path)
 
-    check_judge(system, settings, output)
+    if alone:
+        check_judge(system, settings, output)
     return Generated(output, captions, size, subjects, training, system), real
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.fields import entries
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.evaluation.build import comparisons
+from t2i_hpc.evaluation.build import by_all_judges, comparisons
 from t2i_hpc.evaluation.comparison import Comparison
 
 
@@ -24,7 +24,11 @@ def missing_shards(config: EvaluateConfig, shards: int | None = None) -> list[in
     Raises:
         UserError: as :func:`comparisons`.
     """
-    compared = comparisons(config, shards=shards)
+    compared = (
+        comparison
+        for judged in by_all_judges(config)
+        for comparison in comparisons(judged, shards=shards, alone=judged is config)
+    )
     return sorted({shard for comparison in compared for shard in comparison.missing()})
 
 

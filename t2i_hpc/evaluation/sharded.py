@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.evaluation.build import comparisons
+from t2i_hpc.evaluation.build import by_all_judges, comparisons
 from t2i_hpc.evaluation.comparison import Comparison
 from t2i_hpc.evaluation.detectors import build_detector
 from t2i_hpc.evaluation.image_sources import ImageFolder
@@ -38,11 +39,25 @@ def compute_shards(
         rank, ranks: this process and how many there are.
         barrier: waits for all ranks.
     """
+    for judged in by_all_judges(config):
+        compared = partial(comparisons, judged, device=device, alone=judged is config)
+        _compute_shards(judged, compared, device, rank=rank, ranks=ranks, barrier=barrier)
+
+
+def _compute_shards(
+    config: EvaluateConfig,
+    compared: Callable[..., Iterable[Comparison]],
+    device: torch.device,
+    *,
+    rank: int,
+    ranks: int,
+    barrier: Callable[[], None],
+) -> None:
     settings = config.evaluation
     # No rank is idle; the number of shards moves no score.
     shards = settings.shards if settings.shard is not None else max(settings.shards, ranks)
     detector = None
-    for comparison in comparisons(config, device=device, shards=shards):
+    for comparison in compared(shards=shards):
         _check_export(comparison, config.export_statistics)
         if rank == 0 and comparison.left_out and detector is None:
             say(comparison.left_out, sys.stderr)
@@ -66,10 +81,11 @@ def merge_shards(config: EvaluateConfig, device: torch.device) -> None:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    for comparison in comparisons(config, device=device):
-        _check_export(comparison, config.export_statistics)
-        refuse_missing(comparison, config)
-        _report(comparison, config)
+    for judged in by_all_judges(config):
+        for comparison in comparisons(judged, device=device, alone=judged is config):
+            _check_export(comparison, judged.export_statistics)
+            refuse_missing(comparison, judged)
+            _report(comparison, judged)
 
 
 def _check_export(comparison: Comparison, path: str) -> None:

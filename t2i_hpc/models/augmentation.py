@@ -66,6 +66,13 @@ class Augmentation(nn.Module):
             self.probability.add_(self.change).clamp_(0, 1)
             self.change.zero_()
 
+    def followed(self, logits: Tensor) -> dict[str, Tensor]:
+        """Follow logits of real images where it adapts; return what is logged of itself."""
+        if not self.adapts:
+            return {}
+        probability = self.probability.clone()
+        return {"real_sign": self.follow(logits), "augmented": probability}
+
     @torch.no_grad()
     def follow(self, logits: Tensor) -> Tensor:
         """Take note of a rank's logits of real images; return r_t over all ranks, -1 to 1."""

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -88,6 +89,7 @@ class EfficientNetTaps(nn.Module):
     """
 
     widths = (24, 40, 112, 320)
+    side = 224  # of the images that it was trained on
     _ENDS = (3, 5, 11, 16)  # blocks up to the last one at a 4th, 8th, 16th and 32nd of the side
 
     def __init__(self) -> None:
@@ -111,6 +113,14 @@ class EfficientNetTaps(nn.Module):
         for stage in self.stages:
             features = stage(features)
             maps.append(features)
+        return maps
+
+    def of_images(self, images: Tensor, side: int) -> list[Tensor]:
+        """Return the maps of images (B, 3, R, R) in [-1, 1], resized to `side`."""
+        if images.shape[-1] != side:
+            images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+        # By way of 0..255 to what the network was trained on.
+        maps: list[Tensor] = self((images * 127.5 + 0.5) / 128)
         return maps
 
 

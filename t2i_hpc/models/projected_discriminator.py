@@ -65,11 +65,10 @@ class Projection(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return four maps (B, width·2^l, s/2^(l+2), s/2^(l+2)) of images (B, 3, R, R)."""
-        if images.shape[-1] != self.side:
-            size = (self.side, self.side)
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        # From [-1, 1] by way of 0..255 to what the network was trained on.
-        maps = self.network((images * 127.5 + 0.5) / 128)
+        return self.mixed(self.network.of_images(images, self.side))
+
+    def mixed(self, maps: list[Tensor]) -> list[Tensor]:
+        """Return the same of the network's maps."""
         parts = zip(self.across_channels, maps, _SCALES, strict=True)
         mixed = [mix(one / scale) for mix, one, scale in parts]
         for level in reversed(range(len(mixed) - 1)):
@@ -118,7 +117,20 @@ class ProjectedDiscriminator(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return a map (B, 64, h, w) of each head for images (B, 3, R, R) in [-1, 1]."""
-        maps = self.frozen["projection"](image)
+        return self._features(self._projection(image))
+
+    def features_with_maps(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the same and the frozen network's own maps, from one forward."""
+        maps = self._projection.network.of_images(image, self._projection.side)
+        return self._features(self._projection.mixed(maps)), maps
+
+    @property
+    def _projection(self) -> Projection:
+        projection = self.frozen["projection"]
+        assert isinstance(projection, Projection)
+        return projection
+
+    def _features(self, maps: list[Tensor]) -> list[Tensor]:
         return [head(one) for head, one in zip(self.heads, maps, strict=True)]
 
     def logits(self, features: list[Tensor], sentence: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from importlib.resources import files
 
 from PIL import Image
 
+from t2i_hpc.evaluation.judges import GAMED
 from t2i_hpc.evaluation.scores import (
     ScoreCurve,
     beside_real,
@@ -93,6 +94,7 @@ def render(record: RunRecord) -> str:
         samples(record),
         caption_sensitivity(record),
         overfitting(record),
+        trained_by_scores(record),
         score_section(curves),
         *(pictures(getattr(record, kind), kind, *texts) for kind, *texts in _PICTURES),
         losses(record),
@@ -201,6 +203,13 @@ def overfitting(record: RunRecord) -> str:
         "training images are known by heart: system.augmentation helps."
     )
     return section("Overfitting", note, f'<div class="charts">{chart}</div>')
+
+
+def trained_by_scores(record: RunRecord) -> str:
+    """A warning where scores are what the generator was trained on."""
+    if not record.setting("system.fd_weight"):
+        return ""
+    return f'<p class="note"><b>Warning: {escape(GAMED)}.</b></p>'
 
 
 def score_section(curves: Sequence[ScoreCurve]) -> str:

@@ -21,6 +21,7 @@ from t2i_hpc.cluster.sweeps import find_runs, is_run, is_sweep, read_sweep
 from t2i_hpc.common.errors import ConfigurationError, RunError, nearest
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.common.terminal import aligned
+from t2i_hpc.evaluation.judges import GAMED
 from t2i_hpc.evaluation.published import Published, published_beside
 from t2i_hpc.evaluation.scores import FILE_NAME, Score, beside_real, measured, score_curves
 from t2i_hpc.reporting.costs import Cost
@@ -214,7 +215,16 @@ def to_markdown(results: Results) -> str:
     rule = ["-" * (width - 1) + (":" if n in numbers else "-") for n, width in enumerate(widths)]
     lines = aligned([rows[0], rule, *rows[1:]], numbers, between=" | ")
     table = "".join(f"| {line} |\n" for line in lines)
-    return table + _flattered_line(results) + _published_lines(results.published)
+    notes = _flattered_line(results) + _gamed_lines(results)
+    return table + notes + _published_lines(results.published)
+
+
+def _gamed_lines(results: Results) -> str:
+    """Return a warning about the runs whose scores are what they were trained on."""
+    runs = [state.run for row in results.rows for state in row.states]
+    weights = {run.resolve().name: read_settings(run).get("system.fd_weight", "0") for run in runs}
+    gamed = [name for name, weight in weights.items() if float(weight) > 0]
+    return f"\n{', '.join(gamed)}: {GAMED}\n" if gamed and results.measures else ""
 
 
 _MARK = " *"  # behind a score that is flattered

@@ -200,6 +200,14 @@ class System(Protocol):
 
 
 @runtime_checkable
+class StepBeginner(Protocol):
+    """A system that hears of each step before its micro-batches begin."""
+
+    def begin_step(self, images_seen: int) -> None:
+        """Begin a step; `images_seen` before it."""
+
+
+@runtime_checkable
 class TextToImageSystem(System, Protocol):
     """A system that generates images of captions."""
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,9 @@ from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import mismatched
 from t2i_hpc.losses.gradient_penalty import PenalizedPairs
 from t2i_hpc.models import GeneratedImages
-from t2i_hpc.models.augmentation import Augmentation
 from t2i_hpc.models.recomputation import statistics_kept
 from t2i_hpc.models.text_encoder import TextFeatures
+from t2i_hpc.systems.augmented import build_augmentation, kept
 from t2i_hpc.systems.base import GAN, Loss, Losses, Phase, SplitLoss, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
@@ -47,6 +47,9 @@ from t2i_hpc.systems.encoders import (
 )
 from t2i_hpc.systems.parts import LOSSES, Discriminator, build_discriminator, build_generator
 from t2i_hpc.systems.penalties import Penalty
+
+if TYPE_CHECKING:  # for trainings by a distance alone
+    from t2i_hpc.systems.frechet_term import FrechetTerm
 
 _CUT = 2.0  # standard deviations that noise is cut at
 
@@ -85,17 +88,22 @@ class OneStageGAN(GAN):
         self.damsm = config.damsm if isinstance(config, SSAGANConfig) else None
         self.penalty = Penalty(config, config.penalty_norm)
         self.loss = LOSSES[config.loss]
-        self.augmentation = _build_augmentation(config)
+        self.augmentation = build_augmentation(config)
         generator = build_generator(config)
         self.discriminator = network = build_discriminator(config)
         check_penalty(config, self.discriminator, self.penalty)
+        self.frechet = _build_frechet(config, network)
         super().__init__(
             config,
             generator,
             {"discriminator": network},
             build_text_encoder(config.text_encoder, vocabulary_size),
             _build_image_encoder(config),
-            frozen={**self.discriminator.frozen, **_kept(self.augmentation)},
+            frozen={
+                **self.discriminator.frozen,
+                **kept(self.augmentation),
+                **(self.frechet.frozen if self.frechet else {}),
+            },
         )
         self.phases = self._phases()
 
@@ -117,6 +125,11 @@ class OneStageGAN(GAN):
         if not self.penalty.active:
             return [phase]
         return [phase, self.penalty.phase("penalty", self.penalty_losses)]
+
+    def begin_step(self, images_seen: int) -> None:
+        """Begin a step; `images_seen` before it."""
+        if self.frechet:
+            self.frechet.begin_step(images_seen)
 
     def begin(self, batch: Batch, noise: Tensor) -> OneStageStep:
         """Encode the captions and generate the fake images of a step."""
@@ -240,10 +253,7 @@ class OneStageGAN(GAN):
 
     def _followed(self, matching: Tensor) -> dict[str, Term]:
         """Let an adapted augmentation follow real logits; return what it logs of itself."""
-        if not self.augmentation.adapts:
-            return {}
-        probability = self.augmentation.probability.clone()
-        logged = {"real_sign": self.augmentation.follow(matching), "augmented": probability}
+        logged = self.augmentation.followed(matching)
         return {name: Term(value, 0.0) for name, value in logged.items()}
 
     def encoder_losses(self, step: OneStageStep) -> Losses:
@@ -251,25 +261,36 @@ class OneStageGAN(GAN):
         return as_terms(self._damsm(step.real, step.text, step.batch), "real_", 1.0)
 
     def generator_losses(self, step: OneStageStep) -> Losses:
-        """Adversarial loss and DAMSM of the fake images; with ``joint`` DAMSM of real ones too."""
-        losses: dict[str, Term] = {"adversarial": Term(self._adversarial(step))}
+        """Adversarial loss and DAMSM of the fake images; with ``joint`` DAMSM of real ones too.
+
+        And their Fréchet distance, where that is asked for.
+        """
+        adversarial, maps = self._adversarial(step)
+        losses: dict[str, Term] = {"adversarial": Term(adversarial)}
+        if self.frechet and self.frechet.due:
+            losses["frechet"] = self.frechet.term(step.fake, maps)
         joint = self.config.text_encoder.training == "joint"
         if self.damsm is not None and self.damsm.weight > 0:
             text = step.text if joint else TextFeatures(*(t.detach() for t in step.text))
             losses |= as_terms(self._damsm_of_fakes(step, text), "damsm_", self.damsm.weight)
         return {**losses, **self.encoder_losses(step)} if joint else losses
 
-    def _adversarial(self, step: OneStageStep) -> Tensor:
+    def _adversarial(self, step: OneStageStep) -> tuple[Tensor, list[Tensor] | None]:
+        """Return the loss, and the frozen network's maps of the fakes where both need them."""
+        maps, images = None, self.seen(step.fake, step)
         with frozen(self.discriminator):
-            fake = self.discriminator.features(self.seen(step.fake, step))
+            if self.frechet and self.frechet.due and self.frechet.shared:
+                fake, maps = self.discriminator.features_with_maps(images)
+            else:
+                fake = self.discriminator.features(images)
             logits = self.discriminator.logits(fake, step.sentence)
             if not self.loss.relative:
-                return self.loss.generator(logits, None)
+                return self.loss.generator(logits, None), maps
             # The step's own real pairs; R3GAN has a batch of its own here, read for it alone.
             with torch.no_grad():
                 real = self.discriminator.features(self.seen(step.real, step))
                 matching = self.discriminator.logits(real, step.sentence)
-        return self.loss.generator(logits, matching)
+        return self.loss.generator(logits, matching), maps
 
     def _damsm_of_fakes(self, step: OneStageStep, text: TextFeatures) -> dict[str, Tensor]:
         if self.image_encoder is None:
@@ -283,27 +304,17 @@ class OneStageGAN(GAN):
         return damsm_terms(images, self.image_encoder, text, batch, self.damsm)
 
 
-def _build_augmentation(config: OneStageConfig) -> Augmentation:
-    defaults = OneStageConfig
+def _build_frechet(config: OneStageConfig, discriminator: nn.Module) -> FrechetTerm | None:
+    if config.fd_weight > 0:
+        from t2i_hpc.systems.frechet_term import FrechetTerm
+
+        return FrechetTerm(config, discriminator)
+    names = ("fd_from_images", "fd_half_life", "fd_real_images", "fd_side")
     refuse_settings(
-        {
-            name: not config.augmentation and getattr(config, name) != getattr(defaults, name)
-            for name in ("augmentation_probability", "augmentation_target", "augmentation_images")
-        },
-        "has no effect without system.augmentation: name what to change, e.g. "
-        "[color,translation,cutout]",
+        {name: getattr(config, name) != getattr(OneStageConfig, name) for name in names},
+        "has no effect without system.fd_weight: give that too",
     )
-    return Augmentation(
-        config.augmentation,
-        config.augmentation_probability,
-        config.augmentation_target,
-        config.augmentation_images,
-    )
-
-
-def _kept(augmentation: Augmentation) -> dict[str, nn.Module]:
-    """Return what a checkpoint holds of it: a probability that moves."""
-    return {"augmentation": augmentation} if augmentation.adapts else {}
+    return None
 
 
 def _build_image_encoder(config: OneStageConfig) -> Any:

@@ -44,6 +44,7 @@ from t2i_hpc.models.staged_generator import (
     initialize,
 )
 from t2i_hpc.models.text_encoder import TextFeatures
+from t2i_hpc.systems.augmented import build_augmentation, kept
 from t2i_hpc.systems.base import GAN, Losses, Phase, Term, refuse_settings
 from t2i_hpc.systems.encoders import (
     as_terms,
@@ -152,6 +153,7 @@ class StagedGAN(GAN):
         check_encoder(config)
         generator = build_generator(config)
         self.discriminators = build_discriminators(config, generator)
+        self.augmentation = build_augmentation(config)
         text, image, width = config.text_encoder, config.image_encoder, config.text_encoder.width
         super().__init__(
             config,
@@ -159,6 +161,7 @@ class StagedGAN(GAN):
             {f"discriminator{side}": network for side, network in self.discriminators.items()},
             build_text_encoder(text, vocabulary_size),
             build_images_encoder(image, width) if config.damsm.weight > 0 else None,
+            frozen=kept(self.augmentation),
         )
         self.noise_width = config.noise_width + config.condition_width
         self.phases = self._phases()
@@ -173,6 +176,7 @@ class StagedGAN(GAN):
     def begin(self, batch: Batch, noise: Tensor) -> StagedStep:
         """Encode the captions and generate the fake images of a step."""
         self.set_modes()
+        self.augmentation.begin_step()
         with torch.no_grad():
             text: TextFeatures = self.text_encoder(batch.tokens, batch.lengths)
         condition, fake = self._fakes(batch, text, noise)
@@ -205,11 +209,19 @@ class StagedGAN(GAN):
         )
         return images
 
+    def seen(self, images: Tensor, step: StagedStep) -> Tensor:
+        """Return images (B, 3, R, R) as their discriminator sees them: real and fake, all sizes."""
+        changed: Tensor = self.augmentation(images, step.noise)
+        return changed
+
     def discriminator_losses(self, side: int, step: StagedStep) -> Losses:
         """Cross-entropies of pairs and, where there is a head for them, of images alone."""
         network, sentence = self.discriminators[side], step.text.sentence
         # Entered apart: batch norms must not mix real and fake images.
-        real, fake = network.features(step.real[side]), network.features(step.fake[side].detach())
+        real, fake = (
+            network.features(self.seen(images, step))
+            for images in (step.real[side], step.fake[side].detach())
+        )
         matching, generated = network.logits(real, sentence), network.logits(fake, sentence)
         pairs = wrong_pairs(len(real), self.config.mismatch)
         wrong = network.logits(real[:pairs], mismatched(sentence)[:pairs])
@@ -224,14 +236,16 @@ class StagedGAN(GAN):
         if real_alone is not None and fake_alone is not None:
             losses["real_alone"] = Term(entropy_real(real_alone), high)
             losses["fake_alone"] = Term(entropy_fake(fake_alone), low)
-        return losses
+        # Adapted by the largest images, which are the first to be learned by heart.
+        followed = self.augmentation.followed(matching) if side == self.resolution else {}
+        return losses | {name: Term(value, 0.0) for name, value in followed.items()}
 
     def generator_losses(self, step: StagedStep) -> Losses:
         """Adversarial losses of the fake images, divergence of the condition, and DAMSM."""
         losses: dict[str, Term] = {}
         for side, network in self.discriminators.items():
             with frozen(network):
-                matching, alone = network(step.fake[side], step.text.sentence)
+                matching, alone = network(self.seen(step.fake[side], step), step.text.sentence)
             losses[f"adversarial{side}"] = Term(entropy_real(matching))
             if alone is not None:
                 losses[f"adversarial{side}_alone"] = Term(entropy_real(alone))

@@ -66,6 +66,11 @@ from t2i_hpc.training.loop import Loop, TrainingSetup
 from t2i_hpc.training.precision import describe_arithmetic
 from t2i_hpc.training.progress import ProgressLine, RunOutput, open_progress
 from t2i_hpc.training.rank_info import RankInfo, find_rank
+from t2i_hpc.training.real_moments import (
+    aims_at_moments,
+    measure_real_moments,
+    warning_of_gamed_scores,
+)
 from t2i_hpc.training.session_record import run_recorded
 from t2i_hpc.training.stopping import listening
 from t2i_hpc.training.threads import keep_threads, settle_threads
@@ -101,11 +106,15 @@ def train(config: TrainConfig) -> int:
 
 @dataclass(frozen=True)
 class OpenedData:
-    """What a rank trains on, what makes its batches, and operations of a step by its images."""
+    """What a rank trains on, what makes its batches, and operations of a step by its images.
+
+    `measuring` makes the same batches once more, where their features are measured first.
+    """
 
     data: TrainingData
     loader: Loader
     flops: float | None = None
+    measuring: Loader | None = None
 
 
 @contextmanager
@@ -122,10 +131,14 @@ def _loading(config: TrainConfig) -> Iterator[OpenedData | Exception]:
     try:
         # What its first batches need of a server comes while the model is built.
         opened.loader.start(newest_images(run_folder(config, opened.data.identity)) or 0)
+        if opened.measuring:
+            opened.measuring.start(0)
         # Counted while there is no process group: fake tensors must meet no real collective.
         yield replace(opened, flops=_flops(config, opened.data))
     finally:
         opened.loader.close()
+        if opened.measuring:
+            opened.measuring.close()
 
 
 def _flops(config: TrainConfig, data: TrainingData) -> float | None:
@@ -163,12 +176,14 @@ def open_data(config: TrainConfig, place: RankInfo) -> OpenedData:
     settings, answer_within = fit_to_timeout(config.data, engine.timeout, place.size)
     data = open_training_data(settings, check_tars=False)
     # Rank 0 says what is worth knowing; how weights begin matters to a new run only.
-    level = logging.WARNING if list_checkpoints(run_folder(config, data.identity)) else logging.INFO
+    resumes = bool(list_checkpoints(run_folder(config, data.identity)))
+    level = logging.WARNING if resumes else logging.INFO
     logging.basicConfig(level=level if place.rank == 0 else logging.ERROR, format="%(message)s")
     rank_slice = RankSlice(engine.batch_size, place.rank, place.size, engine.accumulate)
     resolution = config.system.resolution
-    loader = data.loader(resolution, config.seed, rank_slice, answer_within=answer_within)
-    return OpenedData(data, loader)
+    made = partial(data.loader, resolution, config.seed, rank_slice, answer_within=answer_within)
+    measures = aims_at_moments(config.system) and not resumes
+    return OpenedData(data, made(), measuring=made() if measures else None)
 
 
 def check_start(config: TrainConfig, ranks: int = 1) -> Path:
@@ -269,9 +284,19 @@ def build_setup(
     started = first.lines() if first else [changed_start(folder, config)]
     judged = flattering_evaluations(config)
     weak = "" if config.system.name == "damsm" else warning_of_weak_text(config.system)
-    for notice in (data.notice, _lost_files(config), *started, weak, judged):
+    gamed = warning_of_gamed_scores(config.system)
+    for notice in (data.notice, _lost_files(config), *started, weak, judged, gamed):
         if notice:
             line.say(notice)
+    if opened.measuring:
+        measure_real_moments(
+            system,
+            opened.measuring,
+            data.samples,
+            world=world,
+            precision=config.engine.precision,
+            say=line.say,
+        )
     if _learns_by_damsm(config.system):
         batches = warning_of_one_class(batches, world, line.say)
     return TrainingSetup(

@@ -28,6 +28,7 @@ from t2i_hpc.systems.base import (
     Losses,
     Phase,
     SplitLoss,
+    StepBeginner,
     System,
     Term,
     phases_of_step,
@@ -121,6 +122,8 @@ class Strategy(ABC):
         self.step_number = images_seen // batch_size + 1
         self.schedule(images_seen, batch_size)
         self.clock.start(SHARED)
+        if isinstance(self.system, StepBeginner):
+            self.system.begin_step(images_seen)
 
     @abstractmethod
     def schedule(self, images_seen: int, batch_size: int) -> None:

@@ -57,7 +57,7 @@ def test_a_step_moves_the_heads_and_the_projection_is_a_frozen_network_of_its_ow
     )
     state = system.modules.state_dict()
     moved = {name.split(".")[0] for name, value in before.items() if not value.equal(state[name])}
-    assert moved == {"generator", "generator_ema", "discriminator"}
+    assert moved == {"generator", "generator_ema", "discriminator", "frechet"}  # moments
     assert not [name for name in state if name.startswith("discriminator.frozen")]
     assert "projection.across_scales.0.weight" in state
     assert not any("penalty" in name for name in values)

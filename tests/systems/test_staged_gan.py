@@ -12,6 +12,8 @@ from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.tasks import TrainConfig
+from t2i_hpc.losses.adversarial import entropy_real
+from t2i_hpc.models.augmentation import KINDS, augment
 from t2i_hpc.systems import build_system, staged_gan
 from t2i_hpc.systems import staged_gan as staged_gan_networks
 from t2i_hpc.systems.staged_gan import StagedGAN, shrunk
@@ -69,6 +71,25 @@ def weighted_sum(phase: str, values: dict[str, Tensor], both_heads: bool) -> Ten
     weights = {"real": high, "real_alone": high, "fake": low, "fake_alone": low, "mismatch": low}
     terms = {k.split("/")[1]: v for k, v in values.items() if k.startswith(f"{phase}/")}
     return torch.stack([weights.get(name, 1.0) * value for name, value in terms.items()]).sum()
+
+
+def test_all_that_discriminators_see_is_augmented_alike_and_the_largest_images_adapt_it() -> None:
+    system = system_of("attndm_gan")
+    step = system.begin(tiny_batch(), noise_of(system))
+    system.modules.eval()  # spectral norms move with each forward
+    small, large = (system.discriminator_losses(side, step) for side in (16, 64))
+    assert not {"real_sign", "augmented"} & {*small}
+    assert large["augmented"].value == 0.5
+    found = system.generator_losses(step)["adversarial64"].value
+    network, noise = system.discriminators[64], step.noise
+    changed = augment(step.fake[64], noise, KINDS, 0.5)
+    assert not changed.equal(step.fake[64])
+    expected = entropy_real(network(changed, step.text.sentence).conditional)
+    torch.testing.assert_close(found, expected)
+    real = network(augment(step.real[64], noise, KINDS, 0.5), step.text.sentence)
+    torch.testing.assert_close(large["real"].value, entropy_real(real.conditional))
+    with pytest.raises(ConfigurationError, match="without system"):
+        built("attn_gan", "system.augmentation_target=0.5")
 
 
 def test_what_a_step_reports() -> None:

@@ -38,6 +38,7 @@ NOT_AUGMENTED = (
     "system.augmentation_target=null",
     "system.augmentation_images=500000",
 )
+FRECHET = ("system.fd_weight=0.5", "system.fd_half_life=8", "system.fd_real_images=7")
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "ssa_gan": ("system=ssa_gan", "system.mask_width=4", *NO_DAMSM),
     "affine": ("system=ssa_gan", "system.block=affine", *NO_DAMSM),
@@ -78,6 +79,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "system.projection_side=64",
         "system.penalty=none",
         *NO_DAMSM,
+        *FRECHET,
     ),
     "attn_gan": ("system=attn_gan", *STAGED, *DAMSM),
     "attn_dcgan": (
@@ -88,7 +90,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         *NO_DAMSM,
     ),
     "dm_gan": ("system=dm_gan", *STAGED, *NO_DAMSM),
-    "attndm_gan": ("system=attndm_gan", "system.mismatch=roll", *STAGED, *NO_DAMSM),
+    "attndm_gan": ("system=attndm_gan", "system.mismatch=roll", *AUGMENTED, *STAGED, *NO_DAMSM),
     "dmattn_gan": ("system=dmattn_gan", "system.reference_mask=true", *STAGED, *NO_DAMSM),
 }
 
