@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.double_backward import conv2d
 from t2i_hpc.common.opaque_functions import TwoWayFunction, opaque
-from t2i_hpc.models.map_layout import as_kernels_like
+from t2i_hpc.models.map_layout import as_kernels_like, small_as_weights
 
 _LAST_SIDE = 4
 
@@ -44,6 +44,7 @@ class DownBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the halved features."""
+        features = small_as_weights(features)
         residual = leaky_relu(self.conv2(leaky_relu(self.conv1(features))))
         # A 1×1 convolution commutes with the mean of 4 pixels: after it costs 4 times less.
         shortcut = self.shortcut(average_pool(features))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_SMALL_SIDE = 32
+
 
 def as_kernels_like(maps: Tensor) -> Tensor:
     """Return (B, C, H, W) in the layout that convolutions need not reorder.
@@ -18,3 +20,15 @@ def as_kernels_like(maps: Tensor) -> Tensor:
     if maps.device.type != "cpu":
         return maps
     return maps.contiguous(memory_format=torch.channels_last)
+
+
+def small_as_weights(maps: Tensor) -> Tensor:
+    """Return maps of at most 32 × 32 in the plain layout on a CPU, larger ones as they are.
+
+    There the weights are larger than the maps, and gradients by weights come out in the layout of
+    the maps: to copy those of a 1024-wide 4 × 4 convolution into the plain one takes longer than
+    the channels-last kernels gain.
+    """
+    if maps.device.type != "cpu" or maps.shape[-1] > _SMALL_SIDE:
+        return maps
+    return maps.contiguous()

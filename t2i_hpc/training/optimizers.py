@@ -23,6 +23,7 @@ from t2i_hpc.config.engine import ScheduleConfig
 from t2i_hpc.runs.checkpoint import check_fit
 from t2i_hpc.systems.base import OptimizerSettings, System, trainable
 from t2i_hpc.training.deepspeed_build import compiling, require_compilation
+from t2i_hpc.training.vector_adam import VectorAdam
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SCALER = "scaler"
@@ -37,8 +38,8 @@ def build_optimizer(
     Args:
         module: its parameters must be on `device` already.
         settings: learning rate, β₁, β₂, ε.
-        kind: ``adam``, ``fused``, ``deepspeed``, ``apex``, or ``auto``: fused on a GPU, else
-            plain; see :func:`check_build`.
+        kind: ``adam``, ``fused``, ``deepspeed``, ``apex``, or ``auto``: fused; see
+            :func:`check_build`.
     """
     parameters = [parameter for _, parameter in trainable(module)]
     options: dict[str, Any] = {
@@ -53,10 +54,11 @@ def build_optimizer(
         return apex_adam
     if kind == "deepspeed":
         return _deepspeed_adam(parameters, options, device)
-    # On a CPU fused takes a quarter of the time, but rounds a tensor's last numbers otherwise, so
-    # that ZeRO, which joins tensors, would differ from DDP in bits.
-    fused = kind == "fused" or (kind == "auto" and device.type == "cuda")
-    return torch.optim.Adam(parameters, fused=fused or None, **options)
+    if kind == "adam":
+        return torch.optim.Adam(parameters, **options)
+    if device.type == "cpu":
+        return VectorAdam(parameters, **options)
+    return torch.optim.Adam(parameters, fused=True, **options)
 
 
 def check_build(kind: str, device: torch.device | None) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from t2i_hpc.training.optimizers import (
     write_moments,
 )
 from t2i_hpc.training.step import train_step
+from t2i_hpc.training.vector_adam import VectorAdam
 from t2i_hpc.training.world import World
 from tests.support.toys import Toy, toy_batch
 
@@ -214,9 +216,9 @@ def test_a_step_drives_every_build(kind: str, monkeypatch: pytest.MonkeyPatch) -
     assert {float(value) for key, value in moments.items() if key.endswith("/step")} == {3.0}
 
 
-def test_auto_is_plain_on_the_cpu() -> None:
-    assert not build("auto", network()).param_groups[0]["fused"]
-    assert build("fused", network()).param_groups[0]["fused"]
+def test_auto_is_fused_on_the_cpu() -> None:
+    assert build("auto", network()).param_groups[0]["fused"]
+    assert not build("adam", network()).param_groups[0]["fused"]
 
 
 def test_before_the_first_step_there_are_no_moments() -> None:
@@ -246,3 +248,35 @@ def test_without_apex_its_source_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigurationError, match="not installed: build NVIDIA's from") as caught:
         find_apex_adam()
     assert "github.com/NVIDIA/apex" in str(caught.value)
+
+
+def test_adam_on_a_cpu_rounds_a_number_alike_wherever_its_tensor_lies() -> None:
+    sizes = (1, 3, 100, 64, 1000, 31)
+    values = [torch.randn(size, generator=torch.Generator().manual_seed(size)) for size in sizes]
+    apart = [nn.Parameter(value.clone()) for value in values]
+    joined = nn.Parameter(torch.cat(values))
+    options: dict[str, Any] = {"lr": 1e-2, "betas": (0.5, 0.9), "eps": 1e-8}
+    ours, whole = VectorAdam(apart, **options), VectorAdam([joined], **options)
+    plain = [nn.Parameter(value.clone()) for value in values]
+    single = torch.optim.Adam(plain, foreach=False, fused=False, **options)
+    for number in range(5):
+        joined.grad = torch.randn(joined.shape, generator=torch.Generator().manual_seed(number))
+        for group in (apart, plain):
+            for parameter, part in zip(group, joined.grad.split(list(sizes)), strict=True):
+                parameter.grad = part.clone()
+        for optimizer in (ours, whole, single):
+            optimizer.step()
+    assert torch.equal(torch.cat([*apart]), joined)
+    torch.testing.assert_close(torch.cat([*apart]), torch.cat([*plain]), rtol=1e-5, atol=1e-6)
+    assert [int(ours.state[parameter]["step"]) for parameter in apart] == [5] * len(sizes)
+
+
+def test_adam_on_a_cpu_keeps_the_layout_of_weights() -> None:
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    last = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+    plain = nn.Parameter(weight.clone())
+    for parameter in (last, plain):
+        parameter.grad = torch.full_like(weight, 0.1) * weight  # plain strides for both
+        VectorAdam([parameter], lr=1e-2).step()
+    assert torch.equal(last, plain)
+    assert last.is_contiguous(memory_format=torch.channels_last)
