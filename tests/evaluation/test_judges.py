@@ -68,7 +68,7 @@ def test_the_table_marks_such_scores(tmp_path: Path) -> None:
     ("overrides", "warned"),
     [
         ('["evaluation.detector=efficientnet_lite0","cluster=slurm"]', True),
-        ('["evaluation=demo"]', True),
+        ('["evaluation=demo"]', False),
         ('["evaluation.detector=efficientnet_lite2"]', False),
         ("[]", False),
     ],
