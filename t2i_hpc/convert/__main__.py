@@ -37,12 +37,18 @@ def make_run(arguments: Sequence[str]) -> int:
     Raises:
         UserError: an unknown setting, a file that does not fit, or a folder that exists.
     """
+    from t2i_hpc.convert.networks import ConversionError
     from t2i_hpc.convert.published_run import read_published_run
 
     options, overrides = split_options(arguments)
     own = [each for each in overrides if each.partition("=")[0] in _RUN_KEYS]
     config = compose_config("convert", own, ConvertConfig)
     others = [each for each in overrides if each not in own]
+    if not any(each.startswith(("experiment=", "system=")) for each in others):
+        raise ConversionError(
+            "experiment= is missing: name the one that the files belong to, e.g. "
+            "experiment=cub_ssagan (docs/how-to/reproduce.md has a list)"
+        )
     training = compose_config("train", others, TrainConfig, options.folder)
     if options.print_config:
         say(to_yaml(training).rstrip("\n"))

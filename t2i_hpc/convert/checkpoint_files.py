@@ -27,7 +27,12 @@ _NUMBER_CODES = "?bBhHiIlLqQefdg"
 _DEEPEST = 4  # mappings in mappings
 # Names inside checkpoints that hold several networks, and whose they are.
 SEVERAL = ("df_gan", "clip_gan")
-_NESTED = {"generator": "netG", "discriminator": "netD", "head": "netC"}
+NESTED = {"generator": "netG", "discriminator": "netD", "head": "netC"}
+# What drives and repositories give in place of a large file.
+_NO_CHECKPOINT = {
+    b"<": "a web page: download the file in a browser",
+    b"version https://git-lfs": "a pointer of Git LFS: run git lfs pull where it is from",
+}
 
 
 def convert_file(source: Path, output: Path, system: str, network: str, direction: str) -> str:
@@ -84,12 +89,14 @@ def read_tensors(path: Path, system: str, network: str, key: str = "input") -> T
     title = f"{key}={path}"
     if path.suffix == ".safetensors":
         return _read_safetensors(_there(path, title), title)
-    nested = _NESTED[network] if system in SEVERAL else ""
+    nested = NESTED[network] if system in SEVERAL else ""
     return _network_of(_read_pickle(_there(path, title), title), title, nested)
 
 
 def entries_of(path: Path, key: str = "input") -> tuple[str, ...]:
-    """Return what a .pth holds beside tensors, at its top and below ``model``; else nothing.
+    """Return what a .pth of more than one network's tensors holds, at its top and below ``model``.
+
+    A network that is there alone is the one that is read, and is not named.
 
     Raises:
         ConversionError: no such file, or a damaged one.
@@ -102,7 +109,12 @@ def entries_of(path: Path, key: str = "input") -> tuple[str, ...]:
         return ()
     inner = loaded.get("model")
     below = inner if isinstance(inner, Mapping) and not _is_network(inner) else {}
-    return tuple(map(str, (*loaded, *below)))
+    there = {str(name): value for name, value in (*loaded.items(), *below.items())}
+    networks = [
+        name for name, value in there.items() if isinstance(value, Mapping) and _is_network(value)
+    ]
+    alone = networks if len(networks) == 1 and networks[0] not in NESTED.values() else []
+    return tuple(name for name in there if name not in alone)
 
 
 def other_networks(path: Path, key: str = "input") -> tuple[str, ...]:
@@ -112,7 +124,7 @@ def other_networks(path: Path, key: str = "input") -> tuple[str, ...]:
         ConversionError: no such file, or a damaged one.
     """
     there = entries_of(path, key)
-    return tuple(name for name, nested in _NESTED.items() if nested in there)
+    return tuple(name for name, nested in NESTED.items() if nested in there)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], notes: dict[str, str]) -> None:
@@ -145,6 +157,7 @@ def _read_safetensors(path: Path, title: str) -> Tensors:
 def _read_pickle(path: Path, title: str) -> Any:
     """Unpickle a file; the same one is read once, since it may hold several networks."""
     state = path.stat()
+    _refuse_other_files(path, title)
     try:
         return _unpickled(path, state.st_size, state.st_mtime_ns)
     except UnpicklingError as error:
@@ -157,6 +170,14 @@ def _read_pickle(path: Path, title: str) -> Any:
             f"{title} is no whole file of torch.save ({type(error).__name__}); "
             "download or copy it again"
         ) from error
+
+
+def _refuse_other_files(path: Path, title: str) -> None:
+    with path.open("rb") as stream:
+        head = stream.read(64).lstrip()
+    for start, what in _NO_CHECKPOINT.items():
+        if head.startswith(start):
+            raise ConversionError(f"{title} is no checkpoint but {what}")
 
 
 @lru_cache(maxsize=1)
@@ -196,7 +217,7 @@ def _network_of(loaded: Any, title: str, nested: str) -> Tensors:
     if any(isinstance(value, Mapping) for value in loaded.values()):
         raise ConversionError(
             f"{title} holds {', '.join(map(str, loaded))}, but not "
-            f"{nested or 'this network'}: choose another network=, or save its state dict alone"
+            f"{nested or 'this network'}: save the state dict of the network that is meant alone"
         )
     return loaded
 

@@ -32,7 +32,13 @@ from t2i_hpc.config.systems import (
     SystemConfig,
 )
 from t2i_hpc.config.tasks import ConvertConfig, TrainConfig
-from t2i_hpc.convert.checkpoint_files import SEVERAL, entries_of, other_networks, read_tensors
+from t2i_hpc.convert.checkpoint_files import (
+    NESTED,
+    SEVERAL,
+    entries_of,
+    other_networks,
+    read_tensors,
+)
 from t2i_hpc.convert.networks import ConversionError
 from t2i_hpc.convert.reference import describe_misfit, import_any, shapes_of, sizes_of
 from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
@@ -304,7 +310,8 @@ class PublishedRun:
             )
         files = {source.path: key for key, source in self.sources.items()}
         for path, key in files.items():  # one may give several networks
-            if others := set(entries_of(path, key)) - {"model", "netG", "netD", "netC"}:
+            taken = {NESTED.get(k, "") for k, source in self.sources.items() if source.path == path}
+            if others := set(entries_of(path, key)) - {"model", *taken}:
                 lines.append(f"{path}: {', '.join(sorted(others))} left out")
         words = f"{self.vocabulary.size:,} words of {self.words_from}" if self.vocabulary else ""
         lines.append(f"vocabulary: {words or 'none given: captions need data.path='}")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from t2i_hpc.convert import export_reference, import_reference
 from t2i_hpc.convert.__main__ import COMMAND
+from t2i_hpc.convert.checkpoint_files import entries_of
 from t2i_hpc.models.discriminator import DFHead
 from t2i_hpc.models.text_encoder import LSTMTextEncoder
 from t2i_hpc.systems.encoders import load_weights
@@ -114,6 +115,39 @@ def test_a_checkpoint_without_the_network(
     assert "holds netG, but not" in refusal(
         capsys, "system=ssa_gan", "network=generator", *arguments
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\n<!DOCTYPE html><title>Google Drive</title>", "is no checkpoint but a web page: down"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is no checkpoint but a pointer of G"),
+        (b"hello", "is no whole file of torch.save"),
+    ],
+)
+def test_what_a_download_left(
+    content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    arguments = (f"input={tmp_path}/a.pth", f"output={tmp_path}/b.safetensors")
+    assert reason in refusal(capsys, *TEXT, *arguments)
+
+
+def test_what_is_left_out_of_a_file(tmp_path: Path) -> None:
+    """A network that is there alone is the one that is read."""
+    weights = {"weight": torch.zeros(1)}
+    for content, named in (
+        ({"state_dict": weights, "epoch": 3}, {"epoch"}),
+        ({"model": {"netG": weights}, "optimizers": {"optimizer_G": {}}}, {"netG", "optimizers"}),
+        ({"netG": weights, "netD": weights}, {"netG", "netD"}),
+        (weights, set[str]()),
+    ):
+        torch.save(content, tmp_path / "a.pth")
+        assert {*entries_of(tmp_path / "a.pth")} - {"model"} == named
+
+
+def test_files_without_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "experiment= is missing" in refusal(capsys, "generator=a.pth", "text_encoder=b.pth")
 
 
 class Harmful:
