@@ -25,7 +25,7 @@ class VectorAdam(torch.optim.Adam):
         super().__init__(parameters, fused=True, **options)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have gradients."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
@@ -33,9 +33,13 @@ class VectorAdam(torch.optim.Adam):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     pieces.add(parameter, self._moments(parameter))
+            parameters, gradients, first, second = pieces.tensors
             beta1, beta2 = group["betas"]
             adam(
-                *pieces.tensors,
+                parameters,
+                gradients,
+                first,
+                second,
                 [],
                 pieces.steps,
                 foreach=False,
