@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 # The demo: encoders first, then the GAN that is steered by them, a score, a page.
 RUN = $(BIN)/python -m t2i_hpc
 DEMO = experiment=demo engine.minutes=$(MINUTES) engine.checkpoint.milestones=$(MINUTES)000 \
-  system.damsm.weight=0.2
+  system.damsm.weight=0.1
 
 demo: $(READY)
 	@echo "1/4 text encoder (about 60 seconds on two cores)"
