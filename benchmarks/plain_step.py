@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from t2i_hpc.config.systems import DAMSMConfig, SSAGANConfig
+from t2i_hpc.config.encoder_settings import DAMSMConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.models.discriminator import DownBlock, MatchingDiscriminator
 from t2i_hpc.models.image_encoder import ImageEncoder
 from t2i_hpc.models.ssa_generator import (

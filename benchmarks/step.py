@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from benchmarks.batches import VOCABULARY, Size, random_batch
 from benchmarks.plain_step import PlainStep
 from t2i_hpc.common.process import keep_freed_memory
-from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.models.image_encoder import build_image_encoder
 from t2i_hpc.systems.encoders import scale_images
 from t2i_hpc.systems.one_stage_gan import OneStageGAN

@@ -11,7 +11,8 @@ from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.config.engine import EngineConfig
 from t2i_hpc.config.evaluation import EvaluationConfig, GenerationConfig
 from t2i_hpc.config.fields import inherited, section, setting
-from t2i_hpc.config.systems import SYSTEM_SCHEMAS, SystemConfig
+from t2i_hpc.config.gan_settings import SystemConfig
+from t2i_hpc.config.systems import SYSTEM_SCHEMAS
 
 CHECKPOINT_ACTIONS = ("list", "verify", "export")
 

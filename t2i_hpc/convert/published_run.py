@@ -23,14 +23,10 @@ from torch import Tensor, nn
 import t2i_hpc
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
-from t2i_hpc.config.systems import (
-    CLIPGANConfig,
-    DAMSMPretrainingConfig,
-    OneStageConfig,
-    SSAGANConfig,
-    StagedGANConfig,
-    SystemConfig,
-)
+from t2i_hpc.config.gan_settings import SystemConfig
+from t2i_hpc.config.one_stage_settings import CLIPGANConfig, OneStageConfig, SSAGANConfig
+from t2i_hpc.config.staged_settings import StagedGANConfig
+from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import ConvertConfig, TrainConfig
 from t2i_hpc.convert.checkpoint_files import (
     NESTED,

@@ -18,7 +18,7 @@ from torch import Tensor
 from t2i_hpc.common.errors import ConfigurationError, EvaluationError, RunError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.config.evaluation import EvaluationConfig
-from t2i_hpc.config.systems import SystemConfig
+from t2i_hpc.config.gan_settings import SystemConfig
 from t2i_hpc.config.tasks import EvaluateConfig, TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.evaluation.caption_codes import CaptionCache

@@ -9,14 +9,10 @@ from typing import Any
 import torch
 
 from t2i_hpc.common.errors import ConfigurationError, UserError
-from t2i_hpc.config.systems import (
-    SYSTEM_SCHEMAS,
-    CLIPGANConfig,
-    DAMSMPretrainingConfig,
-    OneStageConfig,
-    StagedGANConfig,
-    SystemConfig,
-)
+from t2i_hpc.config.gan_settings import SystemConfig
+from t2i_hpc.config.one_stage_settings import CLIPGANConfig, OneStageConfig
+from t2i_hpc.config.staged_settings import StagedGANConfig
+from t2i_hpc.config.systems import SYSTEM_SCHEMAS, DAMSMPretrainingConfig
 from t2i_hpc.systems.base import System
 from t2i_hpc.systems.damsm_pretraining import DAMSMPretraining
 from t2i_hpc.systems.encoders import outlining

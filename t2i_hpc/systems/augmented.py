@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from t2i_hpc.config.systems import OneStageConfig, StagedGANConfig
+from t2i_hpc.config.one_stage_settings import OneStageConfig
+from t2i_hpc.config.staged_settings import StagedGANConfig
 from t2i_hpc.models.augmentation import Augmentation
 from t2i_hpc.systems.base import refuse_settings
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.systems import GANConfig, TextEncoderConfig
+from t2i_hpc.config.encoder_settings import TextEncoderConfig
+from t2i_hpc.config.gan_settings import GANConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.models import GeneratedImages
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.systems import CLIPGANConfig
+from t2i_hpc.config.one_stage_settings import CLIPGANConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import (
     at_least_float32,

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.transfer import to_device
-from t2i_hpc.config.systems import (
+from t2i_hpc.config.encoder_settings import (
     BERTConfig,
     DAMSMConfig,
     ImageEncoderConfig,
-    SystemConfig,
     TextEncoderConfig,
 )
+from t2i_hpc.config.gan_settings import SystemConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import VOCABULARY_NOTE, check_same_words
 from t2i_hpc.losses.adversarial import at_least_float32

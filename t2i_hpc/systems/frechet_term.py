@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i_hpc.config.systems import OneStageConfig
+from t2i_hpc.config.one_stage_settings import OneStageConfig
 from t2i_hpc.losses.frechet import FrechetMoments
 from t2i_hpc.models.efficientnet import EfficientNetTaps
 from t2i_hpc.systems.base import Term

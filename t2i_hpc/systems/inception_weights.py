@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.systems import PretrainedTrunkConfig
+from t2i_hpc.config.encoder_settings import PretrainedTrunkConfig
 from t2i_hpc.models.image_encoder import ImageEncoder, InceptionTrunk, build_image_encoder
 from t2i_hpc.systems.encoders import (
     build_images_encoder,

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.systems import OneStageConfig, SSAGANConfig
+from t2i_hpc.config.one_stage_settings import OneStageConfig, SSAGANConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import mismatched
 from t2i_hpc.losses.gradient_penalty import PenalizedPairs

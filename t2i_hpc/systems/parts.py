@@ -1,7 +1,7 @@
 """The parts of a one-stage GAN by the names that the configuration gives them.
 
 A part is added by its network, an entry here, and its name among the choices of
-:mod:`t2i_hpc.config.systems`.
+:mod:`t2i_hpc.config.one_stage_settings`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.systems import OneStageConfig, SSAGANConfig
+from t2i_hpc.config.one_stage_settings import OneStageConfig, SSAGANConfig
 from t2i_hpc.losses.adversarial import (
     hinge_fake,
     hinge_generator,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from t2i_hpc.config.systems import PenaltyConfig
+from t2i_hpc.config.one_stage_settings import PenaltyConfig
 from t2i_hpc.losses.finite_difference import finite_difference_penalty
 from t2i_hpc.losses.gradient_penalty import (
     PairDiscriminator,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.transfer import to_device
-from t2i_hpc.config.systems import StagedGANConfig
+from t2i_hpc.config.staged_settings import StagedGANConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.losses.adversarial import (
     entropy_fake,

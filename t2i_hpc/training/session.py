@@ -22,12 +22,8 @@ from t2i_hpc.cluster.local_processes import BackgroundEvaluations
 from t2i_hpc.common.errors import STOPPED, TRAINING_REMEDIES, ConfigurationError, UserError
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.fields import file_entries
-from t2i_hpc.config.systems import (
-    OTHER_JUDGE,
-    DAMSMPretrainingConfig,
-    SystemConfig,
-    detector_within,
-)
+from t2i_hpc.config.gan_settings import SystemConfig
+from t2i_hpc.config.systems import OTHER_JUDGE, DAMSMPretrainingConfig, detector_within
 from t2i_hpc.config.tasks import EvaluateConfig, TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.loader import Loader

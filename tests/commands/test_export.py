@@ -19,7 +19,8 @@ from t2i_hpc.checkpoints import COMMAND
 from t2i_hpc.cli.command import Command
 from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.config.systems import DFGANConfig, TextEncoderConfig
+from t2i_hpc.config.encoder_settings import TextEncoderConfig
+from t2i_hpc.config.one_stage_settings import DFGANConfig
 from t2i_hpc.data.captions import WordPieces
 from t2i_hpc.evaluate import COMMAND as EVALUATE
 from t2i_hpc.generate import COMMAND as GENERATE

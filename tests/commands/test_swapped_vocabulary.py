@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from t2i_hpc.common.errors import RunError
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import open_training_data

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from t2i_hpc.config.data import DataConfig
-from t2i_hpc.config.systems import DAMSMConfig, SSAGANConfig, TextEncoderConfig
+from t2i_hpc.config.encoder_settings import DAMSMConfig, TextEncoderConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.models.image_encoder import build_image_encoder

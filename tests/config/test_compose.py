@@ -9,7 +9,7 @@ import pytest
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import resource
 from t2i_hpc.config.compose import compose_config, from_yaml, to_yaml
-from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
 
 EXPERIMENTS = sorted(path.stem for path in (resource("configs") / "experiment").glob("*.yaml"))

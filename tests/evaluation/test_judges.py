@@ -9,7 +9,8 @@ import pytest
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.evaluation import EvaluationConfig
-from t2i_hpc.config.systems import CLIPGANConfig, SSAGANConfig, SystemConfig
+from t2i_hpc.config.gan_settings import SystemConfig
+from t2i_hpc.config.one_stage_settings import CLIPGANConfig, SSAGANConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 from t2i_hpc.evaluation.judges import check_judge, labeled

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.convert import import_reference
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems import one_stage_gan

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.systems import ImageEncoderConfig
+from t2i_hpc.config.encoder_settings import ImageEncoderConfig
 from t2i_hpc.models.global_batch import GlobalBatchNorm2d
 from t2i_hpc.models.image_encoder import build_image_encoder, side_of
 from t2i_hpc.models.text_encoder import LSTMTextEncoder

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import torch
 
-from t2i_hpc.config.systems import (
-    DAMSMConfig,
-    StagedGANConfig,
-    SystemConfig,
-    TextEncoderConfig,
-)
+from t2i_hpc.config.encoder_settings import DAMSMConfig, TextEncoderConfig
+from t2i_hpc.config.gan_settings import SystemConfig
+from t2i_hpc.config.staged_settings import StagedGANConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.sampling.chosen_weights import ChosenWeights

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.systems.one_stage_gan import OneStageGAN
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from t2i_hpc.common.errors import ConfigurationError
+from t2i_hpc.config.encoder_settings import BERTConfig
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.config.systems import BERTConfig
 from t2i_hpc.models.text_encoder import new_bert
 from t2i_hpc.systems.encoders import build_bert
 from t2i_hpc.training.step import build_strategy, train_step

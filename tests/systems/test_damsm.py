@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.config.systems import DAMSMPretrainingConfig, PretrainedTrunkConfig
+from t2i_hpc.config.encoder_settings import PretrainedTrunkConfig
+from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.runs.checkpoint import read_state, read_tensors
 from t2i_hpc.systems import build_system

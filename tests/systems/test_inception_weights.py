@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.models import Inception3, inception_v3
 
 from t2i_hpc.common.errors import ConfigurationError
-from t2i_hpc.config.systems import PretrainedTrunkConfig
+from t2i_hpc.config.encoder_settings import PretrainedTrunkConfig
 from t2i_hpc.systems.inception_weights import build_pretraining_encoder
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import pytest
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import read_json_lines
-from t2i_hpc.config.systems import SSAGANConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.systems import register_system
 from t2i_hpc.systems.one_stage_gan import OneStageGAN
 from tests.support.training import only_run

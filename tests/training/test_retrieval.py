@@ -13,8 +13,9 @@ from torch import Tensor
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.config.encoder_settings import TextEncoderConfig
 from t2i_hpc.config.engine import EngineConfig
-from t2i_hpc.config.systems import SSAGANConfig, TextEncoderConfig
+from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.data.split import Split
 from t2i_hpc.training.callbacks.retrieval import (
     HeldOut,

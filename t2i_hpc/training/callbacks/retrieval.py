@@ -17,7 +17,8 @@ from torch import Tensor
 
 from t2i_hpc.common.files import append_json_line, read_json_lines, sha256_of_json, write_bytes
 from t2i_hpc.common.seeds import generator
-from t2i_hpc.config.systems import SystemConfig, TextEncoderConfig
+from t2i_hpc.config.encoder_settings import TextEncoderConfig
+from t2i_hpc.config.gan_settings import SystemConfig
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.data.batches import Batch
 from t2i_hpc.data.captions import VOCABULARY_NOTE

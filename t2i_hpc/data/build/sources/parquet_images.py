@@ -88,9 +88,12 @@ def read_parquet(config: ShardsConfig) -> SourceData:
     """
     if config.captions:
         raise DataError("captions= does not belong to source=parquet: captions are in its columns")
+    wanted = "name a folder of .parquet files, or one of them"
+    if not config.images:
+        raise DataError(f"images= is missing: {wanted}")
     root = Path(config.images)
-    if not config.images or not root.exists():
-        raise DataError("images= must name a folder of .parquet files, or one of them")
+    if not root.exists():
+        raise DataError(f"there is no folder {root}: images= must {wanted}")
     found = [root] if root.is_file() else files_below(root)
     paths = _of_split([path for path in found if path.suffix == ".parquet"], root, config.split)
     if not paths:
