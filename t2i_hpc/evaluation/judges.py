@@ -16,16 +16,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.common.files import read_json_lines
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.systems import OTHER_JUDGE, detector_within
 from t2i_hpc.config.tasks import EvaluateConfig
-from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
-from t2i_hpc.evaluation.metrics import WITH_FEATURES
 from t2i_hpc.evaluation.scores import FILE_NAME, FLATTERS
+
+if TYPE_CHECKING:
+    from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 
 _CLIP, _LITE0 = "clip", "efficientnet_lite0"
 # What the labels of such detectors say, and what a score by them adds.
@@ -64,6 +65,8 @@ def with_second_judge(config: EvaluateConfig, system: Any) -> Iterator[EvaluateC
 
 def is_partial(system: Any, settings: EvaluationConfig) -> bool:
     """Whether what is asked for compares features that the system was trained against."""
+    from t2i_hpc.evaluation.metrics import WITH_FEATURES  # with torch, which tables do without
+
     compared = {"fid", *WITH_FEATURES} & {*settings.metrics}
     return bool(compared) and detector_within(system) == settings.detector
 

@@ -35,7 +35,7 @@ def test_what_decides_the_result_decides_the_folder() -> None:
         ("cub_ssagan", "460eaa5e"),
         ("cub_dfgan", "945aac48"),
         ("cub_attngan2", "00c1bee8"),
-        ("demo", "1541bd46"),
+        ("demo_ssagan", "1541bd46"),
     ],
 )
 def test_runs_of_version_0_2_keep_their_folders(experiment: str, identity: str) -> None:
