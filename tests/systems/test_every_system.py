@@ -42,6 +42,7 @@ IMAGES = 16
 LENGTH = (f"engine.images={IMAGES}", "engine.checkpoint.every_images=4")
 EVALUATION = (
     "evaluation=demo",
+    "evaluation.detector=efficientnet_lite0",
     "device=cpu",
     "threads=1",
     "evaluation.images=8",
