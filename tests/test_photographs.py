@@ -63,7 +63,7 @@ def test_from_photographs_to_a_score(tmp_path: Path) -> None:
         "evaluation.split=test",
         "device=cpu",
     )
-    assert "FD (EfficientNet-Lite0)" in text
+    assert "FD (EfficientNet-Lite2)" in text
     assert "N 6, N real 12" in text
     html, png = output_of("report", f"run={run}").split()
     assert Path(html).stat().st_size > 10_000

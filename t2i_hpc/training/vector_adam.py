@@ -23,6 +23,7 @@ class VectorAdam(torch.optim.Adam):
 
     def __init__(self, parameters: Any, **options: Any) -> None:
         super().__init__(parameters, fused=True, **options)
+        self._step_supports_amp_scaling = False  # fp16's scale is taken off before, as for others
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -88,14 +89,14 @@ class _Pieces:
         whole = parameter.numel() - parameter.numel() % _WHOLE
         rest = parameter.numel() - whole
         if rest:
-            self._append([_padded(vector[whole:]) for vector in flat], state["step"].clone())
+            # Each piece counts the step: only one of them by the parameter's own count.
+            step = state["step"].clone() if whole else state["step"]
+            self._append([_padded(vector[whole:]) for vector in flat], step)
             for kept, vector in enumerate(flat):
                 if kept != 1:  # all but the gradient are updated
                     self._rests.append((vector[whole:], self.tensors[kept][-1]))
         if whole:
             self._append([vector[:whole] for vector in flat], state["step"])
-        else:
-            state["step"] += 1  # the piece's own count is a copy
 
     def _append(self, vectors: list[Tensor], step: Tensor) -> None:
         for kept, vector in zip(self.tensors, vectors, strict=True):
