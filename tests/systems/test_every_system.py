@@ -106,7 +106,7 @@ def assert_same_bits(one: Path, two: Path) -> None:
 def scored(run: Path, shards: int) -> float:
     """Evaluate the newest checkpoint in some parts; return its score."""
     overrides = [f"run={run}", *EVALUATION, f"evaluation.shards={shards}"]
-    if "fd_weight: 0.5" in (run / "config.yaml").read_text():  # it was trained through Lite0
+    if "fd_weight: 0.01" in (run / "config.yaml").read_text():  # it was trained through Lite0
         assert evaluate.COMMAND.main(overrides) == USER_ERROR
         overrides.append("evaluation.detector=efficientnet_lite2")
     assert evaluate.COMMAND.main(overrides) == 0

@@ -38,7 +38,7 @@ NOT_AUGMENTED = (
     "system.augmentation_target=null",
     "system.augmentation_images=500000",
 )
-FRECHET = ("system.fd_weight=0.5", "system.fd_half_life=8", "system.fd_real_images=7")
+FRECHET = ("system.fd_weight=0.01", "system.fd_half_life=8", "system.fd_real_images=7")
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "ssa_gan": ("system=ssa_gan", "system.mask_width=4", *NO_DAMSM),
     "affine": ("system=ssa_gan", "system.block=affine", *NO_DAMSM),
