@@ -31,7 +31,7 @@ DEMO = experiment=demo engine.minutes=$(MINUTES) engine.checkpoint.milestones=$(
   system.damsm.weight=0.1
 
 demo: $(READY)
-	@echo "1/4 text encoder (about 60 seconds on two cores)"
+	@echo "1/4 text encoder (about 75 seconds on two cores)"
 	@$(RUN).pretrain experiment=demo_encoders
 	@echo "2/4 SSA-GAN ($(MINUTES) minutes of training in all; Ctrl-C saves, make demo resumes)"
 	@encoders=$$($(RUN).pretrain experiment=demo_encoders --print-run) && \

@@ -21,8 +21,14 @@ _WHOLE = 64  # numbers: a multiple of all vector registers, and of what the kern
 class VectorAdam(torch.optim.Adam):
     """``torch.optim.Adam(fused=True)`` of float32 parameters on a CPU; see the module's text."""
 
-    def __init__(self, parameters: Any, **options: Any) -> None:
-        super().__init__(parameters, fused=True, **options)
+    def __init__(
+        self,
+        parameters: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, fused=True)
         self._step_supports_amp_scaling = False  # fp16's scale is taken off before, as for others
 
     @torch.no_grad()
