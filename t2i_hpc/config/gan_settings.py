@@ -62,3 +62,39 @@ class GANConfig(SystemConfig):
     )
     text_encoder: TextEncoderConfig = section(TextEncoderConfig)
     optimizer: OptimizerConfig = section(OptimizerConfig)
+
+
+@dataclass
+class AugmentedConfig(GANConfig):
+    """A GAN whose discriminators see changed images, for small data sets."""
+
+    augmentation: list[str] = setting(
+        [],
+        "changes of all images that the discriminator sees, real, generated and penalized alike, "
+        "by each sample's own noise, for small data sets: color (brightness, saturation, "
+        "contrast), translation, cutout (DiffAugment), flip",
+        choices=("color", "translation", "cutout", "flip"),
+        neutral=[],
+    )
+    augmentation_probability: float = setting(
+        1.0,
+        "probability of each change of an image; with augmentation_target where it begins",
+        minimum=0.0,
+        maximum=1.0,
+        neutral=1.0,
+    )
+    augmentation_target: float | None = setting(
+        None,
+        "adapt the probability to overfitting: it rises while the mean sign of real logits is "
+        "above this (ADA: 0.6) and falls below; empty: it stays",
+        minimum=-1.0,
+        maximum=1.0,
+        neutral=None,
+    )
+    augmentation_images: int = setting(
+        500_000,
+        "images in which an adapted probability moves from 0 to 1",
+        unit="images",
+        minimum=1,
+        neutral=500_000,
+    )

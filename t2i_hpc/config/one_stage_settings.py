@@ -11,7 +11,7 @@ from t2i_hpc.config.encoder_settings import (
     TextEncoderConfig,
 )
 from t2i_hpc.config.fields import NO_VALUE, inherited, section, setting
-from t2i_hpc.config.gan_settings import GANConfig, SystemConfig
+from t2i_hpc.config.gan_settings import AugmentedConfig, GANConfig, SystemConfig
 
 
 @dataclass
@@ -58,7 +58,7 @@ class PenaltyConfig(GANConfig):
 
 
 @dataclass
-class OneStageConfig(PenaltyConfig):
+class OneStageConfig(PenaltyConfig, AugmentedConfig):
     """A GAN of one generator and one discriminator, each of them a part that has a name."""
 
     generator: str = setting("ssa", "the generator", choices=("ssa",), neutral="ssa")
@@ -106,36 +106,6 @@ class OneStageConfig(PenaltyConfig):
         minimum=0.0,
         maximum=1.0,
         neutral=0.0,
-    )
-    augmentation: list[str] = setting(
-        [],
-        "changes of all images that the discriminator sees, real, generated and penalized alike, "
-        "by each sample's own noise, for small data sets: color (brightness, saturation, "
-        "contrast), translation, cutout (DiffAugment), flip",
-        choices=("color", "translation", "cutout", "flip"),
-        neutral=[],
-    )
-    augmentation_probability: float = setting(
-        1.0,
-        "probability of each change of an image; with augmentation_target where it begins",
-        minimum=0.0,
-        maximum=1.0,
-        neutral=1.0,
-    )
-    augmentation_target: float | None = setting(
-        None,
-        "adapt the probability to overfitting: it rises while the mean sign of real logits is "
-        "above this (ADA: 0.6) and falls below; empty: it stays",
-        minimum=-1.0,
-        maximum=1.0,
-        neutral=None,
-    )
-    augmentation_images: int = setting(
-        500_000,
-        "images in which an adapted probability moves from 0 to 1",
-        unit="images",
-        minimum=1,
-        neutral=500_000,
     )
     fd_weight: float = setting(
         0.0,

@@ -10,12 +10,11 @@ from t2i_hpc.config.encoder_settings import (
     ImageEncoderConfig,
 )
 from t2i_hpc.config.fields import inherited, section, setting
-from t2i_hpc.config.gan_settings import GANConfig, OptimizerConfig
-from t2i_hpc.config.one_stage_settings import OneStageConfig
+from t2i_hpc.config.gan_settings import AugmentedConfig, GANConfig, OptimizerConfig
 
 
 @dataclass
-class StagedGANConfig(GANConfig):
+class StagedGANConfig(AugmentedConfig):
     """GANs that generate in stages. The defaults are AttnGAN's, as its released code trains it.
 
     Fewer stages: stages=[initial,attention] resolution=128. AttnDCGAN: pictures=last
@@ -64,10 +63,6 @@ class StagedGANConfig(GANConfig):
         1.0, "weight of the condition's divergence from the normal distribution", minimum=0.0
     )
     generator_width: int = inherited(GANConfig, "generator_width", 32)
-    augmentation: list[str] = inherited(OneStageConfig, "augmentation", [])
-    augmentation_probability: float = inherited(OneStageConfig, "augmentation_probability")
-    augmentation_target: float | None = inherited(OneStageConfig, "augmentation_target")
-    augmentation_images: int = inherited(OneStageConfig, "augmentation_images")
     # Released code, under the PyTorch of its time.
     image_encoder: ImageEncoderConfig = section(partial(ImageEncoderConfig, align_corners=True))
     damsm: DAMSMConfig = section(partial(DAMSMConfig, weight=5.0, gamma1=4.0))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from torch import nn
 
-from t2i_hpc.config.one_stage_settings import OneStageConfig
-from t2i_hpc.config.staged_settings import StagedGANConfig
+from t2i_hpc.config.gan_settings import AugmentedConfig
 from t2i_hpc.models.augmentation import Augmentation
 from t2i_hpc.systems.base import refuse_settings
 
 
-def build_augmentation(config: OneStageConfig | StagedGANConfig) -> Augmentation:
+def build_augmentation(config: AugmentedConfig) -> Augmentation:
     """Build what a configuration asks for; without kinds it changes nothing.
 
     Raises:
         ConfigurationError: settings that would have no effect.
     """
-    defaults = OneStageConfig
+    settings = ("augmentation_probability", "augmentation_target", "augmentation_images")
+    changed = [name for name in settings if getattr(config, name) != getattr(AugmentedConfig, name)]
     refuse_settings(
-        {
-            name: not config.augmentation and getattr(config, name) != getattr(defaults, name)
-            for name in ("augmentation_probability", "augmentation_target", "augmentation_images")
-        },
+        dict.fromkeys(changed, not config.augmentation),
         "has no effect without system.augmentation: name what to change, e.g. "
         "[color,translation,cutout]",
     )
