@@ -105,7 +105,7 @@ class CLIPGenerator(nn.Module):
         Colors are around [-1, 1] and not cut off: CLIP sees them as they are, people cut.
         """
         condition = torch.cat([noise, sentence], dim=1)
-        features = as_kernels_like(self.bridged(noise, condition, vision))
+        features = as_kernels_like(self.bridged(noise, condition, vision), self.to_rgb)
         for block in self.blocks:
             features = block(features, condition)
         return GeneratedImages(images=[self.to_rgb(F.leaky_relu(features, 0.2))])

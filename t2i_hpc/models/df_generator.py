@@ -116,7 +116,7 @@ class StemmedGenerator(nn.Module):
         """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S); no masks."""
         conditions = self.conditions(noise, sentence)
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
-        features = as_kernels_like(features)
+        features = as_kernels_like(features, self.to_rgb)
         for block, condition in zip(self.blocks, conditions, strict=True):
             features = block(features, condition)
         return GeneratedImages(images=[torch.tanh(self.to_rgb(F.leaky_relu(features, 0.2)))])

@@ -33,6 +33,13 @@ def efficientnet_path(size: int) -> Path:
     return Path(getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path())
 
 
+class _ReLU6(nn.Module):
+    """ReLU6, in place where no gradient follows: autograd would copy the input first."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.relu6(maps, inplace=not (torch.is_grad_enabled() and maps.requires_grad))
+
+
 class EfficientNetFeatures(nn.Module):
     """Its last map at a 16th of the side, and its pooled features.
 
@@ -144,7 +151,7 @@ def _streamline(network: EfficientNet) -> None:
                 folded = fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm))
                 setattr(block, convolution, folded)
                 setattr(block, norm, nn.Identity())
-        block._swish = nn.ReLU6(inplace=True)
+        block._swish = _ReLU6()
     for module in network.modules():
         padding = getattr(module, "static_padding", None)
         if isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:

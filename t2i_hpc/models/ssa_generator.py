@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.global_batch import GlobalBatchNorm2d
+from t2i_hpc.models.map_layout import as_weights
 from t2i_hpc.models.modulation import modulate
 from t2i_hpc.models.recomputation import remade
 
@@ -285,6 +286,7 @@ class SSAGenerator(nn.Module):
     def forward(self, noise: Tensor, sentence: Tensor) -> GeneratedImages:
         """Generate (B, 3, R, R) in [-1, 1] from noise (B, Z) and sentences (B, S)."""
         features = self.stem(noise).view(-1, self.first_channels, _FIRST_SIDE, _FIRST_SIDE)
+        features = as_weights(features, self.to_rgb)
         masks: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             mask = self._mask(index, features)
