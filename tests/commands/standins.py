@@ -58,7 +58,7 @@ _FILES = {
 }
 RUNS = (
     *("coco_ssagan-1f3a5b7c", "coco_ssagan-…", "demo_bert-1a2b3c4d"),
-    *("…", "mine-…", "first-…", "second-…"),
+    *("…", "mine-…", "first-…", "second-…", "flowers_projected-…"),
 )
 
 
