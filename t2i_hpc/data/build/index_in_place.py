@@ -20,8 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from braceexpand import braceexpand
-
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.files import sha256_of_json, write_bytes, write_json
 from t2i_hpc.config.data import ShardsConfig
@@ -43,7 +41,7 @@ from t2i_hpc.data.build.workspace import Build, Partition, Workspace, disk_error
 from t2i_hpc.data.format.manifest import ORIGINAL, Storing
 from t2i_hpc.data.format.sums import SHA256
 from t2i_hpc.data.sidecars import Rules
-from t2i_hpc.data.storage.fetching import Server, is_remote
+from t2i_hpc.data.storage.fetching import Server, expand_braces, is_remote
 from t2i_hpc.data.storage.retry import shown
 
 _LOG = logging.getLogger(__name__)
@@ -261,10 +259,7 @@ def _places(config: ShardsConfig) -> list[Place]:
 
 
 def _expanded(patterns: Sequence[str]) -> list[str]:
-    try:
-        urls = [url for pattern in patterns for url in braceexpand(pattern)]
-    except ValueError as error:
-        raise ConfigurationError(f"urls: {error}") from error
+    urls = expand_braces(patterns, "urls")
     if len({*urls}) < len(urls):
         twice = next(url for url, count in Counter(urls).items() if count > 1)
         raise ConfigurationError(f"urls= names {shown(twice)} twice: leave one out")
