@@ -33,7 +33,7 @@ from t2i_hpc.data.build.conversion import StoredImage, convert, is_verbatim
 from t2i_hpc.data.build.sample_filter import SampleFilter, values_of
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.sources.sample import BY_FILTER, LEFT_OUT, AddressedSamples
-from t2i_hpc.data.build.workspace import Build, Workspace, disk_errors
+from t2i_hpc.data.build.workspace import Build, DerivedIdentities, Workspace, disk_errors
 from t2i_hpc.data.format.manifest import FORMAT, ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
 from t2i_hpc.data.sidecars import UnfitSample
@@ -245,7 +245,9 @@ def shard_numbers(shard: int, samples: int, config: ShardsConfig) -> range:
     return range(first, min(first + config.shard_samples, samples))
 
 
-def identities(samples: Sequence[SourceSample], config: ShardsConfig) -> list[str]:
+def identities(
+    samples: Sequence[SourceSample], config: ShardsConfig
+) -> list[str] | DerivedIdentities:
     """Return the identity of each shard, in order.
 
     Raises:
@@ -257,6 +259,9 @@ def identities(samples: Sequence[SourceSample], config: ShardsConfig) -> list[st
         "versions": [version("pillow"), version("simplejpeg")]
         + [features.version(name) for name in ("libjpeg_turbo", "zlib", "webp", "littlecms2")],
     }
+    if isinstance(samples, AddressedSamples) and samples.digest:
+        base = sha256_of_json({**settings, "samples": samples.digest})
+        return DerivedIdentities(base, len(samples), config.shard_samples)
     root, state = Path(config.images), cache(_state)
     count = -(-len(samples) // config.shard_samples)
     found = []

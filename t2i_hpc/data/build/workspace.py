@@ -15,19 +15,20 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.common.files import write_json
+from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.data.format.manifest import VOCABULARY, Storing, shard_name
 from t2i_hpc.data.format.sums import SHA256
 
 LOCK_SECONDS = 2.0  # to wait for a lock
 _FORMAT = 1
+_DIGITS = 32  # of an identity
 _LOCK_NAME = re.compile(r"partition-\d+-of-(\d+)\.lock")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -125,6 +126,40 @@ class Workspace:
 
 
 @dataclass(frozen=True)
+class DerivedIdentities(Sequence[str]):
+    """Identities of the shards of a source that has one itself, reckoned when they are asked for.
+
+    A list would be as long as the data: here a partition of 10⁹ samples begins as soon as one of
+    10⁵.
+
+    Attributes:
+        base: what all shards follow from.
+        samples: number of samples of the source.
+        shard_samples: of a shard, the last one excepted.
+    """
+
+    base: str
+    samples: int
+    shard_samples: int
+
+    def __len__(self) -> int:
+        return len(range(0, self.samples, self.shard_samples))
+
+    @overload
+    def __getitem__(self, shard: int) -> str: ...
+    @overload
+    def __getitem__(self, shard: slice) -> list[str]: ...
+    def __getitem__(self, shard: int | slice) -> str | list[str]:
+        if isinstance(shard, slice):
+            return [self[one] for one in range(*shard.indices(len(self)))]
+        if not 0 <= shard < len(self):
+            raise IndexError(shard)
+        first = shard * self.shard_samples
+        last = min(first + self.shard_samples, self.samples)
+        return sha256_of_json([self.base, first, last])[:_DIGITS]
+
+
+@dataclass(frozen=True)
 class Build:
     """What is built: all that a manifest needs beside the shards.
 
@@ -149,7 +184,7 @@ class Build:
     size: int
     samples: int
     max_rejected: float
-    identities: list[str]
+    identities: list[str] | DerivedIdentities
     tars: int = 0
     remarks: list[str] = field(default_factory=list)
     storing: Storing = field(default_factory=Storing)
@@ -167,6 +202,8 @@ class Build:
             content: dict[str, Any] = json.loads(_build_file(workspace).read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
                 return None
+            if isinstance(content["identities"], dict):
+                content["identities"] = DerivedIdentities(**content["identities"])
             return cls(**{**content, "storing": Storing(**content.get("storing", {}))})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None

@@ -169,9 +169,11 @@ class AddressedSamples(Sequence[SourceSample]):
 
     Attributes:
         said: names of what the source says of its samples.
+        digest: what all samples follow from; empty: :meth:`identity` says it of some.
     """
 
     said: frozenset[str] = frozenset()
+    digest = ""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -208,7 +210,7 @@ class AddressedSamples(Sequence[SourceSample]):
         raise NotImplementedError
 
     def identity(self, numbers: range) -> list[object]:
-        """Return what some samples follow from."""
+        """Return what some samples follow from, where the whole has no digest."""
         raise NotImplementedError
 
 
