@@ -190,11 +190,19 @@ class _TextsIn:
             files_below(source),
             {".tar": captions_of_tar, ".parquet": captions_of_parquet},
         )
-        packed = [path for path in paths if path.suffix.lower() in readers]
+        packed = [
+            path for path in paths if path.suffix.lower() in readers and not _is_table_beside(path)
+        ]
         for path in packed:
             yield from readers[path.suffix.lower()](path)
         if not packed:
             yield from Texts(source, Rules()).all()
+
+
+def _is_table_beside(path: Path) -> bool:
+    """Whether a file is img2dataset's table of a tar or a folder, whose captions it repeats."""
+    whole = path.with_suffix(".tar"), path.with_suffix("")
+    return path.suffix.lower() == ".parquet" and (whole[0].is_file() or whole[1].is_dir())
 
 
 def _named(config: ShardsConfig) -> tuple[Vocabulary | None, str]:
