@@ -213,7 +213,12 @@ def test_a_list_of_tars_is_parsed_line_by_line(
     path.write_text("\n".join([*lines[:70], "", *lines[70:-1], "no JSON"]))
     tars, parsed = TarList(path, 200, "make it again"), list[str]()
     loads = json.loads
-    monkeypatch.setattr(json, "loads", lambda line: parsed.append(line) or loads(line))
+
+    def noted(line: bytes) -> object:
+        parsed.append(line.decode())
+        return loads(line)
+
+    monkeypatch.setattr(json, "loads", noted)
     assert [tars[number] for number in (0, 69, 70, 130, 130)] == [
         names[n] for n in (0, 69, 70, 130)
     ] + [names[130]]

@@ -217,14 +217,19 @@ class _Job:
         """
         found = list(source.samples)
         if self.held_out is not None:
-            limit = int(self.config.test_fraction * _HASHED)
-            found = [one for one in found if (_hash(one.key) < limit) == self.held_out]
-        if not any(one.unfit is None for one in found) and self.held_out is not None:
-            raise DataError(
-                f"test_fraction={self.config.test_fraction:g} of {len(source.samples):,} samples "
-                f"leaves none for {self.workspace.target.name}: take another fraction"
-            )
+            found = [one for one in found if self._takes(one.key)]
+            self._refuse_none(sum(one.unfit is None for one in found), len(source.samples))
         return found[: self.config.limit]
+
+    def _takes(self, key: str) -> bool:
+        return (_hash(key) < int(self.config.test_fraction * _HASHED)) == self.held_out
+
+    def _refuse_none(self, count: int, total: int) -> None:
+        if not count:
+            raise DataError(
+                f"test_fraction={self.config.test_fraction:g} of {total:,} samples leaves none for "
+                f"{self.workspace.target.name}: take another fraction"
+            )
 
     def taken(self, source: SourceData) -> tuple[Sequence[SourceSample], tuple[str, ...]]:
         """Return the samples that the filter takes, and what is to be said of the others.
@@ -235,7 +240,12 @@ class _Job:
         if isinstance(source.samples, AddressedSamples):  # are not listed: there may be 10⁹
             if self.config.filter:
                 SampleFilter(self.config.filter).check({*source.samples.said, *ALWAYS_SAID})
-            return source.samples.first(self.config.limit), ()
+            addressed = source.samples
+            if self.held_out is not None:
+                rule = f"held out: {self.held_out}, {self.config.test_fraction}"
+                addressed = addressed.where(self._takes, rule)
+                self._refuse_none(len(addressed), len(source.samples))
+            return addressed.first(self.config.limit), ()
         samples = self.samples(source)
         if not self.config.filter:
             return samples, ()
@@ -361,11 +371,18 @@ def _make(jobs: Sequence[_Job], partition: Partition) -> list[range]:
     """Make the shards of a partition that are not done yet; return all shards of it."""
     config = jobs[0].config
     source = SOURCES[config.source](config)
-    choice = choose_vocabulary(config, source.samples)
+    choice = choose_vocabulary(config, source.samples, _own_samples(source, config, partition))
     tasks = [_task(job, source, choice.remarks) for job in jobs]
     for task in tasks:
         _refuse_unfit(task)
     return [_make_partition(task, partition, choice.vocabulary) for task in tasks]
+
+
+def _own_samples(source: SourceData, config: ShardsConfig, partition: Partition) -> range:
+    """Return which samples of a source a partition makes, before some are held out."""
+    shards = partition.of(-(-len(source.samples) // config.shard_samples))
+    begin, end = (place * config.shard_samples for place in (shards.start, shards.stop))
+    return range(begin, min(end, len(source.samples)))
 
 
 def _make_partition(task: Task, partition: Partition, vocabulary: Vocabulary) -> range:

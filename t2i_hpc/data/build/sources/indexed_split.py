@@ -7,7 +7,6 @@ known from the source's manifest alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
@@ -53,10 +52,6 @@ class SplitSamples(AddressedSamples):
             source=stored.source,
             content=stored.image,
         )
-
-    def texts(self) -> Iterator[str]:
-        """Give all captions."""
-        return (text for sample in self for text in sample.captions)
 
 
 def read_split(config: ShardsConfig) -> SourceData:

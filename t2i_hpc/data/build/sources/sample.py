@@ -11,11 +11,14 @@ of texts, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import overload
+
+import numpy as np
+import numpy.typing as npt
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Box
@@ -177,6 +180,7 @@ class AddressedSamples(Sequence[SourceSample]):
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._chosen: npt.NDArray[np.int64] | None = None  # numbers in the source; None: all
 
     def __len__(self) -> int:
         return self._count
@@ -187,13 +191,13 @@ class AddressedSamples(Sequence[SourceSample]):
     def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
     def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
         if isinstance(number, slice):
-            return [self.sample(one) for one in range(*number.indices(self._count))]
+            return [self[one] for one in range(*number.indices(self._count))]
         if not 0 <= number < self._count:
             raise IndexError(number)
-        return self.sample(number)
+        return self.sample(number if self._chosen is None else int(self._chosen[number]))
 
     def __iter__(self) -> Iterator[SourceSample]:
-        return map(self.sample, range(self._count))
+        return (self[number] for number in range(self._count))
 
     def first(self, count: int | None) -> AddressedSamples:
         """Return the first samples alone; None: all."""
@@ -201,13 +205,30 @@ class AddressedSamples(Sequence[SourceSample]):
         found._count = min(count or self._count, self._count)
         return found
 
-    def sample(self, number: int) -> SourceSample:
-        """Return a sample."""
+    def where(self, takes: Callable[[str], bool], rule: str) -> AddressedSamples:
+        """Return the samples whose keys are taken by `rule`; they are not read for it."""
+        found = copy(self)
+        taken = (number for number in range(self._count) if takes(self.key(number)))
+        found._chosen = np.fromiter(taken, np.int64)
+        found._count, found.digest = len(found._chosen), f"{self.digest} {rule}"
+        return found
+
+    def key(self, number: int) -> str:
+        """Return a sample's key, where it follows from its number."""
         raise NotImplementedError
 
-    def texts(self) -> Iterator[str]:
-        """Give all captions."""
+    def sample(self, number: int) -> SourceSample:
+        """Return a sample by its number in the source."""
         raise NotImplementedError
+
+    def texts(self, numbers: range) -> Iterator[str]:
+        """Give the captions of some samples."""
+        return (
+            text
+            for number in numbers
+            if (sample := self[number]).unfit is None
+            for text in sample.captions
+        )
 
     def identity(self, numbers: range) -> list[object]:
         """Return what some samples follow from, where the whole has no digest."""
