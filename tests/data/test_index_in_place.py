@@ -36,6 +36,7 @@ from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import open_training_data
 from t2i_hpc.data.verification import verify_split
+from tests.data.test_partition_reads import opens
 from tests.data.test_webdataset_tars import img2dataset, pack
 from tests.support.data import captions_of, draw_image, image_bytes
 from tests.support.servers import fail, serving
@@ -316,6 +317,13 @@ def test_an_index_is_read_from_a_folder(tmp_path: Path) -> None:
         address = re.escape(f"{server.url}/train")
         with pytest.raises(DataError, match=rf"{address} is an index of tars .* copy it here"):
             splits_at(f"{server.url}/train")
+
+
+def test_a_partition_of_an_index_opens_its_own_tars(tmp_path: Path) -> None:
+    write_tars(tmp_path / "in", 4)
+    with opens(".tar") as names:
+        build_index_partition(replace(config_of(tmp_path), partition="2/4"))
+        assert names() == {"00001.tar"}
 
 
 def test_shards_of_an_index_are_made_in_partitions(tmp_path: Path) -> None:

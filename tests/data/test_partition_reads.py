@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
-from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import make_vocabulary
-from t2i_hpc.data.build.split_writer import build_partition, build_splits, merge_split
+from t2i_hpc.data.build.sources import webdataset_tars
+from t2i_hpc.data.build.split_writer import (
+    build_partition,
+    build_splits,
+    merge_split,
+    splits_to_merge,
+)
 from t2i_hpc.data.split import Split
 from tests.data.test_mds_source import write_mds
 from tests.data.test_partitions import content
+from tests.data.test_webdataset_tars import img2dataset, pack
 from tests.support.data import captions_of, image_bytes
 
 _opened: list[str] | None = None
@@ -86,6 +93,92 @@ def test_mds_with_a_held_out_split(tmp_path: Path) -> None:
     assert content(config.output) == whole(config, tmp_path / "whole")
 
 
+@pytest.fixture
+def tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four tars of four samples each; every one is a group, as tars of 256 MB are."""
+    monkeypatch.setattr(webdataset_tars, "GROUP_BYTES", 1)
+    for tar in range(4):
+        numbers = range(4 * tar, 4 * tar + 4)
+        pack(tmp_path / "in" / f"{tar:05d}.tar", [part for n in numbers for part in img2dataset(n)])
+    make_vocabulary(tmp_path / "out", [tmp_path / "in"])
+    return tmp_path / "in"
+
+
+def build_parts(config: ShardsConfig, *partitions: str) -> None:
+    for partition in partitions:
+        build_partition(replace(config, partition=partition))
+
+
+def test_tars(tmp_path: Path, tars: Path) -> None:
+    config = config_of(tmp_path, "webdataset")
+    with opens(".tar") as names:
+        build_parts(config, "2/4")
+        assert names() - {"1000000.tar", "1000001.tar"} == {"00001.tar"}
+    build_parts(config, "4/4", "1/4")
+    target = tmp_path / "out" / "train"
+    with pytest.raises(DataError, match=r"1 of the 4 groups of tars .* build partition=3/4 of it"):
+        merge_split(target)
+    build_parts(config, "3/4")
+    built = merge_split(target)
+    assert built.manifest.counts.tolist() == [3, 1] * 4
+    assert "from 4 tars" in str(built)
+    assert content(config.output) == whole(config, tmp_path / "whole")
+
+
+def test_a_shard_that_is_gone_is_made_again(
+    tmp_path: Path, tars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(tmp_path, "webdataset")
+    build_parts(config, "1/2", "2/2")
+    (tmp_path / "out" / ".train.partial" / "split" / "3000001.tar").unlink()
+    message = r"1 of the 8 shards .* the first is 3000001\.tar: build partition=2/2 of it"
+    with pytest.raises(DataError, match=message):
+        merge_split(tmp_path / "out" / "train")
+    capsys.readouterr()
+    build_parts(config, "2/2")
+    assert "resuming: 3 of 4 shards are done\n" in capsys.readouterr().err
+    merge_split(tmp_path / "out" / "train")
+    assert content(config.output) == whole(config, tmp_path / "whole")
+
+
+def test_partitions_of_tars_with_other_settings_do_not_mix(tmp_path: Path, tars: Path) -> None:
+    config = config_of(tmp_path, "webdataset")
+    build_parts(config, "1/2")
+    build_parts(replace(config, quality=50), "2/2")
+    with pytest.raises(DataError, match=r"2 of the 4 groups of tars .* build partition=1/2 of it"):
+        merge_split(tmp_path / "out" / "train")
+
+
+def test_rejects_of_all_tars_count_together(tmp_path: Path, tars: Path) -> None:
+    (tars / "00001.tar").write_bytes((tars / "00001.tar").read_bytes()[:3000])
+    config = config_of(tmp_path, "webdataset", max_rejected=0.2)
+    build_parts(config, "1/2", "2/2")
+    with pytest.raises(
+        DataError, match=r"1 of 13 samples were rejected, more than the 0 of max_rejected=0"
+    ):
+        merge_split(tmp_path / "out" / "train", 0.0)
+    assert merge_split(tmp_path / "out" / "train").rejected == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"limit": 6}, {"test_fraction": 0.4}, {"filter": "len(url) == 1", "max_rejected": 0.0}],
+)
+def test_choices_among_tars(tmp_path: Path, tars: Path, settings: dict[str, Any]) -> None:
+    config = config_of(tmp_path, "webdataset", **settings)
+    build_parts(config, "2/2", "1/2")
+    for target in splits_to_merge(tmp_path / "out"):
+        merge_split(target)
+    assert content(config.output) == whole(config, tmp_path / "whole")
+    train = Split.open(DataConfig(path=config.output), "train")
+    assert train.count == {"limit": 6, "filter": 16}.get(next(iter(settings)), train.count)
+
+
+def test_a_filter_of_tars_that_no_sample_answers(tmp_path: Path, tars: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no sample says 'aesthetic'"):
+        build_splits(config_of(tmp_path, "webdataset", filter="aesthetic > 5"))
+
+
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     (tmp_path / "in").mkdir()
@@ -97,9 +190,8 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "in" / f"{file}.parquet")
     make_vocabulary(tmp_path / "out", [tmp_path / "in"])
     read: list[str] = []
-    file: Any = parquet.ParquetFile
 
-    class Noted(file):  # type: ignore[misc]
+    class Noted(parquet.ParquetFile):  # type: ignore[misc, name-defined]
         def __init__(self, path: Path, **settings: Any) -> None:
             super().__init__(path, **settings)
             self.name = path.name

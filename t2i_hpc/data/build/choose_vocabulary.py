@@ -57,15 +57,25 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample], own
         if vocabulary is not None and vocabulary.sha256 == samples.vocabulary.sha256:
             return Choice(vocabulary, ())
     if vocabulary is None:
-        if isinstance(samples, AddressedSamples) and config.partition:
-            raise DataError(
-                f"{config.output} has no vocabulary, and a partition reads no captions but its "
-                f"own: write it first, shards vocabulary {config.output} captions={config.images}"
-            )
+        if isinstance(samples, AddressedSamples):
+            check_vocabulary_is_there(config)
         vocabulary = new_vocabulary(config, texts)
     else:
         refuse_foreign(vocabulary, texts, name)
     return Choice(vocabulary, remarks_on(vocabulary, texts))
+
+
+def check_vocabulary_is_there(config: ShardsConfig) -> None:
+    """Refuse a partition that would number words of its own captions alone.
+
+    Raises:
+        DataError: the folder of splits has no vocabulary, and none is named.
+    """
+    if config.partition and present_vocabulary(config)[0] is None:
+        raise DataError(
+            f"{config.output} has no vocabulary, and a partition reads no captions but its "
+            f"own: write it first, shards vocabulary {config.output} captions={config.images}"
+        )
 
 
 class _TextsOf:

@@ -28,7 +28,7 @@ from t2i_hpc.data.build.finish import summed_up
 from t2i_hpc.data.build.finish_index import record_of_tar
 from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter
 from t2i_hpc.data.build.sources.sample import folder_at
-from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR, tars_below
+from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR, refuse_compressed, tars_below
 from t2i_hpc.data.build.tar_records import (
     Choice,
     Indexed,
@@ -221,6 +221,9 @@ def index_partition(task: IndexTask, partition: Partition) -> range:
     if len(still_open) < len(tars):
         done = len(tars) - len(still_open)
         sys.stderr.write(f"resuming: {done:,} of {len(tars):,} tars are done\n")
+    if task.config.images:
+        mine = [Path(task.places[number].tar) for number in still_open]
+        refuse_compressed(mine, Path(task.config.images))
     with disk_errors(workspace.folder):
         workspace.split.mkdir(parents=True, exist_ok=True)
         if vocabulary is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ from t2i_hpc.data.sidecars import (
     files_below,
     is_about,
 )
+
+if TYPE_CHECKING:
+    from t2i_hpc.data.build.sources.webdataset_tars import TarGroups
 
 _TEXTS = (".txt", ".json", ".cls")
 _NOTHING = Description((), NO_CLASS, "", 0)
@@ -144,11 +147,13 @@ class SourceData:
         samples: all of them, those that cannot be used included, in the order of the source.
         tars: number of tars that were read, 0 where there are none.
         remarks: what else the user should know, a few words each.
+        groups: tars that are read in groups, in place of `samples`.
     """
 
     samples: Sequence[SourceSample]
     tars: int = 0
     remarks: tuple[str, ...] = ()
+    groups: TarGroups | None = None
 
 
 def numbered(samples: Iterable[SourceSample]) -> list[SourceSample]:
