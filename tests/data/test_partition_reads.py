@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,19 +14,21 @@ import pytest
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
+from t2i_hpc.data.build import split_writer
 from t2i_hpc.data.build.choose_vocabulary import make_vocabulary
-from t2i_hpc.data.build.sources import webdataset_tars
+from t2i_hpc.data.build.sources import SourceSample, webdataset_tars
 from t2i_hpc.data.build.split_writer import (
     build_partition,
     build_splits,
     merge_split,
     splits_to_merge,
 )
+from t2i_hpc.data.build.workers import make_shards
 from t2i_hpc.data.split import Split
 from tests.data.test_mds_source import write_mds
 from tests.data.test_partitions import content
 from tests.data.test_webdataset_tars import img2dataset, pack
-from tests.support.data import captions_of, image_bytes
+from tests.support.data import captions_of, image_bytes, make_image_folder
 
 _opened: list[str] | None = None
 
@@ -203,3 +206,21 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "ParquetFile", Noted)
     build_partition(config_of(tmp_path, "parquet", partition="2/4"))
     assert set(read) == {"1.parquet"}
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_of_a_list_a_partition_keeps_its_own_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metadata: bool
+) -> None:
+    make_image_folder(tmp_path / "in", range(120, 137), metadata=metadata)
+    held: list[int] = []
+
+    def noted(*given: Any) -> None:
+        gc.collect()
+        mine = [one for one in gc.get_objects() if type(one) is SourceSample]
+        held.append(sum(one.path.is_relative_to(tmp_path) for one in mine))
+        make_shards(*given)
+
+    monkeypatch.setattr(split_writer, "make_shards", noted)
+    build_partition(config_of(tmp_path, "folder", partition="2/4"))
+    assert held == [6]  # of two shards

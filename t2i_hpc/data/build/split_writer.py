@@ -34,7 +34,7 @@ from t2i_hpc.data.build.shard import (
 )
 from t2i_hpc.data.build.sources import SOURCES, SourceData, SourceSample
 from t2i_hpc.data.build.sources.indexed_split import SplitSamples
-from t2i_hpc.data.build.sources.sample import AddressedSamples
+from t2i_hpc.data.build.sources.sample import AddressedSamples, OwnSamples
 from t2i_hpc.data.build.sources.webdataset_tars import TarGroups
 from t2i_hpc.data.build.tar_groups import Grouped, group_identities, resolved, with_groups
 from t2i_hpc.data.build.workers import Limit, make_shards
@@ -312,21 +312,37 @@ def _partition_locked(workspace: Workspace, partition: Partition) -> Iterator[No
 
 def _make(jobs: Sequence[Job], partition: Partition) -> list[Sequence[int]]:
     """Make the shards of a partition that are not done yet; return all shards of it."""
+    tasks, vocabulary = _planned(jobs, partition)
+    return [_make_partition(task, partition, vocabulary) for task in tasks]
+
+
+def _planned(jobs: Sequence[Job], partition: Partition) -> tuple[list[Task], Vocabulary]:
+    """Return what a partition makes; of listed samples it keeps its own alone."""
     config = jobs[0].config
     source = SOURCES[config.source](config)
     if source.groups is not None:
-        return _make_groups(jobs, source, source.groups, partition)
+        return _planned_groups(jobs, source, source.groups, partition)
     choice = choose_vocabulary(config, source.samples, _own_samples(source, config, partition))
     tasks = [_task(job, source, choice.remarks) for job in jobs]
     for task in tasks:
         _refuse_unfit(task)
-    return [_make_partition(task, partition, choice.vocabulary) for task in tasks]
+    return [_kept(task, partition) for task in tasks], choice.vocabulary
 
 
-def _make_groups(
+def _kept(task: Task, partition: Partition) -> Task:
+    shards = task.build.shards_of(partition)
+    if isinstance(task.samples, AddressedSamples):
+        return task
+    own = range(0)
+    if shards:
+        own = range(task.numbers(shards[0]).start, task.numbers(shards[-1]).stop)
+    return replace(task, samples=OwnSamples(task.samples, own))
+
+
+def _planned_groups(
     jobs: Sequence[Job], source: SourceData, groups: TarGroups, partition: Partition
-) -> list[Sequence[int]]:
-    """Make the shards of a partition's groups of tars; nothing of others is read."""
+) -> tuple[list[Task], Vocabulary]:
+    """Return what becomes of a partition's groups of tars; nothing of others is read."""
     config, whole = jobs[0].config, partition.count == 1
     check_vocabulary_is_there(config)
     found = {number: groups.read(number) for number in partition.of(len(groups))}
@@ -348,7 +364,7 @@ def _make_groups(
             job.workspace.folder.mkdir(exist_ok=True)
             grouped.save(job.workspace)
         tasks.append(task)
-    return [_make_partition(task, partition, choice.vocabulary) for task in tasks]
+    return tasks, choice.vocabulary
 
 
 def _own_samples(source: SourceData, config: ShardsConfig, partition: Partition) -> range:

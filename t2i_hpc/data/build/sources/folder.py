@@ -12,6 +12,10 @@ Where a folder of texts is beside ``train/filenames.pickle``, as in this literat
 says which images a split has; so it does for ``text/celeba-caption`` of Multi-Modal-CelebA-HQ.
 img2dataset's ``files`` are such folders as well; the tables beside them are left alone.
 
+Each partition reads such a file, or all texts of a folder, whole: which samples there are, and
+whose class is the largest, is said nowhere else. It keeps its own samples alone while it makes
+shards. The same holds for ``coco``, ``cub``, ``flowers`` and ``pickles``.
+
 COCO's own layout, and the files of other data sets in its form: images and one captions JSON.
 
 The captions file decides which images are taken, in its order; files that it does not name

@@ -240,6 +240,31 @@ class AddressedSamples(Sequence[SourceSample]):
         raise NotImplementedError
 
 
+class OwnSamples(Sequence[SourceSample]):
+    """Some of many samples under their numbers among all: what a partition keeps of a list.
+
+    Args:
+        samples: all of them; the others are let go.
+        own: which are kept.
+    """
+
+    def __init__(self, samples: Sequence[SourceSample], own: range) -> None:
+        self._count, self._own = len(samples), own
+        self._samples = list(samples[own.start : own.stop])
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> SourceSample: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
+    def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(self._count))]
+        return self._samples[self._own.index(number)]
+
+
 def class_of(given: object, number: int) -> int:
     """Return the class of an addressed sample: the given one, or one that no other sample has.
 
