@@ -21,7 +21,8 @@ from t2i_hpc.data.format.manifest import (
     Manifest,
     checksum,
 )
-from t2i_hpc.data.images import Pixels, notes_of, to_srgb, turn
+from t2i_hpc.data.images import IMAGE_FORMATS_OF_SUFFIX, Pixels, notes_of, to_srgb, turn
+from t2i_hpc.data.sidecars import Rules, described, image_of, texts_of
 from t2i_hpc.data.storage.local_shards import OPEN_FILES, LocalStorage, Storage
 
 _GAP = 4096  # bytes between a sample's two files that are read along rather than read twice
@@ -50,6 +51,26 @@ class StoredSample:
     orientation: int = 0
     noted: bool = False
     source: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_members(cls, members: Mapping[str, bytes], rules: Rules) -> StoredSample:
+        """Return a sample of a tar of others, of its members by extension.
+
+        Raises:
+            UnfitSample: no image, more than one, or no caption.
+        """
+        image = image_of(members, rules)
+        given = described({one: members[one] for one in texts_of(members, rules)}, rules, members)
+        return cls(
+            key=given.key,
+            image=members[image],
+            image_format=IMAGE_FORMATS_OF_SUFFIX.get(f".{image.rpartition('.')[2]}", "jpeg"),
+            captions=given.captions,
+            class_id=given.class_id,
+            orientation=given.orientation,
+            noted=True,
+            source=given.source,
+        )
 
     def upright(self, image: Pixels) -> Pixels:
         """Return the decoded image as viewers show it: turned, and in the colors of sRGB."""

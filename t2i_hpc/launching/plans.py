@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -289,9 +289,10 @@ def _shards(request: TaskRequest) -> Plan:
         raise DataError(
             f"{folder / config.split} is there already: delete that folder to build it again"
         )
-    check_source(config)
+    whole = partitions == 1 or config.partition or request.cluster.name == "local"
+    check_source(config if whole else replace(config, partition=f"1/{partitions}"))
     name = f"shards-{folder.name}-{config.split}"
-    if partitions == 1 or config.partition or request.cluster.name == "local":
+    if whole:
         return Plan(name, (request.work(folder),), folder)
     if request.cluster.ranks > 1:
         raise ConfigurationError(

@@ -141,7 +141,7 @@ def test_outsized_members_are_refused_unread(tmp_path: Path, name: str, limit: i
 
 
 def test_the_number_of_members_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2i_hpc.data.format.tars._MOST_MEMBERS", 500)
+    monkeypatch.setattr("t2i_hpc.data.format.tars.MOST_MEMBERS", 500)
     path = tmp_path / "a.tar"
     for count in (500, 501):
         path.write_bytes(raw(b"a.json") * count + bytes(2 * BLOCK))

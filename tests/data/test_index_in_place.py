@@ -36,6 +36,7 @@ from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.training_data import open_training_data
 from t2i_hpc.data.verification import verify_split
+from tests.data.test_partition_reads import opens
 from tests.data.test_webdataset_tars import img2dataset, pack
 from tests.support.data import captions_of, draw_image, image_bytes
 from tests.support.servers import fail, serving
@@ -318,8 +319,15 @@ def test_an_index_is_read_from_a_folder(tmp_path: Path) -> None:
             splits_at(f"{server.url}/train")
 
 
+def test_a_partition_of_an_index_opens_its_own_tars(tmp_path: Path) -> None:
+    write_tars(tmp_path / "in", 4)
+    with opens(".tar") as names:
+        build_index_partition(replace(config_of(tmp_path), partition="2/4"))
+        assert names() == {"00001.tar"}
+
+
 def test_shards_of_an_index_are_made_in_partitions(tmp_path: Path) -> None:
-    """Scaled, with the words and what the source says; nothing but their own rows is read."""
+    """Scaled, with the words and what the source says; others' tars need not be there."""
     write_tars(tmp_path / "in")
     indexed = build_index(config_of(tmp_path)).manifest
     config = ShardsConfig(
@@ -331,9 +339,9 @@ def test_shards_of_an_index_are_made_in_partitions(tmp_path: Path) -> None:
         workers=1,
     )
     (tmp_path / "in" / "00000.tar").rename(tmp_path / "in" / "gone")
-    (tmp_path / "in" / "00000.tar").write_bytes(bytes(indexed.shard(0).bytes))
     assert build_partition(replace(config, partition="2/3")) == [range(1, 2)]  # samples 5 to 9
     (tmp_path / "in" / "gone").rename(tmp_path / "in" / "00000.tar")
+    assert len((tmp_path / "out" / ".train.partial" / "build.json").read_text()) < 1000
     for partition in ("1/3", "3/3"):
         build_partition(replace(config, partition=partition))
     built = merge_split(tmp_path / "out" / "train")

@@ -25,6 +25,7 @@ from t2i_hpc.data.format.manifest import (
     save_tables,
     sha256_of_rows,
 )
+from t2i_hpc.data.format.tar_list import TarList
 from tests.support.data import make_image_folder, make_shards
 
 
@@ -202,3 +203,29 @@ def test_tables_are_written_part_by_part(tmp_path: Path) -> None:
     assert [manifest.rows(number).tolist() for number in range(3)] == [
         rows.tolist() for rows in parts
     ]
+
+
+def test_a_list_of_tars_is_parsed_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, names = tmp_path / "tars.jsonl", [f"{number:05d}.tar" for number in range(200)]
+    lines = [json.dumps({"tar": name}) for name in names]
+    path.write_text("\n".join([*lines[:70], "", *lines[70:-1], "no JSON"]))
+    tars, parsed = TarList(path, 200, "make it again"), list[str]()
+    loads = json.loads
+
+    def noted(line: bytes) -> object:
+        parsed.append(line.decode())
+        return loads(line)
+
+    monkeypatch.setattr(json, "loads", noted)
+    assert [tars[number] for number in (0, 69, 70, 130, 130)] == [
+        names[n] for n in (0, 69, 70, 130)
+    ] + [names[130]]
+    assert len(parsed) == 4
+    with pytest.raises(DataError, match=r"tars\.jsonl cannot be read .*; make it again"):
+        tars[199]
+    with pytest.raises(DataError, match="has not one line for each of 199 tars"):
+        TarList(path, 199, "")
+    with pytest.raises(IndexError):
+        tars[200]

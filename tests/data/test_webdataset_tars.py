@@ -68,7 +68,8 @@ def test_tars_of_img2dataset(tmp_path: Path) -> None:
         sample = split.sample(number)
         assert sample.key == f"{number // 4:05d}/{number:09d}"
         assert sample.image == image_bytes(number, "JPEG", 60, 48)
-        assert (sample.captions, sample.class_id) == ((captions_of(number)[0],), number)
+        own = (1 << 40) + (number // 4 << 20) + number % 4  # by its tar and its place in there
+        assert (sample.captions, sample.class_id) == ((captions_of(number)[0],), own)
     verify_split(manifest, lambda _: None)
 
 
@@ -292,14 +293,14 @@ def test_settings_name_members_and_keys(tmp_path: Path) -> None:
     assert other.sample(0).captions == ("short one",)
 
 
-def test_given_and_running_classes_do_not_collide(tmp_path: Path) -> None:
+def test_given_classes_and_own_ones_do_not_collide(tmp_path: Path) -> None:
     members: Members = []
     for number, given in enumerate([b"5", None, b"2", None]):
         members += img2dataset(number)
         members += [(f"{number:09d}.cls", given)] if given else []
     pack(tmp_path / "in" / "t.tar", members)
     split = build(tmp_path)
-    assert [split.sample(n).class_id for n in range(4)] == [5, 6, 2, 7]
+    assert [split.sample(n).class_id for n in range(4)] == [5, (1 << 40) + 1, 2, (1 << 40) + 3]
 
 
 def test_tars_are_scaled_as_every_source_is(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from t2i_hpc.common.files import write_json
 from t2i_hpc.config.cluster import ClusterConfig
 from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TASK_SCHEMAS
+from t2i_hpc.data.build.choose_vocabulary import make_vocabulary
 from t2i_hpc.evaluate import COMMAND as EVALUATE
 from t2i_hpc.launching.plans import TaskRequest, plan_of, sweep_of
 from tests.commands.trained import make_run
 from tests.support.data import make_image_folder
+from tests.support.tars import foreign, write_tars
 from tests.support.training import TINY
 
 
@@ -107,6 +109,17 @@ def test_build_partitions_and_their_merge(tmp_path: Path) -> None:
     Path(target).mkdir(parents=True)
     with pytest.raises(UserError, match="is there already"):
         plan("shards", *arguments)
+
+
+def test_partitions_of_tars_want_a_vocabulary_before(tmp_path: Path) -> None:
+    tars = tmp_path / "tars"
+    write_tars(tars, [foreign(number) for number in range(3)])
+    arguments = ("source=webdataset", f"images={tars}", f"output={tmp_path / 'out'}")
+    assert len(plan("shards", *arguments).works) == 1
+    with pytest.raises(UserError, match="write it first, shards vocabulary"):
+        plan("shards", *arguments, build_partitions=2)
+    make_vocabulary(tmp_path / "out", [tars])
+    assert len(plan("shards", *arguments, build_partitions=2).works) == 2
 
 
 def test_a_report_belongs_to_its_run(run: Path) -> None:

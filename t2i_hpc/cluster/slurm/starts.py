@@ -145,11 +145,15 @@ def _statistics_files(folder: Path, settings: Mapping[str, str]) -> Iterator[Pat
 
 def _finished_shards(folder: Path, settings: Mapping[str, str]) -> int:
     """Count the shards of a build, or of its own partition, that are finished."""
+    from t2i_hpc.data.build.tar_groups import resolved
     from t2i_hpc.data.build.workspace import Build, Partition, Workspace
 
     workspace = Workspace(folder / settings.get("split", "train"))
     build = Build.load(workspace)
-    own = Partition.parse(settings.get("partition", "")).of(len(build.identities)) if build else ()
+    if build is None:
+        return _NONE
+    build = resolved(workspace, build, partial=True)
+    own = build.shards_of(Partition.parse(settings.get("partition", "")))
     return _count(number for number in own if workspace.tar(number).is_file())
 
 

@@ -1,8 +1,9 @@
 """Building a split: any process on any node can make any shard, without a coordinator.
 
 Shard s holds the source's samples from ``s * shard_samples`` on, less those that are rejected,
-and its bytes follow from these samples and the settings alone. All work is done in a hidden
-folder beside the split that is to appear::
+and its bytes follow from these samples and the settings alone. Tars of others become shards group
+by group (:mod:`t2i_hpc.data.build.tar_groups`). All work is done in a hidden folder beside the
+split that is to appear::
 
     .SPLIT.partial/build.json        what is built, with the identity of each shard
     .SPLIT.partial/vocabulary.json   becomes that of the whole folder

@@ -17,6 +17,7 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.sources.captions_files import FORMS, read_rows
 from t2i_hpc.data.build.sources.indexed_split import SplitSamples
+from t2i_hpc.data.build.sources.mds import captions_of_mds, is_mds
 from t2i_hpc.data.build.sources.parquet_images import captions_of_parquet
 from t2i_hpc.data.build.sources.pickles import read_published
 from t2i_hpc.data.build.sources.sample import AddressedSamples, Texts
@@ -36,14 +37,19 @@ class Choice:
     remarks: tuple[str, ...]
 
 
-def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> Choice:
+def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample], own: range) -> Choice:
     """Return the vocabulary of a split: named, published, that of the folder, or a new one.
+
+    Args:
+        config: of the build.
+        samples: of the source.
+        own: which of them the partition makes: of addressed ones it reads no others' captions.
 
     Raises:
         DataError: the folder has other words than those that are named, the captions are
             mostly of other words, or no caption has a word.
     """
-    texts = _TextsOf(samples)
+    texts = _TextsOf(samples, own)
     vocabulary, name = present_vocabulary(config)
     if isinstance(samples, SplitSamples):
         if vocabulary is None and (config.min_count, config.max_words) == (1, 0):
@@ -51,26 +57,36 @@ def choose_vocabulary(config: ShardsConfig, samples: Sequence[SourceSample]) -> 
         if vocabulary is not None and vocabulary.sha256 == samples.vocabulary.sha256:
             return Choice(vocabulary, ())
     if vocabulary is None:
-        if isinstance(samples, AddressedSamples) and config.partition:
-            raise DataError(
-                f"{config.output} has no vocabulary, and a partition reads no captions but its "
-                f"own: write it first, shards vocabulary {config.output} captions={config.images}"
-            )
+        if isinstance(samples, AddressedSamples):
+            check_vocabulary_is_there(config)
         vocabulary = new_vocabulary(config, texts)
     else:
         refuse_foreign(vocabulary, texts, name)
     return Choice(vocabulary, remarks_on(vocabulary, texts))
 
 
+def check_vocabulary_is_there(config: ShardsConfig) -> None:
+    """Refuse a partition that would number words of its own captions alone.
+
+    Raises:
+        DataError: the folder of splits has no vocabulary, and none is named.
+    """
+    if config.partition and present_vocabulary(config)[0] is None:
+        raise DataError(
+            f"{config.output} has no vocabulary, and a partition reads no captions but its "
+            f"own: write it first, shards vocabulary {config.output} captions={config.images}"
+        )
+
+
 class _TextsOf:
     """The captions of samples, which are not copied."""
 
-    def __init__(self, samples: Sequence[SourceSample]) -> None:
-        self._samples = samples
+    def __init__(self, samples: Sequence[SourceSample], own: range) -> None:
+        self._samples, self._own = samples, own
 
     def __iter__(self) -> Iterator[str]:
         if isinstance(self._samples, AddressedSamples):
-            return self._samples.texts()
+            return self._samples.texts(self._own)
         return (text for one in self._samples if one.unfit is None for text in one.captions)
 
 
@@ -177,7 +193,8 @@ class _TextsIn:
             first = next(found, None)
             if first is None:
                 raise DataError(
-                    f"{source} holds no captions: name {FORMS}, or a folder of .txt files or tars"
+                    f"{source} holds no captions: name {FORMS}, or a folder of .txt files, tars or "
+                    "MDS shards"
                 )
             yield first
             yield from found
@@ -186,15 +203,26 @@ class _TextsIn:
         if not source.is_dir():
             yield from (text for row in read_rows(source) for text in row.captions)
             return
+        if is_mds(source):
+            yield from captions_of_mds(source)
+            return
         paths, readers = (
             files_below(source),
             {".tar": captions_of_tar, ".parquet": captions_of_parquet},
         )
-        packed = [path for path in paths if path.suffix.lower() in readers]
+        packed = [
+            path for path in paths if path.suffix.lower() in readers and not _is_table_beside(path)
+        ]
         for path in packed:
             yield from readers[path.suffix.lower()](path)
         if not packed:
             yield from Texts(source, Rules()).all()
+
+
+def _is_table_beside(path: Path) -> bool:
+    """Whether a file is img2dataset's table of a tar or a folder, whose captions it repeats."""
+    whole = path.with_suffix(".tar"), path.with_suffix("")
+    return path.suffix.lower() == ".parquet" and (whole[0].is_file() or whole[1].is_dir())
 
 
 def _named(config: ShardsConfig) -> tuple[Vocabulary | None, str]:

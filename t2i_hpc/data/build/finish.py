@@ -17,7 +17,7 @@ from t2i_hpc.common.files import fsync_folder, write_text
 from t2i_hpc.data.build.shard import Rejection, ShardRecord, record_of, rows_of
 from t2i_hpc.data.build.sources.sample import LEFT_OUT
 from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR
-from t2i_hpc.data.build.workspace import Build, Partition, Workspace
+from t2i_hpc.data.build.workspace import GROUP, UNKNOWN, Build, Workspace, unmade
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import (
     INDEX,
@@ -33,7 +33,6 @@ from t2i_hpc.data.format.manifest import (
 from t2i_hpc.data.format.outline import MOST, OUTLINE
 
 REJECTED = "rejected.jsonl"
-_MOST_NAMED = 8  # partitions
 _Record = TypeVar("_Record")
 
 
@@ -119,10 +118,11 @@ def finish(workspace: Workspace, build: Build) -> BuiltSplit:
         DataError: shards are missing, too many images were rejected, or the folder's
             vocabulary has other words.
     """
-    records = records_of(workspace, build, record_of)
+    by_number = records_of(workspace, build, record_of)
+    records = list(by_number.values())
     rejected = [one for record in records for one in record.rejected]
     refuse_rejected(workspace, build, rejected)
-    filled = [(source, record) for source, record in enumerate(records) if record.count]
+    filled = [(source, record) for source, record in by_number.items() if record.count]
     if not filled:
         raise DataError(f"none of the {build.samples:,} samples can be used: {_first(rejected)}")
     made = [_Made(source, number, record) for number, (source, record) in enumerate(filled)]
@@ -152,7 +152,8 @@ def refuse_rejected(workspace: Workspace, build: Build, rejected: Sequence[Rejec
     """
     workspace.rejected.unlink(missing_ok=True)
     tars = sum(one["kind"] == DAMAGED_TAR for one in rejected)
-    many = f"{len(rejected):,} of {build.samples:,} samples were", build.allowed
+    total = f"{build.samples:,} samples" if build.samples < UNKNOWN else "a partition's samples"
+    many = f"{len(rejected):,} of {total} were", build.allowed
     if len(rejected) <= build.allowed:
         if tars <= build.allowed_tars:
             return
@@ -182,24 +183,21 @@ def lines_of(rejected: Sequence[Rejection]) -> str:
 
 def records_of(
     workspace: Workspace, build: Build, read: Callable[[Workspace, int, str], _Record | None]
-) -> list[_Record]:
-    """Return the records of all units of a build.
+) -> dict[int, _Record]:
+    """Return the records of all units of a build, by their numbers.
 
     Raises:
         DataError: some are not done; names the partitions that are to be built.
     """
-    found = [read(workspace, number, identity) for number, identity in enumerate(build.identities)]
-    missing = [shard for shard, record in enumerate(found) if record is None]
+    found = {number: read(workspace, number, identity) for number, identity in build.numbered()}
+    missing = [shard for shard, record in found.items() if record is None]
     if not missing:
-        return [record for record in found if record is not None]
-    count = workspace.partitions()
-    partitions = [Partition(number, count) for number in range(1, count + 1)]
-    still_open = [f"partition={one}" for one in partitions if {*one.of(len(found))} & {*missing}]
-    named = ", ".join(still_open[:_MOST_NAMED]) + (", …" if still_open[_MOST_NAMED:] else "")
+        return {number: record for number, record in found.items() if record is not None}
+    open_units = sorted({shard // GROUP for shard in missing}) if build.groups else missing
+    advice = unmade(workspace, open_units, len(build.groups) or len(found))
     raise DataError(
         f"{len(missing):,} of the {len(found):,} shards of {workspace.target} are not made, the "
-        f"first is {shard_name(missing[0])}: build "
-        + (f"{named} of it" if count > 1 else "it again without partition=")
+        f"first is {shard_name(missing[0])}: {advice}"
     )
 
 

@@ -102,7 +102,7 @@ def finish_index(workspace: Workspace, build: Build) -> IndexedSplit:
         DataError: tars are missing, too many samples were rejected, no sample says what the
             filter asks, or the folder's vocabulary has other words.
     """
-    records = records_of(workspace, build, record_of_tar)
+    records = list(records_of(workspace, build, record_of_tar).values())
     rejected = [one for record in records for one in record.rejected]
     filtered = sum(record.filtered for record in records)
     count = sum(record.count for record in records)

@@ -20,8 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from braceexpand import braceexpand
-
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.files import sha256_of_json, write_bytes, write_json
 from t2i_hpc.config.data import ShardsConfig
@@ -30,7 +28,7 @@ from t2i_hpc.data.build.finish import summed_up
 from t2i_hpc.data.build.finish_index import record_of_tar
 from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter
 from t2i_hpc.data.build.sources.sample import folder_at
-from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR, tars_below
+from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR, refuse_compressed, tars_below
 from t2i_hpc.data.build.tar_records import (
     Choice,
     Indexed,
@@ -43,7 +41,7 @@ from t2i_hpc.data.build.workspace import Build, Partition, Workspace, disk_error
 from t2i_hpc.data.format.manifest import ORIGINAL, Storing
 from t2i_hpc.data.format.sums import SHA256
 from t2i_hpc.data.sidecars import Rules
-from t2i_hpc.data.storage.fetching import Server, is_remote
+from t2i_hpc.data.storage.fetching import Server, expand_braces, is_remote
 from t2i_hpc.data.storage.retry import shown
 
 _LOG = logging.getLogger(__name__)
@@ -223,6 +221,9 @@ def index_partition(task: IndexTask, partition: Partition) -> range:
     if len(still_open) < len(tars):
         done = len(tars) - len(still_open)
         sys.stderr.write(f"resuming: {done:,} of {len(tars):,} tars are done\n")
+    if task.config.images:
+        mine = [Path(task.places[number].tar) for number in still_open]
+        refuse_compressed(mine, Path(task.config.images))
     with disk_errors(workspace.folder):
         workspace.split.mkdir(parents=True, exist_ok=True)
         if vocabulary is not None:
@@ -261,10 +262,7 @@ def _places(config: ShardsConfig) -> list[Place]:
 
 
 def _expanded(patterns: Sequence[str]) -> list[str]:
-    try:
-        urls = [url for pattern in patterns for url in braceexpand(pattern)]
-    except ValueError as error:
-        raise ConfigurationError(f"urls: {error}") from error
+    urls = expand_braces(patterns, "urls")
     if len({*urls}) < len(urls):
         twice = next(url for url, count in Counter(urls).items() if count > 1)
         raise ConfigurationError(f"urls= names {shown(twice)} twice: leave one out")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -33,13 +33,13 @@ from t2i_hpc.data.build.conversion import StoredImage, convert, is_verbatim
 from t2i_hpc.data.build.sample_filter import SampleFilter, values_of
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.sources.sample import BY_FILTER, LEFT_OUT, AddressedSamples
-from t2i_hpc.data.build.workspace import Build, Workspace, disk_errors
+from t2i_hpc.data.build.workspace import GROUP, Build, DerivedIdentities, Workspace, disk_errors
 from t2i_hpc.data.format.manifest import FORMAT, ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
 from t2i_hpc.data.sidecars import UnfitSample
 
-_BUILD = 3  # raise it when the same samples and settings come to give other bytes
-_DIGITS = 32
+_BUILD = 4  # raise it when the same samples and settings come to give other bytes
+DIGITS = 32
 _UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 64
 Rejection = dict[str, str]  # key, path, kind, reason
@@ -84,13 +84,23 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Task:
-    """All that the shards of a build are made of; `filter` is what samples still have to pass."""
+    """All that the shards of a build are made of.
+
+    Attributes:
+        config: what is made.
+        samples: of the source, or of some groups of its tars.
+        build: what is built.
+        workspace: where.
+        filter: what samples still have to pass.
+        ranges: which samples each shard holds, where they come in groups.
+    """
 
     config: ShardsConfig
     samples: Sequence[SourceSample]
     build: Build
     workspace: Workspace
     filter: SampleFilter | None = None
+    ranges: Mapping[int, range] | None = None
 
     unit = "images"
 
@@ -110,6 +120,8 @@ class Task:
 
     def numbers(self, shard: int) -> range:
         """Return which samples a shard holds."""
+        if self.ranges is not None:
+            return self.ranges[shard]
         return shard_numbers(shard, len(self.samples), self.config)
 
     def make(self, shard: int, advance: Callable[[int], None]) -> ShardRecord:
@@ -153,10 +165,11 @@ class Task:
     def _samples(
         self, shard: int, record: ShardRecord, advance: Callable[[int], None]
     ) -> Iterator[SampleFiles]:
-        for number in self.numbers(shard):
+        begin = shard % GROUP if self.ranges is not None else shard  # of its group's, or of all
+        for name, number in enumerate(self.numbers(shard), begin * self.config.shard_samples):
             sample = self.samples[number]
             try:
-                yield self._sample(number, sample, record)
+                yield self._sample(name, sample, record)
             except UnfitSample as unfit:
                 if unfit.kind in LEFT_OUT:
                     record.left_out[unfit.kind] = record.left_out.get(unfit.kind, 0) + 1
@@ -245,18 +258,18 @@ def shard_numbers(shard: int, samples: int, config: ShardsConfig) -> range:
     return range(first, min(first + config.shard_samples, samples))
 
 
-def identities(samples: Sequence[SourceSample], config: ShardsConfig) -> list[str]:
+def identities(
+    samples: Sequence[SourceSample], config: ShardsConfig
+) -> list[str] | DerivedIdentities:
     """Return the identity of each shard, in order.
 
     Raises:
         DataError: a source file is not there any more.
     """
-    settings = {
-        "build": [_BUILD, FORMAT],
-        "image": [config.format, config.quality, config.size],
-        "versions": [version("pillow"), version("simplejpeg")]
-        + [features.version(name) for name in ("libjpeg_turbo", "zlib", "webp", "littlecms2")],
-    }
+    settings = settings_of(config)
+    if isinstance(samples, AddressedSamples) and samples.digest:
+        base = sha256_of_json({**settings, "samples": samples.digest})
+        return DerivedIdentities(base, len(samples), config.shard_samples)
     root, state = Path(config.images), cache(_state)
     count = -(-len(samples) // config.shard_samples)
     found = []
@@ -267,8 +280,18 @@ def identities(samples: Sequence[SourceSample], config: ShardsConfig) -> list[st
         else:
             described = [_described(samples[number], root, state) for number in numbers]
         content = {**settings, "first": numbers.start, "samples": described}
-        found.append(sha256_of_json(content)[:_DIGITS])
+        found.append(sha256_of_json(content)[:DIGITS])
     return found
+
+
+def settings_of(config: ShardsConfig) -> dict[str, Any]:
+    """Return the settings and versions that the bytes of shards follow from."""
+    return {
+        "build": [_BUILD, FORMAT],
+        "image": [config.format, config.quality, config.size],
+        "versions": [version("pillow"), version("simplejpeg")]
+        + [features.version(name) for name in ("libjpeg_turbo", "zlib", "webp", "littlecms2")],
+    }
 
 
 def _described(sample: SourceSample, root: Path, state: Any) -> list[Any]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.choose_vocabulary import choose_vocabulary
+from t2i_hpc.data.build.choose_vocabulary import check_vocabulary_is_there, choose_vocabulary
+from t2i_hpc.data.build.chosen_samples import Job, printable
 from t2i_hpc.data.build.conversion import LOSSLESS, check_space, is_verbatim, storing
 from t2i_hpc.data.build.finish import BuiltSplit, FinishedSplit, finish, refuse_rejected, summed_up
 from t2i_hpc.data.build.finish_index import IndexedSplit, finish_index
@@ -23,7 +23,7 @@ from t2i_hpc.data.build.index_in_place import (
     index_partition,
     index_task,
 )
-from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter, filtered
+from t2i_hpc.data.build.sample_filter import SampleFilter
 from t2i_hpc.data.build.shard import (
     ShardRecord,
     Task,
@@ -34,7 +34,9 @@ from t2i_hpc.data.build.shard import (
 )
 from t2i_hpc.data.build.sources import SOURCES, SourceData, SourceSample
 from t2i_hpc.data.build.sources.indexed_split import SplitSamples
-from t2i_hpc.data.build.sources.sample import AddressedSamples, Unfit
+from t2i_hpc.data.build.sources.sample import AddressedSamples, OwnSamples
+from t2i_hpc.data.build.sources.webdataset_tars import TarGroups
+from t2i_hpc.data.build.tar_groups import Grouped, group_identities, resolved, with_groups
 from t2i_hpc.data.build.workers import Limit, make_shards
 from t2i_hpc.data.build.workspace import (
     Build,
@@ -49,7 +51,6 @@ from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY
 
 _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
 HELD_OUT = "test"
-_HASHED = 1 << 64
 _ESTIMATED, _IN_A_ROW = 256, 32  # samples
 _LOSSY = ("jpeg", "webp")
 _SCALED = (*_LOSSY, LOSSLESS)
@@ -85,7 +86,7 @@ def build_splits(config: ShardsConfig) -> list[BuiltSplit]:
         return [_finish(job.workspace, None) for job in jobs]
 
 
-def build_partition(config: ShardsConfig) -> list[range]:
+def build_partition(config: ShardsConfig) -> list[Sequence[int]]:
     """Make the shards of ``config.partition``; other nodes may make others at the same time.
 
     Returns:
@@ -144,9 +145,16 @@ def check_source(config: ShardsConfig) -> None:
         check_index(config)
         return
     _check_settings(config)
-    samples = SOURCES[config.source](config).samples
+    source = SOURCES[config.source](config)
+    samples = source.samples
+    if isinstance(samples, SplitSamples):  # have a vocabulary
+        return
+    if isinstance(samples, AddressedSamples) or source.groups is not None:
+        check_vocabulary_is_there(config)
     if isinstance(samples, AddressedSamples):
         return
+    if source.groups is not None:  # the first of them: a partition reads its own
+        samples = source.groups.read(0).samples
     unfit = [sample.unfit for sample in samples if sample.unfit is not None]
     allowed = allowed_of(config.max_rejected, len(samples))
     if len(unfit) > allowed:
@@ -195,72 +203,17 @@ def splits_to_merge(folder: Path) -> list[Path]:
     return [folder / name for name in names] or [folder]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A split that is to be made of a source.
-
-    Attributes:
-        config: what is made; its split is that of the source, for the held-out split as well.
-        workspace: where.
-        held_out: whether it takes the samples that are held out or the others; None: all.
-    """
-
-    config: ShardsConfig
-    workspace: Workspace
-    held_out: bool | None
-
-    def samples(self, source: SourceData) -> list[SourceSample]:
-        """Return the samples of this split.
-
-        Raises:
-            DataError: there are none.
-        """
-        found = list(source.samples)
-        if self.held_out is not None:
-            limit = int(self.config.test_fraction * _HASHED)
-            found = [one for one in found if (_hash(one.key) < limit) == self.held_out]
-        if not any(one.unfit is None for one in found) and self.held_out is not None:
-            raise DataError(
-                f"test_fraction={self.config.test_fraction:g} of {len(source.samples):,} samples "
-                f"leaves none for {self.workspace.target.name}: take another fraction"
-            )
-        return found[: self.config.limit]
-
-    def taken(self, source: SourceData) -> tuple[Sequence[SourceSample], tuple[str, ...]]:
-        """Return the samples that the filter takes, and what is to be said of the others.
-
-        Raises:
-            UserError: it is no expression, or asks what no sample says.
-        """
-        if isinstance(source.samples, AddressedSamples):  # are not listed: there may be 10⁹
-            if self.config.filter:
-                SampleFilter(self.config.filter).check({*source.samples.said, *ALWAYS_SAID})
-            return source.samples.first(self.config.limit), ()
-        samples = self.samples(source)
-        if not self.config.filter:
-            return samples, ()
-        found = filtered(samples, SampleFilter(self.config.filter))
-        if not any(one.unfit is None for one in found):
-            raise DataError(f"filter={self.config.filter} leaves out all {len(samples):,} samples")
-        return found, (f"{len(samples) - len(found):,} left out by filter=",)
-
-
-def _hash(key: str) -> int:
-    """Return 64 bits that follow from a sample's key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogateescape")).digest()[:8], "big")
-
-
-def _jobs(config: ShardsConfig) -> list[_Job]:
+def _jobs(config: ShardsConfig) -> list[Job]:
     _check_settings(config)
     if not config.test_fraction:
-        return [_Job(config, _workspace(config), None)]
+        return [Job(config, _workspace(config), None)]
     if config.split == HELD_OUT:
         raise DataError(
             f"test_fraction= holds out the split {HELD_OUT}: name the other one, split=train"
         )
     workspace = _workspace(config)
     held_out = _workspace(replace(config, split=HELD_OUT))
-    return [_Job(config, workspace, False), _Job(config, held_out, True)]
+    return [Job(config, workspace, False), Job(config, held_out, True)]
 
 
 def _check_settings(config: ShardsConfig) -> None:
@@ -357,19 +310,72 @@ def _partition_locked(workspace: Workspace, partition: Partition) -> Iterator[No
         yield
 
 
-def _make(jobs: Sequence[_Job], partition: Partition) -> list[range]:
+def _make(jobs: Sequence[Job], partition: Partition) -> list[Sequence[int]]:
     """Make the shards of a partition that are not done yet; return all shards of it."""
+    tasks, vocabulary = _planned(jobs, partition)
+    return [_make_partition(task, partition, vocabulary) for task in tasks]
+
+
+def _planned(jobs: Sequence[Job], partition: Partition) -> tuple[list[Task], Vocabulary]:
+    """Return what a partition makes; of listed samples it keeps its own alone."""
     config = jobs[0].config
     source = SOURCES[config.source](config)
-    choice = choose_vocabulary(config, source.samples)
+    if source.groups is not None:
+        return _planned_groups(jobs, source, source.groups, partition)
+    choice = choose_vocabulary(config, source.samples, _own_samples(source, config, partition))
     tasks = [_task(job, source, choice.remarks) for job in jobs]
     for task in tasks:
         _refuse_unfit(task)
-    return [_make_partition(task, partition, choice.vocabulary) for task in tasks]
+    return [_kept(task, partition) for task in tasks], choice.vocabulary
 
 
-def _make_partition(task: Task, partition: Partition, vocabulary: Vocabulary) -> range:
-    shards = partition.of(len(task.build.identities))
+def _kept(task: Task, partition: Partition) -> Task:
+    shards = task.build.shards_of(partition)
+    if isinstance(task.samples, AddressedSamples):
+        return task
+    own = range(0)
+    if shards:
+        own = range(task.numbers(shards[0]).start, task.numbers(shards[-1]).stop)
+    return replace(task, samples=OwnSamples(task.samples, own))
+
+
+def _planned_groups(
+    jobs: Sequence[Job], source: SourceData, groups: TarGroups, partition: Partition
+) -> tuple[list[Task], Vocabulary]:
+    """Return what becomes of a partition's groups of tars; nothing of others is read."""
+    config, whole = jobs[0].config, partition.count == 1
+    check_vocabulary_is_there(config)
+    found = {number: groups.read(number) for number in partition.of(len(groups))}
+    samples = [sample for group in found.values() for sample in group.samples]
+    if whole and not samples:
+        raise DataError(f"the tars of {groups.folder} hold no images: name another folder")
+    choice = choose_vocabulary(config, samples, range(len(samples)))
+    tasks = []
+    for job in jobs:
+        names = group_identities(groups, config, job.held_out)
+        build = replace(_build(job, source, choice.remarks), groups=names, filter=config.filter)
+        grouped = Grouped.of(found, job.taken_of_group, config, names)
+        if whole:
+            job.check_groups(samples, grouped.samples)
+        build = with_groups(build, grouped, whole)
+        task = Task(config, grouped.samples, build, job.workspace, ranges=grouped.ranges)
+        _refuse_unfit(task)
+        with disk_errors(job.workspace.folder):
+            job.workspace.folder.mkdir(exist_ok=True)
+            grouped.save(job.workspace)
+        tasks.append(task)
+    return tasks, choice.vocabulary
+
+
+def _own_samples(source: SourceData, config: ShardsConfig, partition: Partition) -> range:
+    """Return which samples of a source a partition makes, before some are held out."""
+    shards = partition.of(-(-len(source.samples) // config.shard_samples))
+    begin, end = (place * config.shard_samples for place in (shards.start, shards.stop))
+    return range(begin, min(end, len(source.samples)))
+
+
+def _make_partition(task: Task, partition: Partition, vocabulary: Vocabulary) -> Sequence[int]:
+    shards = task.build.shards_of(partition)
     done = {shard: one for shard in shards if (one := _done(task, shard)) is not None}
     open_shards = [shard for shard in shards if shard not in done]
     _report_start(task, shards, done)
@@ -396,6 +402,9 @@ def _spread(task: Task, shards: Sequence[int]) -> tuple[list[SourceSample], int]
         begin = task.numbers(shards[0]).start if shards else 0  # rows far apart cost too much
         return list(task.samples[begin : begin + min(count, _IN_A_ROW)]), total
     for place in range(count):
+        if task.ranges is not None:
+            found.append(task.samples[place * len(task.samples) // count])
+            continue
         shard, inside = divmod(place * total // count, task.config.shard_samples)
         found.append(task.samples[task.numbers(shards[shard]).start + inside])
     return found, total
@@ -416,43 +425,43 @@ def _refuse_unfit(task: Task) -> None:
             refuse_rejected(task.workspace, task.build, unfit)
 
 
-def _printable(sample: SourceSample) -> SourceSample:
-    """Reject a sample whose name no JSON file or terminal can show as it is."""
-    if sample.key.isprintable():
-        return sample
-    shown = ascii(sample.key)[1:-1]
-    reason = f"{shown!r} is a name with unprintable characters: rename it"
-    return replace(sample, key=shown, unfit=Unfit("unprintable name", reason))
-
-
-def _task(job: _Job, source: SourceData, remarks: Sequence[str]) -> Task:
+def _task(job: Job, source: SourceData, remarks: Sequence[str]) -> Task:
     config, (taken, left_out) = job.config, job.taken(source)
     addressed = isinstance(taken, AddressedSamples)
-    samples = taken if addressed else [_printable(one) for one in taken]
-    build = Build(
-        name=config.name or config.source,
-        split=job.workspace.target.name,
-        size=0 if is_verbatim(config) else config.size,
+    samples = taken if addressed else [printable(one) for one in taken]
+    build = replace(
+        _build(job, source, [*left_out, *remarks]),
         samples=len(samples),
-        max_rejected=config.max_rejected,
         identities=identities(samples, config),
-        tars=source.tars,
-        remarks=[*source.remarks, *left_out, *remarks],
-        storing=storing(config),
     )
     still = SampleFilter(config.filter) if addressed and config.filter else None
     return Task(config, samples, build, job.workspace, still)
+
+
+def _build(job: Job, source: SourceData, remarks: Sequence[str]) -> Build:
+    config = job.config
+    return Build(
+        name=config.name or config.source,
+        split=job.workspace.target.name,
+        size=0 if is_verbatim(config) else config.size,
+        samples=0,
+        max_rejected=config.max_rejected,
+        identities=[],
+        tars=source.tars,
+        remarks=[*source.remarks, *remarks],
+        storing=storing(config),
+    )
 
 
 def _done(task: Task, shard: int) -> ShardRecord | None:
     return record_of(task.workspace, shard, task.build.identities[shard])
 
 
-def _report_start(task: Task, shards: range, done: dict[int, ShardRecord]) -> None:
+def _report_start(task: Task, shards: Sequence[int], done: dict[int, ShardRecord]) -> None:
     before = Build.load(task.workspace)
     if done:
         sys.stderr.write(f"resuming: {len(done):,} of {len(shards):,} shards are done\n")
-    elif before is not None and before.identities != task.build.identities:
+    elif before is not None and not before.follows_from_the_same(task.build):
         sys.stderr.write(
             f"starting over: {task.workspace.folder} is of other settings or another source\n"
         )
@@ -460,7 +469,7 @@ def _report_start(task: Task, shards: range, done: dict[int, ShardRecord]) -> No
 
 def _refuse_all_rejected(task: Task, stop: TooManyRejected) -> None:
     """List the rejected images of all shards that are done, and of that which is not."""
-    records = (_done(task, shard) for shard in range(len(task.build.identities)))
+    records = (_done(task, shard) for shard, _ in task.build.numbered())
     rejected = [one for record in records if record is not None for one in record.rejected]
     refuse_rejected(task.workspace, task.build, rejected + stop.rejected)
 
@@ -473,7 +482,7 @@ def _build_of(workspace: Workspace) -> Build:
 
 
 def _finish(workspace: Workspace, max_rejected: float | None) -> BuiltSplit:
-    build = _build_of(workspace)
+    build = resolved(workspace, _build_of(workspace))
     if max_rejected is not None:
         build = replace(build, max_rejected=max_rejected)
     with disk_errors(workspace.folder):

@@ -15,19 +15,23 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.common.files import write_json
+from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.data.format.manifest import VOCABULARY, Storing, shard_name
 from t2i_hpc.data.format.sums import SHA256
 
 LOCK_SECONDS = 2.0  # to wait for a lock
 _FORMAT = 1
+_DIGITS = 32  # of an identity
+GROUP = 10**6  # shards of a group of tars at most: shard k of group g has the number g·10⁶ + k
+UNKNOWN = 1 << 40  # samples of a build of which a partition has read its own groups alone
+_MOST_NAMED = 8  # partitions
 _LOCK_NAME = re.compile(r"partition-\d+-of-(\d+)\.lock")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -125,6 +129,40 @@ class Workspace:
 
 
 @dataclass(frozen=True)
+class DerivedIdentities(Sequence[str]):
+    """Identities of the shards of a source that has one itself, reckoned when they are asked for.
+
+    A list would be as long as the data: here a partition of 10⁹ samples begins as soon as one of
+    10⁵.
+
+    Attributes:
+        base: what all shards follow from.
+        samples: number of samples of the source.
+        shard_samples: of a shard, the last one excepted.
+    """
+
+    base: str
+    samples: int
+    shard_samples: int
+
+    def __len__(self) -> int:
+        return len(range(0, self.samples, self.shard_samples))
+
+    @overload
+    def __getitem__(self, shard: int) -> str: ...
+    @overload
+    def __getitem__(self, shard: slice) -> list[str]: ...
+    def __getitem__(self, shard: int | slice) -> str | list[str]:
+        if isinstance(shard, slice):
+            return [self[one] for one in range(*shard.indices(len(self)))]
+        if not 0 <= shard < len(self):
+            raise IndexError(shard)
+        first = shard * self.shard_samples
+        last = min(first + self.shard_samples, self.samples)
+        return sha256_of_json([self.base, first, last])[:_DIGITS]
+
+
+@dataclass(frozen=True)
 class Build:
     """What is built: all that a manifest needs beside the shards.
 
@@ -134,7 +172,7 @@ class Build:
         size: shorter side in pixels to which larger images are scaled; 0: images are kept.
         samples: number of samples of the source.
         max_rejected: fraction of them that may be rejected.
-        identities: of each shard, what its bytes follow from.
+        identities: of each shard, what its bytes follow from; of grouped tars by their numbers.
         tars: number of tars of the source.
         remarks: what the user should know when the split is made.
         storing: how images are stored.
@@ -142,6 +180,7 @@ class Build:
         letters, min_count, max_words: of a vocabulary that is made of the captions at the end.
         filter: which samples were taken.
         checksum: which hash of each tar is kept.
+        groups: identities of the groups of tars, whose records say which shards there are.
     """
 
     name: str
@@ -149,7 +188,7 @@ class Build:
     size: int
     samples: int
     max_rejected: float
-    identities: list[str]
+    identities: list[str] | DerivedIdentities | dict[int, str]
     tars: int = 0
     remarks: list[str] = field(default_factory=list)
     storing: Storing = field(default_factory=Storing)
@@ -159,6 +198,7 @@ class Build:
     max_words: int = 0
     filter: str = ""
     checksum: str = SHA256
+    groups: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, workspace: Workspace) -> Build | None:
@@ -167,13 +207,34 @@ class Build:
             content: dict[str, Any] = json.loads(_build_file(workspace).read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
                 return None
+            if isinstance(content["identities"], dict):
+                content["identities"] = DerivedIdentities(**content["identities"])
             return cls(**{**content, "storing": Storing(**content.get("storing", {}))})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def save(self, workspace: Workspace) -> None:
-        """Write it into the hidden folder."""
-        write_json(_build_file(workspace), asdict(self) | {"format": _FORMAT})
+        """Write it into the hidden folder; what a partition has read of groups is not in it."""
+        saved = replace(self, identities=[], samples=0) if self.groups else self
+        write_json(_build_file(workspace), asdict(saved) | {"format": _FORMAT})
+
+    def shards_of(self, partition: Partition) -> Sequence[int]:
+        """Return the numbers of a partition's shards, as far as they are known."""
+        if not isinstance(self.identities, dict):
+            return partition.of(len(self.identities))
+        groups = partition.of(len(self.groups))
+        return [shard for shard in self.identities if shard // GROUP in groups]
+
+    def numbered(self) -> Iterable[tuple[int, str]]:
+        """Give the number and the identity of each shard."""
+        found = self.identities
+        return found.items() if isinstance(found, dict) else enumerate(found)
+
+    def follows_from_the_same(self, other: Build) -> bool:
+        """Whether another build makes the same shards."""
+        if self.groups or other.groups:
+            return self.groups == other.groups
+        return self.identities == other.identities
 
     @property
     def allowed(self) -> int:
@@ -184,6 +245,15 @@ class Build:
     def allowed_tars(self) -> int:
         """How many tars may be damaged, since nobody can count its samples."""
         return allowed_of(self.max_rejected, self.tars)
+
+
+def unmade(workspace: Workspace, missing: Sequence[int], units: int) -> str:
+    """Say what has to be built where some of all units are missing."""
+    count = workspace.partitions()
+    partitions = [Partition(number, count) for number in range(1, count + 1)]
+    still_open = [f"partition={one}" for one in partitions if {*one.of(units)} & {*missing}]
+    named = ", ".join(still_open[:_MOST_NAMED]) + (", …" if still_open[_MOST_NAMED:] else "")
+    return f"build {named} of it" if count > 1 else "build it again without partition="
 
 
 def allowed_of(max_rejected: float, count: int) -> int:

@@ -37,6 +37,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_file, write_json
 from t2i_hpc.data.format.outline import MOST, Outline
 from t2i_hpc.data.format.sums import CHECKSUMS, SHA256
+from t2i_hpc.data.format.tar_list import TarList
 from t2i_hpc.data.images import SUFFIXES
 
 INDEX = "index.npy"
@@ -208,27 +209,20 @@ class Manifest:
         return self.format == IN_PLACE
 
     @cached_property
-    def tars(self) -> list[str]:
+    def tars(self) -> Sequence[str]:
         """In place: path or address of each tar; no part of the identity, so tars may move.
 
         Raises:
             DataError: the list is missing or damaged.
         """
-        path = self.folder / TARS
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-            found = [str(json.loads(line)["tar"]) for line in lines if line]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{path} cannot be read ({error}); {REBUILD}") from error
-        if len(found) != self.shard_count:
-            raise DataError(f"{path} has not one line for each of {self.shard_count:,} tars")
-        return found
+        return TarList(self.folder / TARS, self.shard_count, REBUILD)
 
     @property
     def server(self) -> str:
         """The address of the tars, or of the first of them; empty: they are in folders here."""
         if self.in_place:
-            return self.tars[0] if "://" in self.tars[0] else ""
+            first = self.tars[0]
+            return first if "://" in first else ""
         return self.location if "://" in self.location else ""
 
     def tar(self, number: int) -> str:
@@ -308,7 +302,7 @@ class Manifest:
     @cached_property
     def first(self) -> Numbers:
         """Samples before each shard, int64 (shards,)."""
-        return np.asarray(self.table["first"], dtype=np.int64)
+        return np.asarray(np.cumsum(self.counts) - self.counts)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tables out: another process maps them itself."""
@@ -373,10 +367,22 @@ class Manifest:
             raise DataError(
                 f"{path} is not the table of this manifest (its SHA-256 differs); {REBUILD}"
             )
-        starts = np.concatenate(([0], np.cumsum(self.counts)))
-        whole = starts[-1] == self.sample_count and (self.first == starts[:-1]).all()
-        if not whole or not self.counts.all() or self.table["bytes"].sum() != self.bytes:
+        counts, samples, size, whole = list[Numbers](), 0, 0, True
+        for block in self._blocks_of_table():
+            counts.append(block["count"].astype(np.int64))
+            ends = samples + np.cumsum(counts[-1])
+            whole &= bool(counts[-1].all() and (block["first"] == ends - counts[-1]).all())
+            samples, size = int(ends[-1]), size + int(block["bytes"].sum())
+        if not whole or (samples, size) != (self.sample_count, self.bytes):
             raise DataError(f"{path} contradicts {MANIFEST} in samples or bytes; {REBUILD}")
+        self.__dict__["counts"] = np.concatenate(counts)  # as the cached property does
+
+    def _blocks_of_table(self) -> Iterator[Index]:
+        """Read the table of shards without mapping it into memory, where all of it would stay."""
+        with (self.folder / SHARDS).open("rb") as stream:
+            stream.seek(getattr(self.table, "offset"))  # noqa: B009 - of a memmap, untyped
+            for begin in range(0, self.shard_count, _CHECKED):
+                yield np.fromfile(stream, SHARD_ROW, min(_CHECKED, self.shard_count - begin))
 
     def _check_sizes(self) -> None:
         if self.server:  # a request each: they are compared when they are read

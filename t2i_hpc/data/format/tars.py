@@ -34,7 +34,7 @@ from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index, checksum
 from t2i_hpc.data.images import SUFFIXES, check_image
 
 LARGEST_IMAGE, LARGEST_TEXT = 256 << 20, 1 << 20  # bytes; more is no image and no caption
-_MOST_MEMBERS = 1 << 20
+MOST_MEMBERS = 1 << 20
 _LONGEST_NAME = 64 << 10  # bytes of an extended header
 _LONGEST_PADDING = 1 << 20  # empty bytes after the end mark
 _BLOCK = 512
@@ -290,8 +290,8 @@ def _walk(tar: OpenTar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
     long_name: str | None = None
     while (member := _header(tar, offset, found if long_name is None else None)) is not None:
         count += 1
-        if count > _MOST_MEMBERS:
-            raise DataError(f"{tar.path} has over {_MOST_MEMBERS:,} members: make smaller tars")
+        if count > MOST_MEMBERS:
+            raise DataError(f"{tar.path} has over {MOST_MEMBERS:,} members: make smaller tars")
         start = offset + _BLOCK
         end = start + -(-member.size // _BLOCK) * _BLOCK
         if member.size < 0 or end > tar.size:

@@ -21,12 +21,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from t2i_hpc.common.errors import DataError
+from braceexpand import braceexpand
+
+from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.data.storage.object_stores import options_of
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy, scheme_of, shown
 
@@ -294,6 +296,18 @@ def is_remote(address: str, setting: str) -> bool:
     if scheme_of(address) not in NEEDED:
         raise DataError(f"{setting}={shown(address)} is not offered: name {_OFFERED}")
     return True
+
+
+def expand_braces(patterns: Sequence[str], setting: str) -> list[str]:
+    """Return the addresses that patterns name, such as ``s3://bucket/{000..127}.tar``.
+
+    Raises:
+        ConfigurationError: braces do not match.
+    """
+    try:
+        return [address for pattern in patterns for address in braceexpand(pattern)]
+    except ValueError as error:
+        raise ConfigurationError(f"{setting}: {error}") from error
 
 
 def join(address: str, *names: str) -> str:

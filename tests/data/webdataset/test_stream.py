@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import ImageCms
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig
+from t2i_hpc.data.images import to_srgb
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.webdataset_stream import expand
-from tests.support.data import captions_of, image_bytes, make_shards
+from tests.support.data import captions_of, draw_image, image_bytes, make_shards
 from tests.support.servers import serving
 from tests.support.tars import (
     BATCH,
@@ -114,6 +118,19 @@ def test_tars_on_a_server_give_the_batches_of_the_folder(urls: str) -> None:
         assert keys_of(here) == keys_of(there)
         server.ranges = False
         assert keys_of(take(stream_of(f"{server.url}/{{0..4}}.tar"), 4)) == keys_of(here)
+
+
+def test_colors_are_those_of_an_index_in_place(tmp_path: Path) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    renamed = srgb.replace(b"s\0R\0G\0B", b"x\0R\0G\0B")
+    profile = renamed.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
+    plain, stream = draw_image(1, RESOLUTION, RESOLUTION), io.BytesIO()
+    plain.save(stream, "PNG", icc_profile=profile)
+    urls = write_tars(tmp_path / "tars", [foreign(1) | {"png": stream.getvalue()}])
+    (batch,) = take(stream_of(urls, resize_ratio=1.0, flip=False), 1)
+    shown = batch.images[0].permute(1, 2, 0).numpy()
+    assert not np.array_equal(shown, np.asarray(plain))
+    assert np.array_equal(shown, to_srgb(np.asarray(plain), profile))
 
 
 def test_upscaling_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,12 @@
 
 With such a file the images that it names are taken, in its order, and others are left alone.
 Where a folder of texts is beside ``train/filenames.pickle``, as in this literature, that list
-says which images a split has.
+says which images a split has; so it does for ``text/celeba-caption`` of Multi-Modal-CelebA-HQ.
+img2dataset's ``files`` are such folders as well; the tables beside them are left alone.
+
+Each partition reads such a file, or all texts of a folder, whole: which samples there are, and
+whose class is the largest, is said nowhere else. It keeps its own samples alone while it makes
+shards. The same holds for ``coco``, ``cub``, ``flowers`` and ``pickles``.
 
 COCO's own layout, and the files of other data sets in its form: images and one captions JSON.
 
@@ -26,7 +31,7 @@ from pathlib import Path
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources.captions_files import ALL, read_rows, rows_of_split, samples_of
-from t2i_hpc.data.build.sources.pickles import keys_of_split, listed_splits
+from t2i_hpc.data.build.sources.pickles import folder_of_lists, keys_of_split, listed_splits
 from t2i_hpc.data.build.sources.sample import (
     SourceData,
     SourceSample,
@@ -89,15 +94,16 @@ def _with_texts(folder: Path, texts: Texts, split: str) -> Sequence[SourceSample
             f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}): name another folder"
         )
     apart = texts.folder != folder
-    splits = listed_splits(texts.folder.parent) if apart else []
+    root = folder_of_lists(texts.folder)
+    splits = listed_splits(root) if apart else []
     if not splits or split == ALL:
         return read_beside(folder, texts)
     if split not in splits:
         raise DataError(
-            f"{texts.folder.parent} has the splits {', '.join(splits)} (filenames.pickle): "
+            f"{root} has the splits {', '.join(splits)} (filenames.pickle): "
             f"split={split} is none of them; split={ALL} takes all images"
         )
-    return read_listed(folder, texts, keys_of_split(texts.folder.parent, split))
+    return read_listed(folder, texts, keys_of_split(root, split))
 
 
 def read_coco(config: ShardsConfig) -> SourceData:

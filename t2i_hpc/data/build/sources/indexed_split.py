@@ -7,7 +7,6 @@ known from the source's manifest alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
@@ -36,7 +35,7 @@ class SplitSamples(AddressedSamples):
 
     def __init__(self, manifest: Manifest, reader: Reader) -> None:
         super().__init__(manifest.sample_count)
-        self._manifest, self._reader = manifest, reader
+        self._reader, self.digest = reader, manifest.digest
         path = manifest.folder.parent / VOCABULARY
         self.vocabulary = Vocabulary.load(path)
         manifest.check_vocabulary(self.vocabulary.sha256, str(path))
@@ -54,14 +53,6 @@ class SplitSamples(AddressedSamples):
             content=stored.image,
         )
 
-    def texts(self) -> Iterator[str]:
-        """Give all captions."""
-        return (text for sample in self for text in sample.captions)
-
-    def identity(self, numbers: range) -> list[object]:
-        """Return what some samples follow from."""
-        return [self._manifest.digest, numbers.start, numbers.stop]
-
 
 def read_split(config: ShardsConfig) -> SourceData:
     """Open a split as a source.
@@ -74,7 +65,8 @@ def read_split(config: ShardsConfig) -> SourceData:
         raise DataError(f"{folder} is no split: name one, e.g. {folder / 'train'}")
     if config.captions:
         raise DataError("captions= does not belong to source=split: a split has its captions")
-    manifest = Manifest.load(folder)
+    # Other partitions' tars are theirs to look at; a tar is compared when it is opened anyway.
+    manifest = Manifest.load(folder, check_tars=not config.partition)
     ranged = DataConfig(remote_reads="ranges")
     reader = Reader(manifest, open_storage(manifest, ranged))
     return SourceData(SplitSamples(manifest, reader))

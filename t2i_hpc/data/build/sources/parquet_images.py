@@ -155,10 +155,13 @@ class ParquetSamples(AddressedSamples):
             content=content or b"",
         )
 
-    def texts(self) -> Iterator[str]:
-        """Give all captions, by their columns alone."""
-        for path in self._paths:
-            yield from _captions(path, self._columns)
+    def texts(self, numbers: range) -> Iterator[str]:
+        """Give the captions of some rows, by their columns alone."""
+        for file, path in enumerate(self._paths):
+            begin, end = self._first(file), int(self._ends[file])
+            own = range(max(numbers.start, begin) - begin, min(numbers.stop, end) - begin)
+            if own:
+                yield from _captions(path, self._columns, own)
 
     def identity(self, numbers: range) -> list[object]:
         """Return what some samples follow from: places and states of their files."""
@@ -307,13 +310,29 @@ def _image(row: Mapping[str, Any], columns: _Columns) -> bytes | None:
     return value if isinstance(value, bytes) and value else None
 
 
-def _captions(path: Path, columns: _Columns) -> Iterator[str]:
+def _captions(path: Path, columns: _Columns, rows: range | None = None) -> Iterator[str]:
+    """Give the captions of some rows of a file; None: of all."""
     if not columns.texts:
         return
-    file = _opened(path)
+    file, begin = _opened(path), 0
+    rows = range(file.metadata.num_rows) if rows is None else rows
     try:
-        for batch in file.iter_batches(4096, columns=columns.texts, use_threads=False):
-            for row in batch.to_pylist():
-                yield from columns.captions(row)
+        for group in range(file.metadata.num_row_groups):
+            end = begin + file.metadata.row_group(group).num_rows
+            own = range(max(rows.start, begin) - begin, min(rows.stop, end) - begin)
+            if own:
+                yield from _captions_of_group(file, group, own, columns)
+            begin = end
     except Exception as error:  # pyarrow raises anything on damaged files
         raise _unreadable(path, error) from error
+
+
+def _captions_of_group(file: Any, group: int, rows: range, columns: _Columns) -> Iterator[str]:
+    begin = 0
+    for batch in file.iter_batches(4096, [group], columns.texts, use_threads=False):
+        first, last = max(rows.start - begin, 0), min(rows.stop - begin, len(batch))
+        for row in batch.slice(first, max(last - first, 0)).to_pylist():
+            yield from columns.captions(row)
+        begin += len(batch)
+        if begin >= rows.stop:
+            return

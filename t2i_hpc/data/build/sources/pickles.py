@@ -57,12 +57,13 @@ def read_pickles(config: ShardsConfig) -> SourceData:
     images = folder_at(config.images, "images", "the folder that holds <key>.jpg")
     path = Path(config.captions or "captions.pickle")
     published = None if path.is_dir() else read_published(path)
-    splits = list(SPLITS) if published else listed_splits(path.parent)
+    root = path.parent if published else folder_of_lists(path)
+    splits = list(SPLITS) if published else listed_splits(root)
     if config.split not in splits:
         known = ", ".join(splits) or "none"
-        raise DataError(f"split={config.split} is not in the pickles of {path.parent}: {known}")
-    keys = keys_of_split(path.parent, config.split)
-    classes = _classes(path.parent / config.split / "class_info.pickle", len(keys))
+        raise DataError(f"split={config.split} is not in the pickles of {root}: {known}")
+    keys = keys_of_split(root, config.split)
+    classes = _classes(root / config.split / "class_info.pickle", len(keys))
     texts = path if path.is_dir() else path.parent / "text"
     samples = read_listed(images, Texts(texts, Rules()), keys)
     if published:
@@ -73,6 +74,16 @@ def read_pickles(config: ShardsConfig) -> SourceData:
             replace(sample, class_id=number, box=boxes.get(sample.key))
             for sample, number in zip(samples, classes, strict=True)
         ]
+    )
+
+
+def folder_of_lists(texts: Path) -> Path:
+    """Return the folder with the lists of a split's images: that of ``text/``, or one above.
+
+    Multi-Modal-CelebA-HQ has its captions in ``text/celeba-caption`` and its lists beside ``text``.
+    """
+    return next(
+        (one for one in (texts.parent, texts.parent.parent) if listed_splits(one)), texts.parent
     )
 
 

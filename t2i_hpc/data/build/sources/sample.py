@@ -11,11 +11,14 @@ of texts, ``species/a.jpg`` has them in ``TEXTS/species/a.txt``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Box
@@ -33,6 +36,9 @@ from t2i_hpc.data.sidecars import (
     files_below,
     is_about,
 )
+
+if TYPE_CHECKING:
+    from t2i_hpc.data.build.sources.webdataset_tars import TarGroups
 
 _TEXTS = (".txt", ".json", ".cls")
 _NOTHING = Description((), NO_CLASS, "", 0)
@@ -141,11 +147,13 @@ class SourceData:
         samples: all of them, those that cannot be used included, in the order of the source.
         tars: number of tars that were read, 0 where there are none.
         remarks: what else the user should know, a few words each.
+        groups: tars that are read in groups, in place of `samples`.
     """
 
     samples: Sequence[SourceSample]
     tars: int = 0
     remarks: tuple[str, ...] = ()
+    groups: TarGroups | None = None
 
 
 def numbered(samples: Iterable[SourceSample]) -> list[SourceSample]:
@@ -169,12 +177,15 @@ class AddressedSamples(Sequence[SourceSample]):
 
     Attributes:
         said: names of what the source says of its samples.
+        digest: what all samples follow from; empty: :meth:`identity` says it of some.
     """
 
     said: frozenset[str] = frozenset()
+    digest = ""
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._chosen: npt.NDArray[np.int64] | None = None  # numbers in the source; None: all
 
     def __len__(self) -> int:
         return self._count
@@ -185,13 +196,13 @@ class AddressedSamples(Sequence[SourceSample]):
     def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
     def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
         if isinstance(number, slice):
-            return [self.sample(one) for one in range(*number.indices(self._count))]
+            return [self[one] for one in range(*number.indices(self._count))]
         if not 0 <= number < self._count:
             raise IndexError(number)
-        return self.sample(number)
+        return self.sample(number if self._chosen is None else int(self._chosen[number]))
 
     def __iter__(self) -> Iterator[SourceSample]:
-        return map(self.sample, range(self._count))
+        return (self[number] for number in range(self._count))
 
     def first(self, count: int | None) -> AddressedSamples:
         """Return the first samples alone; None: all."""
@@ -199,17 +210,59 @@ class AddressedSamples(Sequence[SourceSample]):
         found._count = min(count or self._count, self._count)
         return found
 
-    def sample(self, number: int) -> SourceSample:
-        """Return a sample."""
+    def where(self, takes: Callable[[str], bool], rule: str) -> AddressedSamples:
+        """Return the samples whose keys are taken by `rule`; they are not read for it."""
+        found = copy(self)
+        taken = (number for number in range(self._count) if takes(self.key(number)))
+        found._chosen = np.fromiter(taken, np.int64)
+        found._count, found.digest = len(found._chosen), f"{self.digest} {rule}"
+        return found
+
+    def key(self, number: int) -> str:
+        """Return a sample's key, where it follows from its number."""
         raise NotImplementedError
 
-    def texts(self) -> Iterator[str]:
-        """Give all captions."""
+    def sample(self, number: int) -> SourceSample:
+        """Return a sample by its number in the source."""
         raise NotImplementedError
+
+    def texts(self, numbers: range) -> Iterator[str]:
+        """Give the captions of some samples."""
+        return (
+            text
+            for number in numbers
+            if (sample := self[number]).unfit is None
+            for text in sample.captions
+        )
 
     def identity(self, numbers: range) -> list[object]:
-        """Return what some samples follow from."""
+        """Return what some samples follow from, where the whole has no digest."""
         raise NotImplementedError
+
+
+class OwnSamples(Sequence[SourceSample]):
+    """Some of many samples under their numbers among all: what a partition keeps of a list.
+
+    Args:
+        samples: all of them; the others are let go.
+        own: which are kept.
+    """
+
+    def __init__(self, samples: Sequence[SourceSample], own: range) -> None:
+        self._count, self._own = len(samples), own
+        self._samples = list(samples[own.start : own.stop])
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> SourceSample: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
+    def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(self._count))]
+        return self._samples[self._own.index(number)]
 
 
 def class_of(given: object, number: int) -> int:

@@ -4,13 +4,15 @@ A split of ours has one ``<key>.json`` with captions, class and key beside each 
 same tar. Tars of others have captions in ``.txt`` files or in JSON of another shape
 (:mod:`t2i_hpc.data.sidecars`), so an index alone cannot describe them. Hence the samples are packed
 anew, scaled as those of every source; with ``format=original`` the image's bytes are copied as they
-are. What cannot be used is listed with its reason.
+are. What cannot be used is listed with its reason. Nobody knows how many samples a tar holds before
+it is read, so tars become shards in groups, which partitions deal out among them.
 """
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -21,10 +23,16 @@ from t2i_hpc.data.build.sources.sample import (
     SourceData,
     SourceSample,
     Unfit,
+    class_of,
     folder_at,
-    numbered,
 )
-from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, compression_of, scan
+from t2i_hpc.data.format.tars import (
+    LARGEST_IMAGE,
+    LARGEST_TEXT,
+    MOST_MEMBERS,
+    compression_of,
+    scan,
+)
 from t2i_hpc.data.sidecars import (
     Rules,
     UnfitSample,
@@ -36,6 +44,7 @@ from t2i_hpc.data.sidecars import (
     texts_of,
 )
 
+GROUP_BYTES = 256 << 20  # of tars that are read together: those of small sets are one group
 DAMAGED_TAR = "damaged tar"
 UNFIT_MEMBER = "member that is no plain file"
 TWICE = "member that is there twice"
@@ -46,41 +55,102 @@ _Members = dict[str, tarfile.TarInfo]
 
 
 def read_webdataset(config: ShardsConfig) -> SourceData:
-    """Read the captions of all tars in a folder and its sub-folders, in the order of their paths.
+    """List the tars of a folder and its sub-folders, in the order of their paths; none is opened.
 
     The key of a sample is ``<path of the tar>/<name in the tar>``, since names are often used
     again in each tar.
 
     Raises:
-        DataError: there are no tars, or some are compressed.
+        DataError: there are no tars, or some are compressed by their names.
     """
     folder = folder_at(config.images, "images", "a folder of tars")
     if config.captions:
         raise DataError("captions= does not belong to source=webdataset: captions are in the tars")
     paths = tars_below(folder)
     rules = Rules(config.image_member, config.caption_member, config.caption_key)
-    samples, without_end = list[SourceSample](), list[Path]()
-    for path in paths:
-        samples += _read_tar(path, folder, rules, without_end)
-    if not samples:
-        raise DataError(f"the tars of {folder} hold no images: name another folder")
-    remarks = []
-    if without_end:
-        remarks.append(
-            f"{len(without_end):,} tars have no end mark, as if cut between two files; "
-            f"the first is {without_end[0]}"
-        )
-    return SourceData(numbered(samples), len(paths), tuple(remarks))
+    # Which samples are the first is known by reading all tars before them.
+    groups = [range(len(paths))] if config.limit else _groups(paths)
+    most = 0 if config.test_fraction else config.limit or 0
+    return SourceData((), len(paths), groups=TarGroups(folder, paths, rules, groups, most))
+
+
+def _groups(paths: Sequence[Path]) -> list[range]:
+    """Cut the list of tars: a group ends with the tar by which it is large enough."""
+    found, begin, size = list[range](), 0, 0
+    for number, path in enumerate(paths):
+        size += path.stat().st_size
+        if size >= GROUP_BYTES:
+            found.append(range(begin, number + 1))
+            begin, size = number + 1, 0
+    return [*found, range(begin, len(paths))] if begin < len(paths) else found
+
+
+@dataclass(frozen=True)
+class TarGroups:
+    """Tars in groups, each of which is read on its own and becomes shards of its own.
+
+    Groups follow from names and sizes alone, so a partition reads none but its own, and the shards
+    are the same however many partitions there are.
+
+    Attributes:
+        folder, paths: the tars.
+        rules: which members are image and captions.
+        groups: numbers of the tars of each group.
+        most: how many samples are enough; 0: all are wanted.
+    """
+
+    folder: Path
+    paths: Sequence[Path]
+    rules: Rules
+    groups: Sequence[range]
+    most: int = 0
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def states(self, group: int) -> list[list[object]]:
+        """Return name, size and time of the last change of each tar of a group."""
+        found = [(self.paths[tar], self.paths[tar].stat()) for tar in self.groups[group]]
+        return [
+            [path.relative_to(self.folder).as_posix(), state.st_size, state.st_mtime_ns]
+            for path, state in found
+        ]
+
+    def read(self, group: int) -> TarGroup:
+        """Read the captions of a group's tars.
+
+        Raises:
+            DataError: some of them are compressed.
+        """
+        paths = [self.paths[tar] for tar in self.groups[group]]
+        refuse_compressed(paths, self.folder)
+        samples, without_end = list[SourceSample](), list[Path]()
+        for tar, path in zip(self.groups[group], paths, strict=True):
+            for place, sample in enumerate(_read_tar(path, self.folder, self.rules, without_end)):
+                own = class_of(sample.class_id, tar * MOST_MEMBERS + place)
+                samples.append(replace(sample, class_id=own))
+            if self.most and len(samples) >= self.most:
+                break
+        return TarGroup(samples, [str(path) for path in without_end])
+
+
+@dataclass(frozen=True)
+class TarGroup:
+    """The samples of some tars, and which of these have no end mark."""
+
+    samples: list[SourceSample]
+    without_end: list[str]
 
 
 def tars_below(folder: Path) -> list[Path]:
-    """Return the tars in a folder and its sub-folders, sorted by path.
+    """Return the tars in a folder and its sub-folders, sorted by path; none is opened.
 
     Raises:
-        DataError: there are none, or some are compressed.
+        DataError: there are none, or some are compressed by their names.
     """
     files = files_below(folder)
-    _refuse_compressed(files, folder)
+    named = [path for path in files if path.suffix.lower() in _COMPRESSED and _is_tar_name(path)]
+    _refuse_compressed(named, folder)
     paths = [path for path in files if path.suffix.lower() == ".tar"]
     if not paths:
         raise DataError(f"{folder} has no .tar files: name the folder that holds the tars")
@@ -94,15 +164,16 @@ def captions_of_tar(path: Path) -> Iterator[str]:
             yield from sample.captions
 
 
-def _refuse_compressed(files: list[Path], folder: Path) -> None:
-    """Refuse what would be left out in silence, before anything is read.
+def refuse_compressed(tars: Sequence[Path], folder: Path) -> None:
+    """Refuse what would be left out as damaged, by the first bytes of some tars.
 
     Raises:
-        DataError: there are compressed tars; names the first and how to unpack it.
+        DataError: there are compressed ones; names the first and how to unpack it.
     """
-    named = [path for path in files if path.suffix.lower() in _COMPRESSED]
-    found = [path for path in named if _is_tar_name(path)]
-    found += [path for path in files if path.suffix.lower() == ".tar" and compression_of(path)]
+    _refuse_compressed([path for path in tars if compression_of(path)], folder)
+
+
+def _refuse_compressed(found: Sequence[Path], folder: Path) -> None:
     if found:
         kind = compression_of(found[0]) or found[0].suffix[1:]
         unpack = _UNPACK.get(kind, "unpack")
