@@ -157,9 +157,9 @@ def _images_like(count: int, seed: int, spread: float, offset: float) -> Rows:
 
 def _screen(patch: pytest.MonkeyPatch, leading: int, narrow: int, by_bytes: bool) -> None:
     patch.setattr(screening, "multiplies_bytes", lambda device: by_bytes)
-    for name in ("_LEADING", "_LEADING_BYTES"):
-        patch.setattr(screening, name, leading)
+    patch.setattr(screening, "_LEADING", leading)
     patch.setattr(screening, "AT_ONCE", 128)
+    patch.setattr(screening, "_COLUMNS", 96)
     patch.setattr(neighbors, "_NARROW", narrow)  # 0: by products in float64
 
 
