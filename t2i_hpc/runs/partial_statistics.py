@@ -243,7 +243,7 @@ def write_features(
     np.lib.format.write_array_header_1_0(head, form)
     with atomic_writer(path) as stream:
         rows = (np.ascontiguousarray(block, dtype).data for block in blocks)
-        for part in itertools.chain([head.getvalue()], rows):
+        for part in itertools.chain([memoryview(head.getvalue())], rows):
             digest.update(part)
             stream.write(part)
     return digest.hexdigest()

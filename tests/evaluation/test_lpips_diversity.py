@@ -39,12 +39,12 @@ FILES = {
 def known_features(builder: str) -> dict[str, torch.Tensor]:
     """Return known weights of torchvision's layers, without those that LPIPS does not read."""
     layers = getattr(models, builder)(weights=None).features
-    scales = {"alexnet": lambda value: 0.02, "vgg16": lambda value: value[0].numel() ** -0.5}
-    return {
-        f"features.{name}": torch.sin(torch.arange(value.numel()) * 0.7).reshape(value.shape)
-        * (scales[builder](value) if value.ndim > 1 else 0.5)
-        for name, value in layers.state_dict().items()
-    }
+    values = {}
+    for name, value in layers.state_dict().items():
+        wave = torch.sin(torch.arange(value.numel()) * 0.7).reshape(value.shape)
+        deep = 0.02 if builder == "alexnet" else value[0].numel() ** -0.5
+        values[f"features.{name}"] = wave * (deep if value.ndim > 1 else 0.5)
+    return values
 
 
 def known_heads(widths: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -58,7 +58,7 @@ def known_heads(widths: tuple[int, ...]) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module", params=list(FILES))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write files of known weights into a folder with the network's name."""
-    path = tmp_path_factory.mktemp("lpips") / request.param
+    path: Path = tmp_path_factory.mktemp("lpips") / request.param
     backbone, weights, widths = FILES[request.param]
     path.mkdir()
     torch.save(known_features(request.param), path / backbone)
