@@ -192,8 +192,8 @@ class EvaluationConfig:
     )
     lpips: str = setting(
         "",
-        "folder of the files of lpips: alexnet-owt-7be5be79.pth of torchvision, alex.pth of the "
-        "package lpips (lpips/weights/v0.1)",
+        "folder of the files of lpips: alexnet-owt-7be5be79.pth of torchvision and alex.pth of the "
+        "package lpips (lpips/weights/v0.1), or vgg16-397923af.pth and vgg.pth",
     )
     features: str = setting(
         "float32",

@@ -9,7 +9,7 @@ shards; the draws are torch-fidelity's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
-from t2i_hpc.runs.partial_statistics import Features
+from t2i_hpc.runs.partial_statistics import Features, release
 
 _CPU = torch.device("cpu")
-_WHOLE = 256  # rows whose pairs are computed twice, which is quicker than once in pieces
+_ROWS = 256  # of a matrix of kernels at once, so that it stays in a core's own cache
 _SAMPLE = 1024  # images of each set that the center is the mean of
 
 
@@ -56,6 +56,8 @@ def kernel_distance(
         chosen = [rows[draws.choice(len(rows), size, replace=False)] for rows in both]
         pair = [_Subset.of(torch.from_numpy(np.asarray(c)).to(device), center) for c in chosen]
         values.append(_squared_discrepancy(*pair))
+    for rows in both:
+        release(rows)
     return float(np.mean(values)), float(np.std(values))
 
 
@@ -91,39 +93,40 @@ class _Subset:
     @classmethod
     def of(cls, features: Tensor, center: Tensor) -> _Subset:
         exact, width = center.double(), features.shape[1]
-        shifts = (features.double() @ exact - exact.dot(exact) / 2) / width + 0.5
+        along = torch.cat([rows.double() @ exact for rows in features.split(_ROWS)])
+        shifts = (along - exact.dot(exact) / 2) / width + 0.5
         return cls((features.float() - center).mul_(width**-0.5), shifts)
 
-    def halves(self) -> tuple[_Subset, _Subset]:
-        middle = len(self.rows) // 2
-        return (
-            _Subset(self.rows[:middle], self.shifts[:middle]),
-            _Subset(self.rows[middle:], self.shifts[middle:]),
-        )
+    def __getitem__(self, which: slice) -> _Subset:
+        return _Subset(self.rows[which], self.shifts[which])
+
+    def blocks(self) -> Iterator[tuple[_Subset, _Subset]]:
+        """Yield a few rows and all that come after them."""
+        for start in range(0, len(self.rows), _ROWS):
+            yield self[start : start + _ROWS], self[start + _ROWS :]
 
 
 def _squared_discrepancy(first: _Subset, second: _Subset) -> float:
     """Return the unbiased estimate of MMD² for two sets of the same size m."""
     size = len(first.rows)
     within = _kernel_sum_within(first) + _kernel_sum_within(second)
-    between = _cubes(_base(first, second))
+    between = sum(_cubes(_base(rows, second)) for rows, _ in first.blocks())
     return float(within / (size * (size - 1)) - 2 * between / size**2)
 
 
 def _kernel_sum_within(subset: _Subset) -> Tensor:
-    """Return the sum of the kernel over all pairs of different rows, each computed once."""
-    if len(subset.rows) <= _WHOLE:
-        base = _base(subset, subset)
-        return _cubes(base) - _cubes(base.diagonal())
-    left, right = subset.halves()
-    apart = _kernel_sum_within(left) + _kernel_sum_within(right)
-    return apart + 2 * _cubes(_base(left, right))
+    """Return the sum of the kernel over all pairs of different rows, nearly all computed once."""
+    total = subset.shifts.new_zeros(())
+    for rows, later in subset.blocks():
+        itself = _base(rows, rows)
+        total += _cubes(itself) - _cubes(itself.diagonal()) + 2 * _cubes(_base(rows, later))
+    return total
 
 
 def _base(first: _Subset, second: _Subset) -> Tensor:
     """Return x·y / D + 1 of all pairs, float64 (m, n)."""
-    values = first.rows @ second.rows.T + first.shifts[:, None]
-    return values.add_(second.shifts)
+    values = (first.rows @ second.rows.T).double()
+    return values.add_(first.shifts[:, None]).add_(second.shifts)
 
 
 def _cubes(values: Tensor) -> Tensor:

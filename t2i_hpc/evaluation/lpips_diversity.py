@@ -1,14 +1,16 @@
 """LPIPS diversity: the mean perceptual distance of images of one caption.
 
-LPIPS (Zhang et al., CVPR 2018, version 0.1, AlexNet) is a distance of two images: features of five
-layers, each of length 1 over its channels, are subtracted, squared, weighted by channel and
-averaged over places. With the weights' roots multiplied in, an image is one long vector x, and the
-distance of two images is |x − x′|². So the mean over all pairs of K images needs no pair:
+LPIPS (Zhang et al., CVPR 2018, version 0.1) is a distance of two images: features of five layers
+of AlexNet or VGG-16, each of length 1 over its channels, are subtracted, squared, weighted by
+channel and averaged over places. With the weights' roots multiplied in, an image is one long vector
+x, and the distance of two images is |x − x′|². So the mean over all pairs of K images needs no
+pair:
 
     mean = 2 / (K − 1) · Σ |x − x̄|²
 
 The score is the mean over captions. A batch holds whole captions, so sums over captions add up over
-evaluation shards. Weights come from a local folder: torchvision's AlexNet, the authors' alex.pth.
+evaluation shards. Weights come from a local folder, which decides the network: torchvision's, and
+what the authors trained on top of it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +34,55 @@ from t2i_hpc.runs.partial_statistics import Arrays
 
 VectorsOf = Callable[[Tensor], Tensor]
 _KEY = "evaluation.lpips"
-_BACKBONE, _WEIGHTS = "alexnet-owt-7be5be79.pth", "alex.pth"
-_ADVICE = (
-    f"name a folder with {_BACKBONE} (torchvision's AlexNet, download.pytorch.org/models) and "
-    f"{_WEIGHTS} (lpips/weights/v0.1 of the package lpips)"
+_FOLDERS = "download.pytorch.org/models) and {} (lpips/weights/v0.1 of the package lpips)"
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network of LPIPS.
+
+    Attributes:
+        name: for people.
+        builder: its name in torchvision.
+        backbone: file of torchvision's weights.
+        weights: file of the channels' weights.
+        taps: layers whose outputs are compared, ReLUs.
+        widths: their channels.
+    """
+
+    name: str
+    builder: str
+    backbone: str
+    weights: str
+    taps: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    @property
+    def advice(self) -> str:
+        """Which files it is in, and where they are found."""
+        return f"{self.backbone} (torchvision's {self.name}, " + _FOLDERS.format(self.weights)
+
+
+_ALEXNET = _Network(
+    "AlexNet",
+    "alexnet",
+    "alexnet-owt-7be5be79.pth",
+    "alex.pth",
+    (1, 4, 7, 9, 11),
+    (64, 192, 384, 256, 256),
 )
-_TAPS = (1, 4, 7, 9, 11)  # ReLUs of AlexNet whose outputs are compared
+_VGG16 = _Network(
+    "VGG-16",
+    "vgg16",
+    "vgg16-397923af.pth",
+    "vgg.pth",
+    (3, 8, 15, 22, 29),
+    (64, 128, 256, 512, 512),
+)
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of LPIPS, for pixels in [-1, 1]
 COUNT, TOTAL, SQUARES = "lpips_count", "lpips_total", "lpips_squares"
 NAMES = (COUNT, TOTAL, SQUARES)
+_USUAL = "LPIPS diversity"
 
 
 def lpips_identity(given: str) -> str:
@@ -51,8 +94,15 @@ def lpips_identity(given: str) -> str:
     Raises:
         EvaluationError: no folder is named, or a file is missing.
     """
-    backbone, weights = _files(given)
-    return f"AlexNet {sha256_of_file(backbone)}, weights {sha256_of_file(weights)}, version 0.1"
+    network, backbone, weights = _files(given)
+    return (
+        f"{network.name} {sha256_of_file(backbone)}, weights {sha256_of_file(weights)}, version 0.1"
+    )
+
+
+def metric_name(identity: str) -> str:
+    """Return what the score is called, by :func:`lpips_identity`; AlexNet's is the usual one."""
+    return f"LPIPS diversity ({_VGG16.name})" if identity.startswith(_VGG16.name) else _USUAL
 
 
 class LPIPS:
@@ -63,25 +113,25 @@ class LPIPS:
     """
 
     def __init__(self, given: str, device: torch.device) -> None:
-        from torchvision.models import alexnet
+        from torchvision import models
 
-        backbone, weights = _files(given)
-        network = alexnet(weights=None).features
-        features = _read(backbone)
-        prefix = "features."
-        own = {k.removeprefix(prefix): v for k, v in features.items() if k.startswith(prefix)}
-        linear = [_read(weights).get(f"lin{n}.model.1.weight") for n in range(len(_TAPS))]
-        widths = [64, 192, 384, 256, 256]
-        shapes = [None if one is None else one.numel() for one in linear]
+        network, backbone, weights = _files(given)
+        layers = getattr(models, network.builder)(weights=None).features[: network.taps[-1] + 1]
+        features, linear = _read(network, backbone), _read(network, weights)
+        own = {f"features.{key}": key for key in layers.state_dict()}
+        heads = [linear.get(f"lin{n}.model.1.weight") for n in range(len(network.taps))]
+        roots = [one.float().flatten().sqrt().to(device) for one in heads if one is not None]
         try:
-            network.load_state_dict(own)
+            layers.load_state_dict({own[k]: v for k, v in features.items() if k in own})
         except RuntimeError as error:
-            raise _damaged(backbone) from error
-        if shapes != widths or any(bool((one < 0).any()) for one in linear if one is not None):
-            raise _damaged(weights)
+            raise _damaged(network, backbone) from error
+        shapes = tuple(map(len, roots))
+        if shapes != network.widths or any(bool(one.isnan().any()) for one in roots):
+            raise _damaged(network, weights)
+        self._taps = network.taps
         self._device = device
-        self._layers: nn.Sequential = network.eval().requires_grad_(False).to(device)
-        self._roots = [one.float().flatten().sqrt().to(device) for one in linear if one is not None]
+        self._layers: nn.Sequential = layers.eval().requires_grad_(False).to(device)
+        self._roots = roots
         self._shift, self._scale = (
             torch.tensor(values, device=device)[:, None, None] for values in (_SHIFT, _SCALE)
         )
@@ -93,11 +143,9 @@ class LPIPS:
             maps = (values - self._shift) / self._scale
             parts = []
             for number, layer in enumerate(self._layers):
-                if number > _TAPS[-1]:
-                    break
                 maps = layer(maps)
-                if number in _TAPS:
-                    parts.append(self._weighted(maps, _TAPS.index(number)))
+                if number in self._taps:
+                    parts.append(self._weighted(maps, self._taps.index(number)))
         return torch.cat(parts, 1)
 
     def _weighted(self, maps: Tensor, layer: int) -> Tensor:
@@ -168,25 +216,44 @@ def check_batches(batch_size: int, images_per_caption: int) -> None:
         )
 
 
-def _files(given: str) -> tuple[Path, Path]:
+def _files(given: str) -> tuple[_Network, Path, Path]:
+    """Return the network whose files a folder holds, and the files."""
+    both = f"{_ALEXNET.advice}, or {_VGG16.backbone} and {_VGG16.weights} from the same places"
     if not given:
-        raise EvaluationError(f"{_KEY} is empty: {_ADVICE}")
-    for name in (_BACKBONE, _WEIGHTS):
-        if not (Path(given) / name).is_file():
-            raise EvaluationError(f"{_KEY}={given} has no {name}: {_ADVICE}")
-    return Path(given) / _BACKBONE, Path(given) / _WEIGHTS
+        raise EvaluationError(f"{_KEY} is empty: name a folder with {both}")
+    folder = Path(given)
+    there = [one for one in (_ALEXNET, _VGG16) if (folder / one.backbone).is_file()]
+    if len(there) > 1:
+        raise EvaluationError(
+            f"{_KEY}={given} has {there[0].backbone} and {there[1].backbone}, and one decides the "
+            "network: keep each in a folder of its own"
+        )
+    if not there:
+        raise EvaluationError(
+            f"{_KEY}={given} has neither {_ALEXNET.backbone} nor {_VGG16.backbone}: name a folder "
+            f"with {both}"
+        )
+    (network,) = there
+    if not (folder / network.weights).is_file():
+        raise EvaluationError(
+            f"{_KEY}={given} has no {network.weights}: name a folder with {network.advice}"
+        )
+    return network, folder / network.backbone, folder / network.weights
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(network: _Network, path: Path) -> dict[str, Tensor]:
     """Read a file of tensors; no other pickle is opened."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise _damaged(path) from error
+        raise _damaged(network, path) from error
     if not isinstance(content, dict):
-        raise _damaged(path)
+        raise _damaged(network, path)
     return content
 
 
-def _damaged(path: Path) -> EvaluationError:
-    return EvaluationError(f"{path} is damaged or no file of LPIPS with AlexNet: {_ADVICE}")
+def _damaged(network: _Network, path: Path) -> EvaluationError:
+    return EvaluationError(
+        f"{path} is damaged or no file of LPIPS with {network.name}: name a folder with "
+        f"{network.advice}"
+    )

@@ -23,7 +23,7 @@ from t2i_hpc.evaluation.fid import Gaussian, Moments, frechet_distance
 from t2i_hpc.evaluation.fid_infinity import extrapolated_distance
 from t2i_hpc.evaluation.inception_score import inception_score
 from t2i_hpc.evaluation.kid import kernel_distance
-from t2i_hpc.evaluation.lpips_diversity import lpips_diversity
+from t2i_hpc.evaluation.lpips_diversity import lpips_diversity, metric_name
 from t2i_hpc.evaluation.memorization import Memorization, memorization
 from t2i_hpc.evaluation.mind import monge_distance
 from t2i_hpc.evaluation.neighbors import Neighborhoods
@@ -249,7 +249,7 @@ def _diversity(m: Measured) -> list[Value]:
 
 
 def _lpips(m: Measured) -> list[Value]:
-    return [Value("LPIPS diversity", *lpips_diversity(m.sums("lpips")), "higher", 0)]
+    return [Value(metric_name(m.protocol.lpips), *lpips_diversity(m.sums("lpips")), "higher", 0)]
 
 
 def _fid_infinity(m: Measured) -> list[Value]:

@@ -14,14 +14,14 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from t2i_hpc.common.errors import EvaluationError
 from t2i_hpc.evaluation.screening import Pairs, Screen, blocks, screens_of
-from t2i_hpc.runs.partial_statistics import Features
+from t2i_hpc.runs.partial_statistics import Features, in_memory
 
+_SAMPLE = 2048  # images of each set that the center is the mean of
 _SOME = 4  # one in so many points is asked for a first neighbors
 _NARROW = 2048  # open pairs a point with which bounds save nothing
 CANDIDATES = 32  # neighbors by a product in float64 that are computed
@@ -93,10 +93,10 @@ class Neighborhoods:
         Raises:
             EvaluationError: a set has no k-th neighbor.
         """
-        arrays = (np.array(rows, dtype=np.float32) for rows in (generated, real))
-        both = [torch.from_numpy(array).to(device) for array in arrays]
-        for name, rows in zip(("generated", "real"), both, strict=True):
-            check_neighbors(neighbors, len(rows), name)
+        sets = {"generated": generated, "real": real}
+        for name, features in sets.items():
+            check_neighbors(neighbors, len(features), name)
+        both = [torch.from_numpy(in_memory(each)).to(device) for each in sets.values()]
         first, second = points_of(*both)  # which moves the copies
         return cls(first, second, neighbors)
 
@@ -117,8 +117,8 @@ def points_of(*sets: Tensor) -> list[Points]:
     Args:
         sets: features, float32 (N, D) each; moved to the center in place, for they are large.
     """
-    total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in sets]).sum(0)
-    center = (total / sum(map(len, sets))).float()
+    some = torch.cat([rows[:: -(-len(rows) // _SAMPLE)] for rows in sets])
+    center = some.mean(0, dtype=torch.float64).float()  # near the middle is near enough
     centered = [rows.sub_(center) for rows in sets]
     return [Points(*both) for both in zip(centered, screens_of(centered), strict=True)]
 

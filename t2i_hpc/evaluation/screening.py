@@ -2,26 +2,30 @@
 
 Distances of two images' leading principal coordinates, with the length of what is left of each as
 one coordinate more, are never longer than those of the features: they are lower bounds. A CPU that
-multiplies bytes compares such coordinates rounded to whole numbers. Their product is exact, and how
+multiplies bytes compares all coordinates, rounded to whole numbers. Their product is exact, and how
 far rounding moved each image is known, so a pair that it rules out is ruled out for good. Bytes are
-four times as quick as float32, which buys more coordinates.
+four times as quick as float32 or more, which pays for all coordinates: rounding costs less than
+leaving any out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Pairs = tuple[Tensor, Tensor]
 
-AT_ONCE = 512  # rows of a matrix of products, so that 30,000 columns take 60 MB
-_LEADING, _LEADING_BYTES = 512, 1024  # principal coordinates in float32, in bytes
+AT_ONCE = 512  # rows of a matrix of products
+_COLUMNS = 2048  # of it at once on a CPU, so that what follows finds them in a core's own cache
+_LEADING = 512  # principal coordinates in float32
 _SAMPLE = 2048  # images of a set that the principal axes are computed from
 _LARGEST = 127  # of a byte
-_WIDTH = 64  # codes are filled up to a multiple of so many bytes, as kernels like them
+_WIDTH = 64  # coordinates that are turned together; kernels like multiples of so many bytes
 _USUAL = 0.98  # share of images none of whose coordinates are cut off
 _FAR = 2.0**27  # half a squared distance of codes that no pair of codes reaches
 
@@ -63,22 +67,21 @@ class Screen:
         """
         lengths, beyond = self.halves[own], others.halves[which]
         errors, theirs = self.errors[own], others.errors[which]
-        found = self.products(own, others, which)
-        near: Tensor | None = None
+        tests: list[Pairs] = []  # of what a product is not below: a term of i and one of j
         if columns is not None:
             reach, more = self._reach(columns, theirs, errors)
-            found.sub_(self._not_above(beyond - reach))
-            near = found >= self._not_above(lengths - more)[:, None]
-            beyond = reach  # which is taken back
+            tests.append((lengths - more, beyond - reach))
         if rows is not None:
             reach, more = self._reach(rows, errors, theirs)
-            beyond = beyond - more
-            found.sub_(self._not_above(beyond if closed is None else beyond + 4 * _FAR * closed))
-            wanted = found >= self._not_above(lengths - reach)[:, None]
-            near = wanted if near is None else near.logical_or_(wanted)
-        if near is None:
+            far = 0.0 if closed is None else 4 * _FAR * closed
+            tests.append((lengths - reach, beyond - more + far))
+        if not tests:
             raise ValueError("no distance was given")
-        return positions(near)
+        found = []
+        for start, products in self._products(own, others, which):
+            i, j = positions(self._passing(products, start, tests))
+            found.append((i, j + start))
+        return _by_rows(found)
 
     def nearest(self, own: slice, others: Screen, step: int, count: int) -> Tensor:
         """Return numbers of others that are about the nearest ones, ascending, int64 (n, count).
@@ -90,20 +93,52 @@ class Screen:
             count: how many are wanted.
         """
         some = slice(None, None, step)
-        found = self.products(own, others, some).sub_(self._not_above(others.halves[some]))
-        if others is self:
-            itself = torch.arange(len(self.codes), device=found.device)[own]
-            among = itself % step == 0
-            found[among, itself[among] // step] = -int(_FAR)
-        return step * found.topk(count).indices.sort(1).values
+        lengths = self._not_above(others.halves[some])
+        itself = (
+            torch.arange(len(self.codes), device=lengths.device)[own] if others is self else None
+        )
+        best: list[Pairs] = []
+        for start, products in self._products(own, others, some):
+            stop = start + products.shape[1]
+            products.sub_(lengths[start:stop])
+            if itself is not None:
+                among = (itself % step == 0) & (itself >= step * start) & (itself < step * stop)
+                products[among, itself[among] // step - start] = -int(_FAR)
+            values, places = products.topk(min(count, stop - start))
+            best.append((values, places + start))
+        values, places = (torch.cat(each, 1) for each in zip(*best, strict=True))
+        return step * places.gather(1, values.topk(count).indices).sort(1).values
 
-    def products(self, own: slice, others: Screen, which: slice) -> Tensor:
-        """Return the products of codes, float32 or int32 (n, m)."""
+    def _products(self, own: slice, others: Screen, which: slice) -> Iterator[tuple[int, Tensor]]:
+        """Yield the products of codes by columns: the first one, and float32 or int32 (n, w).
+
+        Each takes the place of the one before: to ask for memory costs more than a product.
+        """
         left, right = self.codes[own], others.codes[which]
-        if left.dtype != torch.int8:
-            return left @ right.T
-        result: Tensor = torch._int_mm(left, right.T)
-        return result
+        by_bytes, (rows, count) = left.dtype == torch.int8, (len(left), len(right))
+        wide = _COLUMNS if left.device.type == "cpu" else max(1, count)
+        kind = torch.int32 if by_bytes else left.dtype
+        room = left.new_empty(rows * min(wide, count), dtype=kind)
+        for start in range(0, count, wide):
+            part = right[start : start + wide].contiguous()
+            result = room[: rows * len(part)].view(rows, len(part))
+            yield start, (torch._int_mm if by_bytes else torch.mm)(left, part.T, out=result)
+
+    def _passing(self, products: Tensor, start: int, tests: Sequence[Pairs]) -> Tensor:
+        """Return which products pass a test, bool (n, w); they are overwritten.
+
+        Args:
+            products: of the columns from `start` on, (n, w).
+            tests: what a product is not below: a term of i (n,) and one of j (m,).
+        """
+        passing, before = None, None
+        for of_i, of_j in tests:
+            own = of_j[start : start + products.shape[1]]
+            products.sub_(self._not_above(own if before is None else own - before))
+            passes = products >= self._not_above(of_i)[:, None]
+            passing, before = passes if passing is None else passing.logical_or_(passes), own
+        assert passing is not None
+        return passing
 
     def _reach(self, squared: Tensor, errors: Tensor, others: Tensor) -> Pairs:
         """Return half the squared distance of codes that a pair within a distance may have.
@@ -132,19 +167,20 @@ class Screen:
 
 def screens_of(sets: list[Tensor]) -> list[Screen]:
     """Return the screens of sets of features around a center, float32 (N, D) each."""
-    by_bytes = multiplies_bytes(sets[0].device)
-    leading, width = _LEADING_BYTES if by_bytes else _LEADING, sets[0].shape[1]
+    width, by_bytes = sets[0].shape[1], multiplies_bytes(sets[0].device)
     some = torch.cat([rows[:: -(-len(rows) // _SAMPLE)] for rows in sets])
-    shorter: Callable[[Tensor], Tensor] = _as_they_are
-    if leading < width:
-        shorter = _Shorter(_axes(some, leading), some[:AT_ONCE])
     slack = 1e-5 + width * 2.0**-24  # of products, and of the axes
     if not by_bytes:
+        shorter: Callable[[Tensor], Tensor] = _as_they_are
+        if width > _LEADING:
+            shorter = _Shorter(_axes(some, _LEADING), some[:AT_ONCE])
         return [_in_floats(rows, shorter, slack) for rows in sets]
-    largest = torch.cat([shorter(some[own]).abs().amax(1) for own in blocks(len(some))])
+    turn = _Turn(width)
+    most = min(_LARGEST, int(math.sqrt(_FAR / (2 * turn.width))))
+    largest = torch.cat([turn(some[own]).abs().amax(1) for own in blocks(len(some))])
     usual = float(largest.kthvalue(max(1, int(_USUAL * len(largest)))).values)
-    step = max(usual / _LARGEST, 1e-30)
-    return [_in_bytes(rows, shorter, step, slack) for rows in sets]
+    step = max(usual / most, 1e-30)
+    return [_in_bytes(rows, turn, step, most, slack) for rows in sets]
 
 
 def multiplies_bytes(device: torch.device) -> bool:
@@ -204,6 +240,37 @@ class _Shorter:
         return torch.cat([leading, rest.norm(dim=1, keepdim=True) - self._middle], 1)
 
 
+class _Turn:
+    """Turns features at random, so that their coordinates are of one size, as bytes like it.
+
+    A large random rotation is dear; of one in two factors, each of few coordinates, every
+    coordinate is still a sum of all features'. Distances stay.
+
+    Args:
+        features: D.
+    """
+
+    def __init__(self, features: int) -> None:
+        self._groups = -(-features // _WIDTH)
+        draws = torch.Generator().manual_seed(0)
+        self._across, self._within = (
+            torch.linalg.qr(torch.randn(size, size, generator=draws)).Q
+            for size in (self._groups, _WIDTH)
+        )
+
+    @property
+    def width(self) -> int:
+        """Coordinates, D and zeros up to a multiple of 64."""
+        return self._groups * _WIDTH
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return coordinates (n, C) of features (n, D)."""
+        padded = F.pad(rows, (0, self.width - rows.shape[1]))
+        groups = padded.reshape(-1, self._groups, _WIDTH) @ self._within
+        across: Tensor = groups.transpose(1, 2) @ self._across
+        return across.reshape(-1, self.width)
+
+
 def _as_they_are(rows: Tensor) -> Tensor:
     return rows
 
@@ -215,19 +282,22 @@ def _in_floats(rows: Tensor, shorter: Callable[[Tensor], Tensor], slack: float) 
     return Screen(short, 1.0, squares.double() * (1 - slack) / 2, none)
 
 
-def _in_bytes(
-    rows: Tensor, shorter: Callable[[Tensor], Tensor], step: float, slack: float
-) -> Screen:
-    """Return coordinates rounded to whole numbers of steps."""
-    width = shorter(rows[:1]).shape[1]
-    # Zeros move no product; of codes of one byte torch 2.14 gives wrong ones.
-    codes = torch.zeros(len(rows), -(-width // _WIDTH) * _WIDTH, dtype=torch.int8)
+def _in_bytes(rows: Tensor, turn: _Turn, step: float, most: int, slack: float) -> Screen:
+    """Return coordinates rounded to whole numbers of steps, `most` of them at the largest."""
+    codes = torch.empty(len(rows), turn.width, dtype=torch.int8)
     halves, errors = torch.empty(2, len(rows), dtype=torch.float64)
     for own in blocks(len(rows)):
-        short = shorter(rows[own])
-        whole = (short / step).round_().clamp_(-_LARGEST, _LARGEST)
-        codes[own, :width] = whole.to(torch.int8)
+        turned = turn(rows[own])
+        whole = (turned / step).round_().clamp_(-most, most)
+        codes[own] = whole.to(torch.int8)
         halves[own] = whole.square().sum(1, dtype=torch.float64) / 2
-        apart = short.sub(whole, alpha=step).norm(dim=1).double()
-        errors[own] = apart * (1 + slack) + slack * short.norm(dim=1)
+        apart = turned.sub(whole, alpha=step).norm(dim=1).double()
+        errors[own] = apart * (1 + slack) + slack * turned.norm(dim=1)
     return Screen(codes, step, halves, errors)
+
+
+def _by_rows(found: Sequence[Pairs]) -> Pairs:
+    """Return the pairs of several columns, by rows: int64 (p,) each."""
+    i, j = (torch.cat(each) for each in zip(*found, strict=True))
+    order = i.argsort(stable=True)
+    return i[order], j[order]

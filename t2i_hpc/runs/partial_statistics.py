@@ -14,9 +14,13 @@ numpy alone: a job's epilogue counts these files without torch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
+import itertools
 import json
+import mmap
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -234,12 +238,15 @@ def write_features(
     path: Path, blocks: Iterable[Features], count: int, width: int, dtype: str
 ) -> str:
     """Write features (count, width) atomically, given in blocks of rows; return their SHA-256."""
+    digest, head = hashlib.sha256(), io.BytesIO()
+    form = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, width)}
+    np.lib.format.write_array_header_1_0(head, form)
     with atomic_writer(path) as stream:
-        head = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, width)}
-        np.lib.format.write_array_header_1_0(stream, head)
-        for block in blocks:
-            stream.write(np.ascontiguousarray(block, dtype).tobytes())
-    return sha256_of_file(path)
+        rows = (np.ascontiguousarray(block, dtype).data for block in blocks)
+        for part in itertools.chain([memoryview(head.getvalue())], rows):
+            digest.update(part)
+            stream.write(part)
+    return digest.hexdigest()
 
 
 def read_features(path: Path, dtype: str) -> Features:
@@ -256,6 +263,23 @@ def read_features(path: Path, dtype: str) -> Features:
             "compute it again"
         ) from error
     return features
+
+
+def in_memory(features: Features) -> npt.NDArray[np.float32]:
+    """Return a copy, float32 (N, D); of a mapped file no page stays in memory beside it."""
+    copy = np.empty(features.shape, np.float32)
+    for start in range(0, len(copy), _BLOCK_ROWS):
+        copy[start : start + _BLOCK_ROWS] = features[start : start + _BLOCK_ROWS]
+        release(features)
+    return copy
+
+
+def release(features: Features) -> None:
+    """Let the pages of a mapped file go, which count as this process's memory otherwise."""
+    mapped = features.base
+    if isinstance(features, np.memmap) and isinstance(mapped, mmap.mmap):
+        with contextlib.suppress(OSError):  # it is a favor, and a file system may not know it
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def features_are_whole(path: Path, header: Header, dtype: str) -> bool:

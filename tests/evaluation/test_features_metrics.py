@@ -85,6 +85,26 @@ def test_kid_is_torch_fidelitys() -> None:
     assert std == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-4)
 
 
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_kid_of_more_images_than_a_block_is_that_of_all_pairs(offset: float) -> None:
+    """Blocks of kernels cover each pair once: 600 images are no whole number of them."""
+    generated, real = _rows(640, 1, shift=offset + 0.3), _rows(620, 2, shift=offset)
+    draws, values = np.random.RandomState(3), []
+    for _ in range(2):
+        x, y = (
+            rows[draws.choice(len(rows), 600, replace=False)].astype(np.float64)
+            for rows in (generated, real)
+        )
+        within = 0.0
+        for rows in (x, y):
+            kernels = (rows @ rows.T / 12 + 1) ** 3
+            within += kernels.sum() - kernels.trace()
+        values.append(within / (600 * 599) - 2 * ((x @ y.T / 12 + 1) ** 3).mean())
+    found = kernel_distance(generated, real, subsets=2, size=600, seed=3)
+    assert found[0] == pytest.approx(np.mean(values), rel=1e-5)
+    assert found[1] == pytest.approx(np.std(values), rel=1e-3)
+
+
 def test_kid_is_unbiased_and_orders_rightly() -> None:
     real = _rows(400, 1)
     values = [
@@ -157,9 +177,9 @@ def _images_like(count: int, seed: int, spread: float, offset: float) -> Rows:
 
 def _screen(patch: pytest.MonkeyPatch, leading: int, narrow: int, by_bytes: bool) -> None:
     patch.setattr(screening, "multiplies_bytes", lambda device: by_bytes)
-    for name in ("_LEADING", "_LEADING_BYTES"):
-        patch.setattr(screening, name, leading)
+    patch.setattr(screening, "_LEADING", leading)
     patch.setattr(screening, "AT_ONCE", 128)
+    patch.setattr(screening, "_COLUMNS", 96)
     patch.setattr(neighbors, "_NARROW", narrow)  # 0: by products in float64
 
 
