@@ -107,7 +107,7 @@ class TarStream(OpenTar):
     ) -> None:
         super().__init__(path, -1, size)
         self._advance, self._fill = advance, fill
-        self._buffer = bytearray(min(_BLOCK, size))
+        self._buffer = memoryview(bytearray(min(_BLOCK, size)))
         self._start = self._end = 0  # of what the buffer holds
         self._sum = new_sum(checksum) if checksum else None
         self._pool = ThreadPoolExecutor(1) if checksum == SHA256 else None
@@ -119,10 +119,12 @@ class TarStream(OpenTar):
         Raises:
             UnansweredError: the file system or the server does not give them.
         """
-        end = min(offset + count, self.size)
-        while end > self._end:
-            self._move(min(offset, self._end), end)
-        return bytes(memoryview(self._buffer)[offset - self._start : end - self._start])
+        end = offset + count
+        if end > self._end:
+            end = min(end, self.size)
+            while end > self._end:
+                self._move(min(offset, self._end), end)
+        return self._buffer[offset - self._start : end - self._start].tobytes()
 
     def sum(self) -> str:
         """Return the hash of the whole tar, after reading what is left of it."""
@@ -142,10 +144,10 @@ class TarStream(OpenTar):
             self._pending.result()
         kept = max(self._end - offset, 0)
         wanted = _BLOCK if not kept or end - offset <= _BLOCK else end - offset + _BLOCK
-        held = memoryview(self._buffer)[self._end - kept - self._start : self._end - self._start]
+        held = self._buffer[self._end - kept - self._start : self._end - self._start]
         if len(self._buffer) != wanted:
-            self._buffer = bytearray(wanted)
-        window = memoryview(self._buffer)
+            self._buffer = memoryview(bytearray(wanted))
+        window = self._buffer
         window[:kept] = held
         self._start, count = self._end - kept, kept
         while count < wanted and self._end < self.size:
