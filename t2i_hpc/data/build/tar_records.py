@@ -36,6 +36,7 @@ from t2i_hpc.data.images import (
     Notes,
     check_any_image,
     decode,
+    has_notes,
     notes_of,
     other_format,
 )
@@ -53,14 +54,7 @@ from t2i_hpc.data.storage.fetching import Server
 from t2i_hpc.data.storage.retry import shown
 
 Rejection = dict[str, str]
-# What stands before pixels that have EXIF or a profile; Pillow is asked only then.
-_NOTED = {
-    "jpeg": (b"Exif\0", b"ICC_PROFILE"),
-    "png": (b"eXIf", b"iCCP"),
-    "webp": (b"EXIF", b"ICCP", b"VP8X"),
-}
 _JPEG = b"\xff\xd8"
-_HEAD = 4096
 _NO_NOTES = Notes()
 # Descriptions are flat, so no circle has to be looked for.
 _AS_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, check_circular=False).encode
@@ -331,7 +325,8 @@ def _held(member: Member, extension: str, role: str, tar: TarStream, decodes: bo
     if not role:
         return _Member(extension, name, offset, size)
     try:
-        refuse_outsized(member, LARGEST_TEXT if role == "text" else LARGEST_IMAGE)
+        if size > LARGEST_TEXT:
+            refuse_outsized(member, LARGEST_TEXT if role == "text" else LARGEST_IMAGE)
         content = tar.read(offset, size)
         if role == "text":
             return _Member(extension, name, offset, size, content)
@@ -344,13 +339,12 @@ def _image(content: bytes, name: str, decodes: bool) -> _Image:
     if not content.startswith(_JPEG) and (other := other_format(content)):
         raise UnfitSample(other, f"{name} is {other}, which is not read")
     try:
-        form, width, height = check_any_image(content, name)
+        form, width, height, scans = check_any_image(content, name)
         if decodes:
             decode(content, name)
     except (ValueError, DataError) as error:
         raise UnfitSample(UNDECODABLE, f"{name} cannot be decoded ({error})") from error
-    head = content[:_HEAD]
-    notes = notes_of(content) if any(mark in head for mark in _NOTED[form]) else _NO_NOTES
+    notes = notes_of(content) if has_notes(content, form, scans) else _NO_NOTES
     return _Image(form, width, height, xxhash.xxh3_64_intdigest(content), notes)
 
 
