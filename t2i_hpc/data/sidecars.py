@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ _NO_SOURCE = ("key", "class", "exif", "status", "error_message")
 _KINDS = frozenset((bool, int, float, str))
 _LEFT_OUT = frozenset((*CAPTION_KEYS, *_NO_SOURCE))
 _LONGEST_VALUE = 2000  # characters
+_NAMES_KEPT = 64  # lists of names, each of which may be as long as a description
 _FROM_JSON = json.JSONDecoder().decode
 # How exifread, and so img2dataset's JSON, names the orientations of EXIF.
 _ORIENTATIONS = {
@@ -182,14 +184,26 @@ def source_in(content: Mapping[str, Any], but: Collection[str] = ()) -> dict[str
         content: a JSON object or a row of a table.
         but: other names that are left out.
     """
-    left_out = _LEFT_OUT.union(but) if but else _LEFT_OUT
     return {
         name: value[:_LONGEST_VALUE] if type(value) is str else value
-        for name, value in content.items()
-        if type(value) in _KINDS
-        and name.lower() not in left_out
+        for name in _told(tuple(content), frozenset(but))
+        if type(value := content[name]) in _KINDS
         and not (type(value) is float and not math.isfinite(value))
     }
+
+
+# Descriptions of a data set mostly have the same names, which are looked at once.
+
+
+@lru_cache(_NAMES_KEPT)
+def _told(names: tuple[str, ...], but: frozenset[str]) -> tuple[str, ...]:
+    """Return the names that :func:`source_in` takes."""
+    return tuple(name for name in names if name.lower() not in _LEFT_OUT | but)
+
+
+@lru_cache(_NAMES_KEPT)
+def _by_lower_case(names: tuple[str, ...]) -> dict[str, str]:
+    return {name.lower(): name for name in names if isinstance(name, str)}
 
 
 def orientation_in(content: Mapping[str, Any]) -> int:
@@ -285,9 +299,10 @@ def captions_in(content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
     """
     if not content:
         return ()
-    by_name = {name.lower(): value for name, value in content.items() if isinstance(name, str)}
-    for name in (key.lower(),) if key else CAPTION_KEYS:
-        if (value := by_name.get(name)) is not None and (texts := _texts_in(value)):
+    names = _by_lower_case(tuple(content))
+    for wanted in (key.lower(),) if key else CAPTION_KEYS:
+        name = names.get(wanted)
+        if name is not None and (texts := _texts_in(content[name])):
             return texts
     return ()
 

@@ -22,7 +22,7 @@ from t2i_hpc.data.storage.fetching import Server, is_remote
 from t2i_hpc.data.storage.retry import shown
 
 _BLOCK = 1 << 20  # bytes read at once: as much as stays in a core's cache
-_AHEAD, _ASKED_AT_ONCE = 4 << 20, 128 << 10  # bytes that the kernel is told of
+_AHEAD, _ASKED_AT_ONCE = 4 << 20, 512 << 10  # bytes that the kernel is told of
 # Fills a buffer with the bytes from an offset on; returns how many came, 0 at the end.
 Fill = Callable[[memoryview, int], int]
 Advance = Callable[[int], None]
@@ -91,7 +91,7 @@ def fill_from_file(descriptor: int, size: int) -> Fill:
     """Return what reads a file of `size` bytes, whose next bytes the kernel fetches meanwhile.
 
     By itself the kernel reads ahead by 128 kB on most systems, so the disk would wait while we
-    look at what was read. One call fetches no more than that either.
+    look at what was read. One call fetches no more than a device takes at once, hence several.
     """
     asked = 0
 
