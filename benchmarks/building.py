@@ -131,7 +131,7 @@ def _print_rows(state: str, best: dict[str, tuple[float, float]], size: int, cou
         say(_ROW.format(name, rate, part, f"{processor / count * 1e6:.0f}"))
     wall, processor = best[_LAST]
     busy = processor / wall / 2
-    limit = "the cores are the limit" if busy > _BUSY else "the rest is waiting for the disk"
+    limit = "they are the limit" if busy > _BUSY else "the disk is, if nothing else runs here"
     say(f"the last row keeps two cores busy for {busy:.0%} of its time: {limit}\n")
 
 
