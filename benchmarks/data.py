@@ -55,6 +55,7 @@ from t2i_hpc.data.training_data import indexed_loader
 
 _OCTAVES = ((32, 50.0), (16, 25.0), (8, 12.0), (4, 6.0))  # pixels of detail and its deviation
 _SHARD_SAMPLES, _EPOCH = 100, 10**9
+_INDEXED = 4.4e6  # bytes of tars for each of --samples; as many as take a second to read
 _WARM_UP = 12  # batches: past the start of workers and what they made ahead
 _ONE, _TWO = "raw decode, one core", "raw decode, two cores"
 _ROW = "{:<36}{:>10}{:>15}{:>25}\n"
@@ -289,7 +290,9 @@ def main(arguments: list[str]) -> None:
         rng = np.random.default_rng(0)
         images = [encode(draw(rng, given.size), "jpeg", 95) for _ in range(min(given.samples, 60))]
         logging.disable()
-        building.compare_index(images, max(given.samples, 4) * 10, given.rounds)
+        size = sum(map(len, images)) / len(images)
+        count = round(_INDEXED * given.samples / size)
+        building.compare_index(images, max(count, 4), given.rounds)
         return
     torch.set_num_threads(1)
     keep_freed_memory()  # as training does

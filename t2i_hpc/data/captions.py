@@ -22,7 +22,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ ASCII, UNICODE = "ascii", "unicode"
 _CLIP_END = "<|endoftext|>"
 _WORD = re.compile(r"\w+")
 _FORMAT = 1
-_MOST_COUNTED = 1 << 22  # different words, of which those seen once are then forgotten
+MOST_COUNTED = 1 << 22  # different words, of which those seen once are then forgotten
 _EXTRA = "pip install 't2i-hpc[transformers]'"
 _LOG = logging.getLogger("t2i_hpc")
 _told: set[str] = set()
@@ -60,6 +60,11 @@ _WORD_OF_LETTER = (
     (0xF900, 0xFAFF),
     (0x20000, 0x323AF),
 )
+
+
+def without_rare(counts: Mapping[str, int]) -> dict[str, int]:
+    """Forget words that were seen once: misspelt words of the web have no end."""
+    return {word: count for word, count in counts.items() if count > 1}
 
 
 def tokenize(text: str, letters: str = ASCII) -> list[str]:
@@ -132,8 +137,15 @@ class Vocabulary:
         for text in texts:
             for word in tokenize(text, letters):
                 counts[word] = counts.get(word, 0) + 1
-            if bounded and len(counts) > _MOST_COUNTED:  # misspelt words of the web have no end
-                counts = {word: count for word, count in counts.items() if count > 1}
+            if bounded and len(counts) > MOST_COUNTED:
+                counts = without_rare(counts)
+        return cls.from_counts(counts, letters, min_count, max_words)
+
+    @classmethod
+    def from_counts(
+        cls, counts: Mapping[str, int], letters: str = ASCII, min_count: int = 1, max_words: int = 0
+    ) -> Vocabulary:
+        """Number words that were counted, in their order, from 1 on; see :meth:`from_captions`."""
         words = [word for word, count in counts.items() if count >= min_count]
         if max_words and len(words) > max_words:
             taken = {*sorted(words, key=counts.__getitem__, reverse=True)[:max_words]}

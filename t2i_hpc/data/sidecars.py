@@ -15,9 +15,10 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.images import IMAGE_FORMATS_OF_SUFFIX
@@ -45,6 +46,8 @@ _NO_SOURCE = ("key", "class", "exif", "status", "error_message")
 _KINDS = frozenset((bool, int, float, str))
 _LEFT_OUT = frozenset((*CAPTION_KEYS, *_NO_SOURCE))
 _LONGEST_VALUE = 2000  # characters
+_NAMES_KEPT = 64  # lists of names, each of which may be as long as a description
+_FROM_JSON = json.JSONDecoder().decode
 # How exifread, and so img2dataset's JSON, names the orientations of EXIF.
 _ORIENTATIONS = {
     "Mirrored horizontal": 2,
@@ -80,8 +83,7 @@ class Rules:
     caption_key: str = ""
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """What the text files beside an image hold.
 
     Attributes:
@@ -96,7 +98,7 @@ class Description:
     class_id: int
     key: str
     orientation: int
-    source: Mapping[str, Value] = field(default_factory=dict)
+    source: Mapping[str, Value]
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -182,14 +184,26 @@ def source_in(content: Mapping[str, Any], but: Collection[str] = ()) -> dict[str
         content: a JSON object or a row of a table.
         but: other names that are left out.
     """
-    left_out = _LEFT_OUT.union(but) if but else _LEFT_OUT
     return {
         name: value[:_LONGEST_VALUE] if type(value) is str else value
-        for name, value in content.items()
-        if type(value) in _KINDS
-        and name.lower() not in left_out
+        for name in _told(tuple(content), frozenset(but))
+        if type(value := content[name]) in _KINDS
         and not (type(value) is float and not math.isfinite(value))
     }
+
+
+# Descriptions of a data set mostly have the same names, which are looked at once.
+
+
+@lru_cache(_NAMES_KEPT)
+def _told(names: tuple[str, ...], but: frozenset[str]) -> tuple[str, ...]:
+    """Return the names that :func:`source_in` takes."""
+    return tuple(name for name in names if name.lower() not in _LEFT_OUT | but)
+
+
+@lru_cache(_NAMES_KEPT)
+def _by_lower_case(names: tuple[str, ...]) -> dict[str, str]:
+    return {name.lower(): name for name in names if isinstance(name, str)}
 
 
 def orientation_in(content: Mapping[str, Any]) -> int:
@@ -212,15 +226,14 @@ def _captions(
     rules: Rules,
     extensions: Collection[str],
 ) -> tuple[str, ...]:
-    name = rules.caption.lower()
-    if name and name not in members:
-        raise UnfitSample(NO_CAPTION, f"it has no member .{rules.caption}, {_holds(extensions)}")
-    if _suffix(name) == ".json":
-        found = captions_in(_json(members[name], f".{name}"), rules.caption_key)
-    elif name:
-        found = captions_of(decode_text(members[name]), content)
-    else:
+    if not rules.caption:
         found = captions_of(decode_text(members.get("txt", b"")), content, rules.caption_key)
+    elif (name := rules.caption.lower()) not in members:
+        raise UnfitSample(NO_CAPTION, f"it has no member .{rules.caption}, {_holds(extensions)}")
+    elif _suffix(name) == ".json":
+        found = captions_in(_json(members[name], f".{name}"), rules.caption_key)
+    else:
+        found = captions_of(decode_text(members[name]), content)
     if not found:
         named = f"{rules.caption_key!r}" if rules.caption_key else NAMES
         raise UnfitSample(
@@ -243,7 +256,7 @@ def _where_else(extensions: Collection[str], rules: Rules) -> str:
 
 def _json(content: bytes | None, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(decode_text(content)) if content else {}
+        found = _FROM_JSON(decode_text(content)) if content else {}
     except RecursionError:
         raise UnfitSample(UNREADABLE, f"its {name} is nested too deep") from None
     except ValueError as error:
@@ -255,7 +268,7 @@ def _class(given: object, member: bytes | None) -> int:
     """Return the class of ``class`` in the JSON, else that of webdataset's ``.cls``."""
     if type(given) is int and 0 <= given < LARGEST_CLASS:
         return given
-    text = decode_text(member or b"").strip()
+    text = decode_text(member).strip() if member else ""
     if not text:
         return NO_CLASS
     if not (text.isascii() and text.isdecimal()) or int(text) >= LARGEST_CLASS:
@@ -286,9 +299,10 @@ def captions_in(content: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
     """
     if not content:
         return ()
-    by_name = {name.lower(): value for name, value in content.items() if isinstance(name, str)}
-    for name in [key.lower()] if key else CAPTION_KEYS:
-        if texts := _texts_in(by_name.get(name)):
+    names = _by_lower_case(tuple(content))
+    for wanted in (key.lower(),) if key else CAPTION_KEYS:
+        name = names.get(wanted)
+        if name is not None and (texts := _texts_in(content[name])):
             return texts
     return ()
 
@@ -302,7 +316,7 @@ def captions_of(text: str, content: Mapping[str, Any], key: str = "") -> tuple[s
     """
     described = captions_in(content, key)
     lines = non_empty(lines_of(text))
-    if not lines or (key and described):
+    if not lines or (key and described) or lines == described:
         return described
     if len(described) == 1 and described[0].split() == text.split():
         return described
@@ -326,11 +340,12 @@ def non_empty(texts: Sequence[str]) -> tuple[str, ...]:
 
     Halves of surrogate pairs, which JSON can name and no file can hold, become question marks.
     """
-    return tuple([whole for text in texts if (whole := _writable(text).strip())])
+    writable = [text if text.isascii() else _writable(text) for text in texts]
+    return tuple([whole for text in writable if (whole := text.strip())])
 
 
 def _writable(text: str) -> str:
-    return text if text.isascii() else text.encode(errors="replace").decode()
+    return text.encode(errors="replace").decode()
 
 
 def lines_of(text: str) -> list[str]:

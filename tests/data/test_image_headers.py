@@ -14,7 +14,14 @@ from PIL import Image, features
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.format.tars import SampleFiles, index_tar, write_tar
-from t2i_hpc.data.images import check_image, decode, dimensions, other_format
+from t2i_hpc.data.images import (
+    check_any_image,
+    check_image,
+    decode,
+    dimensions,
+    has_notes,
+    other_format,
+)
 from tests.support.data import draw_image, image_bytes
 
 FORMS: dict[str, tuple[str, dict[str, object]]] = {
@@ -214,3 +221,27 @@ def test_other_files_are_recognized() -> None:
     )
     for form in ("JPEG", "PNG", "WEBP"):
         assert other_format(image_bytes(0, form)) == ""
+
+
+def test_notes_are_looked_for_behind_thumbnails_as_well() -> None:
+    """A thumbnail has the beginning of a scan of its own, which does not end the header."""
+    content = image_bytes(0, "JPEG")
+    assert not has_notes(content, *claims_of(content))
+    profile = b"ICC_PROFILE\0\1\1" + bytes(9)
+    for thumbnail in (b"", b"\xff\xda\0\x08"):
+        segments = b""
+        for marker, body in ((b"\xff\xed", thumbnail), (b"\xff\xe2", profile)):
+            segments += marker + struct.pack(">H", len(body) + 2) + body
+        noted = content[:2] + segments + content[2:]
+        assert has_notes(noted, *claims_of(noted))
+    behind = content + profile  # no header
+    assert not has_notes(behind, *claims_of(behind))
+    for form, mark in (("PNG", b"eXIf"), ("WEBP", b"EXIF")):
+        plain = image_bytes(0, form)
+        assert not has_notes(plain, *claims_of(plain))
+        assert has_notes(plain[:40] + mark + plain[40:], *claims_of(plain))
+
+
+def claims_of(content: bytes) -> tuple[str, int]:
+    form, _, _, scans = check_any_image(content, "a")
+    return form, scans

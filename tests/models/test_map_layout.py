@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from t2i_hpc.models.df_generator import DFGenerator
 from t2i_hpc.models.map_layout import as_kernels_like
 from t2i_hpc.models.ssa_generator import SSAGenerator
 
-GENERATORS = {
+GENERATORS: dict[str, Callable[[], nn.Module]] = {
     "ssa": lambda: SSAGenerator(64, width=4, mask_width=4),
     "ssa of the paper": lambda: SSAGenerator(64, width=4, mask_source="paper", modulation="paper"),
     "df": lambda: DFGenerator(64, width=4),

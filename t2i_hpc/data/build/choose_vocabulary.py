@@ -7,7 +7,7 @@ test captions together; made from the first split alone, a vocabulary lacks word
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -97,10 +97,23 @@ def new_vocabulary(config: ShardsConfig, texts: Iterable[str]) -> Vocabulary:
         DataError: no word is frequent enough.
     """
     made = Vocabulary.from_captions(texts, config.letters, config.min_count, config.max_words)
-    if made.size == 1 and config.min_count > 1:
-        raise DataError(
-            f"no word of the captions is there min_count={config.min_count} times: lower it"
-        )
+    return _with_words(made, config.min_count)
+
+
+def vocabulary_of_counts(
+    counts: Mapping[str, int], letters: str, min_count: int, max_words: int
+) -> Vocabulary:
+    """Number words that were counted, in their order.
+
+    Raises:
+        DataError: no word is frequent enough.
+    """
+    return _with_words(Vocabulary.from_counts(counts, letters, min_count, max_words), min_count)
+
+
+def _with_words(made: Vocabulary, min_count: int) -> Vocabulary:
+    if made.size == 1 and min_count > 1:
+        raise DataError(f"no word of the captions is there min_count={min_count} times: lower it")
     return made
 
 
@@ -243,7 +256,21 @@ def refuse_foreign(vocabulary: Vocabulary, texts: Iterable[str], name: str) -> N
     """
     texts = [*islice(texts, _LOOKED_AT)]
     unknown = sum(len(vocabulary.unknown(text)) for text in texts)
-    total = unknown + sum(len(vocabulary.encode(text)) for text in texts)
+    _refuse_unknown(unknown, unknown + sum(len(vocabulary.encode(text)) for text in texts), name)
+
+
+def refuse_foreign_words(vocabulary: Vocabulary, counts: Mapping[str, int], name: str) -> None:
+    """Refuse captions by the counts of their words, as :func:`refuse_foreign` does.
+
+    Raises:
+        DataError: most of them are not in the vocabulary.
+    """
+    known = {*vocabulary.words[1:]}
+    unknown = sum(count for word, count in counts.items() if word not in known)
+    _refuse_unknown(unknown, sum(counts.values()), name)
+
+
+def _refuse_unknown(unknown: int, total: int, name: str) -> None:
     if unknown > total / 2:
         raise DataError(
             f"{unknown:,} of the {total:,} words of the captions are not in {name}: it belongs to "
@@ -262,13 +289,24 @@ def remarks_on(vocabulary: Vocabulary, texts: Iterable[str]) -> tuple[str, ...]:
         count += 1
         if not vocabulary.encode(text):
             silent, example = silent + 1, example or text
+    return remarks_on_silent(vocabulary.letters, count, silent, example)
+
+
+def remarks_on_silent(letters: str, count: int, silent: int, example: str) -> tuple[str, ...]:
+    """Say how many captions have no word, as :func:`remarks_on` does.
+
+    Args:
+        letters: which make words in the vocabulary.
+        count: of captions.
+        silent: of those that have no word.
+        example: the first of these.
+
+    Raises:
+        DataError: none of them has one.
+    """
     if not silent:
         return ()
-    remedy = (
-        f"; letters={UNICODE} keeps the letters of every language"
-        if vocabulary.letters == ASCII
-        else ""
-    )
+    remedy = f"; letters={UNICODE} keeps the letters of every language" if letters == ASCII else ""
     shown = " ".join(example.split())[:60]
     of = f"{silent:,} of {count:,} captions have no word of the vocabulary"
     if silent == count:

@@ -19,8 +19,12 @@ import numpy as np
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, sha256_of_file, size_text, write_text
-from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.choose_vocabulary import new_vocabulary, refuse_foreign, remarks_on
+from t2i_hpc.data.build.choose_vocabulary import (
+    refuse_foreign_words,
+    remarks_on,
+    remarks_on_silent,
+    vocabulary_of_counts,
+)
 from t2i_hpc.data.build.finish import (
     REJECTED,
     FinishedSplit,
@@ -31,6 +35,7 @@ from t2i_hpc.data.build.finish import (
 )
 from t2i_hpc.data.build.sample_filter import ALWAYS_SAID, SampleFilter
 from t2i_hpc.data.build.tar_records import TarRecord
+from t2i_hpc.data.build.word_counts import WordCounts
 from t2i_hpc.data.build.workspace import Build, Workspace
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import (
@@ -90,9 +95,10 @@ def record_of_tar(workspace: Workspace, number: int, identity: str) -> TarRecord
         record = TarRecord(**content)
         rows = workspace.rows(number).stat().st_size == record.count * ROW.itemsize
         texts = workspace.texts(number).stat().st_size == record.text_bytes
+        words = workspace.words(number).stat().st_size == record.word_bytes
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return record if record.identity == identity and rows and texts else None
+    return record if record.identity == identity and rows and texts and words else None
 
 
 def finish_index(workspace: Workspace, build: Build) -> IndexedSplit:
@@ -118,12 +124,7 @@ def finish_index(workspace: Workspace, build: Build) -> IndexedSplit:
         if path.name not in _WHOLE:
             path.unlink()
     shards = _write(workspace, units)
-    texts = _Captions(workspace)
-    if workspace.vocabulary.exists():
-        refuse_foreign(Vocabulary.load(workspace.vocabulary), texts, "the vocabulary")
-    else:
-        new_vocabulary(_wanted(build), texts).save(workspace.vocabulary)
-    remarks = remarks_on(Vocabulary.load(workspace.vocabulary), texts)
+    remarks = _settle_vocabulary(workspace, build, units)
     size = publish_vocabulary(workspace)
     _manifest(workspace, build, units, shards).save()
     (workspace.split / REJECTED).unlink(missing_ok=True)
@@ -139,8 +140,29 @@ def finish_index(workspace: Workspace, build: Build) -> IndexedSplit:
     return IndexedSplit(manifest, kinds, size, build.tars, (*remarks, *of_tars), filtered=filtered)
 
 
-def _wanted(build: Build) -> ShardsConfig:
-    return ShardsConfig(letters=build.letters, min_count=build.min_count, max_words=build.max_words)
+def _settle_vocabulary(
+    workspace: Workspace, build: Build, units: Sequence[_Unit]
+) -> tuple[str, ...]:
+    """Make the vocabulary, or compare the one there is; return what the user should know.
+
+    The counts of words say nearly all. Captions are read again only where the vocabulary lacks
+    words of theirs, so that some may have none that it knows.
+    """
+    counted, bounded = WordCounts(), build.min_count > 1 or build.max_words > 0
+    for unit in units:
+        counted.add(WordCounts.load(workspace.words(unit.number)), bounded)
+    if workspace.vocabulary.exists():
+        vocabulary = Vocabulary.load(workspace.vocabulary)
+        refuse_foreign_words(vocabulary, counted.words, "the vocabulary")
+    else:
+        vocabulary = vocabulary_of_counts(
+            counted.words, build.letters, build.min_count, build.max_words
+        )
+        vocabulary.save(workspace.vocabulary)
+    if not bounded and counted.words.keys() <= {*vocabulary.words}:
+        silent = counted.silent, counted.example
+        return remarks_on_silent(vocabulary.letters, counted.captions, *silent)
+    return remarks_on(vocabulary, _Captions(workspace))
 
 
 def _without_end(records: Sequence[TarRecord]) -> list[str]:

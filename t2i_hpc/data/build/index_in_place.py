@@ -7,6 +7,7 @@ Everything is made in the hidden folder of :mod:`t2i_hpc.data.build.workspace`::
     .SPLIT.partial/000012.json    the record of a tar that is done
     .SPLIT.partial/000012.rows    its rows of the index
     .SPLIT.partial/000012.texts   its descriptions
+    .SPLIT.partial/000012.words   the words of its captions, counted
 
 A tar counts as done when size and time (on a server: its ETag) are those of its record.
 """
@@ -38,6 +39,7 @@ from t2i_hpc.data.build.tar_records import (
 )
 from t2i_hpc.data.build.workers import Limit, make_shards
 from t2i_hpc.data.build.workspace import Build, Partition, Workspace, disk_errors
+from t2i_hpc.data.captions import ASCII
 from t2i_hpc.data.format.manifest import ORIGINAL, Storing
 from t2i_hpc.data.format.sums import SHA256
 from t2i_hpc.data.sidecars import Rules
@@ -45,7 +47,7 @@ from t2i_hpc.data.storage.fetching import Server, expand_braces, is_remote
 from t2i_hpc.data.storage.retry import shown
 
 _LOG = logging.getLogger(__name__)
-_INDEXING = 1  # raise it when the same tar and settings come to give another index
+_INDEXING = 2  # raise it when the same tar and settings come to give another index
 _DIGITS = 32
 _RETRY_SECONDS = 120.0
 _MEGABYTE = 10**6
@@ -132,6 +134,7 @@ class IndexTask:
             found = index_place(place, identity, self.choice, server, told.add)
             self._refuse_useless(found)
             write_bytes(self.workspace.texts(number), found.texts)
+            write_bytes(self.workspace.words(number), found.words)
             write_bytes(self.workspace.rows(number), found.rows.tobytes())
             write_json(self.workspace.record(number), asdict(found.record))
         advance(self.amount(number) - told.told)
@@ -179,6 +182,7 @@ def index_task(config: ShardsConfig, workspace: Workspace) -> IndexTask:
         SampleFilter(config.filter) if config.filter else None,
         config.check_images == "decode",
         config.checksum,
+        _letters(config),
     )
     places = _places(config)
     settings = [
@@ -187,6 +191,7 @@ def index_task(config: ShardsConfig, workspace: Workspace) -> IndexTask:
         config.filter,
         config.check_images,
         *([] if config.checksum == SHA256 else [config.checksum]),
+        *([] if choice.letters == ASCII else [choice.letters]),
     ]
     build = Build(
         name=config.name or config.source,
@@ -205,6 +210,12 @@ def index_task(config: ShardsConfig, workspace: Workspace) -> IndexTask:
         filter=config.filter,
     )
     return IndexTask(config, places, build, workspace, choice)
+
+
+def _letters(config: ShardsConfig) -> str:
+    """Return which letters make words: those of the vocabulary, where there is one."""
+    vocabulary, _ = present_vocabulary(replace(config, output=config.index))
+    return config.letters if vocabulary is None else vocabulary.letters
 
 
 def index_partition(task: IndexTask, partition: Partition) -> range:

@@ -8,8 +8,6 @@ size, what the source says of the image. Nothing is copied but that.
 from __future__ import annotations
 
 import json
-import tarfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,8 +24,11 @@ from t2i_hpc.data.build.sources.webdataset_tars import (
     UNFIT_MEMBER,
     refuse_outsized,
 )
+from t2i_hpc.data.build.word_counts import WordCounts
+from t2i_hpc.data.captions import ASCII
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index
 from t2i_hpc.data.format.sums import SHA256
+from t2i_hpc.data.format.tar_headers import Member
 from t2i_hpc.data.format.tar_stream import Advance, TarStream, open_tar
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Scan, members_in_order
 from t2i_hpc.data.images import (
@@ -35,6 +36,7 @@ from t2i_hpc.data.images import (
     Notes,
     check_any_image,
     decode,
+    has_notes,
     notes_of,
     other_format,
 )
@@ -52,16 +54,10 @@ from t2i_hpc.data.storage.fetching import Server
 from t2i_hpc.data.storage.retry import shown
 
 Rejection = dict[str, str]
-# What stands before pixels that have EXIF or a profile; Pillow is asked only then.
-_NOTED = {
-    "jpeg": (b"Exif\0", b"ICC_PROFILE"),
-    "png": (b"eXIf", b"iCCP"),
-    "webp": (b"EXIF", b"ICCP", b"VP8X"),
-}
 _JPEG = b"\xff\xd8"
-_HEAD = 4096
 _NO_NOTES = Notes()
-_AS_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+# Descriptions are flat, so no circle has to be looked for.
+_AS_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, check_circular=False).encode
 TURNED = range(5, 9)  # orientations by which width and height change places
 
 
@@ -91,12 +87,14 @@ class Choice:
         filter: what samples have to say.
         decodes: whether images are decoded.
         checksum: which hash of the tar is kept, see :mod:`t2i_hpc.data.format.sums`.
+        letters: which make words, see :mod:`t2i_hpc.data.captions`.
     """
 
     rules: Rules
     filter: SampleFilter | None = None
     decodes: bool = False
     checksum: str = SHA256
+    letters: str = ASCII
 
 
 @dataclass
@@ -108,6 +106,7 @@ class TarRecord:
         tar, bytes, stamp, sha256: of the tar; the last is another hash where one was chosen.
         count: samples.
         text_bytes: of their descriptions.
+        word_bytes: of the counts of their words.
         smallest, largest: extremes of the shorter sides in pixels.
         formats: how often each image format occurs.
         filtered: samples that the filter left out.
@@ -123,6 +122,7 @@ class TarRecord:
     sha256: str = ""
     count: int = 0
     text_bytes: int = 0
+    word_bytes: int = 0
     smallest: int = 0
     largest: int = 0
     formats: dict[str, int] = field(default_factory=dict)
@@ -134,11 +134,12 @@ class TarRecord:
 
 @dataclass(frozen=True)
 class Indexed:
-    """The index of a tar: rows with offsets into `texts`, and those descriptions."""
+    """The index of a tar: rows with offsets into `texts`, those descriptions, counts of words."""
 
     record: TarRecord
     rows: Index
     texts: bytes
+    words: bytes
 
 
 def index_place(
@@ -151,24 +152,23 @@ def index_place(
     """
     layouts = _Layouts(choice.rules)
     with open_tar(place.tar, server, place.bytes, choice.checksum, advance) as tar:
-        found, samples, last = Scan(), dict[str, list[_Member]](), ""
+        found, samples = Scan(), _Samples(layouts)
         for member in members_in_order(tar, found):
-            last, extension = split_name(member.name)
+            members, extension, role = samples.place_of(member.name)
             if extension:
-                held = _held(member, extension, layouts.role(extension), tar, choice.decodes)
-                samples.setdefault(last, []).append(held)
+                members.append(_held(member, extension, role, tar, choice.decodes))
         sha256 = tar.sum()
     if found.problem:  # one sample may lack members
-        samples.pop(split_name(found.cut)[0] if found.cut else last, None)
+        samples.by_key.pop(split_name(found.cut)[0] if found.cut else samples.last, None)
     record = TarRecord(identity, place.tar, place.bytes, place.stamp, sha256)
     record.ended = found.ended or bool(found.problem)
-    rows, texts = _rows(samples, place, choice, layouts, record)
+    rows, texts, words = _rows(samples.by_key, place, choice, layouts, record)
     for name, reason in found.unfit:
         record.rejected.append(_rejection(f"{place.name}/{name}", place, UNFIT_MEMBER, reason))
     if found.problem:
         reason = f"{found.problem}; {record.count:,} samples before that are taken"
         record.rejected.append(_rejection(place.name, place, DAMAGED_TAR, reason))
-    return Indexed(record, rows, texts)
+    return Indexed(record, rows, texts, words)
 
 
 def _rows(
@@ -177,25 +177,26 @@ def _rows(
     choice: Choice,
     layouts: _Layouts,
     record: TarRecord,
-) -> tuple[Index, bytes]:
-    """Return the rows and descriptions of a tar's samples, and count them in its record."""
-    rows, texts, said = list[tuple[int, ...]](), list[bytes](), Counter[str]()
-    sides = list[int]()
+) -> tuple[Index, bytes, bytes]:
+    """Return rows, descriptions and words of a tar's samples, and count them in its record."""
+    rows, texts, said = list[tuple[int, ...]](), list[bytes](), set[str]()
+    sides, captions = list[int](), list[str]()
     for key, members in samples.items():
         try:
             layout = layouts.of(tuple([member.extension for member in members]))
             if layout is None:
                 continue
-            row, text, side = _sample(f"{place.name}/{key}", members, layout, choice, said)
+            found = _sample(f"{place.name}/{key}", members, layout, choice, said)
         except UnfitSample as unfit:
             reason = f"{shown(place.tar)}, sample {key}: {unfit.reason}"
             record.rejected.append(_rejection(f"{place.name}/{key}", place, unfit.kind, reason))
         except _LeftOutError:
             record.filtered += 1
         else:
-            rows.append(row)
-            texts.append(text)
-            sides.append(side)
+            rows.append(found.row)
+            texts.append(found.text)
+            sides.append(found.side)
+            captions += found.captions
     table = np.array(rows, dtype=ROW)
     table["json_offset"][1:] = np.cumsum(table["json_bytes"][:-1], dtype=np.uint64)
     record.count, record.text_bytes = len(rows), sum(map(len, texts))
@@ -206,7 +207,9 @@ def _rows(
         IMAGE_FORMATS[number]: count
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
     }
-    return table, b"".join(texts)
+    words = WordCounts.of(captions, choice.letters).content()
+    record.word_bytes = len(words)
+    return table, b"".join(texts), words
 
 
 class _LeftOutError(Exception):
@@ -241,17 +244,17 @@ class _Layouts:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._roles: dict[str, str] = {}
+        self.roles: dict[str, str] = {}
         self._layouts: dict[tuple[str, ...], _Layout | None] = {}
 
     def role(self, extension: str) -> str:
         """Return what a member of an extension is: text, image, or "" for neither."""
-        if (known := self._roles.get(extension)) is not None:
+        if (known := self.roles.get(extension)) is not None:
             return known
         named = self._rules.image.lower()
         wanted = extension == named if named else f".{extension}" in IMAGE_FORMATS_OF_SUFFIX
         text = bool(texts_of([extension], self._rules))
-        return self._roles.setdefault(extension, "text" if text else "image" if wanted else "")
+        return self.roles.setdefault(extension, "text" if text else "image" if wanted else "")
 
     def of(self, extensions: tuple[str, ...]) -> _Layout | None:
         """Return the layout of a sample; None: it is none.
@@ -273,6 +276,34 @@ class _Layouts:
         return _Layout(extensions, image, tuple(extensions.index(name) for name in texts))
 
 
+class _Samples:
+    """The members of a tar by the keys of their samples, in the order of their first members.
+
+    Members of a sample mostly follow each other, so a name is first compared with the last key:
+    one that differs in a known extension alone needs no other look.
+    """
+
+    def __init__(self, layouts: _Layouts) -> None:
+        self.by_key: dict[str, list[_Member]] = {}
+        self.last = ""
+        self._layouts, self._begin = layouts, "\0"
+        self._members: list[_Member] = []
+
+    def place_of(self, name: str) -> tuple[list[_Member], str, str]:
+        """Return where a member belongs, its extension ("": to no sample) and its role."""
+        if name.startswith(self._begin):
+            extension = name[len(self._begin) :]
+            if (role := self._layouts.roles.get(extension)) is not None:
+                return self._members, extension, role
+        self.last, extension = split_name(name)
+        if not extension:
+            self._begin = "\0"  # no name has one
+            return [], "", ""
+        self._begin = f"{self.last}."
+        self._members = self.by_key.setdefault(self.last, [])
+        return self._members, extension, self._layouts.role(extension)
+
+
 class _Image(NamedTuple):
     """What is kept of an image.
 
@@ -289,59 +320,76 @@ class _Image(NamedTuple):
     notes: Notes
 
 
-def _held(
-    member: tarfile.TarInfo, extension: str, role: str, tar: TarStream, decodes: bool
-) -> _Member:
-    kept = extension, member.name, member.offset_data, member.size
+def _held(member: Member, extension: str, role: str, tar: TarStream, decodes: bool) -> _Member:
+    name, size, offset = member.name, member.size, member.offset_data
     if not role:
-        return _Member(*kept)
+        return _Member(extension, name, offset, size)
     try:
-        refuse_outsized(member, LARGEST_TEXT if role == "text" else LARGEST_IMAGE)
-        content = tar.read(member.offset_data, member.size)
+        if size > LARGEST_TEXT:
+            refuse_outsized(member, LARGEST_TEXT if role == "text" else LARGEST_IMAGE)
+        content = tar.read(offset, size)
         if role == "text":
-            return _Member(*kept, content)
-        return _Member(*kept, image=_image(content, member.name, decodes))
+            return _Member(extension, name, offset, size, content)
+        return _Member(extension, name, offset, size, b"", _image(content, name, decodes))
     except UnfitSample as unfit:
-        return _Member(*kept, unfit=unfit)
+        return _Member(extension, name, offset, size, b"", None, unfit)
 
 
 def _image(content: bytes, name: str, decodes: bool) -> _Image:
     if not content.startswith(_JPEG) and (other := other_format(content)):
         raise UnfitSample(other, f"{name} is {other}, which is not read")
     try:
-        form, width, height = check_any_image(content, name)
+        form, width, height, scans = check_any_image(content, name)
         if decodes:
             decode(content, name)
     except (ValueError, DataError) as error:
         raise UnfitSample(UNDECODABLE, f"{name} cannot be decoded ({error})") from error
-    head = content[:_HEAD]
-    notes = notes_of(content) if any(mark in head for mark in _NOTED[form]) else _NO_NOTES
+    notes = notes_of(content) if has_notes(content, form, scans) else _NO_NOTES
     return _Image(form, width, height, xxhash.xxh3_64_intdigest(content), notes)
 
 
+class _Found(NamedTuple):
+    """A sample that is taken.
+
+    Attributes:
+        row: that of the index, but for the place of its description.
+        text: the description.
+        side: the shorter one, in pixels.
+        captions: one or more texts.
+    """
+
+    row: tuple[int, ...]
+    text: bytes
+    side: int
+    captions: tuple[str, ...]
+
+
 def _sample(
-    key: str, members: Sequence[_Member], layout: _Layout, choice: Choice, said: Counter[str]
-) -> tuple[tuple[int, ...], bytes, int]:
-    """Return a sample's row, but for the place of its description, that, and its shorter side.
+    key: str, members: Sequence[_Member], layout: _Layout, choice: Choice, said: set[str]
+) -> _Found:
+    """Return what the index has of a sample.
 
     Raises:
         UnfitSample: it cannot be used.
         _LeftOutError: the filter does not take it.
     """
-    of_image, texts = members[layout.image], [members[place] for place in layout.texts]
-    for member in (of_image, *texts):
-        if member.unfit is not None:
-            raise member.unfit
+    of_image, contents = members[layout.image], dict[str, bytes]()
+    if of_image.unfit is not None:
+        raise of_image.unfit
+    for place in layout.texts:
+        text_member = members[place]
+        if text_member.unfit is not None:
+            raise text_member.unfit
+        contents[text_member.extension] = text_member.content
     image = of_image.image
     assert image is not None  # or else it would be unfit
-    contents = {member.extension: member.content for member in texts}
     given = described(contents, choice.rules, layout.extensions)
     orientation = image.notes.orientation or given.orientation
     width, height = image.width, image.height
     if orientation in TURNED:
         width, height = height, width
     refuse_strip(width, height, of_image.name)
-    said.update(given.source.keys())
+    said.update(given.source)
     if choice.filter is not None:
         values = {"width": width, "height": height, **given.source}
         if not choice.filter(values | {"captions": given.captions}):
@@ -365,7 +413,7 @@ def _sample(
     form = IMAGE_FORMATS.index(image.form)
     # In the order of ROW; where the description lies is known when all are.
     row = of_image.offset, 0, check, of_image.size, len(text), form
-    return row, text, min(width, height)
+    return _Found(row, text, min(width, height), given.captions)
 
 
 def _rejection(key: str, place: Place, kind: str, reason: str) -> Rejection:

@@ -108,6 +108,10 @@ class Workspace:
         """The descriptions of a tar that is indexed in place."""
         return self.folder / f"{shard:06d}.texts"
 
+    def words(self, shard: int) -> Path:
+        """The counted words of a tar that is indexed in place."""
+        return self.folder / f"{shard:06d}.words"
+
     @property
     def lock(self) -> Path:
         """The file that whoever works on this split locks."""

@@ -9,11 +9,11 @@ images are large, in a thread meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 
 from t2i_hpc.common.errors import DataError, UserError
 from t2i_hpc.data.format.sums import SHA256, new_sum
@@ -22,6 +22,7 @@ from t2i_hpc.data.storage.fetching import Server, is_remote
 from t2i_hpc.data.storage.retry import shown
 
 _BLOCK = 1 << 20  # bytes read at once: as much as stays in a core's cache
+_AHEAD, _ASKED_AT_ONCE = 4 << 20, 512 << 10  # bytes that the kernel is told of
 # Fills a buffer with the bytes from an offset on; returns how many came, 0 at the end.
 Fill = Callable[[memoryview, int], int]
 Advance = Callable[[int], None]
@@ -76,7 +77,7 @@ def open_tar(
             descriptor = server.retry.attempt(address, lambda _: _descriptor(address), advice)
             stack.callback(os.close, descriptor)
             size = os.fstat(descriptor).st_size if size < 0 else size
-            fill = partial(_fill_from_file, descriptor)
+            fill = fill_from_file(descriptor, size)
         tar = TarStream(shown(address), size, fill, advance, checksum)
         stack.callback(tar.close)
         yield tar
@@ -86,8 +87,24 @@ def _descriptor(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _fill_from_file(descriptor: int, target: memoryview, offset: int) -> int:
-    return os.preadv(descriptor, [target], offset)
+def fill_from_file(descriptor: int, size: int) -> Fill:
+    """Return what reads a file of `size` bytes, whose next bytes the kernel fetches meanwhile.
+
+    By itself the kernel reads ahead by 128 kB on most systems, so the disk would wait while we
+    look at what was read. One call fetches no more than a device takes at once, hence several.
+    """
+    asked = 0
+
+    def fill(target: memoryview, offset: int) -> int:
+        nonlocal asked
+        end = min(offset + len(target) + _AHEAD, size)
+        with contextlib.suppress(OSError):  # it is only advice
+            while asked < end:
+                os.posix_fadvise(descriptor, asked, _ASKED_AT_ONCE, os.POSIX_FADV_WILLNEED)
+                asked += _ASKED_AT_ONCE
+        return os.preadv(descriptor, [target], offset)
+
+    return fill
 
 
 class TarStream(OpenTar):
@@ -107,7 +124,7 @@ class TarStream(OpenTar):
     ) -> None:
         super().__init__(path, -1, size)
         self._advance, self._fill = advance, fill
-        self._buffer = bytearray(min(_BLOCK, size))
+        self._buffer = memoryview(bytearray(min(_BLOCK, size)))
         self._start = self._end = 0  # of what the buffer holds
         self._sum = new_sum(checksum) if checksum else None
         self._pool = ThreadPoolExecutor(1) if checksum == SHA256 else None
@@ -119,10 +136,12 @@ class TarStream(OpenTar):
         Raises:
             UnansweredError: the file system or the server does not give them.
         """
-        end = min(offset + count, self.size)
-        while end > self._end:
-            self._move(min(offset, self._end), end)
-        return bytes(memoryview(self._buffer)[offset - self._start : end - self._start])
+        end = offset + count
+        if end > self._end:
+            end = min(end, self.size)
+            while end > self._end:
+                self._move(min(offset, self._end), end)
+        return self._buffer[offset - self._start : end - self._start].tobytes()
 
     def sum(self) -> str:
         """Return the hash of the whole tar, after reading what is left of it."""
@@ -142,10 +161,10 @@ class TarStream(OpenTar):
             self._pending.result()
         kept = max(self._end - offset, 0)
         wanted = _BLOCK if not kept or end - offset <= _BLOCK else end - offset + _BLOCK
-        held = memoryview(self._buffer)[self._end - kept - self._start : self._end - self._start]
+        held = self._buffer[self._end - kept - self._start : self._end - self._start]
         if len(self._buffer) != wanted:
-            self._buffer = bytearray(wanted)
-        window = memoryview(self._buffer)
+            self._buffer = memoryview(bytearray(wanted))
+        window = self._buffer
         window[:kept] = held
         self._start, count = self._end - kept, kept
         while count < wanted and self._end < self.size:

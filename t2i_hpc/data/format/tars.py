@@ -21,7 +21,6 @@ import os
 import re
 import stat
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,13 +30,13 @@ import numpy as np
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index, checksum
+from t2i_hpc.data.format.tar_headers import BLOCK, Headers, Member, any_header
 from t2i_hpc.data.images import SUFFIXES, check_image
 
 LARGEST_IMAGE, LARGEST_TEXT = 256 << 20, 1 << 20  # bytes; more is no image and no caption
 MOST_MEMBERS = 1 << 20
 _LONGEST_NAME = 64 << 10  # bytes of an extended header
 _LONGEST_PADDING = 1 << 20  # empty bytes after the end mark
-_BLOCK = 512
 _PAX, _GLOBAL_PAX, _LONG_NAME = tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME
 # Letters that break a line or a terminal, and bytes that are no UTF-8.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -50,9 +49,6 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
 }
-# Mode, owner, group, size, time and sum of a header as GNU tar and Python write them; no device.
-_NUMBERS = re.compile(rb"(?:[0-7]{7}\0){3}([0-7]{11})\0[0-7]{11}\0([0-7]{6})\0 ")
-_NO_DEVICE = (bytes(17), b"0000000\0" * 2 + b"\0")
 _FORMAT_OF_SUFFIX = {suffix: form for form, suffix in SUFFIXES.items()}
 
 
@@ -102,7 +98,7 @@ def sample_names(path: Path) -> list[str]:
     return [member.name for member in members_of(path) if not member.name.endswith(".json")]
 
 
-def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+def _checked(member: Member, path: Path) -> Member:
     name = PurePosixPath(member.name)
     if name.suffix[1:] not in (*_FORMAT_OF_SUFFIX, "json"):
         raise DataError(
@@ -119,12 +115,10 @@ def _checked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
     return member
 
 
-def _pair(
-    members: list[tarfile.TarInfo], path: Path
-) -> list[tuple[tarfile.TarInfo, tarfile.TarInfo]]:
+def _pair(members: list[Member], path: Path) -> list[tuple[Member, Member]]:
     """Return (image, description) of each sample, in the order of the images."""
-    images: dict[str, tarfile.TarInfo] = {}
-    texts: dict[str, tarfile.TarInfo] = {}
+    images: dict[str, Member] = {}
+    texts: dict[str, Member] = {}
     for member in members:
         key, suffix = member.name.rsplit(".", 1)
         found = texts if suffix == "json" else images
@@ -136,9 +130,7 @@ def _pair(
     return [(image, texts[key]) for key, image in images.items()]
 
 
-def _row(
-    pair: tuple[tarfile.TarInfo, tarfile.TarInfo], descriptor: int, path: Path
-) -> tuple[int, ...]:
+def _row(pair: tuple[Member, Member], descriptor: int, path: Path) -> tuple[int, ...]:
     image, text = pair
     content, description = (
         os.pread(descriptor, member.size, member.offset_data) for member in pair
@@ -158,7 +150,7 @@ def _row(
 # --- any tar
 
 
-def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
+def members_of(path: Path, folders: bool = False) -> list[Member]:
     """Walk the headers of a whole tar; every member is a plain file with a name inside it.
 
     Args:
@@ -173,7 +165,7 @@ def members_of(path: Path, folders: bool = False) -> list[tarfile.TarInfo]:
     try:
         with _opened(path) as tar:
             members = _walk(tar)
-            return [_plain(found, path) for found in members if not (folders and _folder(found))]
+            return [_plain(one, path) for one in members if not (folders and one.is_folder)]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -190,7 +182,7 @@ class Scan:
         ended: whether the tar has an end mark, which a tar that was cut lacks.
     """
 
-    members: list[tarfile.TarInfo] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
     unfit: list[tuple[str, str]] = field(default_factory=list)
     problem: str = ""
     cut: str = ""
@@ -213,13 +205,13 @@ def scan(path: Path) -> Scan:
     return found
 
 
-def members_in_order(tar: OpenTar, found: Scan) -> Iterator[tarfile.TarInfo]:
+def members_in_order(tar: OpenTar, found: Scan) -> Iterator[Member]:
     """Give the plain files of a tar that others made; `found` is told what else there is."""
     try:
         if not tar.size:
             raise DataError(f"{tar.path} is an empty file: fetch or build it again")
         for member in _walk(tar, found):
-            if not _folder(member) and _is_taken(member, tar.path, found):
+            if member.usual or (not member.is_folder and _is_taken(member, tar.path, found)):
                 yield member
     except DataError as error:
         found.problem = str(error)
@@ -233,7 +225,7 @@ def compression_of(path: Path) -> str:
     """
     try:
         with path.open("rb") as stream:
-            block = stream.read(_BLOCK)
+            block = stream.read(BLOCK)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     return _compression(block)
@@ -270,7 +262,7 @@ def _opened(path: Path) -> Iterator[OpenTar]:
         yield OpenTar(path, stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 
-def _is_taken(member: tarfile.TarInfo, path: Path | str, found: Scan) -> bool:
+def _is_taken(member: Member, path: Path | str, found: Scan) -> bool:
     try:
         _plain(member, path)
     except DataError as error:
@@ -279,35 +271,42 @@ def _is_taken(member: tarfile.TarInfo, path: Path | str, found: Scan) -> bool:
     return True
 
 
-def _walk(tar: OpenTar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
+def _walk(tar: OpenTar, found: Scan | None = None) -> Iterator[Member]:
     """Give the members of a tar.
 
     Args:
         tar: what is walked.
         found: notes a tar that ends without an end mark, which is refused otherwise.
     """
-    offset, count = 0, 0
+    offset, count, headers = 0, 0, Headers()
     long_name: str | None = None
-    while (member := _header(tar, offset, found if long_name is None else None)) is not None:
+    while True:
+        block = tar.read(offset, BLOCK)
+        member = headers.usual(block, offset) or _header(
+            tar, block, offset, found if long_name is None else None
+        )
+        if member is None:
+            break
         count += 1
         if count > MOST_MEMBERS:
             raise DataError(f"{tar.path} has over {MOST_MEMBERS:,} members: make smaller tars")
-        start = offset + _BLOCK
-        end = start + -(-member.size // _BLOCK) * _BLOCK
+        start = offset + BLOCK
+        end = start + -(-member.size // BLOCK) * BLOCK
         if member.size < 0 or end > tar.size:
             if found is not None:
                 found.cut = long_name or member.name
             raise tar.damaged(f"{member.name!r} claims {member.size:,} bytes", offset)
-        if member.type == _GLOBAL_PAX:
+        if member.usual and long_name is None:
+            yield member
+        elif member.kind == _GLOBAL_PAX:
             _check_global(tar, member, start)
-        elif member.type in (_PAX, _LONG_NAME):
+        elif member.kind in (_PAX, _LONG_NAME):
             if long_name is not None:
                 raise tar.damaged("a second header for one member", offset)
             long_name = _long_name(tar, member, start)
         else:
-            member.offset, member.offset_data = offset, start
-            member.name, long_name = long_name or member.name, None
-            yield member
+            yield member._replace(name=long_name or member.name, usual=False)
+            long_name = None
         offset = end
     if long_name is not None:
         raise tar.damaged("a name without its member", offset)
@@ -315,16 +314,15 @@ def _walk(tar: OpenTar, found: Scan | None = None) -> Iterator[tarfile.TarInfo]:
         _check_end(tar, offset)
 
 
-def _header(tar: OpenTar, offset: int, found: Scan | None) -> tarfile.TarInfo | None:
-    """Return the header at a block; None at the end."""
-    block = tar.read(offset, _BLOCK)
-    if found is not None and offset and not any(block) and tar.size - offset < 2 * _BLOCK:
+def _header(tar: OpenTar, block: bytes, offset: int, found: Scan | None) -> Member | None:
+    """Return what a header that is not usual says; None at the end."""
+    if found is not None and offset and not any(block) and tar.size - offset < 2 * BLOCK:
         found.ended = False
         return None
-    if block == bytes(_BLOCK):
+    if block == bytes(BLOCK):
         return None
     try:
-        return _plain_header(block) or tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return any_header(block, offset)
     except (tarfile.HeaderError, ValueError, OverflowError) as error:
         if not offset and (name := _compression(block)):
             raise DataError(
@@ -334,36 +332,19 @@ def _header(tar: OpenTar, offset: int, found: Scan | None) -> tarfile.TarInfo | 
         raise tar.damaged(str(error), offset) from error
 
 
-def _plain_header(block: bytes) -> tarfile.TarInfo | None:
-    """Parse the header of a file with a short name, five times as fast as tarfile; None: it must.
-
-    The sum of a header's bytes is compared by way of Adler-32, which holds it modulo 65,521.
-    """
-    name, numbers = block[:100].partition(b"\0")[0], _NUMBERS.fullmatch(block, 100, 156)
-    plain = block[156:157] == tarfile.REGTYPE and block[257:262] == b"ustar"
-    if not (numbers and plain and block[329:346] in _NO_DEVICE and name.isascii()):
-        return None
-    expected = int(numbers[2], 8) + sum(block[148:156]) - 8 * 32 + 1
-    if zlib.adler32(block) & 0xFFFF != expected % 65521:
-        return None
-    member = tarfile.TarInfo(name.decode())
-    member.size = int(numbers[1], 8)
-    return member
-
-
-def _long_name(tar: OpenTar, member: tarfile.TarInfo, start: int) -> str:
+def _long_name(tar: OpenTar, member: Member, start: int) -> str:
     """Return the name that an extended header gives to the next member; empty: none."""
     if member.size > _LONGEST_NAME:
-        raise tar.damaged(f"a name of {member.size:,} bytes", start - _BLOCK)
-    content = tar.read(start, member.size + -member.size % _BLOCK)
+        raise tar.damaged(f"a name of {member.size:,} bytes", start - BLOCK)
+    content = tar.read(start, member.size + -member.size % BLOCK)
     if any(content[member.size :]):
-        raise tar.damaged("a name that is longer than it claims", start - _BLOCK)
+        raise tar.damaged("a name that is longer than it claims", start - BLOCK)
     content = content[: member.size]
     records = {"path": content.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    if member.type == _PAX:
+    if member.kind == _PAX:
         records = _pax_records(tar, content, start)
     if records.get("path") == "":
-        raise tar.damaged("an empty name", start - _BLOCK)
+        raise tar.damaged("an empty name", start - BLOCK)
     for key in records:
         if _TREACHEROUS.fullmatch(key):
             raise DataError(
@@ -373,14 +354,14 @@ def _long_name(tar: OpenTar, member: tarfile.TarInfo, start: int) -> str:
     return records.get("path", "")
 
 
-def _check_global(tar: OpenTar, member: tarfile.TarInfo, start: int) -> None:
+def _check_global(tar: OpenTar, member: Member, start: int) -> None:
     """Skip a header about all members, such as git's commit or a comment.
 
     Raises:
         DataError: it says more, which tools take differently.
     """
     if member.size > _LONGEST_NAME:
-        raise tar.damaged(f"a global header of {member.size:,} bytes", start - _BLOCK)
+        raise tar.damaged(f"a global header of {member.size:,} bytes", start - BLOCK)
     for key in _pax_records(tar, tar.read(start, member.size), start):
         if key in ("path", "linkpath") or _TREACHEROUS.fullmatch(key):
             raise DataError(
@@ -406,7 +387,7 @@ def _pax_records(tar: OpenTar, content: bytes, start: int) -> dict[str, str]:
 def _check_end(tar: OpenTar, offset: int) -> None:
     """Refuse a tar without its end mark of two empty blocks, or with anything after it."""
     rest = tar.size - offset
-    if rest < 2 * _BLOCK:
+    if rest < 2 * BLOCK:
         raise tar.damaged("it breaks off", offset)
     if rest > _LONGEST_PADDING or any(tar.read(offset, rest)):
         raise DataError(
@@ -415,13 +396,11 @@ def _check_end(tar: OpenTar, offset: int) -> None:
         )
 
 
-def _folder(member: tarfile.TarInfo) -> bool:
-    return member.isdir() and not member.size  # with a size, tools disagree where it ends
-
-
-def _plain(member: tarfile.TarInfo, path: Path | str) -> tarfile.TarInfo:
+def _plain(member: Member, path: Path | str) -> Member:
+    if member.usual:
+        return member
     parts = member.name.split("/")
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name.endswith("/"):
+    if member.kind not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name.endswith("/"):
         raise DataError(f"{path} holds {member.name!r}, which is no plain file; build it again")
     if _UNFIT.search(member.name):
         raise DataError(

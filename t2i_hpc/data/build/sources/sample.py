@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from t2i_hpc.data.build.sources.webdataset_tars import TarGroups
 
 _TEXTS = (".txt", ".json", ".cls")
-_NOTHING = Description((), NO_CLASS, "", 0)
+_NOTHING = Description((), NO_CLASS, "", 0, {})
 Files = dict[str, dict[str, Path]]  # by path without suffix, then by suffix in lower case
 MISSING_IMAGE = "missing image file"
 OUTSIDE = "image outside of its folder"

@@ -10,7 +10,6 @@ it is read, so tars become shards in groups, which partitions deal out among the
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from t2i_hpc.data.build.sources.sample import (
     class_of,
     folder_at,
 )
+from t2i_hpc.data.format.tar_headers import Member
 from t2i_hpc.data.format.tars import (
     LARGEST_IMAGE,
     LARGEST_TEXT,
@@ -51,7 +51,7 @@ TWICE = "member that is there twice"
 OUTSIZED = "outsized member"
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4", ".zip")
 _UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd --rm"}
-_Members = dict[str, tarfile.TarInfo]
+_Members = dict[str, Member]
 
 
 def read_webdataset(config: ShardsConfig) -> SourceData:
@@ -210,10 +210,10 @@ def _read_tar(
 
 
 def _grouped(
-    members: list[tarfile.TarInfo],
-) -> tuple[dict[str, list[tuple[str, tarfile.TarInfo]]], str]:
+    members: list[Member],
+) -> tuple[dict[str, list[tuple[str, Member]]], str]:
     """Return the members of each sample with their extensions, and the key of the last one."""
-    samples: dict[str, list[tuple[str, tarfile.TarInfo]]] = {}
+    samples: dict[str, list[tuple[str, Member]]] = {}
     key = ""
     for member in members:
         key, extension = split_name(member.name)
@@ -224,7 +224,7 @@ def _grouped(
 
 def _sample(
     key: str,
-    found: list[tuple[str, tarfile.TarInfo]],
+    found: list[tuple[str, Member]],
     path: Path,
     stream: IO[bytes],
     rules: Rules,
@@ -252,7 +252,7 @@ def _sample(
     )
 
 
-def _by_extension(found: list[tuple[str, tarfile.TarInfo]]) -> _Members:
+def _by_extension(found: list[tuple[str, Member]]) -> _Members:
     members: _Members = {}
     for extension, member in found:
         if extension in members:
@@ -261,7 +261,7 @@ def _by_extension(found: list[tuple[str, tarfile.TarInfo]]) -> _Members:
     return members
 
 
-def refuse_outsized(member: tarfile.TarInfo, largest: int) -> None:
+def refuse_outsized(member: Member, largest: int) -> None:
     """Refuse a member of more bytes than are read.
 
     Raises:
@@ -274,6 +274,6 @@ def refuse_outsized(member: tarfile.TarInfo, largest: int) -> None:
         )
 
 
-def _read(stream: IO[bytes], member: tarfile.TarInfo) -> bytes:
+def _read(stream: IO[bytes], member: Member) -> bytes:
     stream.seek(member.offset_data)
     return stream.read(member.size)
