@@ -119,7 +119,9 @@ def test_members_of_a_sample_may_be_apart(tmp_path: Path) -> None:
         for name in names:
             tar.addfile(member(name, 1), io.BytesIO(b"x"))
     config = ShardsConfig(source="webdataset", images=str(tmp_path), output="x")
-    found = read_webdataset(config).samples
+    groups = read_webdataset(config).groups
+    assert groups is not None
+    found = groups.read(0).samples
     assert [one.key for one in found if one.unfit is None] == ["t/a", "t/b", "t/c/a"]
 
 
