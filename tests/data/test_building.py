@@ -154,7 +154,7 @@ from t2i_hpc.data.build.split_writer import build_split, check_source
 convert = shard.convert
 
 def convert_slowly(*arguments):
-    time.sleep(0.03)
+    time.sleep(0.06)
     return convert(*arguments)
 
 shard.convert = convert_slowly
