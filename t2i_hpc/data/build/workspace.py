@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_json, write_json
+from t2i_hpc.common.lazy_sequence import LazySequence
 from t2i_hpc.data.format.manifest import VOCABULARY, Storing, shard_name
 from t2i_hpc.data.format.sums import SHA256
 
@@ -133,7 +134,7 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class DerivedIdentities(Sequence[str]):
+class DerivedIdentities(LazySequence[str]):
     """Identities of the shards of a source that has one itself, reckoned when they are asked for.
 
     A list would be as long as the data: here a partition of 10⁹ samples begins as soon as one of
@@ -152,16 +153,9 @@ class DerivedIdentities(Sequence[str]):
     def __len__(self) -> int:
         return len(range(0, self.samples, self.shard_samples))
 
-    @overload
-    def __getitem__(self, shard: int) -> str: ...
-    @overload
-    def __getitem__(self, shard: slice) -> list[str]: ...
-    def __getitem__(self, shard: int | slice) -> str | list[str]:
-        if isinstance(shard, slice):
-            return [self[one] for one in range(*shard.indices(len(self)))]
-        if not 0 <= shard < len(self):
-            raise IndexError(shard)
-        first = shard * self.shard_samples
+    def at(self, number: int) -> str:
+        """Return the identity of a shard."""
+        first = number * self.shard_samples
         last = min(first + self.shard_samples, self.samples)
         return sha256_of_json([self.base, first, last])[:_DIGITS]
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import overload
 
 from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.lazy_sequence import LazySequence
 
 _EVERY = 64  # lines between two whose place is kept
 _MOST_KEPT = 4096  # tars
 
 
-class TarList(Sequence[str]):
+class TarList(LazySequence[str]):
     """Paths or addresses of tars, from a file with ``{"tar": path or address, …}`` a line.
 
     A process uses few of them, so the places of some lines are kept instead of a string a tar.
@@ -43,15 +43,8 @@ class TarList(Sequence[str]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._count))]
-        if not 0 <= number < self._count:
-            raise IndexError(number)
+    def at(self, number: int) -> str:
+        """Return a path or an address."""
         if number not in self._kept:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from t2i_hpc.common.errors import DataError
+from t2i_hpc.common.lazy_sequence import LazySequence
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Box
 from t2i_hpc.data.sidecars import (
     LARGEST_CLASS,
@@ -167,7 +168,7 @@ def numbered(samples: Iterable[SourceSample]) -> list[SourceSample]:
     ]
 
 
-class AddressedSamples(Sequence[SourceSample]):
+class AddressedSamples(LazySequence[SourceSample]):
     """Samples that are read one by one, by their numbers, when they are wanted.
 
     Nothing is listed, so a partition of 10⁹ samples takes the memory of one of 10⁵.
@@ -190,15 +191,8 @@ class AddressedSamples(Sequence[SourceSample]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, number: int) -> SourceSample: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
-    def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._count))]
-        if not 0 <= number < self._count:
-            raise IndexError(number)
+    def at(self, number: int) -> SourceSample:
+        """Read a sample by its number among those that are taken."""
         return self.sample(number if self._chosen is None else int(self._chosen[number]))
 
     def __iter__(self) -> Iterator[SourceSample]:
@@ -240,7 +234,7 @@ class AddressedSamples(Sequence[SourceSample]):
         raise NotImplementedError
 
 
-class OwnSamples(Sequence[SourceSample]):
+class OwnSamples(LazySequence[SourceSample]):
     """Some of many samples under their numbers among all: what a partition keeps of a list.
 
     Args:
@@ -255,13 +249,8 @@ class OwnSamples(Sequence[SourceSample]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, number: int) -> SourceSample: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[SourceSample]: ...
-    def __getitem__(self, number: int | slice) -> SourceSample | Sequence[SourceSample]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._count))]
+    def at(self, number: int) -> SourceSample:
+        """Return a sample that is kept."""
         return self._samples[self._own.index(number)]
 
 
