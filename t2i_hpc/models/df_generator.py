@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.map_layout import as_kernels_like
-from t2i_hpc.models.ssa_generator import AffineParameter, enlarge, plan_blocks
+from t2i_hpc.models.resampling import enlarge
+from t2i_hpc.models.ssa_generator import AffineParameter, plan_blocks
 
 _FIRST_SIDE = 4
 

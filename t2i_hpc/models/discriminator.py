@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from t2i_hpc.common.double_backward import conv2d
 from t2i_hpc.common.opaque_functions import TwoWayFunction, opaque
 from t2i_hpc.models.map_layout import as_kernels_like, small_as_weights
+from t2i_hpc.models.resampling import halve, repeat
 
 _LAST_SIDE = 4
 
@@ -199,10 +200,7 @@ class _LeakyReLU(TwoWayFunction):
 class _AveragePool2(TwoWayFunction):
     @staticmethod
     def forward(value: Tensor) -> Tensor:
-        if value.device.type == "cpu":
-            # The same mean, by a kernel that is 3 times as fast on contiguous maps.
-            return F.interpolate(value, scale_factor=0.5, mode="bilinear", align_corners=False)
-        return F.avg_pool2d(value, 2)
+        return halve(value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -212,7 +210,7 @@ class _AveragePool2(TwoWayFunction):
     def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
         if gradient is None:
             return None
-        return F.interpolate(gradient * 0.25, scale_factor=2, mode="nearest")
+        return repeat(gradient * 0.25, 2)
 
 
 _leaky_relu = opaque("leaky_relu(Tensor value, float slope) -> Tensor", _LeakyReLU.call)

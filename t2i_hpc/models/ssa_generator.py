@@ -25,6 +25,7 @@ from t2i_hpc.models.global_batch import GlobalBatchNorm2d
 from t2i_hpc.models.map_layout import as_weights
 from t2i_hpc.models.modulation import modulate
 from t2i_hpc.models.recomputation import remade
+from t2i_hpc.models.resampling import enlarge
 
 _FIRST_SIDE = 4
 _WIDEST = 8
@@ -133,14 +134,6 @@ class MaskPredictor(nn.Module):
         """Predict the logits."""
         result: Tensor = self.logits(F.relu_(self.norm(self.features(features))))
         return result
-
-
-def enlarge(features: Tensor, factor: int, mode: str) -> Tensor:
-    """Enlarge (B, C, H, W) `factor` times: ``nearest``, or ``bilinear`` with aligned corners."""
-    if factor == 1:
-        return features
-    aligned = True if mode == "bilinear" else None
-    return F.interpolate(features, scale_factor=factor, mode=mode, align_corners=aligned)
 
 
 class SSABlock(nn.Module):

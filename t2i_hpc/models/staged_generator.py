@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from t2i_hpc.common.collectives import gather_rows, rank
 from t2i_hpc.models import GeneratedImages
 from t2i_hpc.models.global_batch import GlobalBatchNorm1d, GlobalBatchNorm2d
+from t2i_hpc.models.resampling import enlarge_nearest
 
 FIRST_SIDE = 4
 INITIAL = "initial"
@@ -40,7 +41,7 @@ class UpBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the larger features."""
-        large = F.interpolate(features, scale_factor=2, mode="nearest")
+        large = enlarge_nearest(features, 2)
         return F.glu(self.norm(self.conv(large)), 1)
 
 

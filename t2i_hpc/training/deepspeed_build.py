@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -71,8 +72,20 @@ def compiling() -> Iterator[None]:
             for pattern in ("*/lock", "*/*/lock"):
                 for left in folder.glob(pattern):
                     left.unlink(missing_ok=True)
+        _ask_about_the_processor_once()
         with _own_ninja():
             yield
+
+
+def _ask_about_the_processor_once() -> None:
+    """Let py-cpuinfo, which runs ten programs for an answer, give DeepSpeed the same one again.
+
+    DeepSpeed asks for each optimizer and each extension: more than a second every time.
+    """
+    import cpuinfo
+
+    if not hasattr(cpuinfo.get_cpu_info, "cache_info"):
+        cpuinfo.get_cpu_info = cache(cpuinfo.get_cpu_info)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from tests.systems.tiny import COMMON, SYSTEMS, TINY
 
 DAMSM = "damsm"  # the system that has encoders alone
 WITH_TRAINED_TEXT = ("ssa_gan", "bert", "one_stage_gan")
-VARIANTS = ("affine", "projected", "attn_dcgan")  # of a system, without networks of their own kind
+# Of a system, or of stages that two systems here have: without networks of their own kind.
+VARIANTS = ("affine", "projected", "attn_dcgan", "attndm_gan", "dmattn_gan")
 ZERO = ("zero0", "zero1", "zero2")
 FACTORS = {
     "system": (*(n for n in SYSTEMS if n not in VARIANTS), DAMSM),
@@ -143,7 +144,7 @@ def moving(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
 
 def test_every_system_is_in_it() -> None:
-    assert set(FACTORS["system"]) >= set(REGISTERED)
+    assert {*FACTORS["system"], *VARIANTS} >= set(REGISTERED)
 
 
 @pytest.mark.parametrize("row", covering_rows(FACTORS, REFUSED), ids=named)

@@ -10,6 +10,7 @@ import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import cpuinfo
 import pytest
 
 from t2i_hpc.training.deepspeed_build import compiling
@@ -54,6 +55,17 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert begun.wait(60)
     other.kill()
     other.join()
+
+
+def test_the_processor_is_asked_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed asks for each optimizer, and py-cpuinfo starts ten processes for an answer."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    with compiling():
+        known = cpuinfo.get_cpu_info()
+    asked = cpuinfo.get_cpu_info.cache_info().misses
+    with compiling():
+        assert cpuinfo.get_cpu_info() == known
+    assert cpuinfo.get_cpu_info.cache_info().misses == asked
 
 
 def test_the_ninja_of_this_python_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
