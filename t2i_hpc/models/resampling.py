@@ -29,7 +29,7 @@ def enlarge_nearest(maps: Tensor, factor: int) -> Tensor:
     """Return (B, C, f·H, f·W): each value `factor` × `factor` times. Differentiable once."""
     if torch.compiler.is_compiling() or not _reordered(maps, factor):
         return F.interpolate(maps, scale_factor=factor, mode="nearest")
-    result: Tensor = _Repeated.apply(maps, factor)  # type: ignore[no-untyped-call]
+    result: Tensor = _Repeated.apply(maps, factor)
     return result
 
 

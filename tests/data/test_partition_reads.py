@@ -14,7 +14,7 @@ import pytest
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import DataConfig, ShardsConfig
-from t2i_hpc.data.build import split_writer
+from t2i_hpc.data.build import make_partition
 from t2i_hpc.data.build.choose_vocabulary import make_vocabulary
 from t2i_hpc.data.build.sources import SourceSample, webdataset_tars
 from t2i_hpc.data.build.split_writer import (
@@ -221,6 +221,6 @@ def test_of_a_list_a_partition_keeps_its_own_samples(
         held.append(sum(one.path.is_relative_to(tmp_path) for one in mine))
         make_shards(*given)
 
-    monkeypatch.setattr(split_writer, "make_shards", noted)
+    monkeypatch.setattr(make_partition, "make_shards", noted)
     build_partition(config_of(tmp_path, "folder", partition="2/4"))
     assert held == [6]  # of two shards

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,10 +11,9 @@ from pathlib import Path
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.choose_vocabulary import check_vocabulary_is_there, choose_vocabulary
-from t2i_hpc.data.build.chosen_samples import Job, printable
-from t2i_hpc.data.build.conversion import LOSSLESS, check_space, is_verbatim, storing
-from t2i_hpc.data.build.finish import BuiltSplit, FinishedSplit, finish, refuse_rejected, summed_up
+from t2i_hpc.data.build.choose_vocabulary import check_vocabulary_is_there
+from t2i_hpc.data.build.chosen_samples import Job
+from t2i_hpc.data.build.finish import BuiltSplit, FinishedSplit, finish, summed_up
 from t2i_hpc.data.build.finish_index import IndexedSplit, finish_index
 from t2i_hpc.data.build.index_in_place import (
     check_index,
@@ -23,21 +21,13 @@ from t2i_hpc.data.build.index_in_place import (
     index_partition,
     index_task,
 )
-from t2i_hpc.data.build.sample_filter import SampleFilter
-from t2i_hpc.data.build.shard import (
-    ShardRecord,
-    Task,
-    TooManyRejected,
-    identities,
-    record_of,
-    rejection,
-)
-from t2i_hpc.data.build.sources import SOURCES, SourceData, SourceSample
+from t2i_hpc.data.build.make_partition import make_partition
+from t2i_hpc.data.build.partition_tasks import planned
+from t2i_hpc.data.build.refuse_settings import check_settings
+from t2i_hpc.data.build.sources import SOURCES
 from t2i_hpc.data.build.sources.indexed_split import SplitSamples
-from t2i_hpc.data.build.sources.sample import AddressedSamples, OwnSamples
-from t2i_hpc.data.build.sources.webdataset_tars import TarGroups
-from t2i_hpc.data.build.tar_groups import Grouped, group_identities, resolved, with_groups
-from t2i_hpc.data.build.workers import Limit, make_shards
+from t2i_hpc.data.build.sources.sample import AddressedSamples
+from t2i_hpc.data.build.tar_groups import resolved
 from t2i_hpc.data.build.workspace import (
     Build,
     Partition,
@@ -46,14 +36,10 @@ from t2i_hpc.data.build.workspace import (
     disk_errors,
     locked,
 )
-from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY
 
 _NO_FOLDER_NAME = re.compile(r"[^A-Za-z0-9_-]")
 HELD_OUT = "test"
-_ESTIMATED, _IN_A_ROW = 256, 32  # samples
-_LOSSY = ("jpeg", "webp")
-_SCALED = (*_LOSSY, LOSSLESS)
 
 
 def build_split(config: ShardsConfig) -> BuiltSplit:
@@ -144,7 +130,7 @@ def check_source(config: ShardsConfig) -> None:
     if config.index:
         check_index(config)
         return
-    _check_settings(config)
+    check_settings(config)
     source = SOURCES[config.source](config)
     samples = source.samples
     if isinstance(samples, SplitSamples):  # have a vocabulary
@@ -204,7 +190,7 @@ def splits_to_merge(folder: Path) -> list[Path]:
 
 
 def _jobs(config: ShardsConfig) -> list[Job]:
-    _check_settings(config)
+    check_settings(config)
     if not config.test_fraction:
         return [Job(config, _workspace(config), None)]
     if config.split == HELD_OUT:
@@ -214,42 +200,6 @@ def _jobs(config: ShardsConfig) -> list[Job]:
     workspace = _workspace(config)
     held_out = _workspace(replace(config, split=HELD_OUT))
     return [Job(config, workspace, False), Job(config, held_out, True)]
-
-
-def _check_settings(config: ShardsConfig) -> None:
-    """Refuse settings that the source or the format would ignore.
-
-    Raises:
-        DataError: names the first of them.
-    """
-    if config.filter:
-        SampleFilter(config.filter)  # is one
-    default = ShardsConfig()
-    for key, formats in (("size", _SCALED), ("quality", _LOSSY)):
-        value = getattr(config, key)
-        if config.format not in formats and value != getattr(default, key):
-            raise DataError(
-                f"{key}={value} has no meaning with format={config.format}: leave it out, or take "
-                f"{' or '.join(f'format={form}' for form in formats)}"
-            )
-    tars, plain = ("webdataset",), ("coco", "folder", "mds", "webdataset")
-    tables = ("parquet",)
-    for key in ("urls", "check_images", "checksum"):
-        if getattr(config, key) != getattr(default, key):
-            raise DataError(f"{key}= belongs to index=, which leaves tars where they lie")
-    for key, value, sources in (
-        ("image_member", config.image_member, tars),
-        ("caption_member", config.caption_member, tars),
-        ("image_key", config.image_key, tables),
-        ("caption_key", config.caption_key, (*plain, *tables)),
-        ("test_fraction", config.test_fraction, plain),
-        ("filter", config.filter, (*plain, *tables, "cub", "flowers", "pickles")),
-    ):
-        if value and config.source not in sources:
-            raise DataError(
-                f"{key}={value} does not belong to source={config.source}, but to "
-                f"{' and '.join(f'source={source}' for source in sources)}: leave it out"
-            )
 
 
 def _workspace(config: ShardsConfig) -> Workspace:
@@ -312,166 +262,8 @@ def _partition_locked(workspace: Workspace, partition: Partition) -> Iterator[No
 
 def _make(jobs: Sequence[Job], partition: Partition) -> list[Sequence[int]]:
     """Make the shards of a partition that are not done yet; return all shards of it."""
-    tasks, vocabulary = _planned(jobs, partition)
-    return [_make_partition(task, partition, vocabulary) for task in tasks]
-
-
-def _planned(jobs: Sequence[Job], partition: Partition) -> tuple[list[Task], Vocabulary]:
-    """Return what a partition makes; of listed samples it keeps its own alone."""
-    config = jobs[0].config
-    source = SOURCES[config.source](config)
-    if source.groups is not None:
-        return _planned_groups(jobs, source, source.groups, partition)
-    choice = choose_vocabulary(config, source.samples, _own_samples(source, config, partition))
-    tasks = [_task(job, source, choice.remarks) for job in jobs]
-    for task in tasks:
-        _refuse_unfit(task)
-    return [_kept(task, partition) for task in tasks], choice.vocabulary
-
-
-def _kept(task: Task, partition: Partition) -> Task:
-    shards = task.build.shards_of(partition)
-    if isinstance(task.samples, AddressedSamples):
-        return task
-    own = range(0)
-    if shards:
-        own = range(task.numbers(shards[0]).start, task.numbers(shards[-1]).stop)
-    return replace(task, samples=OwnSamples(task.samples, own))
-
-
-def _planned_groups(
-    jobs: Sequence[Job], source: SourceData, groups: TarGroups, partition: Partition
-) -> tuple[list[Task], Vocabulary]:
-    """Return what becomes of a partition's groups of tars; nothing of others is read."""
-    config, whole = jobs[0].config, partition.count == 1
-    check_vocabulary_is_there(config)
-    found = {number: groups.read(number) for number in partition.of(len(groups))}
-    samples = [sample for group in found.values() for sample in group.samples]
-    if whole and not samples:
-        raise DataError(f"the tars of {groups.folder} hold no images: name another folder")
-    choice = choose_vocabulary(config, samples, range(len(samples)))
-    tasks = []
-    for job in jobs:
-        names = group_identities(groups, config, job.held_out)
-        build = replace(_build(job, source, choice.remarks), groups=names, filter=config.filter)
-        grouped = Grouped.of(found, job.taken_of_group, config, names)
-        if whole:
-            job.check_groups(samples, grouped.samples)
-        build = with_groups(build, grouped, whole)
-        task = Task(config, grouped.samples, build, job.workspace, ranges=grouped.ranges)
-        _refuse_unfit(task)
-        with disk_errors(job.workspace.folder):
-            job.workspace.folder.mkdir(exist_ok=True)
-            grouped.save(job.workspace)
-        tasks.append(task)
-    return tasks, choice.vocabulary
-
-
-def _own_samples(source: SourceData, config: ShardsConfig, partition: Partition) -> range:
-    """Return which samples of a source a partition makes, before some are held out."""
-    shards = partition.of(-(-len(source.samples) // config.shard_samples))
-    begin, end = (place * config.shard_samples for place in (shards.start, shards.stop))
-    return range(begin, min(end, len(source.samples)))
-
-
-def _make_partition(task: Task, partition: Partition, vocabulary: Vocabulary) -> Sequence[int]:
-    shards = task.build.shards_of(partition)
-    done = {shard: one for shard in shards if (one := _done(task, shard)) is not None}
-    open_shards = [shard for shard in shards if shard not in done]
-    _report_start(task, shards, done)
-    workspace = task.workspace
-    check_space(workspace.target.parent, *_spread(task, open_shards), task.config)
-    with disk_errors(workspace.folder):
-        workspace.split.mkdir(parents=True, exist_ok=True)
-        vocabulary.save(workspace.vocabulary)
-        task.build.save(workspace)
-    try:
-        limit = Limit(task.build.allowed)
-        limit.add(sum(len(one.rejected) for one in done.values()))
-        make_shards(task, open_shards, limit)
-    except TooManyRejected as stop:
-        _refuse_all_rejected(task, stop)
-    return shards
-
-
-def _spread(task: Task, shards: Sequence[int]) -> tuple[list[SourceSample], int]:
-    """Return samples evenly spread over shards, by which space is estimated, and how many are."""
-    total = sum(task.amount(shard) for shard in shards)
-    found, count = list[SourceSample](), min(total, _ESTIMATED)
-    if isinstance(task.samples, AddressedSamples) and not isinstance(task.samples, SplitSamples):
-        begin = task.numbers(shards[0]).start if shards else 0  # rows far apart cost too much
-        return list(task.samples[begin : begin + min(count, _IN_A_ROW)]), total
-    for place in range(count):
-        if task.ranges is not None:
-            found.append(task.samples[place * len(task.samples) // count])
-            continue
-        shard, inside = divmod(place * total // count, task.config.shard_samples)
-        found.append(task.samples[task.numbers(shards[shard]).start + inside])
-    return found, total
-
-
-def _refuse_unfit(task: Task) -> None:
-    """Refuse a source with too many samples that cannot be used, before any image is converted."""
-    if isinstance(task.samples, AddressedSamples):  # are seen when their shard is made
-        return
-    unfit = [
-        rejection(sample, sample.unfit.kind, sample.unfit.reason)
-        for sample in task.samples
-        if sample.unfit is not None
-    ]
-    if unfit:
-        with disk_errors(task.workspace.folder):
-            task.workspace.folder.mkdir(exist_ok=True)
-            refuse_rejected(task.workspace, task.build, unfit)
-
-
-def _task(job: Job, source: SourceData, remarks: Sequence[str]) -> Task:
-    config, (taken, left_out) = job.config, job.taken(source)
-    addressed = isinstance(taken, AddressedSamples)
-    samples = taken if addressed else [printable(one) for one in taken]
-    build = replace(
-        _build(job, source, [*left_out, *remarks]),
-        samples=len(samples),
-        identities=identities(samples, config),
-    )
-    still = SampleFilter(config.filter) if addressed and config.filter else None
-    return Task(config, samples, build, job.workspace, still)
-
-
-def _build(job: Job, source: SourceData, remarks: Sequence[str]) -> Build:
-    config = job.config
-    return Build(
-        name=config.name or config.source,
-        split=job.workspace.target.name,
-        size=0 if is_verbatim(config) else config.size,
-        samples=0,
-        max_rejected=config.max_rejected,
-        identities=[],
-        tars=source.tars,
-        remarks=[*source.remarks, *remarks],
-        storing=storing(config),
-    )
-
-
-def _done(task: Task, shard: int) -> ShardRecord | None:
-    return record_of(task.workspace, shard, task.build.identities[shard])
-
-
-def _report_start(task: Task, shards: Sequence[int], done: dict[int, ShardRecord]) -> None:
-    before = Build.load(task.workspace)
-    if done:
-        sys.stderr.write(f"resuming: {len(done):,} of {len(shards):,} shards are done\n")
-    elif before is not None and not before.follows_from_the_same(task.build):
-        sys.stderr.write(
-            f"starting over: {task.workspace.folder} is of other settings or another source\n"
-        )
-
-
-def _refuse_all_rejected(task: Task, stop: TooManyRejected) -> None:
-    """List the rejected images of all shards that are done, and of that which is not."""
-    records = (_done(task, shard) for shard, _ in task.build.numbered())
-    rejected = [one for record in records if record is not None for one in record.rejected]
-    refuse_rejected(task.workspace, task.build, rejected + stop.rejected)
+    tasks, vocabulary = planned(jobs, partition)
+    return [make_partition(task, partition, vocabulary) for task in tasks]
 
 
 def _build_of(workspace: Workspace) -> Build:
