@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from t2i_hpc.data.images import MAX_PIXELS, Pixels, window
+from t2i_hpc.data.image_headers import MAX_PIXELS
+from t2i_hpc.data.images import Pixels, window
 
 _DECOMPRESS, _RGB = 1, 0  # TJINIT_DECOMPRESS, TJPF_RGB
 _STOP_ON_WARNING, _SUBSAMPLING, _WIDTH, _HEIGHT, _COLORSPACE = 0, 4, 5, 6, 8  # TJPARAM_…

@@ -17,7 +17,7 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import atomic_writer, size_text
 from t2i_hpc.data.captions import Vocabulary
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS, Manifest
-from t2i_hpc.data.images import dimensions
+from t2i_hpc.data.image_headers import dimensions
 from t2i_hpc.data.inspection import reader_of, vocabulary_of
 from t2i_hpc.data.storage.retry import shown
 from t2i_hpc.data.tar_reader import Reader

@@ -7,7 +7,8 @@ import io
 import pytest
 from hypothesis import given
 
-from t2i_hpc.data.images import MAX_PIXELS, check_image, decode
+from t2i_hpc.data.image_headers import MAX_PIXELS, check_image
+from t2i_hpc.data.images import decode
 from tests.support.data import draw_image
 from tests.support.mutations import Mutation, fuzz, mutate, mutations, refused
 

@@ -14,14 +14,14 @@ from PIL import Image, features
 
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.format.tars import SampleFiles, index_tar, write_tar
-from t2i_hpc.data.images import (
+from t2i_hpc.data.image_headers import (
     check_any_image,
     check_image,
-    decode,
     dimensions,
     has_notes,
     other_format,
 )
+from t2i_hpc.data.images import decode
 from tests.support.data import draw_image, image_bytes
 
 FORMS: dict[str, tuple[str, dict[str, object]]] = {

@@ -15,16 +15,14 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.format.manifest import ORIGINAL, Storing
+from t2i_hpc.data.image_headers import check_image, dimensions, other_format
 from t2i_hpc.data.images import (
     RESAMPLING,
     Pixels,
-    check_image,
     crop_box,
     decode,
-    dimensions,
     encode,
     notes_of,
-    other_format,
     resize_shorter,
     to_srgb,
     turn,

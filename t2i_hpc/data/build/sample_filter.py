@@ -15,7 +15,7 @@ from typing import Any
 
 from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.data.build.sources.sample import SourceSample
-from t2i_hpc.data.images import dimensions
+from t2i_hpc.data.image_headers import dimensions
 
 Values = Mapping[str, Any]
 _Term = Callable[[Values], Any]

@@ -31,15 +31,8 @@ from t2i_hpc.data.format.sums import SHA256
 from t2i_hpc.data.format.tar_headers import Member
 from t2i_hpc.data.format.tar_stream import Advance, TarStream, open_tar
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Scan, members_in_order
-from t2i_hpc.data.images import (
-    IMAGE_FORMATS_OF_SUFFIX,
-    Notes,
-    check_any_image,
-    decode,
-    has_notes,
-    notes_of,
-    other_format,
-)
+from t2i_hpc.data.image_headers import check_any_image, has_notes, other_format
+from t2i_hpc.data.images import IMAGE_FORMATS_OF_SUFFIX, Notes, decode, notes_of
 from t2i_hpc.data.sidecars import (
     NO_CLASS,
     Rules,

@@ -31,7 +31,8 @@ import numpy as np
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index, checksum
 from t2i_hpc.data.format.tar_headers import BLOCK, Headers, Member, any_header
-from t2i_hpc.data.images import SUFFIXES, check_image
+from t2i_hpc.data.image_headers import check_image
+from t2i_hpc.data.images import SUFFIXES
 
 LARGEST_IMAGE, LARGEST_TEXT = 256 << 20, 1 << 20  # bytes; more is no image and no caption
 MOST_MEMBERS = 1 << 20
