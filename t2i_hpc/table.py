@@ -11,7 +11,8 @@ from t2i_hpc.common.files import write_text
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.tasks import TableConfig
 from t2i_hpc.reporting.costs import read_cost
-from t2i_hpc.reporting.results import read_results, to_csv, to_json, to_markdown
+from t2i_hpc.reporting.results import read_results
+from t2i_hpc.reporting.results_text import to_csv, to_json, to_markdown
 
 _FORMATS = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
 

@@ -15,7 +15,8 @@ from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.evaluation.detectors.detector import DetectorIdentity
 from t2i_hpc.evaluation.judges import check_judge, labeled
 from t2i_hpc.evaluation.scores import FILE_NAME
-from t2i_hpc.reporting.results import read_results, to_json, to_markdown
+from t2i_hpc.reporting.results import read_results
+from t2i_hpc.reporting.results_text import to_json, to_markdown
 from t2i_hpc.training.session import flattering_evaluations
 
 PROJECTED = SSAGANConfig(discriminator="projected")

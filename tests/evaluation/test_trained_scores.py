@@ -15,7 +15,8 @@ from t2i_hpc.config.tasks import EvaluateConfig, TrainConfig
 from t2i_hpc.evaluation.detectors import identify_detector
 from t2i_hpc.evaluation.judges import check_judge, labeled, with_second_judge
 from t2i_hpc.reporting.page import trained_by_scores
-from t2i_hpc.reporting.results import read_results, to_markdown
+from t2i_hpc.reporting.results import read_results
+from t2i_hpc.reporting.results_text import to_markdown
 
 LITE0, LITE2 = (f"efficientnet_lite{number}" for number in (0, 2))
 TRAINED: Any = SimpleNamespace(fd_weight=1.0)

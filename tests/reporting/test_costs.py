@@ -18,7 +18,8 @@ from t2i_hpc.common.files import append_json_line, read_json_lines
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.reporting.costs import Cost, read_cost
-from t2i_hpc.reporting.results import read_results, to_csv, to_markdown
+from t2i_hpc.reporting.results import read_results
+from t2i_hpc.reporting.results_text import to_csv, to_markdown
 from tests.support.training import only_run
 from tests.systems.tiny import SYSTEMS, TINY
 

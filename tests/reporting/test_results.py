@@ -14,7 +14,8 @@ from t2i_hpc.common.errors import ConfigurationError, RunError
 from t2i_hpc.common.files import append_json_line
 from t2i_hpc.config.compose import compose_config, to_yaml
 from t2i_hpc.config.tasks import TrainConfig
-from t2i_hpc.reporting.results import read_results, to_csv, to_markdown
+from t2i_hpc.reporting.results import read_results
+from t2i_hpc.reporting.results_text import to_csv, to_markdown
 
 
 def score(run: Path, images: int, value: float, n: int = 30_000, protocol: str = "aa") -> None:

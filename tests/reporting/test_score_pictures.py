@@ -14,7 +14,8 @@ from t2i_hpc.common.files import append_json_line
 from t2i_hpc.evaluation.scores import DIVERSITY, NEAREST, score_curves
 from t2i_hpc.reporting.charts import Line, line_chart
 from t2i_hpc.reporting.page import render, score_section, score_table
-from t2i_hpc.reporting.results import read_results, to_csv, to_markdown
+from t2i_hpc.reporting.results import read_results
+from t2i_hpc.reporting.results_text import to_csv, to_markdown
 from t2i_hpc.reporting.run_record import RunRecord
 from t2i_hpc.sampling.grids import picture_grid, save_picture
 from tests.reporting.made_up import make_run, random_pictures, score_row
