@@ -38,7 +38,8 @@ from t2i_hpc.common.terminal import say
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.choose_vocabulary import make_vocabulary
 from t2i_hpc.data.build.split_writer import build_index, build_partition
-from t2i_hpc.data.format.manifest import MANIFEST, ROW, Manifest, sha256_of_rows
+from t2i_hpc.data.format.manifest import MANIFEST, Manifest
+from t2i_hpc.data.format.tables import ROW, sha256_of_rows
 from t2i_hpc.data.images import encode
 
 _TARS, _BLOCK = 4, 1 << 20

@@ -29,7 +29,8 @@ import numpy as np
 from t2i_hpc.common.terminal import say
 from t2i_hpc.config.data import DataConfig, ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
-from t2i_hpc.data.format.manifest import ROW, Manifest
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tables import ROW
 from t2i_hpc.data.images import encode
 from t2i_hpc.data.sampler import RankSlice
 from t2i_hpc.data.split import Split

@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from t2i_hpc.common.files import sha256_of_file
-from t2i_hpc.data.format.manifest import INDEX, ROW, SHARD_ROW, SHARDS, Manifest
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tables import INDEX, ROW, SHARD_ROW, SHARDS
 from t2i_hpc.data.sampler import Sampler
 
 _JUMPS = 300

@@ -11,21 +11,17 @@ import datetime
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 import t2i_hpc
 from t2i_hpc.common.errors import UserError
 from t2i_hpc.common.files import sha256_of_file, sha256_of_json, write_json
-from t2i_hpc.config.gan_settings import SystemConfig
-from t2i_hpc.config.one_stage_settings import CLIPGANConfig, OneStageConfig, SSAGANConfig
-from t2i_hpc.config.staged_settings import StagedGANConfig
+from t2i_hpc.config.one_stage_settings import CLIPGANConfig
 from t2i_hpc.config.systems import DAMSMPretrainingConfig
 from t2i_hpc.config.tasks import ConvertConfig, TrainConfig
 from t2i_hpc.convert.checkpoint_files import (
@@ -36,7 +32,8 @@ from t2i_hpc.convert.checkpoint_files import (
     read_tensors,
 )
 from t2i_hpc.convert.networks import ConversionError
-from t2i_hpc.convert.reference import describe_misfit, import_any, shapes_of, sizes_of
+from t2i_hpc.convert.reference import import_any, sizes_of
+from t2i_hpc.convert.slots import NETWORKS, TEXT, Slot, Source, check_fit, slots_of
 from t2i_hpc.data.captions import VOCABULARY_NOTE, Vocabulary, check_same_words
 from t2i_hpc.data.split import open_vocabulary
 from t2i_hpc.runs.checkpoint import FORMAT, OPTIMIZERS, STATE, WEIGHTS
@@ -49,113 +46,7 @@ from t2i_hpc.systems.base import System
 from t2i_hpc.systems.clip_gan import build_clip
 from t2i_hpc.systems.encoders import check_caption_length, checkpoint_follows, vocabulary_of
 
-_TEXT, _IMAGE = "text_encoder", "image_encoder"
 _PICKLE = ".pickle"
-_SIDES = ("discriminator64", "discriminator128", "discriminator256")
-NETWORKS = ("generator", "discriminator", "head", *_SIDES, _TEXT, _IMAGE)
-# Settings that decide the sizes of a network, by what its class calls them.
-_SETTINGS = {
-    "resolution": "resolution",
-    "noise_width": "noise_width",
-    "sentence_width": "text_encoder.width",
-    "mask_width": "mask_width",
-    "condition_width": "condition_width",
-    "residuals": "residuals",
-    "unconditional": "unconditional",
-}
-_WIDTHS = {_TEXT: "text_encoder.width", _IMAGE: "text_encoder.width"}
-_WIDTHS |= {"generator": "generator_width"}
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A network of a system that a published file can hold.
-
-    Attributes:
-        key: the setting of `convert` that names the file.
-        system, network: what :mod:`t2i_hpc.convert.reference` calls it.
-        place: its module in the system's, dotted.
-    """
-
-    key: str
-    system: str
-    network: str
-    place: str
-
-
-def slots_of(config: SystemConfig) -> list[Slot]:
-    """Return which networks of a system were published, and under which names.
-
-    Raises:
-        ConversionError: nobody published a system of this kind.
-    """
-    if isinstance(config, CLIPGANConfig):
-        return _clip_networks()
-    encoders = [Slot(_TEXT, "damsm", "text", _TEXT), Slot(_IMAGE, "damsm", "image", _IMAGE)]
-    text = getattr(config, _TEXT, None)
-    if getattr(text, "name", "") != "lstm":
-        raise ConversionError(
-            "system.text_encoder.name=bert: all published text encoders are LSTMs; take another "
-            "experiment="
-        )
-    if isinstance(config, DAMSMPretrainingConfig):
-        return encoders
-    return [*_networks_of(config), *encoders]
-
-
-def _clip_networks() -> list[Slot]:
-    inside = {"discriminator": "discriminator.trunk", "head": "discriminator.head"}
-    places = {"generator": "generator", **inside}
-    return [Slot(name, "clip_gan", name, place) for name, place in places.items()]
-
-
-def _networks_of(config: SystemConfig) -> list[Slot]:
-    if isinstance(config, OneStageConfig) and _parts_of(config) == ("rat", "matching"):
-        return [Slot(name, "rat_gan", name, name) for name in ("generator", "discriminator")]
-    if isinstance(config, SSAGANConfig) and _parts_of(config) == ("ssa", "matching"):
-        system = "ssa_gan" if config.block == "ssacn" else "df_gan"
-        return [Slot(name, system, name, name) for name in ("generator", "discriminator")]
-    if isinstance(config, OneStageConfig) and _parts_of(config) == ("df", "df"):
-        own = ("discriminator", "head")
-        inside = [Slot(name, "df_gan", name, f"discriminator.{name}") for name in own]
-        return [Slot("generator", "df_gan", "generator", "generator"), *inside]
-    if isinstance(config, StagedGANConfig) and len(set(config.stages[1:])) == 1:
-        system = {"attention": "attn_gan", "memory": "dm_gan"}[config.stages[1]]
-        return [Slot(name, system, name, name) for name in ("generator", *_SIDES)]
-    raise ConversionError(
-        f"system={config.name}: no checkpoint of such a system was published; take the experiment "
-        "of SSA-GAN, DF-GAN, RAT-GAN, GALIP, AttnGAN, DM-GAN or their encoders that the files "
-        "belong to"
-    )
-
-
-def _parts_of(config: OneStageConfig) -> tuple[str, str]:
-    return config.generator, config.discriminator
-
-
-@dataclass(frozen=True)
-class Source:
-    """A network that a file gives."""
-
-    slot: Slot
-    path: Path
-    module: nn.Module
-
-    @cached_property
-    def sha256(self) -> str:
-        """Identity of the file."""
-        return sha256_of_file(self.path)
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The network's tensors by their names in the system."""
-        named = self.module.state_dict().items()
-        return {f"{self.slot.place}.{name}": value for name, value in named}
-
-    def text(self) -> str:
-        """Say what it is, for people."""
-        count = sum(parameter.numel() for parameter in self.module.parameters())
-        return f"{self.slot.key}: {self.path} ({type(self.module).__name__}, {count:,} parameters)"
 
 
 @dataclass(frozen=True)
@@ -340,14 +231,14 @@ def read_published_run(config: ConvertConfig, training: TrainConfig) -> Publishe
         vocabulary, words_from, rows, halves = _clip_tokens(training, training.system)
         sources |= halves
     else:
-        rows = sizes_of("damsm", "text", sources[_TEXT].module)["vocabulary_size"]
-        vocabulary, words_from = _vocabulary(config, training, sources[_TEXT].path, rows)
+        rows = sizes_of("damsm", "text", sources[TEXT].module)["vocabulary_size"]
+        vocabulary, words_from = _vocabulary(config, training, sources[TEXT].path, rows)
     with checkpoint_follows():  # no other file of weights is looked for
         outline = outline_system(training.system, rows)
     if outline is None:
         raise TypeError(f"{training.system.name} cannot be outlined")
     for source in sources.values():
-        _check_fit(source, outline, training.system)
+        check_fit(source, outline, training.system)
     networks = dict(outline.modules.items())
     check_caption_length(networks, training.data.max_tokens, "data.max_tokens")
     return PublishedRun(
@@ -365,7 +256,7 @@ def _clip_tokens(
         )
     tokens = open_vocabulary(training.data)
     text, vision = build_clip(system, tokens.size)
-    halves = {_TEXT: text, "clip": vision}
+    halves = {TEXT: text, "clip": vision}
     sources = {
         name: Source(Slot(name, "clip_gan", name, name), Path(system.clip), module)
         for name, module in halves.items()
@@ -385,7 +276,7 @@ def _paths(config: ConvertConfig, slots: Mapping[str, Slot], system: str) -> dic
         if key in given and slots[key].system in SEVERAL:
             others = {name for name in other_networks(given[key], key) if name in slots}
             given |= dict.fromkeys(others - given.keys(), given[key])
-    for key in ("generator", _TEXT):
+    for key in ("generator", TEXT):
         if key in slots and key not in given:
             raise ConversionError(f"{key}= names no file: name the published {key}'s")
     if "discriminator" in given and "head" in slots and "head" not in given:
@@ -418,7 +309,7 @@ def _vocabulary(
             "trained with, vocabulary=captions.pickle"
         )
     if text_encoder.suffix == ".safetensors":
-        known = vocabulary_of(text_encoder, _TEXT)
+        known = vocabulary_of(text_encoder, TEXT)
         advice = "name the words that it was trained with"
         check_same_words(f"text_encoder={text_encoder}", known, vocabulary.sha256, advice)
     return vocabulary, source
@@ -441,38 +332,3 @@ def _open_words(config: ConvertConfig, training: TrainConfig) -> tuple[Vocabular
     from t2i_hpc.data.build.sources.pickles import read_published
 
     return Vocabulary(read_published(path).words), str(path)
-
-
-def _check_fit(source: Source, system: System, config: SystemConfig) -> None:
-    """Refuse a network of other sizes than the experiment's; say which settings would fit."""
-    title, place = f"{source.slot.key}={source.path}", source.slot.place
-    if place.split(".")[0] not in system.modules:
-        raise ConversionError(f"{title}: the experiment has no such network, so leave it out")
-    expected = system.modules.get_submodule(place)
-    if type(source.module) is not type(expected):
-        raise ConversionError(
-            f"{title} holds a {type(source.module).__name__} and the experiment has a "
-            f"{type(expected).__name__}: take the experiment= that the file belongs to"
-        )
-    reason = describe_misfit(shapes_of(source.module), shapes_of(expected))
-    if reason:
-        fitting = _fitting(source, config)
-        raise ConversionError(
-            f"{title} does not fit the experiment ({reason}): "
-            + (f"add {' '.join(fitting)}" if fitting else "take the one that it belongs to")
-        )
-
-
-def _fitting(source: Source, config: SystemConfig) -> list[str]:
-    """Return the settings by which the system would have the sizes of a file."""
-    slot = source.slot
-    names = _SETTINGS | {"width": _WIDTHS.get(slot.key, "discriminator_width")}
-    names |= {"embedding_width": "text_encoder.embedding_width"} if slot.key == _TEXT else {}
-    found = []
-    for size, value in sizes_of(slot.system, slot.network, source.module).items():
-        setting: Any = config
-        for part in names.get(size, "").split("."):
-            setting = getattr(setting, part, None)
-        if setting is not None and setting != value:
-            found.append(f"system.{names[size]}={str(value).lower()}")
-    return found

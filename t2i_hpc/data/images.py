@@ -258,6 +258,3 @@ def to_srgb(image: Pixels, profile: bytes) -> Pixels:
 @cache
 def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-
-
-# --- headers

@@ -20,12 +20,8 @@ from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.common.files import write_bytes
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import (
-    MANIFEST,
-    REBUILD,
-    VOCABULARY,
-    Manifest,
-)
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.tables import REBUILD
 from t2i_hpc.data.format.tars import LARGEST_TEXT
 from t2i_hpc.data.images import IMAGE_SUFFIXES, Pixels, decode, encode
 from t2i_hpc.data.split import Split, local_folder, open_storage, open_vocabulary

@@ -15,12 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.format.manifest import (
-    IMAGE_FORMATS,
-    Index,
-    Manifest,
-    checksum,
-)
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS, Manifest
+from t2i_hpc.data.format.tables import Index, checksum
 from t2i_hpc.data.images import IMAGE_FORMATS_OF_SUFFIX, Pixels, notes_of, to_srgb, turn
 from t2i_hpc.data.sidecars import Rules, described, image_of, texts_of
 from t2i_hpc.data.storage.local_shards import OPEN_FILES, LocalStorage, Storage

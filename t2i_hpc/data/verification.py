@@ -25,16 +25,9 @@ import numpy as np
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import append_json_line, read_json_lines
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import (
-    MANIFEST,
-    REBUILD,
-    ROW,
-    VOCABULARY,
-    Manifest,
-    Shard,
-    shard_name,
-)
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.format.sums import CHECKSUMS, sum_of_file
+from t2i_hpc.data.format.tables import REBUILD, ROW, Shard, shard_name
 from t2i_hpc.data.format.tars import index_tar, sample_names
 from t2i_hpc.data.images import Pixels, decode
 from t2i_hpc.data.storage.fetching import BLOCK, Server, join

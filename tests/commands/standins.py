@@ -14,7 +14,7 @@ from t2i_hpc.config.compose import compose_config
 from t2i_hpc.config.tasks import TrainConfig
 from t2i_hpc.convert import export_reference
 from t2i_hpc.convert.__main__ import COMMAND as CONVERT
-from t2i_hpc.convert.published_run import slots_of
+from t2i_hpc.convert.slots import slots_of
 from t2i_hpc.data.build.sources.pickles import read_published
 from t2i_hpc.launch import main as launch
 from t2i_hpc.systems import build_system

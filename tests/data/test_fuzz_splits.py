@@ -12,7 +12,8 @@ from hypothesis import given, strategies
 
 from t2i_hpc.common.files import sha256_of_file
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import ROW, Manifest, sha256_of_rows
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tables import ROW, sha256_of_rows
 from t2i_hpc.data.tar_reader import Reader, StoredSample
 from tests.support.data import make_shards
 from tests.support.mutations import Mutation, fuzz, mutate, mutations, refused

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.format.manifest import Manifest, save_tables, sha256_of_rows
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tables import save_tables, sha256_of_rows
 from t2i_hpc.data.inspection import (
     contact_sheet,
     find_key,

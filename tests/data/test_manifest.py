@@ -15,16 +15,8 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import resource, sha256_of_file
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.split_writer import build_split
-from t2i_hpc.data.format.manifest import (
-    MANIFEST,
-    ROW,
-    SHARD_ROW,
-    Manifest,
-    Shard,
-    Storing,
-    save_tables,
-    sha256_of_rows,
-)
+from t2i_hpc.data.format.manifest import MANIFEST, Manifest, Storing
+from t2i_hpc.data.format.tables import ROW, SHARD_ROW, Shard, save_tables, sha256_of_rows
 from t2i_hpc.data.format.tar_list import TarList
 from tests.support.data import make_image_folder, make_shards
 

@@ -21,7 +21,8 @@ from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SOURCES, SourceSample
 from t2i_hpc.data.build.split_writer import build_split
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import Manifest, Shard, save_tables, sha256_of_rows
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tables import Shard, save_tables, sha256_of_rows
 from t2i_hpc.data.format.tars import SampleFiles, index_tar, write_tar
 from t2i_hpc.data.images import decode
 

@@ -19,18 +19,9 @@ from t2i_hpc.data.build.sources.sample import LEFT_OUT
 from t2i_hpc.data.build.sources.webdataset_tars import DAMAGED_TAR
 from t2i_hpc.data.build.workspace import GROUP, UNKNOWN, Build, Workspace, unmade
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import (
-    INDEX,
-    MANIFEST,
-    SHARDS,
-    VOCABULARY,
-    Index,
-    Manifest,
-    Shard,
-    save_tables,
-    shard_name,
-)
+from t2i_hpc.data.format.manifest import MANIFEST, VOCABULARY, Manifest
 from t2i_hpc.data.format.outline import MOST, OUTLINE
+from t2i_hpc.data.format.tables import INDEX, SHARDS, Index, Shard, save_tables, shard_name
 
 REJECTED = "rejected.jsonl"
 _Record = TypeVar("_Record")

@@ -38,20 +38,8 @@ from t2i_hpc.data.build.tar_records import TarRecord
 from t2i_hpc.data.build.word_counts import WordCounts
 from t2i_hpc.data.build.workspace import Build, Workspace
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import (
-    DESCRIPTIONS,
-    IN_PLACE,
-    INDEX,
-    MANIFEST,
-    ROW,
-    SHARDS,
-    TARS,
-    Index,
-    Manifest,
-    Shard,
-    save_tables,
-    sha256_of_rows,
-)
+from t2i_hpc.data.format.manifest import DESCRIPTIONS, IN_PLACE, MANIFEST, TARS, Manifest
+from t2i_hpc.data.format.tables import INDEX, ROW, SHARDS, Index, Shard, save_tables, sha256_of_rows
 
 _WHOLE = {INDEX, SHARDS, DESCRIPTIONS, TARS, MANIFEST, REJECTED}
 

@@ -34,7 +34,8 @@ from t2i_hpc.data.build.sample_filter import SampleFilter, values_of
 from t2i_hpc.data.build.sources import SourceSample
 from t2i_hpc.data.build.sources.sample import BY_FILTER, LEFT_OUT, AddressedSamples
 from t2i_hpc.data.build.workspace import GROUP, Build, DerivedIdentities, Workspace, disk_errors
-from t2i_hpc.data.format.manifest import FORMAT, ROW, Index, sha256_of_rows
+from t2i_hpc.data.format.manifest import FORMAT
+from t2i_hpc.data.format.tables import ROW, Index, sha256_of_rows
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, SampleFiles, index_tar, write_tar
 from t2i_hpc.data.sidecars import UnfitSample
 

@@ -26,8 +26,9 @@ from t2i_hpc.data.build.sources.webdataset_tars import (
 )
 from t2i_hpc.data.build.word_counts import WordCounts
 from t2i_hpc.data.captions import ASCII
-from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS
 from t2i_hpc.data.format.sums import SHA256
+from t2i_hpc.data.format.tables import ROW, Index
 from t2i_hpc.data.format.tar_headers import Member
 from t2i_hpc.data.format.tar_stream import Advance, TarStream, open_tar
 from t2i_hpc.data.format.tars import LARGEST_IMAGE, LARGEST_TEXT, Scan, members_in_order

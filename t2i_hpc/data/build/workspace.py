@@ -24,8 +24,9 @@ from typing import Any
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import sha256_of_json, write_json
 from t2i_hpc.common.lazy_sequence import LazySequence
-from t2i_hpc.data.format.manifest import VOCABULARY, Storing, shard_name
+from t2i_hpc.data.format.manifest import VOCABULARY, Storing
 from t2i_hpc.data.format.sums import SHA256
+from t2i_hpc.data.format.tables import shard_name
 
 LOCK_SECONDS = 2.0  # to wait for a lock
 _FORMAT = 1

@@ -29,7 +29,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.format.manifest import IMAGE_FORMATS, ROW, Index, checksum
+from t2i_hpc.data.format.manifest import IMAGE_FORMATS
+from t2i_hpc.data.format.tables import ROW, Index, checksum
 from t2i_hpc.data.format.tar_headers import BLOCK, Headers, Member, any_header
 from t2i_hpc.data.image_headers import check_image
 from t2i_hpc.data.images import SUFFIXES

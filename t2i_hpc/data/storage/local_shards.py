@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from t2i_hpc.data.format.manifest import REBUILD, Manifest
+from t2i_hpc.data.format.manifest import Manifest
+from t2i_hpc.data.format.tables import REBUILD
 from t2i_hpc.data.storage.retry import IncompleteError, RetryPolicy
 
 OPEN_FILES = 64

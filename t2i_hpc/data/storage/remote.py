@@ -8,8 +8,9 @@ from functools import partial
 from typing import IO
 
 from t2i_hpc.common.errors import DataError
-from t2i_hpc.data.format.manifest import REBUILD, Manifest, Shard, shard_name
+from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.format.sums import CHECKSUMS, new_sum
+from t2i_hpc.data.format.tables import REBUILD, Shard, shard_name
 from t2i_hpc.data.storage.cache import Cache, Heartbeat
 from t2i_hpc.data.storage.fetching import Server, join
 from t2i_hpc.data.storage.local_shards import (

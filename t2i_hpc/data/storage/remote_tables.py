@@ -25,22 +25,19 @@ import numpy as np
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.common.files import fsync_folder, write_bytes
 from t2i_hpc.data.captions import Vocabulary
-from t2i_hpc.data.format.manifest import (
-    IN_PLACE,
+from t2i_hpc.data.format.manifest import IN_PLACE, MANIFEST, VOCABULARY, Manifest
+from t2i_hpc.data.format.outline import OUTLINE, ROWS, Outline
+from t2i_hpc.data.format.tables import (
     INDEX,
-    MANIFEST,
     REBUILD,
     ROW,
     SHARD_ROW,
     SHARDS,
-    VOCABULARY,
     Index,
-    Manifest,
     Numbers,
     Shard,
     map_table,
 )
-from t2i_hpc.data.format.outline import OUTLINE, ROWS, Outline
 from t2i_hpc.data.storage.cache import Cache, Fetch, Heartbeat
 from t2i_hpc.data.storage.fetching import BLOCK, Server, join
 from t2i_hpc.data.storage.local_shards import read_whole

@@ -14,8 +14,9 @@ from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import DataConfig
 from t2i_hpc.data.build import finish
 from t2i_hpc.data.format import manifest, outline
-from t2i_hpc.data.format.manifest import SHARD_ROW, Manifest
+from t2i_hpc.data.format.manifest import Manifest
 from t2i_hpc.data.format.outline import Outline
+from t2i_hpc.data.format.tables import SHARD_ROW
 from t2i_hpc.data.split import Split
 from t2i_hpc.data.storage import remote_tables
 from tests.support.data import make_shards, vouch
