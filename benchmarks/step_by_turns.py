@@ -95,6 +95,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--resolution", default="256", help="pixels")
     parser.add_argument("--batch", default="4", help="images")
     given = parser.parse_args(arguments)
+    if not (given.before / "benchmarks" / "step.py").is_file():
+        parser.error(f"{given.before} holds no build: git worktree add {given.before} COMMIT")
     size = [given.width, given.resolution, given.batch]
     now, before = Build(_ROOT, size), Build(given.before, size)
     _say("round", "now s", "before s", "ratio")
