@@ -1,7 +1,7 @@
 """CPU time of SSA-GAN's training step in this build and in another, one step each by turns.
 
     git worktree add /tmp/earlier COMMIT
-    python -m benchmarks.step_by_turns /tmp/earlier      # seven minutes
+    python -m benchmarks.step_by_turns /tmp/earlier      # ten minutes
     python -m benchmarks.step_by_turns /tmp/earlier --width 8 --resolution 64    # seconds
 
 Both builds stay in memory and take their steps one after the other, so what slows the machine for
