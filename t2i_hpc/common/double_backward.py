@@ -181,8 +181,10 @@ class _GradientByInput(TwoWayFunction):
         gradient: Tensor, weight: Tensor, shape: torch.Size, stride: Side, padding: Side
     ) -> Tensor:
         geometry, layout = _Geometry(stride, padding), _layout_of(gradient)
-        like = gradient.new_empty(1).expand(shape)  # its values are not read, its shape is
-        # The kernel takes its layout from the weight, since `like` has none.
+        # Its shape is read, its values are not: one value expanded to it would be copied to all.
+        like = torch.empty(
+            shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout
+        )
         laid_out = weight.contiguous(memory_format=layout)
         by_value = _convolution_backward(
             gradient, like, laid_out, None, *_arguments(geometry), [True, False, False]

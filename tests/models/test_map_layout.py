@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from t2i_hpc.models import map_layout
 from t2i_hpc.models.df_generator import DFGenerator
+from t2i_hpc.models.discriminator import MatchingDiscriminator
 from t2i_hpc.models.map_layout import as_kernels_like
 from t2i_hpc.models.ssa_generator import SSAGenerator
 
@@ -42,3 +44,22 @@ def test_the_weights_decide_where_no_cpu_computes() -> None:
     assert as_kernels_like(maps, plain).is_contiguous()
     assert as_kernels_like(maps, last).is_contiguous(memory_format=torch.channels_last)
     assert as_kernels_like(maps).is_contiguous()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_discriminator_is_channels_last_on_cpus_that_are_quick_in_it(
+    quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_layout, "_QUICK_CHANNELS_LAST", quick)
+    discriminator = MatchingDiscriminator(128, width=2)
+    layouts = []
+
+    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].shape[1] > 1 and given[0].shape[-1] > 32:
+            layouts.append(given[0].is_contiguous())
+
+    for module in discriminator.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(look)
+    discriminator(torch.randn(2, 3, 128, 128), torch.randn(2, 256))
+    assert layouts and set(layouts) == {not quick}
