@@ -15,7 +15,8 @@ from pathlib import Path
 from t2i_hpc.common.errors import DataError
 from t2i_hpc.config.data import ShardsConfig
 from t2i_hpc.data.build.sources import SourceSample
-from t2i_hpc.data.build.sources.captions_files import FORMS, read_rows
+from t2i_hpc.data.build.sources.captions_files import read_rows
+from t2i_hpc.data.build.sources.captions_rows import FORMS
 from t2i_hpc.data.build.sources.indexed_split import SplitSamples
 from t2i_hpc.data.build.sources.mds import captions_of_mds, is_mds
 from t2i_hpc.data.build.sources.parquet_images import captions_of_parquet

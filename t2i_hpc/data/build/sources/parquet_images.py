@@ -22,7 +22,8 @@ import numpy as np
 
 from t2i_hpc.common.errors import ConfigurationError, DataError
 from t2i_hpc.config.data import ShardsConfig
-from t2i_hpc.data.build.sources.captions_files import ALL, PARQUET_EXTRA
+from t2i_hpc.data.build.sources.captions_files import ALL
+from t2i_hpc.data.build.sources.captions_tables import PARQUET_EXTRA
 from t2i_hpc.data.build.sources.sample import (
     NOT_DOWNLOADED,
     AddressedSamples,
