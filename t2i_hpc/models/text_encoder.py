@@ -26,6 +26,8 @@ from t2i_hpc.models.global_batch import Dropout, ExactDropout
 if TYPE_CHECKING:
     from transformers import BertModel
 
+_BF16_KERNEL = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_WITHOUT_KERNEL = {torch.float16} if _BF16_KERNEL else {torch.float16, torch.bfloat16}
 _LAYER = re.compile(r"(.*?\blayers?)\.\d+\.")
 
 
@@ -100,11 +102,12 @@ class LSTMTextEncoder(TextEncoder):
 
 
 def _arithmetic(values: Tensor) -> AbstractContextManager[object]:
-    """Return what an LSTM runs in: on a CPU float32 instead of float16.
+    """Return what an LSTM runs in: on a CPU float32 instead of what oneDNN has no kernel for.
 
-    torch (2.14.1) ends in an error there where all captions of a batch are of one length.
+    torch (2.14.1) asks for one all the same, and ends in an error, where all captions of a batch
+    are of one length: in float16 on any CPU, in bfloat16 on one without AVX-512.
     """
-    if values.is_cpu and torch.get_autocast_dtype("cpu") == torch.float16:
+    if values.is_cpu and torch.get_autocast_dtype("cpu") in _WITHOUT_KERNEL:
         return torch.autocast("cpu", enabled=False)
     return nullcontext()
 

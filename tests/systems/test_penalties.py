@@ -97,7 +97,8 @@ def test_micro_batches_have_the_same_differences() -> None:
     overrides = ("df_gan", "system.penalty=finite_difference", "system.penalty_epsilon=0.5")
     whole, cut = (step(strategy(*overrides, accumulate=count)) for count in (1, 2))
     name = "discriminator/gradient"
-    torch.testing.assert_close(whole[name], cut[name], rtol=1e-5, atol=0)
+    # A difference of close numbers: with AVX2's kernels it rounds to 4e-5.
+    torch.testing.assert_close(whole[name], cut[name], rtol=2e-4, atol=0)
 
 
 @pytest.mark.parametrize(("name", "options"), [("ssa_gan", ()), ("ssa_gan", (MERGED,))])
