@@ -133,7 +133,7 @@ def build_case(case: Case) -> OneStageGAN:
     system.optimizers = {k: replace(v, **case.settings) for k, v in system.optimizers.items()}
     if case.double:
         system.modules.double()
-    scale = _double_images if case.double else scale_images
+    scale = double_images if case.double else scale_images
     vars(one_stage_gan)["scale_images"] = scale
     return system
 
@@ -210,5 +210,5 @@ def assert_equal_bits(one: Outcome, two: Outcome) -> None:
             assert torch.equal(value, theirs[name]), name
 
 
-def _double_images(images: Tensor) -> Tensor:
+def double_images(images: Tensor) -> Tensor:
     return images.double() / 127.5 - 1.0
