@@ -34,6 +34,8 @@ from tests.systems.tiny import SYSTEMS, TINY, built, built_encoders
 BATCH, STEPS = 4, 2
 # Softmax over tokens removes what all keys share; Adam makes steps of the rounding that is left.
 NO_GRADIENT = ".key.bias"
+# Adam divides a gradient by its size: the rounding of a small one moves its weight by far more.
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 3e-5}
 ENGINES = ("ddp", "deepspeed")
 TRAINED = (*SYSTEMS, "damsm")
 # The second is imported by the first at its first start, with much of torch's compiler.
@@ -139,7 +141,8 @@ def test_two_ranks_train_as_one_does(worlds: list[dict[str, Trained]], name: str
         assert theirs == pytest.approx(ours, rel=1e-9)
     for key, value in weights.items():
         if value.is_floating_point():
-            torch.testing.assert_close(other_weights[key], value, rtol=0, atol=1e-8, msg=key)
+            tolerance = TOLERANCE[torch.float64]
+            torch.testing.assert_close(other_weights[key], value, rtol=0, atol=tolerance, msg=key)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -150,7 +153,8 @@ def test_zero_trains_as_ddp_does(worlds: list[dict[str, Trained]], name: str) ->
         assert theirs == pytest.approx(ours, rel=1e-5)
     for key, value in ddp[1].items():
         if not key.endswith(NO_GRADIENT):
-            torch.testing.assert_close(zero[1][key], value, rtol=0, atol=1e-5, msg=key)
+            tolerance = TOLERANCE[torch.float32]
+            torch.testing.assert_close(zero[1][key], value, rtol=0, atol=tolerance, msg=key)
 
 
 def train_all(world: World) -> dict[str, Trained]:
