@@ -11,9 +11,11 @@ the key is: a time or a name stays as it was written, quoted or not.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -23,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -64,16 +67,15 @@ def compose_config(
     groups = [o for o in overrides if _is_group(o.key_or_group, task)]
     for override in groups:
         _check_group_value(override, task, folder)
-    composed = _compose(task, [_chosen(o) for o in groups], folder)
-    keys = list(_leaf_keys(composed))
-    written = []
-    for override in overrides:
-        if override in groups:
-            written.append(_chosen(override))
-        else:
-            _check_key(override, keys, task)
-            written.append(as_written(override, composed))
-    config = to_dataclass(_compose(task, written, folder), expected)
+    composed = _composed(task, tuple(_chosen(o) for o in groups), folder)
+    values = [o for o in overrides if o not in groups]
+    keys = set(_leaf_keys(composed))
+    for override in values:
+        _check_key(override, keys, task)
+    written = OverridesParser.create().parse_overrides([as_written(o, composed) for o in values])
+    for override in written:
+        _set(composed, override)
+    config = to_dataclass(composed, expected)
     settings = getattr(config, "evaluation", None)
     if folder and isinstance(settings, EvaluationConfig):
         settings.presets = settings.presets or str(folder)
@@ -100,6 +102,25 @@ def group_choices(group: str, folder: Path | None = None) -> list[str]:
     within = GROUP_FOLDERS.get(group, group)
     files = {path.stem for root in roots for path in (root / within).glob("*.yaml")}
     return sorted(files | set(GROUPS.get(group, ())))
+
+
+def _composed(task: str, groups: tuple[str, ...], folder: Path | None) -> DictConfig:
+    """Compose the chosen files of a task; those of a user's folder are read each time."""
+    return _compose(task, [*groups], folder) if folder else copy.deepcopy(_shipped(task, groups))
+
+
+@functools.lru_cache(maxsize=256)
+def _shipped(task: str, groups: tuple[str, ...]) -> DictConfig:
+    return _compose(task, [*groups], None)
+
+
+def _set(composed: DictConfig, override: Override) -> None:
+    """Set a value as hydra does, which would compose all files once more for it."""
+    try:
+        OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f"{override.input_line}: {reason}") from error
 
 
 def _compose(task: str, overrides: list[str], folder: Path | None) -> DictConfig:
@@ -162,7 +183,7 @@ def _check_group_value(override: Override, task: str, folder: Path | None) -> No
         raise ConfigurationError(f"{group}={name} is not offered: {nearest(name, choices)}")
 
 
-def _check_key(override: Override, keys: Sequence[str], task: str) -> None:
+def _check_key(override: Override, keys: Collection[str], task: str) -> None:
     key = override.key_or_group
     if key in keys:
         return

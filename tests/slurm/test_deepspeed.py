@@ -1,4 +1,4 @@
-"""DeepSpeed on two nodes of two ranks: launched and by a script, interrupted; four ranks here."""
+"""DeepSpeed on two nodes: launched and by a script, interrupted; two ranks here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.support.data import make_shards
 from tests.support.preloaded import nursery
 from tests.support.training import TINY, only_run
 
+TWO = [each.replace("--ntasks-per-node=2", "--ntasks-per-node=1") for each in FOUR]
 SETTINGS = (
     "experiment=coco_ssagan",
     "engine=deepspeed",
@@ -30,15 +31,15 @@ def folder(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = f"data.path={shards}"
 
     def launched(runs: Path) -> str:
-        return training(lab, shards, runs, "cluster.tasks_per_node=2", *SETTINGS)
+        return training(lab, shards, runs, *SETTINGS)
 
     def script(runs: Path) -> str:
-        return submit(lab, "train_coco.sh", runs, FOUR, data, f"runs={runs}", *TINY, *SETTINGS)
+        return submit(lab, "train_coco.sh", runs, TWO, data, f"runs={runs}", *TINY, *SETTINGS)
 
     def kill(lab: Lab, job: str) -> None:
         run = only_run(folder / "launched")
         wait_until(lambda: bool(list_checkpoints(run)), "a checkpoint")
-        kill_rank(lab, job, 3)
+        kill_rank(lab, job, 1)
 
     def signal(lab: Lab, job: str) -> None:
         lab.run("scancel", "--signal=USR1", job)
@@ -46,17 +47,17 @@ def folder(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_scenarios(lab, Scenario(folder / "launched", launched, (kill,)))
     run_scenarios(lab, Scenario(folder / "script", script, (signal,)))
     with nursery("deepspeed") as home:
-        train_here(home, 4, folder / "here", data, *TINY, *SETTINGS)
+        train_here(home, 2, folder / "here", data, *TINY, *SETTINGS)
     return folder
 
 
 @pytest.mark.parametrize(("name", "code"), [("launched", 137), ("script", 75)])
-def test_an_interrupted_training_resumes_and_is_equal_to_four_ranks_here(
+def test_an_interrupted_training_resumes_and_is_equal_to_two_ranks_here(
     folder: Path, name: str, code: int
 ) -> None:
     run = only_run(folder / name)
     (log,) = [*(folder / name).glob("*.log"), *run.glob("jobs/*_0_log.out")]
     text = log.read_text()
-    for phrase in ("on 4 ranks", f"ended with code {code}: it is requeued", "resuming at step"):
+    for phrase in ("on 2 ranks", f"ended with code {code}: it is requeued", "resuming at step"):
         assert phrase in text, text
     assert equal_bits(folder / "here", folder / name)

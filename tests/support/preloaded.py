@@ -29,6 +29,8 @@ from typing import Any
 
 from t2i_hpc.cluster.local_processes import free_port, rank_environment
 from t2i_hpc.common.files import read_json_lines
+from t2i_hpc.config.compose import compose_config
+from t2i_hpc.config.tasks import TrainConfig
 from tests.support.training import TINY, environment
 
 ENDLESS = ("engine.images=100000", "engine.samples_every_images=100000", "engine.batch_size=6")
@@ -178,8 +180,9 @@ def start_endless(
 def _serve(modules: Sequence[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what imports print is no answer
-    for module in ("t2i_hpc.train", "torch._dynamo", *modules):
+    for module in ("t2i_hpc.train", "torch._dynamo", "torch.utils.tensorboard", *modules):
         importlib.import_module(module)
+    compose_config("train", (), TrainConfig)  # so that hydra knows all schemas
     for line in sys.stdin:
         question = json.loads(line)
         if "hello" in question:
