@@ -46,7 +46,7 @@ def cases() -> dict[str, Case]:
         for name, strategy in names.items():
             config = EngineConfig(**engine, **strategy)
             batch = 4 * config.accumulate  # two images a rank and micro-batch
-            found[f"{kind} {name}"] = Case(config, options, settings, batch=batch)
+            found[f"{kind} {name}"] = Case(config, options, settings, steps=3, batch=batch)
     return found
 
 

@@ -1,6 +1,6 @@
 """Several ranks train as one does (real processes over gloo).
 
-In float64 three steps of any world are the same to many digits, weights and all. In float32
+In float64 five steps of any world are the same to many digits, weights and all. In float32
 rounding differs with the order of sums, and Adam makes steps of it where the true gradient is
 nothing: the biases of convolutions before a batch norm, which takes them away again. The float64
 runs tell which these are, since there they stay where they were; they and the running means that

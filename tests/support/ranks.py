@@ -51,7 +51,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     double: bool = False
-    steps: int = 3
+    steps: int = 5
     batch: int = 4
 
 
