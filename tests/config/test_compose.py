@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from omegaconf import DictConfig
 
 from t2i_hpc.common.errors import ConfigurationError
 from t2i_hpc.common.files import resource
+from t2i_hpc.config import compose as compose_module
 from t2i_hpc.config.compose import compose_config, from_yaml, to_yaml
 from t2i_hpc.config.one_stage_settings import SSAGANConfig
 from t2i_hpc.config.tasks import TASK_SCHEMAS, TrainConfig
@@ -36,6 +39,24 @@ def test_overrides_go_over_groups_and_reach_the_systems_own_dataclass() -> None:
     assert isinstance(config.system, SSAGANConfig)
     assert (config.system.masks, config.engine.batch_size, config.seed) == (3, 8, 7)
     assert config.data.path == "demo"
+
+
+def test_files_are_composed_once_and_keep_nothing_of_what_was_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str, overrides: list[str]) -> DictConfig:
+        calls.append(name)
+        return hydra_compose(name, overrides=overrides)
+
+    monkeypatch.setattr("t2i_hpc.config.compose.compose", counted)
+    compose_module._shipped.cache_clear()
+    first = train_config("experiment=demo", "seed=7", "engine.profile=[3,5]", "name=1e5")
+    second = train_config("experiment=demo")
+    assert calls == ["task_train"]
+    assert (first.seed, first.name, first.engine.profile) == (7, "1e5", [3, 5])
+    assert (second.seed, second.name, second.engine.profile) == (1, "demo", [])
 
 
 @pytest.mark.parametrize(
