@@ -12,6 +12,7 @@ Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -102,6 +103,8 @@ class Lab:
         finally:
             self.environment = before
             self._start_controller()
+            for node in NODES:  # it takes no jobs until it has heard of them again
+                self._daemons["slurmctld"].wait_until(functools.partial(self.takes_jobs, node), 30)
 
     def power_on(self, node: str) -> None:
         """Start a node and wait until it takes jobs."""
