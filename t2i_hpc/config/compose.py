@@ -15,7 +15,7 @@ import copy
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -25,7 +25,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -37,7 +36,7 @@ from t2i_hpc.common.errors import ConfigurationError, nearest
 from t2i_hpc.common.files import resource
 from t2i_hpc.config.evaluation import EvaluationConfig
 from t2i_hpc.config.fields import check, resolve_aliases
-from t2i_hpc.config.grammar import as_written, parse, quoted, refuse_axis
+from t2i_hpc.config.grammar import parse, quoted, refuse_axis, written_value
 from t2i_hpc.config.systems import SYSTEM_SCHEMAS
 from t2i_hpc.config.tasks import GROUP_FOLDERS, GROUPS, TASK_GROUPS, TASK_SCHEMAS, EvaluateConfig
 
@@ -68,13 +67,12 @@ def compose_config(
     for override in groups:
         _check_group_value(override, task, folder)
     composed = _composed(task, tuple(_chosen(o) for o in groups), folder)
+    keys = list(_leaf_keys(composed))
     values = [o for o in overrides if o not in groups]
-    keys = set(_leaf_keys(composed))
     for override in values:
         _check_key(override, keys, task)
-    written = OverridesParser.create().parse_overrides([as_written(o, composed) for o in values])
-    for override in written:
-        _set(composed, override)
+    for override, value in [(each, written_value(each, composed)) for each in values]:
+        _set(composed, override, value)
     config = to_dataclass(composed, expected)
     settings = getattr(config, "evaluation", None)
     if folder and isinstance(settings, EvaluationConfig):
@@ -114,10 +112,10 @@ def _shipped(task: str, groups: tuple[str, ...]) -> DictConfig:
     return _compose(task, [*groups], None)
 
 
-def _set(composed: DictConfig, override: Override) -> None:
+def _set(composed: DictConfig, override: Override, value: object) -> None:
     """Set a value as hydra does, which would compose all files once more for it."""
     try:
-        OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
+        OmegaConf.update(composed, override.key_or_group, value, merge=True)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(f"{override.input_line}: {reason}") from error
@@ -183,7 +181,7 @@ def _check_group_value(override: Override, task: str, folder: Path | None) -> No
         raise ConfigurationError(f"{group}={name} is not offered: {nearest(name, choices)}")
 
 
-def _check_key(override: Override, keys: Collection[str], task: str) -> None:
+def _check_key(override: Override, keys: Sequence[str], task: str) -> None:
     key = override.key_or_group
     if key in keys:
         return

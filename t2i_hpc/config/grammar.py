@@ -119,23 +119,21 @@ def quoted(text: str) -> str:
     return '"' + escaped.replace('"', '\\"') + '"'
 
 
-def as_written(override: Override, composed: DictConfig) -> str:
-    """Return an override for hydra that keeps text as it was written, where its key holds text.
+def written_value(override: Override, composed: DictConfig) -> object:
+    """Return the value of an override: text as it was written, where its key holds text.
 
     hydra's grammar would make 100000.0 of the name 1e5, and True of true; also inside a list.
     """
-    line = override.input_line or ""
-    key, _, written = line.partition("=")
+    written = (override.input_line or "").partition("=")[2]
     value, present = override.value(), OmegaConf.select(composed, override.key_or_group)
     if isinstance(present, str) and _is_misread(value):
-        return f"{key}={quoted(written)}"
+        return written
     if isinstance(present, ListConfig) and isinstance(value, list):
         items = split_values(written.strip()[1:-1])
         if present._metadata.element_type is str and len(items) == len(value):
             pairs = zip(value, items, strict=True)
-            texts = [quoted(item) if _is_misread(each) else item for each, item in pairs]
-            return f"{key}=[{','.join(texts)}]"
-    return line
+            return [item if _is_misread(each) else each for each, item in pairs]
+    return value
 
 
 def _is_misread(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""DeepSpeed on two nodes: launched and by a script, interrupted; two ranks here."""
+"""DeepSpeed launched on one node and by a script on two, interrupted; two ranks here."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.support.preloaded import nursery
 from tests.support.training import TINY, only_run
 
 TWO = [each.replace("--ntasks-per-node=2", "--ntasks-per-node=1") for each in FOUR]
+NODE = ("cluster.nodes=1", "cluster.tasks_per_node=2")
 SETTINGS = (
     "experiment=coco_ssagan",
     "engine=deepspeed",
@@ -31,7 +32,7 @@ def folder(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = f"data.path={shards}"
 
     def launched(runs: Path) -> str:
-        return training(lab, shards, runs, *SETTINGS)
+        return training(lab, shards, runs, *NODE, *SETTINGS)
 
     def script(runs: Path) -> str:
         return submit(lab, "train_coco.sh", runs, TWO, data, f"runs={runs}", *TINY, *SETTINGS)
